@@ -1,0 +1,1 @@
+"""The typed client of the controller's REST/WebSocket API and of the daemon's socket."""

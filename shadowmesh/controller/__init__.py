@@ -1,0 +1,1 @@
+"""The management plane: HTTP and WebSocket at the edge, services inside, store below."""

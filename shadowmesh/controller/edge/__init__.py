@@ -1,0 +1,1 @@
+"""HTTP and WebSocket: parse, authenticate, call a service, turn errors into problem documents."""

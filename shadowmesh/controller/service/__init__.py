@@ -1,0 +1,1 @@
+"""One function per capability; takes an authorised principal."""

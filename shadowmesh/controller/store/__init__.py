@@ -1,0 +1,1 @@
+"""Tables and transactions: a transaction is a plain function of a connection."""

@@ -1,0 +1,1 @@
+"""A whole internet on one machine: namespaces, NATs, faults, the demo."""

@@ -1,0 +1,48 @@
+"""Addresses: of sockets on the underlay, of networks inside the overlay."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import NamedTuple, TypeAlias
+
+from shadowmesh.model.errors import MalformedError
+
+IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class SockAddr(NamedTuple):
+    """An IP address in canonical text form and a UDP or TCP port. Passes straight to `socket.sendto`.
+
+    IPv4-mapped IPv6 addresses never appear: whoever reads a socket unmaps them.
+    """
+
+    host: str
+    port: int
+
+    @property
+    def ip(self) -> IPAddress:
+        return ipaddress.ip_address(self.host)
+
+    @property
+    def is_ipv6(self) -> bool:
+        return ":" in self.host
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if self.is_ipv6 else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> SockAddr:
+        """`1.2.3.4:5` or `[2001:db8::1]:5`. Raises MalformedError."""
+        host, _, port = text.rpartition(":")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            raise MalformedError(f"an IPv6 address stands in brackets before its port: {text!r}")
+        try:
+            number = int(port)
+            if not 0 < number < 65536:
+                raise ValueError
+            return cls(str(ipaddress.ip_address(host)), number)
+        except ValueError as e:
+            raise MalformedError(f"not an address and port: {text!r}") from e

@@ -1,0 +1,20 @@
+"""The time, as it is handed to everything that decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """A moment on both clocks, in seconds.
+
+    `boot` is CLOCK_BOOTTIME: monotonic, runs on in sleep; all timers use it.
+    `wall` is Unix time: expiry dates and WireGuard's TAI64N only.
+    """
+
+    boot: float
+    wall: float
+
+    def after(self, seconds: float) -> Now:
+        return Now(self.boot + seconds, self.wall + seconds)

@@ -1,0 +1,18 @@
+"""Identifiers of managed things: a prefix, `_`, and 20 characters of base32 (100 random bits)."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from typing import NewType
+
+NetworkRef = NewType("NetworkRef", str)  # net_…: a network as REST names it (NetworkID is its cryptographic id)
+ClientID = NewType("ClientID", str)  # cli_…
+UserID = NewType("UserID", str)  # usr_…
+RelayID = NewType("RelayID", str)  # rly_…
+InviteID = NewType("InviteID", str)  # inv_…
+
+
+def new_id(prefix: str) -> str:
+    """A fresh random identifier: `new_id("cli")` → `cli_…`."""
+    return f"{prefix}_{base64.b32encode(secrets.token_bytes(13)).decode().lower().rstrip('=')[:20]}"

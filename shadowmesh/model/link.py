@@ -1,0 +1,144 @@
+"""The messages of the WebSocket between a client daemon and its controller (`/api/v1/link`).
+
+One JSON document per message, tagged by `type`. After the TLS handshake the controller sends `Challenge`;
+the device answers `Hello` (its signature covers the nonce and the controller's identity key, so it can't be
+passed on); then the controller sends, per network the device is in, a `MapUpdate` (snapshot or delta) and a
+`Grant`, and from then on whatever changes. Signatures and sealing are made in `protocol.signing` and `protocol.sealing`.
+"""
+
+from __future__ import annotations
+
+from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.codec import Struct
+from shadowmesh.model.ids import ClientID, RelayID
+from shadowmesh.model.keys import DevicePublicKey, NetworkID, SigningPublicKey
+from shadowmesh.model.netmap import MapDelta, NetworkMap
+
+
+class LinkMessage(Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower):
+    """Base of all link messages; `type` is the class's name in lower case."""
+
+
+# controller → device
+
+
+class Challenge(LinkMessage, frozen=True, kw_only=True):
+    nonce: str  # hex, 32 bytes
+    wall: float  # the controller's clock: the client keeps the offset
+
+
+class Signature(Struct, frozen=True, kw_only=True):
+    """Over (generation, serial, digest) of a map; `key` is a signing key vouched for by the identity document."""
+
+    key: SigningPublicKey
+    value: str  # base64
+
+
+class MapUpdate(LinkMessage, frozen=True, kw_only=True):
+    """A new state of one network's map: a snapshot or a delta, never both."""
+
+    network_id: NetworkID
+    client_id: ClientID  # who the receiver is in it
+    snapshot: NetworkMap | None = None
+    delta: MapDelta | None = None
+    signature: Signature
+
+
+class SealedKey(Struct, frozen=True, kw_only=True):
+    """The network key of one epoch, sealed to the client's sealing key (base64)."""
+
+    epoch: int
+    sealed: str
+
+
+class Grant(LinkMessage, frozen=True, kw_only=True):
+    """What is for this client alone."""
+
+    network_id: NetworkID
+    keys: tuple[SealedKey, ...] = ()
+    relay_token: str = ""
+
+
+class Presence(Struct, frozen=True, kw_only=True):
+    """What is known of one member that moves: unsigned, volatile."""
+
+    client_id: ClientID
+    online: bool
+    home: RelayID | None = None
+    standby: RelayID | None = None
+    endpoints: tuple[SockAddr, ...] = ()
+
+
+class PresenceUpdate(LinkMessage, frozen=True, kw_only=True):
+    """Gathered changes of presence, only of those that changed since the last message."""
+
+    network_id: NetworkID
+    changes: tuple[Presence, ...]
+
+
+class Removed(LinkMessage, frozen=True, kw_only=True):
+    """The client is no longer a member: forget the network. `reason` is one of removed, denied, deleted."""
+
+    network_id: NetworkID
+    reason: str
+
+
+class Pending(LinkMessage, frozen=True, kw_only=True):
+    """The client still waits for approval in this network."""
+
+    network_id: NetworkID
+    client_id: ClientID
+
+
+class LinkError(LinkMessage, frozen=True, kw_only=True):
+    """The link can't go on; the connection closes after it. `code` is stable, for example client_duplicate."""
+
+    code: str
+    what: str
+
+
+# device → controller
+
+
+class MapState(Struct, frozen=True, kw_only=True):
+    """The newest map that the device holds of one network."""
+
+    network_id: NetworkID
+    generation: int
+    serial: int
+
+
+class Hello(LinkMessage, frozen=True, kw_only=True):
+    """The device's answer to the challenge."""
+
+    device_key: DevicePublicKey
+    signature: str  # base64, by the device key: see protocol.signing.hello_message
+    boot_id: str  # random per daemon start: two at once are a clone
+    version: str
+    maps: tuple[MapState, ...] = ()
+
+
+class Report(LinkMessage, frozen=True, kw_only=True):
+    """The device's own presence in one network, sent when it changes."""
+
+    network_id: NetworkID
+    home: RelayID | None = None
+    standby: RelayID | None = None
+    endpoints: tuple[SockAddr, ...] = ()
+
+
+class EpochHeld(LinkMessage, frozen=True, kw_only=True):
+    """The device has unsealed this epoch's key."""
+
+    network_id: NetworkID
+    epoch: int
+
+
+class RefreshGrant(LinkMessage, frozen=True, kw_only=True):
+    """The relay token is past `renew_after`, or a peer refused all the epochs held: send the grant anew."""
+
+    network_id: NetworkID
+
+
+FromController = Challenge | MapUpdate | Grant | PresenceUpdate | Removed | Pending | LinkError
+FromDevice = Hello | Report | EpochHeld | RefreshGrant

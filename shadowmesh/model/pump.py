@@ -1,0 +1,311 @@
+"""The values of the one interface between deciding and moving: commands, events, counters.
+
+The engine emits commands; a pump applies them in order, returns nothing, and reports events, each with
+its time. Both are plain values: they cross a process, can be recorded, and be replayed. The interface itself
+is `dataplane.interface.Pump`; its rules are in `docs/pump.md`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from typing import NewType, TypeAlias
+
+from shadowmesh.model.addresses import IPAddress, IPNetwork, SockAddr
+
+NetIndex = NewType("NetIndex", int)  # a network within this daemon
+PeerIndex = NewType("PeerIndex", int)  # a peer within this daemon, unique over its networks
+Slot = NewType("Slot", int)  # a socket or a stream
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A way to send datagrams. Direct: `prefix` is empty. By relay: the constant 44-byte frame header."""
+
+    via: Slot
+    remote: SockAddr | None = None  # None on a stream
+    local: IPAddress | None = None  # source address to send from
+    prefix: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Transport keys of one WireGuard session. Times are CLOCK_BOOTTIME seconds; `dies` = `born` + 180."""
+
+    local_index: int
+    remote_index: int
+    send_key: bytes
+    recv_key: bytes
+    initiator: bool
+    born: float
+    dies: float
+
+    def __repr__(self) -> str:  # keys never reach a log
+        return f"Session({self.local_index:#x}, {self.remote_index:#x}, ***, initiator={self.initiator})"
+
+
+class Edges(IntFlag):
+    """One-shot notices to arm for a peer."""
+
+    TX_DATA = 1
+    RX_DATA = 2
+    RX_ANY = 4
+
+
+class Kind(IntEnum):
+    """Kinds of datagrams that go up to the engine, each with a bounded ring of its own."""
+
+    HANDSHAKE = 1
+    DISCO = 2
+    STUN = 3
+    RELAY_CONTROL = 4
+
+
+RING_SIZES = {Kind.HANDSHAKE: 256, Kind.DISCO: 1024, Kind.STUN: 64, Kind.RELAY_CONTROL: 256}
+STAGED_PACKETS = 256
+STAGED_BYTES = 512 * 1024
+REPLAY_WINDOW = 65536
+
+
+# commands
+
+
+@dataclass(frozen=True, slots=True)
+class AddTun:
+    """`local` holds the addresses and prefixes that are this host's inside the network. `fd` travels by SCM_RIGHTS."""
+
+    net: NetIndex
+    fd: int
+    mtu: int
+    local: tuple[IPNetwork, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetLocal:
+    net: NetIndex
+    local: tuple[IPNetwork, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetMtu:
+    net: NetIndex
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveTun:
+    net: NetIndex
+
+
+@dataclass(frozen=True, slots=True)
+class AddIdentity:
+    """`mac1_key` = BLAKE2s("mac1----" ‖ own public key): a handshake that verifies under none never goes up."""
+
+    net: NetIndex
+    mac1_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveIdentity:
+    net: NetIndex
+
+
+@dataclass(frozen=True, slots=True)
+class AddSocket:
+    slot: Slot
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveSocket:
+    slot: Slot
+
+
+@dataclass(frozen=True, slots=True)
+class AddStream:
+    """One end of a SOCK_STREAM socketpair to a WebSocket or TURN task: u16be length, frame; many per read."""
+
+    slot: Slot
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveStream:
+    slot: Slot
+
+
+@dataclass(frozen=True, slots=True)
+class PutPeer:
+    """Adds or replaces a peer (its sessions stay). `roam`: a plain WireGuard peer, whose path follows its packets."""
+
+    peer: PeerIndex
+    net: NetIndex
+    allowed: tuple[IPNetwork, ...]
+    roam: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RemovePeer:
+    peer: PeerIndex
+
+
+@dataclass(frozen=True, slots=True)
+class SetPath:
+    """`also`: the same ciphertext is sent a second time there. `mtu`: inner MTU on this path, None for the TUN's."""
+
+    peer: PeerIndex
+    primary: Path | None
+    also: Path | None = None
+    mtu: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Install:
+    peer: PeerIndex
+    session: Session
+
+
+@dataclass(frozen=True, slots=True)
+class DropSessions:
+    """None: all of the peer's sessions."""
+
+    peer: PeerIndex
+    local_indices: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SetFilter:
+    """Access policy of a network; None lets everything pass. The program's form comes with the policy."""
+
+    net: NetIndex
+    program: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    path: Path
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Keepalive:
+    """An empty transport packet on the current session."""
+
+    peer: PeerIndex
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    peer: PeerIndex
+    edges: Edges
+
+
+@dataclass(frozen=True, slots=True)
+class Unstage:
+    """Drops what waits for a session."""
+
+    peer: PeerIndex
+
+
+Command: TypeAlias = (
+    AddTun | SetLocal | SetMtu | RemoveTun | AddIdentity | RemoveIdentity
+    | AddSocket | RemoveSocket | AddStream | RemoveStream
+    | PutPeer | RemovePeer | SetPath | Install | DropSessions | SetFilter
+    | Send | Keepalive | Arm | Unstage
+)  # fmt: skip
+
+
+# events; `at` is CLOCK_BOOTTIME
+
+
+@dataclass(frozen=True, slots=True)
+class Datagram:
+    """`path` is where it came from, ready to answer on (a relayed one has the answer's frame header as prefix)."""
+
+    at: float
+    path: Path
+    kind: Kind
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Wants:
+    """Packets wait and there is no usable session; told once until Install or Unstage."""
+
+    at: float
+    peer: PeerIndex
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """The first authenticated packet on `next`: it is current now."""
+
+    at: float
+    peer: PeerIndex
+    local_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    at: float
+    peer: PeerIndex
+    which: Edges
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An authenticated packet came on a path that is neither primary nor also; at most one per second and path."""
+
+    at: float
+    peer: PeerIndex
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class TooBig:
+    """A send failed with EMSGSIZE; `size` is the datagram's UDP payload."""
+
+    at: float
+    path: Path
+    size: int
+
+
+class Gone(IntEnum):
+    SOCKET = 1
+    STREAM = 2
+    TUN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class GoneEvent:
+    """A descriptor died; `index` is its slot or network."""
+
+    at: float
+    what: Gone
+    index: int
+    errno: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """`n` datagrams of this kind found their ring full since the last notice."""
+
+    at: float
+    kind: Kind
+    n: int
+
+
+Event: TypeAlias = Datagram | Wants | Confirmed | Edge | Source | TooBig | GoneEvent | Lost
+
+
+# counters: one record of u64 per peer, in shared memory, in this order
+
+COUNTER_FIELDS = (
+    "peer",  # index + 1; 0: the record is free
+    "tx_bytes_direct", "tx_packets_direct", "rx_bytes_direct", "rx_packets_direct",
+    "tx_bytes_relay", "tx_packets_relay", "rx_bytes_relay", "rx_packets_relay",
+    "last_tx_data_ns", "last_rx_data_ns", "last_rx_any_ns",  # CLOCK_BOOTTIME nanoseconds, 0: never
+    "drop_no_session", "drop_auth", "drop_replay", "drop_source", "drop_destination", "drop_filter",
+    "drop_too_big", "drop_queue",
+)  # fmt: skip
+"""Bytes are of inner packets. Record 0 counts what belongs to no peer."""

@@ -1,0 +1,100 @@
+"""What the daemon tells over its local socket: the shapes of `status`, `peers`, `ping`, `why`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from shadowmesh.model.codec import Struct
+
+PathKind = Literal["direct", "relay", "none"]
+
+
+class PeerStatus(Struct, frozen=True, kw_only=True):
+    name: str
+    client_id: str
+    ip: str
+    online: bool | None = None  # presence of the last 30 s; None while the controller is away
+    path: PathKind = "none"
+    idle: bool = False
+    endpoint: str | None = None
+    relay: str | None = None
+    latency_ms: float | None = None
+    rx_bytes: int = 0
+    tx_bytes: int = 0
+    last_handshake: str | None = None  # RFC 3339, UTC
+    reason: str = "none.idle"
+    explanation: str = ""
+
+
+class NetworkStatus(Struct, frozen=True, kw_only=True):
+    name: str
+    network_id: str
+    ip: str
+    interface: str
+    state: Literal["up", "pending-approval", "down", "error"]
+    controller: Literal["connected", "offline"]
+    map_serial: int = 0
+    epoch: int = 0
+    client_id: str = ""
+    subnet: str = ""
+    home_relay: str | None = None
+    error: str | None = None
+    peers: tuple[PeerStatus, ...] = ()
+
+
+class NatStatus(Struct, frozen=True, kw_only=True):
+    type: Literal["none", "full_cone", "restricted", "port_restricted", "symmetric", "udp_blocked", "unknown"] = (
+        "unknown"
+    )
+    mapping: str = "unknown"  # endpoint-independent | address-and-port-dependent | unknown
+    public: str | None = None
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    schema: str = "shadowmesh.status/1"
+    version: str
+    pump: Literal["native", "python"]
+    networks: tuple[NetworkStatus, ...] = ()
+    nat: NatStatus = NatStatus()
+    warnings: tuple[str, ...] = ()
+
+
+class JoinResult(Struct, frozen=True, kw_only=True):
+    schema: str = "shadowmesh.join/1"
+    network: str
+    network_id: str
+    client_id: str
+    ip: str
+    interface: str
+    state: str  # up | pending-approval | handed-over
+
+
+class PingTry(Struct, frozen=True, kw_only=True):
+    """One line of `ping`. `path` is what answered; `reason` says why that path."""
+
+    seq: int
+    ok: bool
+    latency_ms: float | None = None
+    path: PathKind = "none"
+    endpoint: str | None = None
+    relay: str | None = None
+    reason: str = ""
+
+
+class PathAttempt(Struct, frozen=True, kw_only=True):
+    """One candidate that was tried towards a peer, for `why`."""
+
+    candidate: str
+    kind: str  # lan | host | reflexive | mapped | ipv6 | triggered
+    result: str  # answered | silent | lost | not-tried
+    latency_ms: float | None = None
+    age_s: float | None = None
+
+
+class Why(Struct, frozen=True, kw_only=True):
+    schema: str = "shadowmesh.why/1"
+    network: str
+    peer: PeerStatus
+    attempts: tuple[PathAttempt, ...] = ()
+    next_try_s: float | None = None
+    history: tuple[str, ...] = ()  # newest last: "12:03:04Z relay → direct (direct.punched)"

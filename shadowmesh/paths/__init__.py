@@ -1,0 +1,1 @@
+"""Which way to a peer, sans-I/O: candidates, punching, choosing, the NAT verdict."""

@@ -1,0 +1,1 @@
+"""Blind forwarding: token check, quotas, counters, load reports."""
