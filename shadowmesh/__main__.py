@@ -1,0 +1,27 @@
+"""The console scripts. `--version` is answered before anything is imported."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    if sys.argv[1:] == ["--version"]:
+        from shadowmesh import __version__
+
+        print(f"shadowmesh {__version__}")
+        return
+    from shadowmesh.cli.main import run
+
+    run(sys.argv[1:])
+
+
+def daemon_main() -> None:
+    """`shadowmesh-daemon register|status`: the alias that v0.2.0's users know."""
+    if sys.argv[1:2] == ["run"]:
+        sys.argv[1:2] = ["daemon", "run"]
+    main()
+
+
+if __name__ == "__main__":
+    main()

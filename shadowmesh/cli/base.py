@@ -1,0 +1,182 @@
+"""What all verbs share: common options, output for people and for scripts, errors, secrets in arguments."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from shadowmesh.model.codec import to_builtins
+from shadowmesh.model.errors import Kind, ShadowMeshError
+
+WAITING_FOR_APPROVAL = 7
+RELAYED = 10
+NO_PATH = 20
+DEFAULT_STATE_DIR = Path("/var/lib/shadowmesh")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The common options of one call, and how it speaks."""
+
+    json: bool = False
+    quiet: bool = False
+    color: bool = True
+    yes: bool = False
+    debug: bool = False
+    state_dir: Path = DEFAULT_STATE_DIR
+    data_dir: Path | None = None
+
+    def done(self, schema: str, value: Any, human: str | Callable[[], str] = "") -> None:
+        """Prints the one result: a JSON document with its schema, or the text for people."""
+        if self.json:
+            plain = to_builtins(value)
+            document = {"schema": f"shadowmesh.{schema}"} | (plain if isinstance(plain, dict) else {"items": plain})
+            print(json.dumps(document, ensure_ascii=False), flush=True)
+        elif not self.quiet:
+            text = human() if callable(human) else human
+            if text:
+                print(text, flush=True)
+
+    def line(self, value: Any, human: str) -> None:
+        """One of many results: a JSON line, or a line for people."""
+        if self.json:
+            print(json.dumps(to_builtins(value), ensure_ascii=False), flush=True)
+        elif not self.quiet:
+            print(human, flush=True)
+
+    def note(self, text: str) -> None:
+        """Progress and hints: on stderr, only for people."""
+        if not (self.quiet or self.json):
+            print(text, file=sys.stderr, flush=True)
+
+    def confirm(self, question: str) -> None:
+        """Goes on after --yes or a typed y; fails with code 2 where nobody can answer."""
+        if self.yes:
+            return
+        if not sys.stdin.isatty():
+            raise ShadowMeshError("not_confirmed", question, "say --yes to confirm", kind=Kind.USAGE)
+        if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+            raise ShadowMeshError("not_confirmed", "nothing was changed", kind=Kind.FAILED)
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Aligned plain columns; what is None shows as a dash."""
+    cells = [list(headers), *[["-" if c is None else str(c) for c in row] for row in rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
+
+
+_COMMON: dict[str, tuple[Any, Any]] = {
+    "json": (Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")], False),
+    "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="No output but errors.")], False),
+    "no_color": (Annotated[bool, typer.Option("--no-color", envvar="NO_COLOR", help="Plain text.")], False),
+    "yes": (Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")], False),
+    "debug": (Annotated[bool, typer.Option("--debug", help="Show tracebacks.")], False),
+}
+_STATE_DIR = Annotated[
+    Path, typer.Option("--state-dir", envvar="SHADOWMESH_STATE_DIR", help="The daemon's directory on this host.")
+]
+_DATA_DIR = Annotated[
+    Path | None,
+    typer.Option("--data-dir", envvar="SHADOWMESH_DATA_DIR", help="A controller's directory on this host."),
+]
+
+
+def verb(
+    app: typer.Typer, name: str, *, client: bool = False, managed: bool = False, hidden: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a verb. The function's first parameter is the Call; the common options are added to its own.
+
+    `client`: takes --state-dir. `managed`: takes --data-dir (a local controller; else the one signed in to).
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        common = dict(_COMMON)
+        if client:
+            common["state_dir"] = (_STATE_DIR, DEFAULT_STATE_DIR)
+        if managed:
+            common["data_dir"] = (_DATA_DIR, None)
+        added = [
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+            for key, (kind, default) in common.items()
+        ]
+
+        @functools.wraps(function)
+        def run_verb(**arguments: Any) -> None:
+            shared = {key: arguments.pop(key) for key in common}
+            color = not shared.pop("no_color")
+            function(Call(color=color, **shared), **arguments)
+
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + added
+        run_verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run_verb.__annotations__ = {p.name: p.annotation for p in parameters}
+        del run_verb.__wrapped__  # typer would read the inner signature through it
+        app.command(name, hidden=hidden)(run_verb)
+        return function
+
+    return register
+
+
+def new_app(help_text: str) -> typer.Typer:
+    return typer.Typer(
+        help=help_text,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+    )
+
+
+def fail(error: ShadowMeshError) -> NoReturn:
+    """The one place where an error becomes a line and an exit code."""
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(error.kind.value)
+
+
+def read_secret(argument: str, what: str) -> str:
+    """The secret that an argument stands for: `-` reads stdin, `@FILE` a file, else it is literal."""
+    if argument == "-":
+        text = sys.stdin.readline()
+    elif argument.startswith("@"):
+        try:
+            text = Path(argument[1:]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as e:
+            reason = e.strerror if isinstance(e, OSError) else "not text"
+            raise ShadowMeshError(
+                "no_secret", f"can't read the {what} from {argument[1:]} ({reason})", "check the path", kind=Kind.USAGE
+            ) from e
+    else:
+        text = argument
+        hide_argument(argument)
+    text = text.strip()
+    if not text:
+        raise ShadowMeshError("no_secret", f"the {what} is empty", f"give the {what} itself", kind=Kind.USAGE)
+    return text
+
+
+def hide_argument(secret: str) -> None:
+    """Overwrites a secret in this process's visible arguments (/proc/self/cmdline) with x."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end: proc(5) fields 48 and 49
+    except (OSError, IndexError, ValueError):
+        return
+    if not 0 < start < end:
+        return
+    arguments = ctypes.string_at(start, end - start)
+    encoded = os.fsencode(secret)
+    at = arguments.find(encoded)
+    while at >= 0:
+        ctypes.memset(start + at, ord("x"), len(encoded))
+        at = arguments.find(encoded, at + len(encoded))

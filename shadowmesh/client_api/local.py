@@ -1,0 +1,164 @@
+"""The typed client of the daemon's socket, `STATE_DIR/daemon.sock`.
+
+One request per connection: a line of JSON `{"method", "params"}`; the answer is one line `{"result"}` or
+`{"error"}`, or for streams lines `{"item"}` and a last `{"end"}`. Uses the standard library and msgspec only, since
+`shadowmesh status` has to start quickly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+from shadowmesh.client_api.unixsocket import connect, short_path
+from shadowmesh.model.codec import from_builtins
+from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.status import JoinResult, PingTry, Status, Why
+
+SOCKET_NAME = "daemon.sock"
+
+
+def unreachable(state_dir: Path, error: OSError) -> ShadowMeshError:
+    """The one error for a daemon that can't be asked."""
+    if isinstance(error, PermissionError):
+        return ShadowMeshError(
+            "not_allowed",
+            f"no permission to ask the daemon in {state_dir}",
+            "run this as root",
+            kind=Kind.NOT_ALLOWED,
+        )
+    return ShadowMeshError(
+        "daemon_unreachable",
+        f"no daemon answers in {state_dir}",
+        "start it with `shadowmesh daemon run` (or `systemctl start shadowmesh`)",
+        kind=Kind.UNREACHABLE,
+    )
+
+
+def error_from_wire(error: dict[str, Any]) -> ShadowMeshError:
+    return ShadowMeshError(
+        str(error.get("code", "failed")),
+        str(error.get("what", "the daemon failed")),
+        str(error.get("remedy", "")),
+        kind=Kind(error.get("kind", 1)),
+    )
+
+
+def error_to_wire(error: ShadowMeshError) -> dict[str, Any]:
+    return {"code": error.code, "what": error.what, "remedy": error.remedy, "kind": error.kind.value}
+
+
+def _request(method: str, params: dict[str, Any]) -> bytes:
+    return json.dumps({"method": method, "params": params}).encode() + b"\n"
+
+
+def _lost(state_dir: Path) -> ShadowMeshError:
+    return unreachable(state_dir, ConnectionResetError())
+
+
+class DaemonClient:
+    """Blocking client; every call opens its own connection. Raises ShadowMeshError."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+
+    def _open(self, timeout: float | None) -> socket.socket:
+        try:
+            return connect(self.state_dir / SOCKET_NAME, timeout)
+        except OSError as e:
+            raise unreachable(self.state_dir, e) from e
+
+    def _lines(self, method: str, params: dict[str, Any], timeout: float | None) -> Iterator[dict[str, Any]]:
+        with self._open(timeout) as sock:
+            try:
+                sock.sendall(_request(method, params))
+                with sock.makefile("rb") as answers:
+                    for line in answers:
+                        message: dict[str, Any] = json.loads(line)
+                        if "error" in message:
+                            raise error_from_wire(message["error"])
+                        yield message
+            except OSError as e:
+                raise _lost(self.state_dir) from e
+
+    def call(self, method: str, *, timeout: float | None = 60.0, **params: Any) -> Any:
+        """The result of one method, as plain JSON values."""
+        for message in self._lines(method, params, timeout):
+            return message.get("result")
+        raise _lost(self.state_dir)
+
+    def stream(self, method: str, **params: Any) -> Iterator[Any]:
+        """The items of a streaming method, until its end."""
+        ended = False
+        for message in self._lines(method, params, None):
+            if "item" in message:
+                yield message["item"]
+            ended = "end" in message
+        if not ended:
+            raise _lost(self.state_dir)
+
+    def status(self) -> Status:
+        return from_builtins(self.call("status"), Status)
+
+    def join(self, *, invite: str, wait: bool, timeout: float, **options: Any) -> JoinResult:
+        """`invite`: smi1_… or a short code (then `controller` and perhaps `fingerprint` are among `options`)."""
+        answer = self.call("join", timeout=timeout + 60, invite=invite, wait=wait, wait_s=timeout, **options)
+        return from_builtins(answer, JoinResult)
+
+    def ping(self, peer: str, *, count: int, timeout: float, until_direct: bool) -> Iterator[PingTry]:
+        for item in self.stream("ping", peer=peer, count=count, timeout_s=timeout, until_direct=until_direct):
+            yield from_builtins(item, PingTry)
+
+    def why(self, peer: str) -> Why:
+        return from_builtins(self.call("why", peer=peer), Why)
+
+
+class AsyncDaemonClient:
+    """The same for programs with an event loop, such as the TUI."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+
+    async def _lines(self, method: str, params: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        try:
+            with short_path(self.state_dir / SOCKET_NAME) as name:
+                reader, writer = await asyncio.open_unix_connection(name, limit=1 << 26)
+        except OSError as e:
+            raise unreachable(self.state_dir, e) from e
+        try:
+            writer.write(_request(method, params))
+            await writer.drain()
+            while line := await reader.readline():
+                message: dict[str, Any] = json.loads(line)
+                if "error" in message:
+                    raise error_from_wire(message["error"])
+                yield message
+        except OSError as e:
+            raise _lost(self.state_dir) from e
+        finally:
+            writer.close()
+
+    async def call(self, method: str, **params: Any) -> Any:
+        async for message in self._lines(method, params):
+            return message.get("result")
+        raise _lost(self.state_dir)
+
+    async def stream(self, method: str, **params: Any) -> AsyncIterator[Any]:
+        async for message in self._lines(method, params):
+            if "item" in message:
+                yield message["item"]
+
+    async def status(self) -> Status:
+        return from_builtins(await self.call("status"), Status)
+
+    async def watch(self, interval: float = 1.0) -> AsyncIterator[Status]:
+        """A Status now, then one at every change, at least each `interval` seconds."""
+        async for item in self.stream("watch", interval_s=interval):
+            yield from_builtins(item, Status)
+
+    async def why(self, peer: str) -> Why:
+        return from_builtins(await self.call("why", peer=peer), Why)
