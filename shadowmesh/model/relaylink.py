@@ -1,0 +1,131 @@
+"""The messages between a relay and its controller: registering (REST), and the WebSocket `/api/v1/relay-link`.
+
+A relay registers once: `POST /api/v1/enroll/challenge` gives a nonce, `POST /api/v1/relays/register` takes a
+`RelayRegistration` and answers a `RelayRegistered`. The same key may register again (its answer was lost): it gets
+the same id back. From then on the relay holds the link: the controller sends `Challenge`, the relay answers
+`RelayHello`, the controller sends `TokenKeys` and all `Revocations`, then changes of both as they happen and `Alive`
+every 15 s. The relay sends `Load` at least every 10 s. One JSON document per message, tagged by `type`.
+"""
+
+from __future__ import annotations
+
+from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.codec import Struct
+from shadowmesh.model.ids import RelayID
+from shadowmesh.model.keys import DevicePublicKey, NetworkID, SigningPublicKey
+from shadowmesh.model.link import Challenge, LinkError, LinkMessage
+
+ALIVE_SECONDS = 15.0
+LOAD_SECONDS = 10.0
+HEARD_SECONDS = 60.0  # a relay that heard nothing for so long serves cut off from its controller
+
+
+# registering, over REST
+
+
+class RelayRegistration(Struct, frozen=True, kw_only=True):
+    """What a relay asks for. `token` is the one of `shadowmesh relay token`.
+
+    `signature` (base64) is by `key` in the context RELAY_HELLO over
+    `protocol.signing.hello_message(nonce, controller identity, token)`.
+    """
+
+    token: str
+    nonce: str  # hex, from /enroll/challenge
+    key: SigningPublicKey
+    signature: str
+    name: str  # a wish: a number is added if it is taken
+    url: str | None = None  # ws:// or wss://, None without WebSocket
+    udp: SockAddr | None = None
+    region: str = ""
+    capacity_mbit: int | None = None
+    version: str = ""
+
+
+class RelayRegistered(Struct, frozen=True, kw_only=True):
+    """The relay's id and name from now on, and the keys that sign client tokens."""
+
+    relay_id: RelayID
+    name: str
+    token_keys: tuple[SigningPublicKey, ...]
+    controller_urls: tuple[str, ...]
+
+
+# controller → relay
+
+
+class TokenKeys(LinkMessage, frozen=True, kw_only=True):
+    """The public keys that sign client tokens: all that count from now on, newest first."""
+
+    keys: tuple[SigningPublicKey, ...]
+    wall: float  # the controller's clock
+
+
+class Revocation(Struct, frozen=True, kw_only=True):
+    """Tokens issued before `before` (Unix time) are void.
+
+    For a device in one network; for a whole network where `device_key` is None; for a device everywhere where
+    `network_id` is None. Sessions that live by such a token end at once. It may be forgotten after `until`, when the
+    last such token has run out.
+    """
+
+    device_key: DevicePublicKey | None = None
+    network_id: NetworkID | None = None
+    before: float
+    until: float
+
+
+class Revocations(LinkMessage, frozen=True, kw_only=True):
+    """`complete`: these replace all known ones (sent at the start of each link); otherwise they are added."""
+
+    complete: bool
+    entries: tuple[Revocation, ...]
+
+
+class Alive(LinkMessage, frozen=True, kw_only=True):
+    """Nothing but that the controller is there, and what time it has. Any message counts as hearing from it."""
+
+    wall: float
+
+
+class Drain(LinkMessage, frozen=True, kw_only=True):
+    """Take no new sessions (True), or take them again. Running ones go on; clients learn it from their map."""
+
+    draining: bool
+
+
+# relay → controller
+
+
+class RelayHello(LinkMessage, frozen=True, kw_only=True):
+    """The relay's answer to the challenge; what it says of itself goes into the maps.
+
+    `signature` (base64) is by the relay's key in the context RELAY_HELLO over
+    `protocol.signing.hello_message(nonce, controller identity, boot_id)`.
+    """
+
+    relay_id: RelayID
+    key: SigningPublicKey
+    signature: str
+    boot_id: str  # random per start
+    version: str
+    url: str | None = None
+    udp: SockAddr | None = None
+    region: str = ""
+    capacity_mbit: int | None = None
+
+
+class Load(LinkMessage, frozen=True, kw_only=True):
+    """How the relay is doing. Counters run since its start."""
+
+    sessions: int
+    networks: int
+    forwarded_frames: int
+    forwarded_bytes: int
+    dropped_frames: int
+    cpu: float  # of one core, 0..1, over the last interval
+    overloaded: bool = False
+
+
+FromController = Challenge | TokenKeys | Revocations | Alive | Drain | LinkError
+FromRelay = RelayHello | Load
