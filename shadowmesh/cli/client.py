@@ -1,0 +1,259 @@
+"""Bare verbs: one's own machine."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from shadowmesh.cli.base import NO_PATH, RELAYED, WAITING_FOR_APPROVAL, Call, read_secret, table, verb
+from shadowmesh.client_api.local import DaemonClient
+from shadowmesh.model.codec import to_builtins
+from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.status import JoinResult, NetworkStatus, PeerStatus, PingTry, Status
+
+Peer = Annotated[str, typer.Argument(help="A name, NAME@NETWORK, an overlay address or a client id.")]
+OptionalNetwork = Annotated[str | None, typer.Argument(help="The network's name; all of them without it.")]
+Controller = Annotated[
+    str | None,
+    typer.Option("--controller", "--login-server", "--management-url", help="The controller's URL, https://HOST:8443."),
+]
+Fingerprint = Annotated[str | None, typer.Option(help="sha256:… of the controller's identity key.")]
+Name = Annotated[
+    str | None, typer.Option("--name", help="This machine's name in the network (default: its host name).")
+]
+Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to wait until the network is up.")]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Hand over to the daemon and return.")]
+
+
+def attach(app: typer.Typer) -> None:
+    verb(app, "join", client=True)(join)
+    verb(app, "register", client=True)(register)
+    verb(app, "leave", client=True)(leave)
+    verb(app, "up", client=True)(up)
+    verb(app, "down", client=True)(down)
+    verb(app, "status", client=True)(status)
+    verb(app, "peers", client=True)(peers)
+    verb(app, "ping", client=True)(ping)
+    verb(app, "why", client=True)(why)
+    verb(app, "wait", client=True)(wait)
+    verb(app, "tui", client=True)(tui)
+
+
+def join(
+    call: Call,
+    invite: Annotated[str, typer.Argument(help="smi1_…, a short code, `-` (stdin) or @FILE.")],
+    name: Name = None,
+    controller: Controller = None,
+    fingerprint: Fingerprint = None,
+    timeout: Timeout = 30.0,
+    no_wait: NoWait = False,
+) -> None:
+    """Join a network by an invite; works with the daemon running or not."""
+    _join(call, read_secret(invite, "invite"), name, controller, fingerprint, timeout, no_wait)
+
+
+def register(
+    call: Call,
+    controller: Controller = None,
+    invite: Annotated[
+        str, typer.Option("--invite", "--auth-key", "--setup-key", help="smi1_…, a short code, `-` or @FILE.")
+    ] = "-",
+    name: Name = None,
+    fingerprint: Fingerprint = None,
+    timeout: Timeout = 30.0,
+    no_wait: NoWait = False,
+) -> None:
+    """Join by controller URL and invite code."""
+    _join(call, read_secret(invite, "invite"), name, controller, fingerprint, timeout, no_wait)
+
+
+def _join(
+    call: Call,
+    invite: str,
+    name: str | None,
+    controller: str | None,
+    fingerprint: str | None,
+    timeout: float,
+    no_wait: bool,
+) -> None:
+    client = DaemonClient(call.state_dir)
+    try:
+        result = client.join(
+            invite=invite,
+            wait=not no_wait,
+            timeout=timeout,
+            name=name,
+            controller=controller,
+            fingerprint=fingerprint,
+        )
+    except ShadowMeshError as error:
+        if error.kind is not Kind.UNREACHABLE or error.code != "daemon_unreachable":
+            raise
+        from shadowmesh.daemon.join import join_offline
+
+        result = join_offline(call.state_dir, invite, name=name, controller=controller, fingerprint=fingerprint)
+    call.done("join/1", result, lambda: _join_text(result))
+    if result.state == "pending-approval":
+        raise typer.Exit(WAITING_FOR_APPROVAL)
+
+
+def _join_text(result: JoinResult) -> str:
+    if result.state == "pending-approval":
+        return f"{result.network}: asked to join as {result.client_id}; an administrator has to approve it"
+    if result.state == "up":
+        return f"{result.network}: up as {result.ip} on {result.interface}"
+    return f"{result.network}: joined as {result.ip}; the daemon takes it up when it starts (`shadowmesh daemon run`)"
+
+
+def leave(call: Call, network: Annotated[str, typer.Argument(help="The network's name.")]) -> None:
+    """Leave a network: its keys and map on this machine are deleted."""
+    call.confirm(f"leave {network} and delete its keys here?")
+    answer = DaemonClient(call.state_dir).call("leave", network=network)
+    call.done("leave/1", answer, f"{network}: left")
+
+
+def up(call: Call, network: OptionalNetwork = None) -> None:
+    """Switch a network on (all without NAME)."""
+    answer = DaemonClient(call.state_dir).call("up", network=network)
+    call.done("up/1", answer, lambda: "\n".join(f"{n['name']}: up as {n['ip']}" for n in answer["networks"]))
+
+
+def down(call: Call, network: OptionalNetwork = None) -> None:
+    """Switch a network off; it stays off over restarts until `up`."""
+    answer = DaemonClient(call.state_dir).call("down", network=network)
+    call.done("down/1", answer, lambda: "\n".join(f"{n['name']}: down" for n in answer["networks"]))
+
+
+def _peer_row(peer: PeerStatus) -> list[object]:
+    latency = None if peer.latency_ms is None else f"{peer.latency_ms:.1f} ms"
+    online = {True: "yes", False: "no", None: "?"}[peer.online]
+    path = f"{peer.path} (idle)" if peer.idle and peer.path != "none" else peer.path
+    return [peer.name, peer.ip, online, path, peer.endpoint or peer.relay, latency, peer.reason]
+
+
+PEER_HEADERS = ("NAME", "ADDRESS", "ONLINE", "PATH", "ENDPOINT/RELAY", "LATENCY", "REASON")
+
+
+def _network_text(network: NetworkStatus) -> str:
+    line = (
+        f"{network.name}  {network.ip} on {network.interface}  {network.state}"
+        f"  controller {network.controller}  map {network.map_serial}  epoch {network.epoch}"
+    )
+    if network.error:
+        line += f"\n  {network.error}"
+    if network.peers:
+        rows = table(PEER_HEADERS, map(_peer_row, network.peers))
+        line += "\n" + "\n".join("  " + row for row in rows.splitlines())
+    return line
+
+
+def _status_text(value: Status) -> str:
+    parts = [_network_text(n) for n in value.networks] or ["no network yet: `shadowmesh join INVITE` joins one"]
+    nat = value.nat
+    parts.append(f"NAT {nat.type}, seen as {nat.public or 'unknown'}; {value.pump} pump; shadowmesh {value.version}")
+    parts.extend(f"warning: {w}" for w in value.warnings)
+    return "\n\n".join(parts[: -1 - len(value.warnings)]) + "\n\n" + "\n".join(parts[-1 - len(value.warnings) :])
+
+
+def status(
+    call: Call,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on, at every change.")] = False,
+) -> None:
+    """Networks, peers, paths and why."""
+    client = DaemonClient(call.state_dir)
+    if not watch:
+        value = client.status()
+        call.done("status/1", value, lambda: _status_text(value))
+        return
+    from shadowmesh.model.codec import from_builtins
+
+    for item in client.stream("watch", interval_s=2.0):
+        call.line(item, "\x1b[H\x1b[2J" * call.color + _status_text(from_builtins(item, Status)))
+
+
+def peers(call: Call, network: OptionalNetwork = None) -> None:
+    """The peers of a network, or of all."""
+    chosen = [n for n in DaemonClient(call.state_dir).status().networks if network in (None, n.name)]
+    if network is not None and not chosen:
+        raise ShadowMeshError(
+            "network_unknown", f"no network {network} here", "`shadowmesh status` lists them", kind=Kind.NOT_FOUND
+        )
+    rows = [(n.name, p) for n in chosen for p in n.peers]
+    call.done(
+        "peers/1",
+        {"peers": [{"network": name} | to_builtins(p) for name, p in rows]},
+        lambda: table(("NETWORK", *PEER_HEADERS), ([name, *_peer_row(p)] for name, p in rows)),
+    )
+
+
+def _ping_text(peer: str, attempt: PingTry) -> str:
+    if not attempt.ok:
+        return f"{attempt.seq}: no answer from {peer} ({attempt.reason})"
+    way = f"direct {attempt.endpoint}" if attempt.path == "direct" else f"relay {attempt.relay}"
+    return f"{attempt.seq}: {peer} in {attempt.latency_ms:.2f} ms by {way} ({attempt.reason})"
+
+
+def ping(
+    call: Call,
+    peer: Peer,
+    count: Annotated[int, typer.Option("--count", "-c", min=1, help="Number of tries.")] = 4,
+    until_direct: Annotated[bool, typer.Option(help="Go on until the path is direct.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds for all of it.")] = 30.0,
+) -> None:
+    """Reach a peer through the overlay: exit code 0 direct, 10 by relay, 20 no path."""
+    code = NO_PATH
+    for attempt in DaemonClient(call.state_dir).ping(peer, count=count, timeout=timeout, until_direct=until_direct):
+        call.line(attempt, _ping_text(peer, attempt))
+        if attempt.ok:
+            code = 0 if attempt.path == "direct" else RELAYED
+    raise typer.Exit(code)
+
+
+_WHY_CODES = {"direct": 0, "relay": RELAYED, "none": NO_PATH}
+
+
+def why(call: Call, peer: Peer) -> None:
+    """Why the path to a peer is what it is: exit code 0 direct, 10 by relay, 20 no path."""
+    value = DaemonClient(call.state_dir).why(peer)
+
+    def text() -> str:
+        p = value.peer
+        lines = [f"{p.name} ({p.ip}) in {value.network}: {p.path}, {p.reason}", p.explanation]
+        if value.attempts:
+            rows = (
+                [a.candidate, a.kind, a.result, None if a.latency_ms is None else f"{a.latency_ms:.1f} ms"]
+                for a in value.attempts
+            )
+            lines += ["", table(("CANDIDATE", "KIND", "RESULT", "LATENCY"), rows)]
+        if value.next_try_s is not None:
+            lines.append(f"next attempt in {value.next_try_s:.0f} s")
+        return "\n".join([*lines, *value.history])
+
+    call.done("why/1", value, text)
+    raise typer.Exit(_WHY_CODES[value.peer.path])
+
+
+def wait(
+    call: Call,
+    target: Annotated[str, typer.Argument(help="A network or a peer.")],
+    state: Annotated[str, typer.Option(help="up (a network is up, a peer answers) or direct.")] = "up",
+    timeout: Annotated[float, typer.Option(help="Seconds.")] = 30.0,
+) -> None:
+    """Wait until a network is up, or a peer answers or is direct."""
+    if state not in ("up", "direct"):
+        raise ShadowMeshError("wrong_state", f"no state {state!r}", "say --state up or direct", kind=Kind.USAGE)
+    started = time.monotonic()
+    answer: dict[str, Any] = DaemonClient(call.state_dir).call(
+        "wait", timeout=timeout + 10, target=target, state=state, timeout_s=timeout
+    )
+    took = time.monotonic() - started
+    call.done("wait/1", answer, f"{target}: {state} after {took:.1f} s")
+
+
+def tui(call: Call) -> None:
+    """The terminal interface."""
+    from shadowmesh_tui.app import run
+
+    run(call.state_dir)

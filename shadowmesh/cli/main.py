@@ -1,0 +1,100 @@
+"""From the arguments to the verb: only the module that holds the asked-for verb is imported.
+
+`shadowmesh status` must start in a few dozen milliseconds; the help page and completion import everything.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+from shadowmesh.model.errors import Kind, ShadowMeshError
+
+# top-level word → module with a typer app; a word of GROUPS is a noun with verbs below it
+VERBS = {
+    "join": "client", "register": "client", "leave": "client", "up": "client", "down": "client",
+    "status": "client", "peers": "client", "ping": "client", "why": "client", "wait": "client", "tui": "client",
+    "help": "help", "demo": "lab",
+}  # fmt: skip
+GROUPS = {
+    "daemon": "daemon", "export": "export", "controller": "controller", "relay": "relay", "network": "network",
+    "client": "members", "member": "members", "user": "members", "api-key": "access", "audit": "access",
+    "login": "access", "logout": "access", "lab": "lab",
+}  # fmt: skip
+HELP = "Private networks that you run yourself: controller, blind relay and client in one tool."
+
+
+def _modules(word: str | None) -> list[str]:
+    chosen = VERBS.get(word or "") or GROUPS.get(word or "")
+    return [chosen] if chosen else list(dict.fromkeys([*VERBS.values(), *GROUPS.values()]))
+
+
+def build(word: str | None) -> Any:
+    """The typer app that can run `word`; with None, or a word that is none, the whole tool."""
+    import typer
+
+    from shadowmesh.cli.base import new_app
+
+    app = new_app(HELP)
+
+    def version(value: bool) -> None:
+        if value:
+            from shadowmesh import __version__
+
+            print(f"shadowmesh {__version__}")
+            raise typer.Exit
+
+    @app.callback()
+    def root(
+        _version: bool = typer.Option(False, "--version", help="Print the version.", callback=version, is_eager=True),
+    ) -> None:
+        pass
+
+    for name in _modules(word):
+        importlib.import_module(f"shadowmesh.cli.{name}").attach(app)
+    return app
+
+
+def run(arguments: list[str]) -> None:
+    """Runs one command line and exits with the contract's code."""
+    from shadowmesh.cli.base import fail
+
+    debug = "--debug" in arguments
+    try:
+        word = next((a for a in arguments if not a.startswith("-")), None)
+        app = build(word)
+        outcome = app(args=arguments, prog_name="shadowmesh", standalone_mode=False)
+        sys.stdout.flush()
+        raise SystemExit(outcome if isinstance(outcome, int) else 0)
+    except ShadowMeshError as error:
+        if debug:
+            raise
+        fail(error)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
+    except Exception as error:
+        if type(error).__name__ == "Abort":
+            raise SystemExit(130) from None
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+            _wrong_use(error, arguments)
+        if debug:
+            raise
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        fail(ShadowMeshError("failed", what, "run it again with --debug to see where", kind=Kind.FAILED))
+
+
+def _wrong_use(error: Any, arguments: list[str]) -> None:
+    """A usage error of the parser as one line; no arguments at all shows the help instead."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message())
+        raise SystemExit(2)
+    what = " ".join(error.format_message().split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "shadowmesh"
+    print(f"error: {what}; see `{path} --help`", file=sys.stderr)
+    raise SystemExit(2)

@@ -1,0 +1,279 @@
+"""What the daemon keeps on disk: `STATE_DIR/state.db`, one SQLite file, 0600, every change a transaction.
+
+The directory is 0711 (others reach the socket, not the files). A lock file holds out a second daemon.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shadowmesh.model.codec import Struct, from_json, to_json
+from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
+from shadowmesh.model.ids import ClientID, NetworkRef
+from shadowmesh.model.keys import NetworkID, SealingPublicKey, Secret
+from shadowmesh.model.link import MapUpdate
+
+if TYPE_CHECKING:
+    import sqlite_utils
+
+FORMAT = 1
+
+
+class ControllerRecord(Struct, frozen=True, kw_only=True):
+    """How to reach and verify the controller of a network."""
+
+    fingerprint: str
+    identity: str  # the signed identity document, as received
+    clock_offset: float = 0.0  # controller's wall clock minus ours, seconds
+
+
+class NetworkRecord(Struct, frozen=True, kw_only=True):
+    """One network that this machine joined; its secrets are columns of their own."""
+
+    network_id: NetworkID
+    ref: NetworkRef
+    name: str
+    client_id: ClientID
+    ip: str
+    wanted: bool = True  # `down` clears it
+    approved: bool = True
+    controller: ControllerRecord
+
+
+class NetworkSecrets:
+    """The private keys of one network's membership."""
+
+    __slots__ = ("sealing_private", "sealing_public", "wg_private")
+
+    def __init__(self, wg_private: Secret, sealing_private: Secret, sealing_public: SealingPublicKey) -> None:
+        self.wg_private = wg_private
+        self.sealing_private = sealing_private
+        self.sealing_public = sealing_public
+
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS device (id INTEGER PRIMARY KEY CHECK (id = 1), private_key BLOB NOT NULL, port INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS networks (
+  network_id BLOB PRIMARY KEY, record BLOB NOT NULL,
+  wg_private BLOB NOT NULL, sealing_private BLOB NOT NULL, sealing_public BLOB NOT NULL,
+  map_update BLOB, relay_token TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS epoch_keys (
+  network_id BLOB NOT NULL REFERENCES networks(network_id) ON DELETE CASCADE,
+  epoch INTEGER NOT NULL, key BLOB NOT NULL, PRIMARY KEY (network_id, epoch)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS enrolments (
+  invite_hash BLOB PRIMARY KEY, wg_private BLOB NOT NULL, sealing_private BLOB NOT NULL, sealing_public BLOB NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+class State:
+    """The open state of one daemon. Methods are transactions; they raise ShadowMeshError where a person can help."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._mutex = threading.RLock()  # a join enrols in a worker thread
+        self._lock = _lock_directory(directory)
+        try:
+            self._db = _open(directory / "state.db")
+            self._db.executescript(_SCHEMA)
+            _check_format(self._db, directory)
+        except sqlite3.DatabaseError as e:
+            raise _unreadable(directory, e) from e
+
+    def close(self) -> None:
+        with self._mutex:
+            self._db.conn.close()
+        os.close(self._lock)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._mutex:
+            try:
+                with self._db.conn:
+                    yield self._db.conn
+            except sqlite3.OperationalError as e:
+                if "full" in str(e):
+                    raise ShadowMeshError("disk_full", f"no space left in {self.directory}", "free some") from e
+                raise _unreadable(self.directory, e) from e
+            except sqlite3.DatabaseError as e:
+                raise _unreadable(self.directory, e) from e
+
+    # the device
+
+    def device(self) -> tuple[Secret, int]:
+        """The device's Ed25519 private key and its UDP port (random per installation, kept)."""
+        with self._transaction() as db:
+            row = db.execute("SELECT private_key, port FROM device").fetchone()
+            if row is None:
+                row = (secrets.token_bytes(32), 20000 + secrets.randbelow(40000))
+                db.execute("INSERT INTO device VALUES (1, ?, ?)", row)
+        return Secret(row[0]), int(row[1])
+
+    def set_port(self, port: int) -> None:
+        with self._transaction() as db:
+            db.execute("UPDATE device SET port = ?", (port,))
+
+    # networks
+
+    def networks(self) -> list[NetworkRecord]:
+        with self._transaction() as db:
+            rows = db.execute("SELECT record FROM networks").fetchall()
+        try:
+            return sorted((from_json(r[0], NetworkRecord) for r in rows), key=lambda n: n.name)
+        except MalformedError as e:
+            raise _unreadable(self.directory, e) from e
+
+    def secrets_of(self, network_id: NetworkID) -> NetworkSecrets:
+        with self._transaction() as db:
+            row = db.execute(
+                "SELECT wg_private, sealing_private, sealing_public FROM networks WHERE network_id = ?",
+                (bytes(network_id),),
+            ).fetchone()
+        return NetworkSecrets(Secret(row[0]), Secret(row[1]), SealingPublicKey(row[2]))
+
+    def put_network(self, record: NetworkRecord, keys: NetworkSecrets) -> None:
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO networks (network_id, record, wg_private, sealing_private, sealing_public)"
+                " VALUES (?, ?, ?, ?, ?) ON CONFLICT (network_id) DO UPDATE SET record = excluded.record,"
+                " wg_private = excluded.wg_private, sealing_private = excluded.sealing_private,"
+                " sealing_public = excluded.sealing_public",
+                (
+                    bytes(record.network_id),
+                    to_json(record),
+                    keys.wg_private.reveal(),
+                    keys.sealing_private.reveal(),
+                    bytes(keys.sealing_public),
+                ),
+            )
+
+    def update_network(self, record: NetworkRecord) -> None:
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE networks SET record = ? WHERE network_id = ?", (to_json(record), bytes(record.network_id))
+            )
+
+    def forget_network(self, network_id: NetworkID) -> None:
+        with self._transaction() as db:
+            db.execute("DELETE FROM networks WHERE network_id = ?", (bytes(network_id),))
+
+    # map, keys, token
+
+    def save_map(self, update: MapUpdate) -> None:
+        """`update` carries a snapshot, signed."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE networks SET map_update = ? WHERE network_id = ?", (to_json(update), bytes(update.network_id))
+            )
+
+    def load_map(self, network_id: NetworkID) -> MapUpdate | None:
+        with self._transaction() as db:
+            row = db.execute("SELECT map_update FROM networks WHERE network_id = ?", (bytes(network_id),)).fetchone()
+        try:
+            return from_json(row[0], MapUpdate) if row and row[0] else None
+        except MalformedError as e:
+            raise _unreadable(self.directory, e) from e
+
+    def save_grant(self, network_id: NetworkID, keys: dict[int, Secret], relay_token: str) -> None:
+        """Replaces the network's epoch keys and its relay token."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM epoch_keys WHERE network_id = ?", (bytes(network_id),))
+            db.executemany(
+                "INSERT INTO epoch_keys VALUES (?, ?, ?)",
+                [(bytes(network_id), epoch, key.reveal()) for epoch, key in keys.items()],
+            )
+            db.execute("UPDATE networks SET relay_token = ? WHERE network_id = ?", (relay_token, bytes(network_id)))
+
+    def load_grant(self, network_id: NetworkID) -> tuple[dict[int, Secret], str]:
+        with self._transaction() as db:
+            rows = db.execute("SELECT epoch, key FROM epoch_keys WHERE network_id = ?", (bytes(network_id),)).fetchall()
+            token = db.execute("SELECT relay_token FROM networks WHERE network_id = ?", (bytes(network_id),)).fetchone()
+        return {int(epoch): Secret(key) for epoch, key in rows}, str(token[0]) if token else ""
+
+    # enrolments under way: a join that is tried again after a crash uses the same keys, so the invite isn't used twice
+
+    def enrolment_keys(self, invite_hash: bytes, make: Any) -> NetworkSecrets:
+        """The keys of an enrolment begun with this invite, or those that `make()` returns, kept."""
+        with self._transaction() as db:
+            row = db.execute(
+                "SELECT wg_private, sealing_private, sealing_public FROM enrolments WHERE invite_hash = ?",
+                (invite_hash,),
+            ).fetchone()
+            if row is not None:
+                return NetworkSecrets(Secret(row[0]), Secret(row[1]), SealingPublicKey(row[2]))
+            keys: NetworkSecrets = make()
+            db.execute(
+                "INSERT INTO enrolments VALUES (?, ?, ?, ?)",
+                (invite_hash, keys.wg_private.reveal(), keys.sealing_private.reveal(), bytes(keys.sealing_public)),
+            )
+            return keys
+
+    def end_enrolment(self, invite_hash: bytes) -> None:
+        with self._transaction() as db:
+            db.execute("DELETE FROM enrolments WHERE invite_hash = ?", (invite_hash,))
+
+
+def _lock_directory(directory: Path) -> int:
+    try:
+        directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        if directory.stat().st_uid == os.geteuid():
+            directory.chmod(0o711)
+        descriptor = os.open(directory / "daemon.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as e:
+        kind = Kind.NOT_ALLOWED if isinstance(e, PermissionError) else Kind.FAILED
+        raise ShadowMeshError(
+            "state_dir", f"can't use the state directory {directory} ({e.strerror})", "run as root, or say --state-dir",
+            kind=kind,
+        ) from e  # fmt: skip
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        os.close(descriptor)
+        raise ShadowMeshError(
+            "daemon_running", f"another daemon uses {directory}", "stop it, or say another --state-dir",
+            kind=Kind.CONFLICT,
+        ) from e  # fmt: skip
+    return descriptor
+
+
+def _open(path: Path) -> sqlite_utils.Database:
+    import sqlite_utils
+
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    path.chmod(0o600)
+    connection = sqlite3.connect(path, check_same_thread=False)
+    database = sqlite_utils.Database(connection)
+    connection.execute("PRAGMA foreign_keys = ON")
+    database.enable_wal()
+    connection.execute("PRAGMA synchronous = FULL")
+    return database
+
+
+def _check_format(db: sqlite_utils.Database, directory: Path) -> None:
+    with db.conn:
+        row = db.conn.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
+        if row is None:
+            db.conn.execute("INSERT INTO meta VALUES ('format', ?)", (str(FORMAT),))
+        elif int(row[0]) > FORMAT:
+            raise ShadowMeshError(
+                "state_newer",
+                f"the state in {directory} was written by a newer version (format {row[0]}, this one knows {FORMAT})",
+                "install that version again",
+            )
+
+
+def _unreadable(directory: Path, error: Exception) -> ShadowMeshError:
+    return ShadowMeshError(
+        "state_unreadable",
+        f"the state in {directory} can't be read ({error})",
+        "restore state.db from a backup, or move it away and join again",
+    )
