@@ -1,0 +1,109 @@
+"""A WebSocket to a relay, as the pump sees it: one end of a stream socketpair.
+
+Both sides speak u16be length ‖ frame. The pump writes as it likes; a WebSocket message holds whole frames, many of them.
+TLS here hides the traffic's kind, nothing more: the relay proves itself by its signature in the Welcome, under
+the key that the signed map names, and what it forwards is WireGuard's. So any certificate will do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from contextlib import suppress
+
+import structlog
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
+
+log = structlog.get_logger(__name__)
+
+_CHUNK = 256 * 1024
+_OPEN_TIMEOUT = 10.0
+
+
+class RelayStream:
+    """One connection. `open` returns the pump's end; `run` carries frames until either side ends."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._ours, self._pumps = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._ours.setblocking(False)
+        self._connection: ClientConnection | None = None
+
+    async def open(self) -> int:
+        """Connects. Returns the descriptor for AddStream (closed by `run` at its end). Raises OSError."""
+        try:
+            self._connection = await connect(
+                self._url,
+                ssl=_any_certificate() if self._url.startswith("wss:") else None,
+                compression=None,
+                max_size=1 << 20,
+                open_timeout=_OPEN_TIMEOUT,
+                ping_interval=20,
+                proxy=None,
+            )
+        except (WebSocketException, TimeoutError) as e:
+            self._close_sockets()
+            raise OSError(f"no WebSocket at {self._url}: {e}") from e
+        except BaseException:
+            self._close_sockets()
+            raise
+        return self._pumps.fileno()
+
+    async def run(self) -> None:
+        """Until the WebSocket or the pump's end closes."""
+        assert self._connection is not None
+        tasks = [
+            asyncio.create_task(self._up(self._connection)),
+            asyncio.create_task(self._down(self._connection)),
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._close_sockets()
+            with suppress(WebSocketException, OSError):
+                await self._connection.close()
+
+    async def _up(self, connection: ClientConnection) -> None:
+        loop = asyncio.get_running_loop()
+        pending = bytearray()
+        with suppress(WebSocketException, OSError):
+            while data := await loop.sock_recv(self._ours, _CHUNK):
+                pending += data
+                whole = whole_frames(pending)
+                if whole:
+                    await connection.send(bytes(memoryview(pending)[:whole]))
+                    del pending[:whole]
+
+    async def _down(self, connection: ClientConnection) -> None:
+        loop = asyncio.get_running_loop()
+        with suppress(WebSocketException, OSError):
+            async for message in connection:
+                if isinstance(message, bytes):
+                    await loop.sock_sendall(self._ours, message)
+
+    def _close_sockets(self) -> None:
+        self._ours.close()
+        self._pumps.close()
+
+
+def whole_frames(data: bytearray) -> int:
+    """How many leading bytes of `data` are complete frames."""
+    at, size = 0, len(data)
+    while at + 2 <= size:
+        end = at + 2 + int.from_bytes(data[at : at + 2], "big")
+        if end > size:
+            break
+        at = end
+    return at
+
+
+def _any_certificate() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
