@@ -1,0 +1,153 @@
+"""First contact with a controller: its identity checked by the fingerprint, then TLS verified by that identity.
+
+The one request made without verifying TLS is `GET /api/v1/identity`, whose answer is signed; nothing secret is sent
+before that signature has been checked.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import socket
+import ssl
+import time
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import httpx
+
+from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
+from shadowmesh.protocol.signing import ForgedError, IdentityDocument, verify_identity
+
+IDENTITY_PATH = "/api/v1/identity"
+_MAX_IDENTITY = 256 * 1024
+_NOT_YET_VALID, _EXPIRED = 9, 10  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """A controller that proved to be the one meant. `offset` is its clock minus ours, in seconds."""
+
+    url: str  # without a trailing slash
+    identity: IdentityDocument
+    offset: float = 0.0
+    tls: ssl.SSLContext = field(repr=False, compare=False, kw_only=True)
+
+
+def tls_context(identity: IdentityDocument) -> ssl.SSLContext:
+    """A client context that trusts what the identity document names, and nothing else on this machine.
+
+    Raises MalformedError if its certificates can't be read.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # An operator's own certificate comes without its root: then the document vouches for the chain itself.
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        context.load_verify_locations(cadata=identity.ca_pem)
+    except (ssl.SSLError, ValueError) as e:
+        raise MalformedError("the controller's identity names no readable certificate") from e
+    return context
+
+
+def normal_url(url: str) -> str:
+    """`https://host:port` without path or trailing slash. Raises ShadowMeshError(USAGE)."""
+    try:
+        parts = urlsplit(url.strip())
+        _ = parts.port
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme != "https" or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise ShadowMeshError(
+            "bad_url", f"{url!r} is not a controller's URL", "give it as https://HOST:PORT", kind=Kind.USAGE
+        )
+    return f"https://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+def first_contact(url: str, fingerprint: str, *, timeout: float = 10.0) -> Contact:
+    """Fetches and checks the identity of the controller at `url`.
+
+    Raises ShadowMeshError: `controller_unreachable` (UNREACHABLE), `fingerprint_mismatch` (NOT_ALLOWED),
+    `not_a_controller` (FAILED).
+    """
+    url = normal_url(url)
+    try:
+        # Unverified on purpose: the answer proves itself by its signature.
+        with httpx.Client(verify=_unverified(), timeout=timeout, trust_env=False) as client:
+            before = time.time()
+            answer = client.get(url + IDENTITY_PATH)
+            after = time.time()
+    except httpx.HTTPError as e:
+        raise unreachable(url, e) from e
+    if answer.status_code != httpx.codes.OK or len(answer.content) > _MAX_IDENTITY:
+        raise ShadowMeshError(
+            "not_a_controller", f"{url} doesn't answer as a controller (HTTP {answer.status_code})", "check the URL"
+        )
+    try:
+        identity = verify_identity(answer.content, fingerprint)
+        context = tls_context(identity)
+    except ForgedError as e:
+        raise ShadowMeshError(
+            "fingerprint_mismatch",
+            f"{url} is not the controller that was meant: {e}",
+            "someone may be in between, or the invite is of another controller; ask its administrator",
+            kind=Kind.NOT_ALLOWED,
+        ) from e
+    except MalformedError as e:
+        raise ShadowMeshError("not_a_controller", f"{url} doesn't answer as a controller", "check the URL") from e
+    return Contact(url, identity, _offset(answer.headers.get("date"), (before + after) / 2), tls=context)
+
+
+def _unverified() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _offset(date: str | None, ours: float) -> float:
+    """Controller's clock minus ours by its Date header: good to a second, enough to name a wrong clock."""
+    try:
+        return email.utils.parsedate_to_datetime(date or "").timestamp() - ours
+    except (ValueError, TypeError):
+        return 0.0
+
+
+def unreachable(url: str, cause: BaseException, *, offset: float = 0.0) -> ShadowMeshError:
+    """What to tell a person when the way to `url` failed. `offset`: the controller's clock minus ours, if known."""
+    found: BaseException | None = cause
+    while found is not None:
+        if isinstance(found, ssl.SSLCertVerificationError):
+            return _certificate_error(url, found, offset)
+        if isinstance(found, socket.gaierror):
+            return ShadowMeshError(
+                "controller_unreachable",
+                f"the name in {url} can't be resolved",
+                "check the name, or the resolver of this machine",
+                kind=Kind.UNREACHABLE,
+            )
+        found = found.__cause__ or found.__context__
+    why = str(cause) or type(cause).__name__
+    return ShadowMeshError(
+        "controller_unreachable",
+        f"the controller at {url} can't be reached ({why})",
+        "check that it runs and that this machine gets there",
+        kind=Kind.UNREACHABLE,
+    )
+
+
+def _certificate_error(url: str, error: ssl.SSLCertVerificationError, offset: float) -> ShadowMeshError:
+    if error.verify_code in {_NOT_YET_VALID, _EXPIRED}:
+        state = "has expired" if error.verify_code == _EXPIRED else "is not valid yet"
+        off = f"; by the controller's clock this machine's is {abs(offset):.0f} s {'slow' if offset > 0 else 'fast'}"
+        return ShadowMeshError(
+            "certificate_date",
+            f"the certificate of {url} {state}{off if abs(offset) > 60 else ''}",
+            "set this machine's clock",
+            kind=Kind.UNREACHABLE,
+        )
+    return ShadowMeshError(
+        "certificate_refused",
+        f"the certificate of {url} can't be verified ({error.verify_message})",
+        "check that the URL is one of the controller's public URLs",
+        kind=Kind.UNREACHABLE,
+    )
