@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
-from shadowmesh.protocol.signing import ForgedError, IdentityDocument, verify_identity
+from shadowmesh.protocol.signing import ForgedError, IdentityDocument, read_fingerprint, verify_identity
 
 IDENTITY_PATH = "/api/v1/identity"
 _MAX_IDENTITY = 256 * 1024
@@ -63,27 +63,35 @@ def normal_url(url: str) -> str:
     return f"https://{parts.netloc}{parts.path.rstrip('/')}"
 
 
-def first_contact(url: str, fingerprint: str, *, timeout: float = 10.0) -> Contact:
+def first_contact(url: str, fingerprint: str | None, *, timeout: float = 10.0) -> Contact:
     """Fetches and checks the identity of the controller at `url`.
+
+    Without a fingerprint its TLS certificate has to be one that this machine trusts anyway.
 
     Raises ShadowMeshError: `controller_unreachable` (UNREACHABLE), `fingerprint_mismatch` (NOT_ALLOWED),
     `not_a_controller` (FAILED).
     """
     url = normal_url(url)
     try:
-        # Unverified on purpose: the answer proves itself by its signature.
-        with httpx.Client(verify=_unverified(), timeout=timeout, trust_env=False) as client:
+        # Unverified on purpose where a fingerprint is known: the answer proves itself by its signature.
+        trust = _unverified() if fingerprint else ssl.create_default_context()
+        with httpx.Client(verify=trust, timeout=timeout, trust_env=False) as client:
             before = time.time()
             answer = client.get(url + IDENTITY_PATH)
             after = time.time()
     except httpx.HTTPError as e:
-        raise unreachable(url, e) from e
+        error = unreachable(url, e)
+        if error.code == "certificate_refused":
+            error = ShadowMeshError(
+                error.code, error.what, "give its --fingerprint, as `controller init` printed it", kind=error.kind
+            )
+        raise error from e
     if answer.status_code != httpx.codes.OK or len(answer.content) > _MAX_IDENTITY:
         raise ShadowMeshError(
             "not_a_controller", f"{url} doesn't answer as a controller (HTTP {answer.status_code})", "check the URL"
         )
     try:
-        identity = verify_identity(answer.content, fingerprint)
+        identity = verify_identity(answer.content, fingerprint or read_fingerprint(answer.content))
         context = tls_context(identity)
     except ForgedError as e:
         raise ShadowMeshError(

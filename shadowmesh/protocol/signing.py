@@ -185,6 +185,11 @@ def sign_identity(signer: Signer, document: IdentityDocument) -> bytes:
     return to_json(_SignedIdentity(document=text, signature=sign_text(signer, Context.IDENTITY, text.encode())))
 
 
+def read_fingerprint(data: bytes) -> str:
+    """The fingerprint that an identity claims: worth what the way it came by is worth. Raises MalformedError."""
+    return from_json(from_json(data, _SignedIdentity).document, IdentityDocument).identity.fingerprint
+
+
 def verify_identity(data: bytes, fingerprint: str) -> IdentityDocument:
     """The document, if it is the one of the controller with this fingerprint (`sha256:` and 64 hex digits).
 

@@ -1,0 +1,355 @@
+"""The shapes of the REST API under `/api/v1`: what requests carry and what answers say.
+
+Shared by the controller's edge (which checks requests by them) and `client_api.rest` (which returns them). Times are
+RFC 3339 in UTC. What newer versions add is ignored in answers and refused in requests.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from datetime import datetime
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+T = TypeVar("T")
+
+API = "/api/v1"
+MAX_SECONDS = 10 * 366 * 86400
+
+Role = Literal["owner", "member", "guest"]
+ClientState = Literal["approved", "pending"]
+
+
+def _plain(text: str) -> str:
+    if re.search(r"[\x00-\x1f\x7f]", text):
+        raise ValueError("has control characters in it")
+    return text
+
+
+def _unique(values: list[str]) -> list[str]:
+    return sorted(set(values))
+
+
+Text = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_plain)]
+NetworkName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+ClientName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+RelayName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+Tag = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9:._-]{0,62}$")]
+Tags = Annotated[list[Tag], Field(max_length=32), AfterValidator(_unique)]
+Email = Annotated[str, StringConstraints(pattern=r"^[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]{1,255}$", to_lower=True)]
+Password = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Seconds = Annotated[int, Field(ge=1, le=MAX_SECONDS)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class Request(BaseModel):
+    """Base of what is sent: unknown fields are refused by name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Answer(BaseModel):
+    """Base of what comes back: fields that a newer controller added are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Page(Answer, Generic[T]):
+    """One page of a list; `next` is the cursor of the following one, None at the end."""
+
+    items: list[T]
+    next: str | None = None
+
+
+class Problem(Answer):
+    """An RFC 9457 problem document. `code` is stable; `exit_code` is what the command line ends with."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str
+    detail: str = ""
+    remedy: str = ""
+    errors: list[str] = []
+
+
+# networks
+
+
+class NetworkCreate(Request):
+    name: NetworkName
+    subnet: Text
+    subnet6: Text | None = None
+    description: Text = ""
+    approval: bool = False
+    code_approval: bool = True  # who joins by the short code waits for approval
+    max_clients: Count = 100
+    p2p: bool = True
+    relay_fallback: bool = True
+    relay: RelayName | None = None
+
+
+class NetworkPatch(Request):
+    """What is absent stays as it is. `relay`: an empty string means any relay again."""
+
+    name: NetworkName | None = None
+    subnet: Text | None = None
+    description: Text | None = None
+    approval: bool | None = None
+    code_approval: bool | None = None
+    max_clients: Count | None = None
+    p2p: bool | None = None
+    relay_fallback: bool | None = None
+    relay: Annotated[str, StringConstraints(max_length=63)] | None = None
+
+
+class Epoch(Answer):
+    epoch: int
+    current_from: datetime
+    ends: datetime | None = None
+
+
+class Network(Answer):
+    id: str  # net_…
+    name: str
+    network_id: str  # base64: the cryptographic id
+    description: str
+    subnet: str
+    subnet6: str | None = None
+    approval: bool
+    code_approval: bool
+    max_clients: int
+    p2p: bool
+    relay_fallback: bool
+    relay: str | None = None
+    created_at: datetime
+    serial: int
+    epoch: int
+    epochs: list[Epoch] = []
+    clients: int
+    pending: int
+    online: int
+    rotation_due: datetime | None = None
+
+
+# invites
+
+
+class InviteCreate(Request):
+    uses: Count = 1
+    expires_in: Seconds = 24 * 3600
+    client_name: ClientName | None = None
+    ip: ipaddress.IPv4Address | None = None
+    tags: Tags = []
+    ephemeral: bool = False
+    idle: Seconds = 3600  # an ephemeral client that was away for so long is removed
+
+
+class Invite(Answer):
+    id: str  # inv_…
+    network: str
+    uses: int
+    uses_left: int
+    state: Literal["open", "used", "expired", "revoked"]
+    expires_at: datetime
+    created_at: datetime
+    created_by: str
+    client_name: str | None = None
+    ip: str | None = None
+    tags: list[str] = []
+    ephemeral: bool = False
+
+
+class InviteCreated(Invite):
+    """The only answer that has the invite itself; it can't be shown again."""
+
+    invite: str
+    code: str
+
+
+# clients
+
+
+class ClientPatch(Request):
+    name: ClientName | None = None
+    ip: ipaddress.IPv4Address | None = None
+    tags: Tags | None = None
+
+
+class Client(Answer):
+    id: str  # cli_…
+    network: str
+    network_name: str
+    name: str
+    ip: str
+    state: ClientState
+    online: bool
+    tags: list[str] = []
+    wg_key: str
+    device_key: str
+    owner: str | None = None
+    invite: str | None = None
+    created_at: datetime
+    approved_at: datetime | None = None
+    last_seen: datetime | None = None
+    relay: str | None = None  # the home relay's name
+    endpoints: list[str] = []
+    version: str = ""
+    epoch: int | None = None  # the newest epoch it has confirmed to hold
+
+
+# relays
+
+
+class RelayTokenCreate(Request):
+    expires_in: Seconds = 24 * 3600
+    uses: Count = 1
+
+
+class RelayTokenCreated(Answer):
+    id: str
+    token: str
+    expires_at: datetime
+
+
+class RelayLoad(Answer):
+    at: datetime
+    sessions: int
+    networks: int
+    forwarded_frames: int
+    forwarded_bytes: int
+    dropped_frames: int
+    cpu: float
+    overloaded: bool
+
+
+class Relay(Answer):
+    id: str  # rly_…
+    name: str
+    key: str
+    url: str | None = None
+    udp: str | None = None
+    region: str = ""
+    capacity_mbit: int | None = None
+    version: str = ""
+    draining: bool
+    online: bool
+    created_at: datetime
+    last_seen: datetime | None = None
+    load: RelayLoad | None = None
+
+
+# people and their keys
+
+
+class Login(Request):
+    """`new_password` is required where the old one was given out to be used once."""
+
+    email: Email
+    password: Password
+    new_password: Annotated[str, StringConstraints(min_length=10, max_length=200)] | None = None
+
+
+class Refresh(Request):
+    refresh_token: Annotated[str, StringConstraints(max_length=200)]
+
+
+class Session(Answer):
+    access_token: str
+    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 - a label of RFC 6750
+    expires_in: int
+    refresh_token: str
+    user: str
+
+
+class ApiKeyCreate(Request):
+    name: Text = ""
+    expires_in: Seconds | None = None
+
+
+class ApiKey(Answer):
+    id: str  # key_…
+    name: str
+    user: str
+    created_at: datetime
+    expires_at: datetime | None = None
+    last_used: datetime | None = None
+
+
+class ApiKeyCreated(ApiKey):
+    key: str  # sk_…, shown once
+
+
+class UserCreate(Request):
+    email: Email
+    admin: bool = False
+
+
+class UserPatch(Request):
+    disabled: bool | None = None
+    admin: bool | None = None
+
+
+class User(Answer):
+    id: str  # usr_…
+    email: str
+    admin: bool
+    disabled: bool
+    created_at: datetime
+
+
+class UserCreated(User):
+    password: str  # to be used once
+
+
+class MemberPut(Request):
+    email: Email
+    role: Role
+
+
+class NetworkMember(Answer):
+    user: str
+    email: str
+    role: Role
+
+
+class WhoAmI(Answer):
+    name: str
+    user: str | None = None
+    admin: bool
+    controller_urls: list[str]
+    version: str
+
+
+# the audit log and events
+
+
+class AuditEntry(Answer):
+    seq: int
+    at: datetime
+    actor: str
+    action: str
+    target: str
+    detail: dict[str, Any] = {}
+    hash: str
+
+
+class AuditVerdict(Answer):
+    """`broken_at`: the first entry that doesn't follow from the one before, None if all do."""
+
+    entries: int
+    ok: bool
+    broken_at: int | None = None
+    head: str
+
+
+class Event(Answer):
+    """One event of the WebSocket `/api/v1/ws`."""
+
+    seq: int
+    at: datetime
+    type: str
+    network_id: str | None = None  # net_…
+    data: dict[str, Any] = {}
