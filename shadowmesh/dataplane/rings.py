@@ -1,0 +1,47 @@
+"""Events on their way up: what the engine must not miss, and one bounded ring per kind of datagram."""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+
+from shadowmesh.model.pump import RING_SIZES, Datagram, Event, Kind, Lost
+
+
+class EventRings:
+    """A flood of one kind fills that kind's ring only; what finds it full is counted and told as `Lost`."""
+
+    def __init__(self) -> None:
+        self._notices: deque[Event] = deque()  # bounded by what causes them: peers, descriptors, one a second per path
+        self._rings: dict[Kind, deque[Datagram]] = {kind: deque() for kind in Kind}
+        self._lost = dict.fromkeys(Kind, 0)
+
+    def notice(self, event: Event) -> None:
+        self._notices.append(event)
+
+    def datagram(self, event: Datagram) -> None:
+        ring = self._rings[event.kind]
+        if len(ring) < RING_SIZES[event.kind]:
+            ring.append(event)
+        else:
+            self._lost[event.kind] += 1
+
+    def __len__(self) -> int:
+        return len(self._notices) + sum(map(len, self._rings.values())) + sum(map(bool, self._lost.values()))
+
+    def drain(self, limit: int, now: float) -> list[Event]:
+        """Up to `limit` events: notices first, then the kinds in turn, oldest first within each."""
+        events: list[Event] = list(islice(self._notices, limit))
+        for _ in events:
+            self._notices.popleft()
+        for kind in Kind:
+            if self._lost[kind] and len(events) < limit:
+                events.append(Lost(now, kind, self._lost[kind]))
+                self._lost[kind] = 0
+        waiting = [ring for ring in self._rings.values() if ring]
+        while waiting and len(events) < limit:
+            for ring in waiting:
+                if len(events) < limit:
+                    events.append(ring.popleft())
+            waiting = [ring for ring in waiting if ring]
+        return events
