@@ -1,0 +1,172 @@
+"""STUN: what a client asks, our servers answer, by RFC 8489, 5780 and 3489; checked with RFC 5769's vectors."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+
+from shadowmesh.model.addresses import SockAddr
+from shadowmesh.protocol.stun import (
+    BindingRefused,
+    BindingResponse,
+    StunServer,
+    binding_request,
+    is_stun,
+    parse_response,
+)
+
+TX = bytes(range(12))
+CLIENT = SockAddr("203.0.113.9", 40000)
+CLIENT6 = SockAddr("2001:db8::9", 40000)
+A1, A2, B1, B2 = (SockAddr(h, p) for h in ("192.0.2.1", "192.0.2.2") for p in (3478, 3479))
+
+RFC5769_REQUEST = bytes.fromhex(
+    "000100582112a442b7e7a701bc34d686fa87dfae802200105354554e207465737420636c69656e74002400046e0001ff"
+    "80290008932ff9b151263b36000600096576746a3a68367659202020000800149aeaa70cbfd8cb56781ef2b5b2d3f249"
+    "c1b571a280280004e57a3bcf"
+)
+RFC5769_RESPONSE_V4 = bytes.fromhex(
+    "0101003c2112a442b7e7a701bc34d686fa87dfae8022000b7465737420766563746f7220002000080001a147e112a643"
+    "000800142b91f599fd9e90c38c7489f92af9ba53f06be7d780280004c07d4c96"
+)
+RFC5769_RESPONSE_V6 = bytes.fromhex(
+    "010100482112a442b7e7a701bc34d686fa87dfae8022000b7465737420766563746f7220002000140002a147"
+    "0113a9faa5d3f179bc25f4b5bed2b9d900080014a382954e4be67bf11784c97c8292c275bfe3ed4180280004c8fb0b4c"
+)
+RFC5769_TX = bytes.fromhex("b7e7a701bc34d686fa87dfae")
+
+
+def test_the_responses_of_rfc_5769_are_read() -> None:
+    assert parse_response(RFC5769_RESPONSE_V4) == BindingResponse(RFC5769_TX, SockAddr("192.0.2.1", 32853))
+    expected = SockAddr("2001:db8:1234:5678:11:2233:4455:6677", 32853)
+    assert parse_response(RFC5769_RESPONSE_V6) == BindingResponse(RFC5769_TX, expected)
+
+
+def test_the_request_of_rfc_5769_is_refused_for_its_ice_priority() -> None:
+    answer = StunServer([A1]).answer(RFC5769_REQUEST, CLIENT, 0)
+    assert answer is not None
+    assert parse_response(answer[0]) == BindingRefused(RFC5769_TX, 420, (0x0024,))
+
+
+def test_a_plain_request_is_answered_from_where_it_came_to() -> None:
+    answer = StunServer([A1, A2]).answer(binding_request(TX), CLIENT, 1)
+    assert answer is not None
+    data, index = answer
+    assert is_stun(data)
+    assert index == 1
+    assert parse_response(data) == BindingResponse(TX, CLIENT, origin=A2)
+
+
+def test_both_forms_of_the_mapped_address_are_there() -> None:
+    answer = StunServer([A1]).answer(binding_request(TX), CLIENT, 0)
+    assert answer is not None
+    assert b"\x00\x01\x00\x08\x00\x01" + (40000).to_bytes(2, "big") + ip_address(CLIENT.host).packed in answer[0]
+    assert b"\x00\x20\x00\x08\x00\x01" in answer[0]
+
+
+def test_two_addresses_and_two_ports_answer_every_change() -> None:
+    server = StunServer([A1, A2, B1, B2])
+    for change_ip, change_port, origin in [(False, True, A2), (True, False, B1), (True, True, B2)]:
+        request = binding_request(TX, change_ip=change_ip, change_port=change_port)
+        answer = server.answer(request, CLIENT, 0)
+        assert answer is not None
+        assert [A1, A2, B1, B2][answer[1]] == origin
+        assert parse_response(answer[0]) == BindingResponse(TX, CLIENT, origin=origin, other=B2)
+
+
+def test_one_address_changes_its_port_and_refuses_to_pretend_another_address() -> None:
+    server = StunServer([A1, A2])
+    answer = server.answer(binding_request(TX, change_port=True), CLIENT, 0)
+    assert answer is not None
+    assert answer[1] == 1
+    assert parse_response(answer[0]) == BindingResponse(TX, CLIENT, origin=A2)
+    for change_port in (False, True):
+        refusal = server.answer(binding_request(TX, change_ip=True, change_port=change_port), CLIENT, 0)
+        assert refusal is not None
+        assert refusal[1] == 0
+        assert parse_response(refusal[0]) == BindingRefused(TX, 420, (0x0003,))
+
+
+def test_a_change_stays_in_its_ip_version() -> None:
+    server = StunServer([A1, SockAddr("2001:db8::1", 3479), SockAddr("2001:db8::1", 3478)])
+    answer = server.answer(binding_request(TX, change_ip=True, change_port=True), CLIENT, 0)
+    assert answer is not None
+    assert isinstance(parse_response(answer[0]), BindingRefused)
+    answer = server.answer(binding_request(TX, change_port=True), CLIENT6, 2)
+    assert answer is not None
+    assert answer[1] == 1
+    assert parse_response(answer[0]) == BindingResponse(TX, CLIENT6, origin=SockAddr("2001:db8::1", 3479))
+
+
+def test_a_wildcard_socket_names_the_address_that_the_packet_came_to_or_none() -> None:
+    server = StunServer([SockAddr("0.0.0.0", 3478), SockAddr("0.0.0.0", 3479)])
+    unknown = server.answer(binding_request(TX), CLIENT, 0)
+    known = server.answer(binding_request(TX, change_port=True), CLIENT, 0, ip_address("192.0.2.1"))
+    assert unknown is not None
+    assert known is not None
+    assert parse_response(unknown[0]) == BindingResponse(TX, CLIENT)
+    assert parse_response(known[0]) == BindingResponse(TX, CLIENT, origin=A2)
+
+
+def test_a_fingerprint_is_answered_with_one_and_a_wrong_one_not_at_all() -> None:
+    request = binding_request(TX, fingerprint=True)
+    answer = StunServer([A1]).answer(request, CLIENT, 0)
+    assert answer is not None
+    assert answer[0][-8:-4] == b"\x80\x28\x00\x04"
+    assert parse_response(answer[0]) == BindingResponse(TX, CLIENT, origin=A1)
+    assert StunServer([A1]).answer(request[:-1] + bytes([request[-1] ^ 1]), CLIENT, 0) is None
+
+
+def test_responses_and_indications_are_not_answered() -> None:
+    server = StunServer([A1])
+    assert server.answer(RFC5769_RESPONSE_V4, CLIENT, 0) is None
+    assert server.answer(b"\x00\x11" + binding_request(TX)[2:], CLIENT, 0) is None
+
+
+def legacy_request(change: int | None = None) -> bytes:
+    attribute = b"" if change is None else b"\x00\x03\x00\x04" + change.to_bytes(4, "big")
+    return b"\x00\x01" + len(attribute).to_bytes(2, "big") + b"0123456789abcdef" + attribute
+
+
+def legacy_address(kind: int, addr: SockAddr) -> bytes:
+    return kind.to_bytes(2, "big") + b"\x00\x08\x00\x01" + addr.port.to_bytes(2, "big") + ip_address(addr.host).packed
+
+
+def test_rfc_3489_clients_get_their_attributes() -> None:
+    answer = StunServer([A1, A2, B1, B2]).answer(legacy_request(), CLIENT, 0)
+    assert answer is not None
+    attributes = legacy_address(1, CLIENT) + legacy_address(4, A1) + legacy_address(5, B2)
+    assert answer == (b"\x01\x01\x00\x24" + b"0123456789abcdef" + attributes, 0)
+
+
+def test_rfc_3489_clients_of_one_address_are_shown_its_other_port() -> None:
+    server = StunServer([A1, A2])
+    answer = server.answer(legacy_request(), CLIENT, 0)
+    assert answer is not None
+    assert answer[0].endswith(legacy_address(5, A2))
+    changed = server.answer(legacy_request(change=2), CLIENT, 0)
+    assert changed is not None
+    assert changed[1] == 1
+    assert server.answer(legacy_request(change=6), CLIENT, 0) is None
+
+
+def test_a_reflection_to_a_third_address_is_refused() -> None:
+    request = b"\x00\x01\x00\x0c" + b"0123456789abcdef" + legacy_address(2, SockAddr("198.51.100.1", 53))
+    answer = StunServer([A1]).answer(request, CLIENT, 0)
+    assert answer is not None
+    assert answer[0] == (
+        b"\x01\x11\x00\x10"
+        + b"0123456789abcdef"
+        + b"\x00\x09\x00\x04\x00\x00\x04\x14"
+        + b"\x00\x0a\x00\x04\x00\x02\x00\x02"
+    )
+
+
+@pytest.mark.parametrize(("client", "limit"), [(CLIENT, 68), (CLIENT6, 116)])
+def test_an_answer_stays_small(client: SockAddr, limit: int) -> None:
+    host = "2001:db8::{}" if client.is_ipv6 else "192.0.2.{}"
+    server = StunServer([SockAddr(host.format(h), p) for h in (1, 2) for p in (1, 2)])
+    answer = server.answer(binding_request(TX), client, 0)
+    assert answer is not None
+    assert len(answer[0]) == limit
