@@ -1,0 +1,156 @@
+"""What a controller is set to: `controller.json` in its data directory, and the intervals that tests shorten."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.codec import Struct, from_json, to_json
+from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
+
+DEFAULT_PORT = 8443
+CONFIG_NAME = "controller.json"
+SOCKET_NAME = "controller.sock"
+DATABASE_NAME = "controller.db"
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """`listen` is ADDRESS:PORT; STUN is served on UDP at the same port and the next."""
+
+    public_urls: tuple[str, ...]
+    listen: str
+    database_url: str | None = None  # None: SQLite in the data directory
+    tls_cert: str | None = None  # None: certificates of our own authority
+    tls_key: str | None = None
+
+    @property
+    def address(self) -> SockAddr:
+        return parse_listen(self.listen)
+
+    @property
+    def stun_ports(self) -> tuple[int, int]:
+        return (self.address.port, self.address.port + 1)
+
+    def stun_addresses(self) -> tuple[SockAddr, ...]:
+        """STUN servers as far as the public URLs name them by address."""
+        found = []
+        for url in self.public_urls:
+            try:
+                host = str(ipaddress.ip_address(urlsplit(url).hostname or ""))
+            except ValueError:
+                continue
+            found += [SockAddr(host, port) for port in self.stun_ports]
+        return tuple(dict.fromkeys(found))
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """All in seconds."""
+
+    epoch_delay: float = 30.0  # a new epoch is handed out so long before it becomes current
+    epoch_life: float = 7 * 86400.0  # an old epoch ends after this at the latest
+    epoch_grace: float = 10.0  # and so long after all hold the new one
+    rotation_merge: float = 600.0  # removals rotate the key at most this often
+    address_rest: float = 7 * 86400.0
+    token_renew: float = 900.0
+    offline_grace: float = 30 * 86400.0
+    presence_gather: float = 0.15
+    presence_gather_per_link: float = 0.0005  # a larger network gathers longer
+    offline_after: float = 5.0  # a link that broke may come back unnoticed
+    duplicate_probe: float = 3.0
+    hello: float = 10.0
+    challenge_life: float = 300.0
+    housekeeping: float = 5.0
+    seen_every: float = 300.0
+    certificate_check: float = 6 * 3600.0
+    access_token: float = 600.0
+    refresh_token: float = 30 * 86400.0
+    event_life: float = 7 * 86400.0
+    shutdown_grace: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class DataDir:
+    """The paths below a controller's data directory."""
+
+    path: Path
+    config: Path = field(init=False)
+    keys: Path = field(init=False)
+    socket: Path = field(init=False)
+    database: Path = field(init=False)
+    lock: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name, relative in (
+            ("config", CONFIG_NAME),
+            ("keys", "keys"),
+            ("socket", SOCKET_NAME),
+            ("database", DATABASE_NAME),
+            ("lock", "controller.lock"),
+        ):
+            object.__setattr__(self, name, self.path / relative)
+
+    def read(self) -> Settings:
+        """Raises ShadowMeshError: not_initialized, unreadable_config, no_permission."""
+        try:
+            return from_json(self.config.read_bytes(), Settings)
+        except FileNotFoundError as e:
+            raise ShadowMeshError(
+                "not_initialized",
+                f"there is no controller in {self.path}",
+                "make one with `shadowmesh controller init`",
+                kind=Kind.NOT_FOUND,
+            ) from e
+        except PermissionError as e:
+            raise ShadowMeshError(
+                "no_permission",
+                f"{self.config} can't be read",
+                "run as root or as the controller's user",
+                kind=Kind.NOT_ALLOWED,
+            ) from e
+        except (MalformedError, OSError) as e:
+            raise ShadowMeshError("unreadable_config", f"{self.config} can't be read ({e})", "repair it") from e
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Writes a file that only its owner reads, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_settings(path: Path, settings: Settings) -> None:
+    write_private(path, to_json(settings) + b"\n")
+
+
+def parse_listen(text: str) -> SockAddr:
+    """ADDRESS:PORT, or a port alone for all IPv4 addresses. Raises ShadowMeshError(USAGE)."""
+    try:
+        return SockAddr.parse(f"0.0.0.0:{text}" if text.isdigit() else text)
+    except MalformedError as e:
+        raise ShadowMeshError(
+            "bad_listen", f"{text!r} is not an address to listen on", "give it as ADDRESS:PORT", kind=Kind.USAGE
+        ) from e
+
+
+def check_public_url(url: str) -> str:
+    """`https://HOST:PORT` in its normal form. Raises ShadowMeshError(USAGE)."""
+    try:
+        parts = urlsplit(url.strip().rstrip("/"))
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if parts.scheme != "https" or not parts.hostname or parts.path or parts.query or parts.username:
+        raise ShadowMeshError(
+            "bad_public_url", f"{url!r} can't be a public URL", "give it as https://HOST:PORT", kind=Kind.USAGE
+        )
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"https://{host}:{port}" if port else f"https://{host}"

@@ -1,0 +1,221 @@
+"""The store: runs plain functions of a connection, each as one transaction, on SQLite or PostgreSQL.
+
+SQLite (WAL, synchronous=FULL, one process owning the file): one writer thread takes what waits, gives each function a
+savepoint of its own, and commits them together; nobody is told of success before that commit. PostgreSQL: a pool; a
+function that lost a race (a serialization failure, a deadlock) is run again. The functions are the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+
+from shadowmesh.model.errors import Kind, ShadowMeshError
+
+T = TypeVar("T")
+Transaction = Callable[[Connection], T]
+
+GROUP = 256
+_READERS = 2
+_POOL = 8
+_RETRIES = 5
+_LOST_RACES = ("40001", "40P01")  # serialization_failure, deadlock_detected
+
+
+class StorageFailed(ShadowMeshError):
+    """The database can't be written or reached; nothing of the transaction was kept."""
+
+    def __init__(self, cause: BaseException) -> None:
+        first = str(getattr(cause, "orig", cause)).splitlines()
+        super().__init__(
+            "storage_failed",
+            f"the controller's database failed ({first[0] if first else type(cause).__name__})",
+            "see the controller's log; nothing was changed",
+            kind=Kind.FAILED,
+        )
+
+
+class Store(Protocol):
+    """Where transactions run."""
+
+    engine: Engine
+
+    async def write(self, tx: Transaction[T]) -> T:
+        """Runs and commits `tx`; returns its result once it is durable. Its exceptions come through, undone."""
+
+    async def read(self, tx: Transaction[T]) -> T:
+        """Runs `tx`, which only reads, on a consistent snapshot of what is committed."""
+
+    def close(self) -> None:
+        """Finishes what waits and closes the database."""
+
+
+def database_url(url: str | None, path: Path) -> URL:
+    """The URL for SQLAlchemy. Raises ShadowMeshError(bad_database_url)."""
+    if url is None:
+        return URL.create("sqlite", database=str(path))
+    try:
+        parsed = make_url(url)
+    except (sa.exc.ArgumentError, ValueError) as e:
+        parsed = None
+        cause: Exception | None = e
+    else:
+        cause = None
+    if parsed is not None and parsed.drivername in {"postgresql", "postgres", "postgresql+psycopg"}:
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed is not None and parsed.drivername == "sqlite" and parsed.database:
+        return parsed
+    raise ShadowMeshError(
+        "bad_database_url",
+        "the database URL is neither postgresql://… nor sqlite:///…",
+        "correct --database-url",
+        kind=Kind.USAGE,
+    ) from cause
+
+
+def make_engine(url: URL, *, read_only: bool = False) -> Engine:
+    """An engine whose transactions begin as the store needs them."""
+    if url.get_backend_name() == "postgresql":
+        try:
+            return sa.create_engine(url, pool_size=_POOL, max_overflow=0, pool_pre_ping=True)
+        except ModuleNotFoundError as e:
+            raise ShadowMeshError(
+                "no_driver", "PostgreSQL needs psycopg", "install shadowmesh[postgresql]", kind=Kind.USAGE
+            ) from e
+    engine = sa.create_engine(url, connect_args={"check_same_thread": False, "timeout": 10})
+
+    @sa.event.listens_for(engine, "connect")
+    def _connect(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # transactions are ours to begin
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "temp_store=MEMORY"):
+            connection.execute(f"PRAGMA {pragma}")
+        if read_only:
+            connection.execute("PRAGMA query_only=ON")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def open_store(url: URL) -> Store:
+    return PostgresStore(url) if url.get_backend_name() == "postgresql" else SqliteStore(url)
+
+
+class SqliteStore:
+    """One writer thread with group commit; some readers."""
+
+    def __init__(self, url: URL) -> None:
+        self.engine = make_engine(url)
+        self._reader = make_engine(url, read_only=True)
+        self._readers = ThreadPoolExecutor(_READERS, "store-reader")
+        self._waiting: queue.SimpleQueue[tuple[Transaction[Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._run, name="store-writer", daemon=True)
+        self._writer.start()
+
+    async def write(self, tx: Transaction[T]) -> T:
+        future: Future[T] = Future()
+        self._waiting.put((tx, future))
+        # A caller that goes away doesn't take its transaction along: it may be half-way through the group.
+        return await asyncio.shield(asyncio.wrap_future(future))
+
+    async def read(self, tx: Transaction[T]) -> T:
+        def run() -> T:
+            try:
+                with self._reader.begin() as connection:
+                    return tx(connection)
+            except sa.exc.DBAPIError as e:
+                raise StorageFailed(e) from e
+
+        return await asyncio.get_running_loop().run_in_executor(self._readers, run)
+
+    def close(self) -> None:
+        self._waiting.put(None)
+        self._writer.join()
+        self._readers.shutdown()
+        self._reader.dispose()
+        self.engine.dispose()
+
+    def _run(self) -> None:
+        going = True
+        while going:
+            group = [self._waiting.get()]
+            while len(group) < GROUP:
+                try:
+                    group.append(self._waiting.get_nowait())
+                except queue.Empty:
+                    break
+            going = None not in group
+            self._commit([item for item in group if item is not None])
+
+    def _commit(self, group: list[tuple[Transaction[Any], Future[Any]]]) -> None:
+        done: list[tuple[Future[Any], Any, BaseException | None]] = []
+        try:
+            with self.engine.begin() as connection:
+                for tx, future in group:
+                    try:
+                        with connection.begin_nested():
+                            done.append((future, tx(connection), None))
+                    except sa.exc.IntegrityError as e:
+                        done.append((future, None, e))
+                    except sa.exc.DBAPIError:
+                        raise  # disk full, I/O error: SQLite may have rolled all back
+                    except Exception as e:
+                        done.append((future, None, e))
+        except Exception as e:
+            failed = StorageFailed(e)
+            done = [(future, None, failed) for _, future in group]
+        for future, result, error in done:
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+
+class PostgresStore:
+    """A pool of connections, a thread for each."""
+
+    def __init__(self, url: URL) -> None:
+        self.engine = make_engine(url)
+        self._threads = ThreadPoolExecutor(_POOL, "store")
+
+    async def write(self, tx: Transaction[T]) -> T:
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._threads, self._write, tx))
+
+    def _write(self, tx: Transaction[T]) -> T:
+        for attempt in range(_RETRIES + 1):
+            try:
+                with self.engine.begin() as connection:
+                    return tx(connection)
+            except sa.exc.IntegrityError:
+                raise
+            except sa.exc.DBAPIError as e:
+                if getattr(e.orig, "sqlstate", None) not in _LOST_RACES or attempt == _RETRIES:
+                    raise StorageFailed(e) from e
+                time.sleep(0.01 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    async def read(self, tx: Transaction[T]) -> T:
+        def run() -> T:
+            try:
+                options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+                with self.engine.connect().execution_options(**options) as connection, connection.begin():
+                    return tx(connection)
+            except sa.exc.DBAPIError as e:
+                raise StorageFailed(e) from e
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, run)
+
+    def close(self) -> None:
+        self._threads.shutdown()
+        self.engine.dispose()

@@ -1,0 +1,1 @@
+"""The schema's history (Alembic). Run by `store.migrate`, never by hand."""
