@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import nacl.bindings
 import pytest
+from fake_crypto import Fake
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.errors import MalformedError
+from shadowmesh.model.keys import WireGuardPublicKey
 from shadowmesh.protocol import noise
 from shadowmesh.protocol.disco import (
+    HEADER,
     MAX_SIZE,
     AuthFailure,
     CallMeMaybe,
@@ -16,6 +23,8 @@ from shadowmesh.protocol.disco import (
     Message,
     Ping,
     Pong,
+    decode,
+    encode,
     is_disco,
     sender,
 )
@@ -49,3 +58,94 @@ def test_a_forged_sender_is_not_believed() -> None:
         FROM_ALICE.open(data)
     with pytest.raises(AuthFailure):
         FROM_ALICE.open(data[:4] + noise.public_key(ALICE) + data[36:])
+
+
+def test_the_largest_call_me_maybe_has_691_bytes() -> None:
+    assert len(TO_BOB.seal(FULL)) == 691
+    with pytest.raises(ValueError, match="at most 32"):
+        TO_BOB.seal(CallMeMaybe(FULL.candidates + FULL.candidates[:1]))
+
+
+def test_a_pong_is_no_longer_than_its_ping() -> None:
+    ping, pong = Ping(b"t" * 12, 1), Pong(b"t" * 12, SockAddr("2001:db8::1", 65535))
+    assert len(TO_BOB.seal(pong)) <= len(TO_BOB.seal(ping))
+
+
+def test_the_bytes_are_as_written_down() -> None:
+    assert encode(Ping(b"0123456789ab", 0x0102)) == b"\x010123456789ab\x00\x00\x01\x02" + bytes(14)
+    v4 = bytes(10) + b"\xff\xff\xc0\x00\x02\x01\x11\x94"
+    assert encode(Pong(b"0123456789ab", SockAddr("192.0.2.1", 4500))) == b"\x020123456789ab" + v4
+    call = CallMeMaybe((Candidate(SockAddr("192.0.2.1", 4500), CandidateKind.MAPPED),), ask=True, epoch=3)
+    assert encode(call) == b"\x03\x01\x00\x00\x00\x03\x01\x03" + v4
+
+
+def test_what_a_later_version_adds_is_passed_over() -> None:
+    for message in (Ping(b"t" * 12, 1), Pong(b"t" * 12, SockAddr("::1", 1)), FULL):
+        assert decode(encode(message) + b"more") == message
+    unknown_kind = (
+        b"\x03\x00\x00\x00\x00\x00\x02" + b"\x63" + bytes(15) + b"\x01\x00\x01" + b"\x01" + bytes(15) + b"\x01\x00\x02"
+    )
+    assert decode(unknown_kind) == CallMeMaybe((Candidate(SockAddr("::1", 2), CandidateKind.HOST),))
+
+
+def test_the_sender_is_read_without_cryptography(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = TO_BOB.seal(Ping(b"t" * 12))
+    monkeypatch.setattr(nacl.bindings, "crypto_box_beforenm", None)
+    monkeypatch.setattr(nacl.bindings, "crypto_box_open_easy_afternm", None)
+    assert sender(data) == noise.public_key(ALICE)
+    with pytest.raises(AuthFailure):  # a box of another peer refuses before it computes anything
+        DiscoBox(BOB, noise.public_key(EVE)).open(data)
+
+
+def test_the_fake_carries_disco_too() -> None:
+    fake = Fake()
+    a, b = fake.generate_private_key(), fake.generate_private_key()
+    a_public, b_public = (WireGuardPublicKey(fake.key_pair(k).public) for k in (a, b))
+    data = DiscoBox(a, b_public, fake).seal(FULL)
+    assert DiscoBox(b, a_public, fake).open(data) == FULL
+    with pytest.raises(AuthFailure):
+        DiscoBox(b, a_public, fake).open(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+ips = st.one_of(
+    st.ip_addresses(v=4), st.ip_addresses(v=6).filter(lambda ip: ip.ipv4_mapped is None and ip.scope_id is None)
+)
+addresses = st.builds(lambda ip, port: SockAddr(str(ip), port), ips, st.integers(1, 65535))
+tx_ids = st.binary(min_size=12, max_size=12)
+epochs = st.integers(0, 2**32 - 1)
+candidates = st.builds(Candidate, addresses, st.sampled_from(CandidateKind))
+messages = st.one_of(
+    st.builds(Ping, tx_ids, epochs),
+    st.builds(Pong, tx_ids, addresses),
+    st.builds(CallMeMaybe, st.lists(candidates, max_size=32).map(tuple), st.booleans(), epochs),
+)
+
+
+@given(messages)
+def test_decoding_undoes_encoding(message: Message) -> None:
+    assert decode(encode(message)) == message
+    assert FROM_ALICE.open(TO_BOB.seal(message)) == message
+
+
+@given(messages, st.data())
+def test_a_flipped_bit_never_authenticates(message: Message, data: st.DataObject) -> None:
+    sealed = bytearray(TO_BOB.seal(message))
+    bit = data.draw(st.integers(0, len(sealed) * 8 - 1))
+    sealed[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(MalformedError):
+        FROM_ALICE.open(bytes(sealed))
+
+
+@given(st.one_of(st.binary(max_size=700), st.binary(max_size=60).map(lambda b: b"\x03" + b)))
+def test_any_plaintext_is_a_message_or_malformed(data: bytes) -> None:
+    try:
+        message = decode(data)
+    except MalformedError:
+        return
+    assert decode(encode(message)) == message
+
+
+@given(st.one_of(st.binary(max_size=200), st.binary(max_size=200).map(lambda b: HEADER + noise.public_key(ALICE) + b)))
+def test_any_datagram_is_refused_in_one_way(data: bytes) -> None:
+    with pytest.raises(MalformedError):
+        FROM_ALICE.open(data)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import selectors
+import socket
+import threading
+from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
+import stun
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.errors import MalformedError
 from shadowmesh.protocol.stun import (
     BindingRefused,
     BindingResponse,
@@ -170,3 +178,120 @@ def test_an_answer_stays_small(client: SockAddr, limit: int) -> None:
     answer = server.answer(binding_request(TX), client, 0)
     assert answer is not None
     assert len(answer[0]) == limit
+
+
+addresses = st.builds(
+    lambda ip, port: SockAddr(str(ip), port),
+    st.one_of(
+        st.ip_addresses(v=4), st.ip_addresses(v=6).filter(lambda ip: ip.ipv4_mapped is None and ip.scope_id is None)
+    ),
+    st.integers(1, 65535),
+)
+
+
+@given(addresses, st.binary(min_size=12, max_size=12), st.booleans())
+def test_the_client_reads_what_the_server_saw(source: SockAddr, tx_id: bytes, fingerprint: bool) -> None:
+    answer = StunServer([A1]).answer(binding_request(tx_id, fingerprint=fingerprint), source, 0)
+    assert answer is not None
+    assert parse_response(answer[0]) == BindingResponse(tx_id, source, origin=A1)
+
+
+def framed(kind: bytes, tx: bytes, body: bytes) -> bytes:
+    body += bytes(-len(body) % 4)
+    return kind + len(body).to_bytes(2, "big") + tx + body
+
+
+attribute = st.builds(
+    lambda kind, value: kind.to_bytes(2, "big") + len(value).to_bytes(2, "big") + value + bytes(-len(value) % 4),
+    st.one_of(st.sampled_from([1, 3, 4, 5, 8, 9, 10, 0x20, 0x8028, 0x802B, 0x802C]), st.integers(0, 65535)),
+    st.binary(max_size=24),
+)
+stun_like = st.one_of(
+    st.binary(max_size=100),
+    st.builds(
+        framed,
+        st.sampled_from([b"\x00\x01", b"\x01\x01", b"\x01\x11"]),
+        st.sampled_from([b"\x21\x12\xa4\x42" + TX, b"0123456789abcdef"]),
+        st.one_of(st.binary(max_size=80), st.lists(attribute, max_size=5).map(b"".join)),
+    ),
+)
+
+
+@given(stun_like)
+def test_any_bytes_are_read_or_malformed(data: bytes) -> None:
+    try:
+        response = parse_response(data)
+    except MalformedError:
+        return
+    assert len(response.tx_id) == 12
+
+
+@given(stun_like, st.integers(0, 3))
+def test_any_bytes_are_answered_briefly_or_not_at_all(data: bytes, index: int) -> None:
+    answer = StunServer([A1, A2, B1, B2]).answer(data, CLIENT, index)
+    if answer is not None:
+        assert len(answer[0]) <= max(76, len(data) + 12)
+        assert answer[0][4:20] == data[4:20]
+
+
+class Desk:
+    """A STUN server on real loopback sockets, for clients that bring their own."""
+
+    def __init__(self, hosts: list[str], *, ports: int = 2) -> None:
+        self.sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(len(hosts) * ports)]
+        for i, sock in enumerate(self.sockets):
+            same_port = self.sockets[i % ports].getsockname()[1] if i >= ports else 0
+            sock.bind((hosts[i // ports], same_port))
+        self.addresses = [SockAddr(*s.getsockname()) for s in self.sockets]
+        self._server = StunServer(self.addresses)
+        self._wake, self._woken = socket.socketpair()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            for i, sock in enumerate(self.sockets):
+                selector.register(sock, selectors.EVENT_READ, i)
+            selector.register(self._woken, selectors.EVENT_READ)
+            while True:
+                for key, _ in selector.select():
+                    if key.data is None:
+                        return
+                    data, source = self.sockets[key.data].recvfrom(2048)
+                    if answer := self._server.answer(data, SockAddr(*source), key.data):
+                        self.sockets[answer[1]].sendto(answer[0], source)
+
+    def __enter__(self) -> Desk:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._wake.send(b"x")
+        self._thread.join()
+        for sock in (*self.sockets, self._wake, self._woken):
+            sock.close()
+
+
+@pytest.fixture
+def pystun_socket() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.settimeout(0.2)
+        yield sock
+
+
+def test_pystun3_finds_an_open_internet_through_two_addresses(pystun_socket: socket.socket) -> None:
+    with Desk(["127.0.0.1", "127.0.0.2"]) as desk:
+        server = desk.addresses[0]
+        kind, seen = stun.get_nat_type(pystun_socket, "127.0.0.1", 0, stun_host=server.host, stun_port=server.port)
+        assert kind == stun.OpenInternet
+        assert (seen["ExternalIP"], seen["ExternalPort"]) == pystun_socket.getsockname()
+        assert SockAddr(seen["SourceIP"], seen["SourcePort"]) == desk.addresses[3]
+        assert SockAddr(seen["ChangedIP"], seen["ChangedPort"]) == desk.addresses[3]
+
+
+def test_pystun3_is_not_told_of_a_full_cone_by_a_server_of_one_address(pystun_socket: socket.socket) -> None:
+    with Desk(["127.0.0.1"]) as desk:
+        server = desk.addresses[0]
+        # a source address that isn't the observed one makes pystun3 take itself to be behind a NAT
+        kind, _ = stun.get_nat_type(pystun_socket, "10.0.0.1", 0, stun_host=server.host, stun_port=server.port)
+        assert kind == stun.RestricNAT
