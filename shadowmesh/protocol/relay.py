@@ -91,6 +91,7 @@ class Refusal(IntEnum):
     SUPERSEDED = 7  # another device holds a newer token for this address
     BAD_COOKIE = 8  # too old, or made for another address: say Hello again
     MALFORMED = 9
+    DRAINING = 10  # the relay takes no new sessions: use another
 
 
 class ByeReason(IntEnum):
