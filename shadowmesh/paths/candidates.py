@@ -1,0 +1,191 @@
+"""Where a peer might be reached: candidates, how good each kind is, and which are worth pairing.
+
+A candidate is an address with the way it was learnt. A *path* is (local socket slot, remote address): one remote
+address may be tried from several sockets.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import lru_cache
+from typing import NamedTuple, TypeAlias
+
+from shadowmesh.model.addresses import IPAddress, IPNetwork, SockAddr
+from shadowmesh.model.pump import Slot
+from shadowmesh.model.reasons import Reason
+
+HostInterface: TypeAlias = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+"""An address of this host with its on-link prefix."""
+
+MAX_CANDIDATES = 16  # told to a peer
+MAX_REMOTE = 24  # taken from a peer
+
+
+class CandidateKind(IntEnum):
+    """How an address was learnt; the numbers are those of the wire."""
+
+    HOST = 1
+    REFLEXIVE = 2
+    MAPPED = 3
+    IPV6 = 4
+    GUESS = 5
+    TURN = 6
+
+
+class Candidate(NamedTuple):
+    addr: SockAddr
+    kind: CandidateKind
+
+
+class PathKey(NamedTuple):
+    """A way to send: local socket and remote address."""
+
+    slot: Slot
+    remote: SockAddr
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSocket:
+    """A UDP socket that paths may start from. `port` is its local port."""
+
+    slot: Slot
+    port: int
+    ipv6: bool = False
+
+
+class Rank(IntEnum):
+    """Order among direct paths: a lower one is preferred whatever the round trip."""
+
+    LAN = 0
+    OPEN = 1  # public, IPv6 or mapped: nothing has to be kept open
+    PUNCHED = 2
+    TURN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """What this host knows of its own addresses. `overlay`: prefixes of its overlay networks, never candidates.
+
+    `symmetric`: its NAT gives every destination another port.
+    """
+
+    interfaces: tuple[HostInterface, ...] = ()
+    overlay: tuple[IPNetwork, ...] = ()
+    reflexive: tuple[SockAddr, ...] = ()
+    symmetric: bool = False
+
+    def is_own(self, ip: IPAddress) -> bool:
+        return any(i.ip == ip for i in self.interfaces)
+
+    def on_link(self, ip: IPAddress) -> bool:
+        return any(i.version == ip.version and ip in i.network for i in self.interfaces)
+
+    @property
+    def is_public(self) -> bool:
+        """Whether a reflexive address is one of the host's own: no NAT on the way."""
+        return any(self.is_own(parse_ip(a.host)) for a in self.reflexive)
+
+
+@lru_cache(4096)
+def parse_ip(host: str) -> IPAddress:
+    return ipaddress.ip_address(host)
+
+
+def usable(ip: IPAddress, overlay: Iterable[IPNetwork] = ()) -> bool:
+    """Whether an address may be a candidate at all: unicast, not link-local, not inside an overlay network."""
+    if ip.is_multicast or ip.is_unspecified or ip.is_link_local or ip.is_loopback:
+        return False
+    return not any(ip in net for net in overlay if net.version == ip.version)
+
+
+def gather(
+    view: HostView,
+    sockets: Sequence[LocalSocket],
+    mapped: Iterable[SockAddr] = (),
+    guesses: Iterable[SockAddr] = (),
+    turn: Iterable[SockAddr] = (),
+) -> tuple[Candidate, ...]:
+    """This host's candidates, best first, at most MAX_CANDIDATES, each address once.
+
+    A host behind an endpoint-dependent NAT names each reflexive address that it saw: the peer can tell from two
+    ports of one address that punching has to come from the other side.
+    """
+    found: dict[SockAddr, CandidateKind] = {}
+    for addr in mapped:
+        found.setdefault(addr, CandidateKind.MAPPED)
+    for interface in view.interfaces:
+        ip = interface.ip
+        if not usable(ip, view.overlay):
+            continue
+        kind = CandidateKind.IPV6 if ip.version == 6 and not ip.is_private else CandidateKind.HOST
+        for sock in sockets:
+            if sock.ipv6 == (ip.version == 6):
+                found.setdefault(SockAddr(str(ip), sock.port), kind)
+    for addr in view.reflexive:
+        found.setdefault(addr, CandidateKind.REFLEXIVE)
+    for addr in guesses:
+        found.setdefault(addr, CandidateKind.GUESS)
+    for addr in turn:
+        found.setdefault(addr, CandidateKind.TURN)
+    order = {
+        CandidateKind.MAPPED: 0,
+        CandidateKind.REFLEXIVE: 1,
+        CandidateKind.IPV6: 2,
+        CandidateKind.HOST: 3,
+        CandidateKind.TURN: 4,
+        CandidateKind.GUESS: 5,
+    }
+    ranked = sorted(found.items(), key=lambda item: order[item[1]])
+    return tuple(Candidate(addr, kind) for addr, kind in ranked[:MAX_CANDIDATES])
+
+
+def pair(
+    view: HostView, sockets: Sequence[LocalSocket], remote: Iterable[Candidate]
+) -> list[tuple[PathKey, CandidateKind]]:
+    """All pairs worth a ping, each once.
+
+    Left out: this host's own addresses (two homes often number alike), overlay addresses, another family than the
+    socket's.
+    """
+    pairs: dict[PathKey, CandidateKind] = {}
+    for addr, kind in list(remote)[:MAX_REMOTE]:
+        ip = parse_ip(addr.host)
+        if not usable(ip, view.overlay) or (view.is_own(ip) and any(s.port == addr.port for s in sockets)):
+            continue
+        for sock in sockets:
+            if sock.ipv6 == (ip.version == 6):
+                pairs.setdefault(PathKey(sock.slot, addr), kind)
+    return list(pairs.items())
+
+
+def judge(view: HostView, remote: SockAddr, kind: CandidateKind | None) -> tuple[Rank, Reason]:
+    """How good a path to `remote` is and what it is called. `kind` None: learnt from a ping out of the blue."""
+    ip = parse_ip(remote.host)
+    if kind is CandidateKind.TURN:
+        return Rank.TURN, Reason.DIRECT_PUNCHED
+    if view.on_link(ip):
+        return Rank.LAN, Reason.DIRECT_LAN
+    if kind is CandidateKind.MAPPED:
+        return Rank.OPEN, Reason.DIRECT_MAPPED_PORT
+    if ip.version == 6:
+        return Rank.OPEN, Reason.DIRECT_IPV6
+    if kind is CandidateKind.HOST or view.is_public:
+        return Rank.OPEN, Reason.DIRECT_PUBLIC
+    return Rank.PUNCHED, Reason.DIRECT_PUNCHED
+
+
+def looks_symmetric(candidates: Iterable[Candidate]) -> bool:
+    """Whether reflexive addresses show one public host with several ports: an endpoint-dependent NAT."""
+    ports: dict[str, set[int]] = {}
+    for addr, kind in candidates:
+        if kind is CandidateKind.REFLEXIVE:
+            ports.setdefault(addr.host, set()).add(addr.port)
+    return any(len(seen) > 1 for seen in ports.values())
+
+
+def looks_udp_blocked(candidates: Sequence[Candidate]) -> bool:
+    """Whether a peer has nothing but private host addresses: no STUN answer ever reached it."""
+    return not any(kind is not CandidateKind.HOST or not parse_ip(addr.host).is_private for addr, kind in candidates)

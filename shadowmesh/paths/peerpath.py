@@ -1,0 +1,611 @@
+"""The way to one peer: relay first, then a direct path that is proven, kept alive, and left when it falls silent.
+
+Sans-I/O. Everything that happens is told by a method; what is to be done about it comes from `take()`; `deadline` says
+when `tick` wants to be called. The rules are those of `docs/paths.md`.
+
+Words: a *check* is a series of pings to all pairs of candidates. A path is *proven* by an authenticated reply, and
+*trusted* for TRUST seconds after it. It is *active* while data flows either way, *dormant* when it is kept for later.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Literal, NamedTuple, TypeAlias
+
+from shadowmesh.model.reasons import Reason
+from shadowmesh.paths.candidates import (
+    Candidate,
+    CandidateKind,
+    HostView,
+    LocalSocket,
+    PathKey,
+    Rank,
+    judge,
+    looks_symmetric,
+    looks_udp_blocked,
+    pair,
+)
+
+CHECK_ROUNDS = (0.0, 0.2, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0)
+CHECK_SETTLED = 1.0  # seconds after which a check that found a path ends
+CALL_REPEATS = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds into a check at which an unanswered call-me-maybe is repeated
+TRUST = 6.5
+HEARTBEAT = 3.0
+REPEAT = 0.3
+ACTIVE = 10.0  # seconds after the last data during which a path counts as active
+WORRY = 1.8  # seconds of unanswered heartbeats after which a check starts while the path still counts as trusted
+WORRY_UNPROVEN = 0.6  # the same after waking a dormant path
+DORMANT_PING = 25.0
+FORGET = 300.0
+RETRY = 60.0
+RETRY_JITTER = 10.0
+MAX_TRIGGERED = 8  # addresses learnt from pings out of the blue, per peer
+PING_MEMORY = 10.0  # seconds for which a pong to a ping still counts
+CLEARLY_FASTER = 0.7  # share of the present round trip below which a path of the same rank is taken …
+CLEARLY_FASTER_BY = 0.005  # … if it also gains so many seconds
+
+
+class Ping(NamedTuple):
+    """Send a disco ping. `path` None: through the relay."""
+
+    path: PathKey | None
+    tx_id: bytes
+
+
+class Call(NamedTuple):
+    """Send a call-me-maybe with our candidates through the relay. `ask`: the peer's are wanted in return."""
+
+    ask: bool
+
+
+class Route(NamedTuple):
+    """Where data goes from now on. `also`: the same data is sent there, too, until one of them is proven."""
+
+    primary: PathKey | Literal["relay"] | None
+    also: PathKey | Literal["relay"] | None
+
+
+class Moved(NamedTuple):
+    """The path or its reason changed; for people."""
+
+    direct: bool
+    reason: Reason
+
+
+Action: TypeAlias = Ping | Call | Route | Moved
+
+_RELAY_ROUTE = Route("relay", None)
+
+
+@dataclass(slots=True, eq=False)
+class Probe:
+    """One pair of addresses and what came of trying it. Times are CLOCK_BOOTTIME."""
+
+    path: PathKey
+    kind: CandidateKind | None  # None: learnt from a ping out of the blue
+    rank: Rank
+    reason: Reason
+    sent_at: float = -inf
+    pong_at: float = -inf
+    rtt: float = 0.0
+    lost_at: float = -inf
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the network allows. `udp`: this host's UDP gets out."""
+
+    p2p: bool = True
+    relay_fallback: bool = True
+    udp: bool = True
+
+
+class PeerPath:
+    """The path of one peer, seen from one side."""
+
+    __slots__ = (
+        "_actions",
+        "_call_round",
+        "_called_at",
+        "_check_round",
+        "_check_started",
+        "_failed",
+        "_heard_candidates_at",
+        "_last_traffic",
+        "_lost",
+        "_next_beat",
+        "_pings",
+        "_reason",
+        "_relay_beat",
+        "_remote",
+        "_retry_at",
+        "_rng",
+        "_route",
+        "_sockets",
+        "_unanswered_since",
+        "_unproven",
+        "_view",
+        "best",
+        "deadline",
+        "old",
+        "plain",
+        "policy",
+        "probes",
+        "relay_pong_at",
+        "relay_rtt",
+        "relay_up",
+    )
+
+    def __init__(
+        self, rng: random.Random, view: HostView, sockets: Sequence[LocalSocket], policy: Policy = Policy()
+    ) -> None:
+        self._rng = rng
+        self._view = view
+        self._sockets = tuple(sockets)
+        self.policy = policy
+        self.relay_up = False
+        self.probes: dict[PathKey, Probe] = {}
+        self.best: Probe | None = None  # the direct path in use, or kept for later
+        self.old: Probe | None = None  # the lost one that data still goes to, besides the relay
+        self.plain: PathKey | None = None  # where a peer that speaks WireGuard and nothing else is
+        self.relay_pong_at = -inf
+        self.relay_rtt = 0.0
+        self.deadline = inf
+        self._remote: tuple[Candidate, ...] = ()
+        self._actions: list[Action] = []
+        self._pings: dict[bytes, tuple[Probe | None, float]] = {}
+        self._last_traffic = -inf
+        self._next_beat = inf
+        self._unanswered_since = inf  # first heartbeat without an answer since the last pong
+        self._unproven = False  # the path is used, doubled by the relay, until a pong
+        self._relay_beat = inf
+        self._check_started = -inf
+        self._check_round = len(CHECK_ROUNDS)  # beyond the last: no check is running
+        self._call_round = len(CALL_REPEATS)
+        self._called_at = -inf
+        self._heard_candidates_at = -inf
+        self._retry_at = -inf
+        self._failed = False  # the last whole check found nothing
+        self._lost = False  # a direct path was lost and none found since
+        self._route = Route(None, None)
+        self._reason = Reason.NONE_IDLE
+
+    # what is asked of it
+
+    def take(self) -> list[Action]:
+        """What is to be done since the last call, in order."""
+        actions, self._actions = self._actions, []
+        return actions
+
+    @property
+    def route(self) -> Route:
+        return self._route
+
+    @property
+    def reason(self) -> Reason:
+        """Why data goes where it goes."""
+        return self._reason
+
+    @property
+    def direct(self) -> bool:
+        """Whether the path counts as direct, dormant ones too."""
+        return self.plain is not None or (self.best is not None and self.policy.p2p)
+
+    @property
+    def checking(self) -> bool:
+        return self._check_round < len(CHECK_ROUNDS)
+
+    @property
+    def next_try(self) -> float:
+        """When the next check is due, inf if none is."""
+        return self._retry_at if not self.direct and self._retry_at > 0 else inf
+
+    def active(self, now: float) -> bool:
+        return now - self._last_traffic < ACTIVE
+
+    def trusted(self, now: float) -> bool:
+        return self.best is not None and now - self.best.pong_at <= TRUST
+
+    def latency(self) -> float | None:
+        """The last round trip of the path in use, in seconds."""
+        if self.best is not None and self.policy.p2p:
+            return self.best.rtt
+        return self.relay_rtt or None
+
+    # what happens around it
+
+    def traffic(self, now: float) -> None:
+        """Data goes to the peer or comes from it; told at the first and then every few seconds."""
+        was_active = self.active(now)
+        self._last_traffic = now
+        if self.plain is not None:
+            return
+        if self.best is None:
+            if not self.checking and now >= self._retry_at:
+                self._start_check(now, ask=True)
+        elif not was_active:
+            if not self.trusted(now):
+                self._verify(now)
+            else:
+                self._next_beat = min(self._next_beat, self.best.sent_at + HEARTBEAT)
+        self._settle(now)
+
+    def local_changed(self, view: HostView, sockets: Sequence[LocalSocket], now: float, *, moved: bool) -> None:
+        """Our own addresses changed. `moved`: the host is elsewhere, so no path is to be relied on any more."""
+        self._view = view
+        self._sockets = tuple(sockets)
+        slots = {s.slot for s in sockets}
+        for key in [k for k in self.probes if k.slot not in slots]:
+            del self.probes[key]
+        for probe in self.probes.values():
+            probe.rank, probe.reason = judge(view, probe.path.remote, probe.kind)
+        if self.best is not None and self.best.path.slot not in slots:
+            self.best = None
+        if self.best is not None and moved:
+            self._verify(now)
+        if self.active(now) or self.best is not None:
+            self._start_check(now, ask=True)
+        else:
+            self._retry_at = -inf
+        self._settle(now)
+
+    def set_relay(self, up: bool, now: float) -> None:
+        """Whether there is a relay to this peer at present."""
+        if up != self.relay_up:
+            self.relay_up = up
+            if up and self.checking:
+                self._call(now, ask=True)
+            self._settle(now)
+
+    def relay_renewed(self, now: float) -> None:
+        """The relay let us in anew: what was called through it meanwhile got lost."""
+        if self.checking:
+            self._call(now, ask=True)
+
+    def set_policy(self, policy: Policy, now: float) -> None:
+        if policy == self.policy:
+            return
+        lifted = policy.p2p and not self.policy.p2p
+        self.policy = policy
+        if not policy.p2p:
+            self._end_check()
+            self.best = self.old = None
+            self.probes.clear()
+        elif lifted and self.active(now):
+            self._start_check(now, ask=True)
+        self._settle(now)
+
+    def call_received(self, candidates: Sequence[Candidate], ask: bool, now: float) -> None:
+        """A call-me-maybe of the peer: it wants to be pinged there."""
+        if not self.policy.p2p:
+            return
+        self.plain = None
+        remote = tuple(candidates)
+        changed = remote != self._remote
+        known_before = bool(self._remote)
+        self._remote = remote
+        self._heard_candidates_at = now
+        self._call_round = len(CALL_REPEATS)
+        if ask:
+            self._call(now, ask=False)
+        if changed and known_before and self.best is not None:
+            self._verify(now)
+        if changed or ask or not self.direct:
+            self._start_check(now, ask=False, call=False)
+        self._settle(now)
+
+    def endpoints_known(self, candidates: Sequence[Candidate]) -> None:
+        """Addresses of the peer from elsewhere (presence); a call-me-maybe of its own counts more."""
+        if not self._remote:
+            self._remote = tuple(candidates)
+
+    def ping_received(self, path: PathKey, now: float) -> None:
+        """An authenticated ping came on this direct path: answer it with a check of that very path."""
+        if not self.policy.p2p:
+            return
+        self.plain = None
+        probe = self.probes.get(path)
+        if probe is None:
+            if sum(1 for p in self.probes.values() if p.kind is None) >= MAX_TRIGGERED:
+                self._forget_oldest_triggered()
+            probe = self._probe(path, None)
+        if probe is self.best:
+            return
+        busy = self.best is not None and not self._unproven and self.best.rank <= probe.rank and self.trusted(now)
+        if not busy and now - probe.sent_at >= REPEAT * 0.5:
+            self._ping(probe, now)
+            self._settle(now)
+
+    def pong_received(self, path: PathKey | None, tx_id: bytes, now: float) -> float | None:
+        """An authenticated pong on `path` (None: through the relay). Returns its round trip, None if it answers no ping."""
+        entry = self._pings.pop(tx_id, None)
+        if entry is None:
+            return None
+        probe, sent_at = entry
+        if (None if probe is None else probe.path) != path:
+            if path is not None:  # the peer answers from elsewhere: that may be a path of its own
+                self.ping_received(path, now)
+            return None
+        rtt = now - sent_at
+        if probe is None:
+            self.relay_pong_at = now
+            self.relay_rtt = rtt
+            self._relay_beat = inf
+            if self.old is not None:
+                self.old = None
+                self._settle(now)
+            return rtt
+        self._proven(probe, rtt, now)
+        return rtt
+
+    def wireguard_proven(self, path: PathKey, now: float) -> None:
+        """A peer without disco sent an authenticated WireGuard message from there."""
+        if self.plain != path:
+            self.plain = path
+            self.best = self.old = None
+            self._end_check()
+        self._settle(now)
+
+    def probe_now(self, now: float) -> list[bytes]:
+        """Sends a ping on each way that data takes now, for a person who asks. Returns the transaction ids."""
+        ways = [w for w in self._route if w is not None]
+        return [self._send(None if way == "relay" else self.probes.get(way), now) for way in ways if way != self.plain]
+
+    def network_changed(self, now: float) -> None:
+        """The host woke from sleep or its network changed: nothing that was proven before still is."""
+        self._retry_at = -inf
+        if self.best is not None:
+            self._verify(now)
+            if self.active(now):
+                self._start_check(now, ask=True)
+        elif self.active(now):
+            self._start_check(now, ask=True)
+        self._settle(now)
+
+    def forget(self) -> None:
+        """Back to where nothing is known."""
+        self.best = self.old = self.plain = None
+        self.probes.clear()
+        self._pings.clear()
+        self._end_check()
+        self._remote = ()
+        self._last_traffic = self._retry_at = -inf
+        self._failed = self._lost = self._unproven = False
+        self._next_beat = self._relay_beat = self.deadline = inf
+
+    # time
+
+    def tick(self, now: float) -> None:
+        """Does what is due. Call it at `deadline` or later; early calls do no harm."""
+        if now < self.deadline:
+            return
+        if self.checking:
+            self._run_check(now)
+        best = self.best
+        if best is not None:
+            if now >= self._trust_ends():
+                self._trust_lost(now)
+            elif now >= self._next_beat:
+                self._beat(best, now)
+        if now >= self._relay_beat:
+            self._relay_beat = now + REPEAT
+            if self.old is None or not self.relay_up or now - self.old.lost_at > FORGET:
+                self._relay_beat = inf
+            else:
+                self._send(None, now)
+        if self.best is None and not self.checking and self.active(now) and now >= self._retry_at:
+            self._start_check(now, ask=True)
+        if self.probes and now - max(self._last_traffic, self._check_started) >= FORGET:
+            self.forget()
+        self._settle(now)
+
+    # inside
+
+    def _trust_ends(self) -> float:
+        """When the present path has been silent for too long."""
+        assert self.best is not None
+        if self._unanswered_since == inf:
+            return inf
+        return max(self.best.pong_at, self._unanswered_since - HEARTBEAT) + TRUST
+
+    def _beat(self, best: Probe, now: float) -> None:
+        if self._unanswered_since == inf:
+            self._unanswered_since = now
+        worry = WORRY_UNPROVEN if self._unproven else WORRY
+        if now - self._unanswered_since >= worry and self.active(now) and not self.checking:
+            self._start_check(now, ask=True)
+        self._ping(best, now)
+        self._next_beat = now + max(REPEAT, 1.5 * best.rtt)
+
+    def _verify(self, now: float) -> None:
+        """Goes on with the present path, doubled by the relay, until it answers again."""
+        if self.best is None:
+            return
+        self._unproven = True
+        if self._unanswered_since == inf:
+            # However long it slept: from here on it has the rest of TRUST after a heartbeat to answer.
+            self._unanswered_since = max(now, self.best.pong_at + HEARTBEAT)
+        self._next_beat = now
+
+    def _trust_lost(self, now: float) -> None:
+        lost = self.best
+        assert lost is not None
+        lost.lost_at = now
+        self.best = None
+        self._unproven = False
+        self._unanswered_since = self._next_beat = inf
+        self._lost = True
+        if self.active(now):
+            self.old = lost
+            self._relay_beat = now
+            if not self.checking:
+                self._start_check(now, ask=True)
+        else:
+            self._retry_at = -inf
+
+    def _proven(self, probe: Probe, rtt: float, now: float) -> None:
+        probe.pong_at = now
+        probe.rtt = rtt if probe.rtt == 0.0 else 0.75 * probe.rtt + 0.25 * rtt
+        best = self.best
+        if probe is best:
+            self._unproven = False
+        elif best is None or self._unproven or not self.trusted(now) or self._clearly_better(probe, best):
+            self.best = probe
+            self._unproven = False
+        if probe is self.best:
+            self._unanswered_since = inf
+            self._next_beat = probe.sent_at + (HEARTBEAT if self.active(now) else DORMANT_PING)
+            self.old = None
+            self._relay_beat = inf
+            self._failed = self._lost = False
+        self._settle(now)
+
+    @staticmethod
+    def _clearly_better(probe: Probe, best: Probe) -> bool:
+        if probe.rank != best.rank:
+            return probe.rank < best.rank
+        return probe.rtt < best.rtt * CLEARLY_FASTER and probe.rtt < best.rtt - CLEARLY_FASTER_BY
+
+    def _probe(self, path: PathKey, kind: CandidateKind | None) -> Probe:
+        probe = self.probes.get(path)
+        if probe is None:
+            rank, reason = judge(self._view, path.remote, kind)
+            probe = self.probes[path] = Probe(path, kind, rank, reason)
+        elif kind is not None and probe.kind is None:
+            probe.kind = kind
+            probe.rank, probe.reason = judge(self._view, path.remote, kind)
+        return probe
+
+    def _forget_oldest_triggered(self) -> None:
+        old = min((p for p in self.probes.values() if p.kind is None), key=lambda p: max(p.pong_at, p.sent_at))
+        if old is not self.best:
+            del self.probes[old.path]
+
+    def _send(self, probe: Probe | None, now: float) -> bytes:
+        if len(self._pings) > 64:
+            for tx_id in [t for t, (_, at) in self._pings.items() if now - at > PING_MEMORY]:
+                del self._pings[tx_id]
+        tx_id = self._rng.randbytes(12)
+        self._pings[tx_id] = (probe, now)
+        if probe is not None:
+            probe.sent_at = now
+        self._actions.append(Ping(None if probe is None else probe.path, tx_id))
+        return tx_id
+
+    def _ping(self, probe: Probe, now: float) -> None:
+        self._send(probe, now)
+
+    def _call(self, now: float, *, ask: bool) -> None:
+        if self.relay_up:
+            self._called_at = now
+            self._actions.append(Call(ask))
+
+    def _start_check(self, now: float, *, ask: bool, call: bool = True) -> None:
+        if not self.policy.p2p or not self.policy.udp:
+            self._failed = True
+            self._retry_at = now + RETRY
+            return
+        if call:
+            self._call(now, ask=ask)
+            self._call_round = 0
+        if self.checking and now - self._check_started < CHECK_ROUNDS[2]:
+            self._check_round = min(self._check_round, 2)  # just begun: new pairs join its next round
+            self._ping_all(now)
+            return
+        self._check_started = now
+        self._check_round = 0
+        self._run_check(now)
+
+    def _end_check(self) -> None:
+        self._check_round = len(CHECK_ROUNDS)
+        self._call_round = len(CALL_REPEATS)
+
+    def _run_check(self, now: float) -> None:
+        since = now - self._check_started
+        if self._call_round < len(CALL_REPEATS) and since >= CALL_REPEATS[self._call_round]:
+            self._call_round += 1
+            if self._heard_candidates_at < self._check_started:
+                self._call(now, ask=True)
+        if self.best is not None and not self._unproven and since >= CHECK_SETTLED and self.trusted(now):
+            self._end_check()
+            return
+        if since >= CHECK_ROUNDS[self._check_round]:
+            while self._check_round < len(CHECK_ROUNDS) and since >= CHECK_ROUNDS[self._check_round]:
+                self._check_round += 1
+            self._ping_all(now)
+            if not self.checking:
+                self._call_round = len(CALL_REPEATS)
+                self._failed = self.best is None
+                self._lost = False
+                self._retry_at = now + RETRY + self._rng.uniform(-RETRY_JITTER, RETRY_JITTER)
+
+    def _ping_all(self, now: float) -> None:
+        for path, kind in pair(self._view, self._sockets, self._remote):
+            self._probe(path, kind)
+        for probe in list(self.probes.values()):
+            if now - probe.sent_at >= 0.1 and (probe is not self.best or self._unproven):
+                self._ping(probe, now)
+
+    def _next_check_event(self) -> float:
+        if not self.checking:
+            return inf
+        at = CHECK_ROUNDS[self._check_round]
+        if self._call_round < len(CALL_REPEATS) and self._heard_candidates_at < self._check_started:
+            at = min(at, CALL_REPEATS[self._call_round])
+        return self._check_started + at
+
+    def _wanted_route(self, now: float) -> Route:
+        relay: Literal["relay"] | None = "relay" if self.relay_up and self.policy.relay_fallback else None
+        if self.plain is not None:
+            return Route(self.plain, None)
+        if self.best is not None:
+            doubled = self._unproven or not self.active(now)
+            return Route(self.best.path, relay if doubled else None)
+        if self.old is not None:
+            return Route(relay, self.old.path) if relay else Route(self.old.path, None)
+        return _RELAY_ROUTE if relay else Route(None, None)
+
+    def _wanted_reason(self) -> Reason:
+        if self.plain is not None:
+            return Reason.DIRECT_WIREGUARD
+        if not self.policy.p2p:
+            return Reason.RELAY_P2P_DISABLED
+        if self.best is not None:
+            return self.best.reason
+        if self._lost:
+            return Reason.RELAY_PATH_LOST
+        if not self._failed:
+            return Reason.RELAY_UPGRADING if self.checking else Reason.NONE_IDLE
+        if not self.policy.udp or (self._remote and looks_udp_blocked(self._remote) and not self._view.is_public):
+            return Reason.RELAY_UDP_BLOCKED
+        if self._view.symmetric:
+            theirs = looks_symmetric(self._remote)
+            return Reason.RELAY_BOTH_SYMMETRIC if theirs else Reason.RELAY_SYMMETRIC_PORT_RESTRICTED
+        if looks_symmetric(self._remote):
+            return Reason.RELAY_SYMMETRIC_PORT_RESTRICTED
+        return Reason.RELAY_NO_ANSWER
+
+    def _settle(self, now: float) -> None:
+        """Tells a changed route, and sets the next deadline."""
+        route = self._wanted_route(now)
+        if route != self._route:
+            self._route = route
+            self._actions.append(route)
+        reason = self._wanted_reason()
+        if reason is not self._reason:
+            self._reason = reason
+            self._actions.append(Moved(self.direct, reason))
+        at = min(self._next_check_event(), self._relay_beat)
+        best = self.best
+        if best is not None:
+            at = min(at, self._next_beat, self._trust_ends())
+            if self._route.also is None and self.relay_up:
+                at = min(at, self._last_traffic + ACTIVE)  # from then on the first packets go both ways again
+        elif self.active(now) and not self.checking and self.plain is None:
+            at = min(at, self._retry_at)
+        if self.probes:
+            at = min(at, max(self._last_traffic, self._check_started) + FORGET)
+        self.deadline = at
