@@ -1,6 +1,7 @@
-"""Lets these tests use the simulation's fake ciphers: `from fake_crypto import Fake`."""
+"""Lets these tests use `fake_crypto` of the simulation and `wireguard_go_peer` from here."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "sim"))
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "sim")]
