@@ -85,7 +85,10 @@ class CookieJar:
 
 
 class CookieChecker:
-    """The responder's side: hands out cookies bound to a source address, and knows its own."""
+    """The responder's side: hands out cookies bound to a source address, and knows its own.
+
+    For a message that came by a relay the source is the sender's overlay address, which the relay has checked.
+    """
 
     __slots__ = ("_cookie_key", "_secret", "_secret_until")
 

@@ -25,10 +25,14 @@ from shadowmesh.model.keys import Secret, WireGuardPublicKey
 from shadowmesh.protocol.primitives import REAL, AuthFailure, KeyPair, Primitives
 
 __all__ = [
+    "COOKIE_REPLY",
     "COOKIE_REPLY_SIZE",
+    "INITIATION",
     "INITIATION_SIZE",
     "NO_PSK",
+    "RESPONSE",
     "RESPONSE_SIZE",
+    "TRANSPORT",
     "TRANSPORT_OVERHEAD",
     "AuthFailure",
     "Initiation",
@@ -40,6 +44,7 @@ __all__ = [
     "message_type",
     "public_key",
     "receiver_index",
+    "sender_index",
     "tai64n",
 ]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
@@ -112,3 +114,52 @@ def test_the_gauge_reports_load_beyond_its_rate_and_for_a_second_after() -> None
 def test_a_steady_rate_within_the_limit_is_no_load() -> None:
     gauge = LoadGauge(per_second=10)
     assert not any(gauge.note(T0.after(i / 9)) for i in range(200))
+
+
+MESSAGE = Initiation.create(ALICE, BOB.public, 7, noise.tai64n(1.0)).message
+JAR, CHECKER = CookieJar(BOB.public), CookieChecker(BOB.public)
+REPLY = CHECKER.reply(JAR.add_macs(MESSAGE, T0), HERE, T0)
+
+
+def flip(message: bytes, bit: int) -> bytes:
+    changed = bytearray(message)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+@given(st.integers(8 * 8, 64 * 8 - 1))  # the type and the receiver's index are not authenticated
+def test_a_flipped_bit_of_a_reply_never_authenticates(bit: int) -> None:
+    JAR.add_macs(MESSAGE, T0)
+    with pytest.raises(AuthFailure):
+        JAR.consume_reply(flip(REPLY, bit), T0)
+
+
+@given(st.integers(0, 116 * 8 + 127))
+def test_a_flipped_bit_breaks_mac1(bit: int) -> None:
+    assert not verify_mac1(flip(JAR.add_macs(MESSAGE, T0), bit), mac1_key(BOB.public))
+
+
+@given(st.integers(0, 148 * 8 - 1))
+def test_a_flipped_bit_breaks_mac2(bit: int) -> None:
+    jar = CookieJar(BOB.public)
+    jar.add_macs(MESSAGE, T0)
+    jar.consume_reply(REPLY, T0)
+    assert not CHECKER.check_mac2(flip(jar.add_macs(MESSAGE, T0), bit), HERE, T0)
+
+
+@given(st.one_of(st.binary(max_size=200), st.binary(min_size=60, max_size=60).map(lambda b: b"\x03\x00\x00\x00" + b)))
+def test_any_bytes_are_refused_in_one_way(data: bytes) -> None:
+    JAR.add_macs(MESSAGE, T0)
+    with pytest.raises(MalformedError):
+        JAR.consume_reply(data, T0)
+    assert not verify_mac1(data, mac1_key(BOB.public))
+    assert not CHECKER.check_mac2(data, HERE, T0)
+
+
+def test_a_cookie_for_a_relayed_sender_is_bound_to_its_overlay_address() -> None:
+    jar, checker = CookieJar(BOB.public), CookieChecker(BOB.public)
+    relayed, other = SockAddr("100.64.0.7", 0), SockAddr("100.64.0.8", 0)
+    jar.consume_reply(checker.reply(jar.add_macs(MESSAGE, T0), relayed, T0), T0)
+    message = jar.add_macs(MESSAGE, T0)
+    assert checker.check_mac2(message, relayed, T0)
+    assert not checker.check_mac2(message, other, T0)
