@@ -1,0 +1,121 @@
+"""`shadowmesh login`, `logout`, `api-key …`, `audit …`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from shadowmesh.cli.base import Call, new_app, read_secret, table, verb
+from shadowmesh.cli.managed import connect, seconds, when
+from shadowmesh.model.errors import Kind, ShadowMeshError
+
+
+def attach(app: typer.Typer) -> None:
+    verb(app, "login")(login)
+    verb(app, "logout")(logout)
+    keys = new_app("API keys.")
+    verb(keys, "create", managed=True)(key_create)
+    verb(keys, "list", managed=True)(key_list)
+    verb(keys, "revoke", managed=True)(key_revoke)
+    app.add_typer(keys, name="api-key")
+    audit = new_app("Who changed what: a chain of hashes.")
+    verb(audit, "list", managed=True)(audit_list)
+    verb(audit, "verify", managed=True)(audit_verify)
+    app.add_typer(audit, name="audit")
+
+
+def login(
+    call: Call,
+    url: Annotated[str, typer.Argument(help="https://HOST:8443")],
+    fingerprint: Annotated[str | None, typer.Option(help="sha256:… as `controller init` printed it.")] = None,
+    token: Annotated[str | None, typer.Option("--token", help="An API key: sk_…, `-` (stdin) or @FILE.")] = None,
+    email: Annotated[str | None, typer.Option("--email", help="Sign in with a password instead.")] = None,
+    password: Annotated[str, typer.Option("--password", help="`-` (stdin) or @FILE; asked for on a terminal.")] = "",
+) -> None:
+    """Sign in to a controller: later verbs use it."""
+    from shadowmesh.client_api.rest import sign_in, sign_in_with_password
+
+    if token is not None:
+        who = sign_in(url, fingerprint, read_secret(token, "token"))
+    elif email is not None:
+        who = sign_in_with_password(url, fingerprint, email, _password(password))
+    else:
+        raise ShadowMeshError("no_login", "neither --token nor --email", "name one of them", kind=Kind.USAGE)
+    call.done("login/1", who.model_dump(mode="json"), f"signed in to {url} as {who.name}")
+
+
+def _password(argument: str) -> str:
+    if argument:
+        return read_secret(argument, "password")
+    if not sys.stdin.isatty():
+        raise ShadowMeshError("no_password", "no password", "say --password - or --password @FILE", kind=Kind.USAGE)
+    import getpass
+
+    return getpass.getpass("Password: ")
+
+
+def logout(call: Call) -> None:
+    """Forget the controller signed in to."""
+    from shadowmesh.client_api.rest import sign_out
+
+    sign_out()
+    call.done("logout/1", {"signed_in": False}, "signed out")
+
+
+def key_create(
+    call: Call,
+    name: Annotated[str, typer.Option("--name", help="What it is for.")] = "",
+    expires: Annotated[str | None, typer.Option("--expires", help="90d; without it, it stays good.")] = None,
+) -> None:
+    """Make an API key; it is shown once."""
+    with connect(call) as controller:
+        made = controller.create_api_key(name=name, expires_in=None if expires is None else seconds(expires))
+    call.done("api-key/1", made.model_dump(mode="json"), made.key)
+
+
+def key_list(call: Call) -> None:
+    """The API keys."""
+    with connect(call) as controller:
+        found = list(controller.api_keys())
+    call.done(
+        "api-keys/1",
+        {"api_keys": [k.model_dump(mode="json") for k in found]},
+        lambda: table(
+            ("ID", "NAME", "USER", "EXPIRES", "LAST USED"),
+            ([k.id, k.name, k.user, when(k.expires_at), when(k.last_used)] for k in found),
+        ),
+    )
+
+
+def key_revoke(call: Call, key_id: Annotated[str, typer.Argument(help="key_…", metavar="ID")]) -> None:
+    """Make an API key useless."""
+    with connect(call) as controller:
+        controller.revoke_api_key(key_id)
+    call.done("api-key-revoked/1", {"id": key_id}, f"{key_id}: revoked")
+
+
+def audit_list(call: Call) -> None:
+    """The audit entries, oldest first."""
+    with connect(call) as controller:
+        found = list(controller.audit())
+    call.done(
+        "audit/1",
+        {"entries": [e.model_dump(mode="json") for e in found]},
+        lambda: table(
+            ("SEQ", "AT", "WHO", "WHAT", "ON"), ([e.seq, when(e.at), e.actor, e.action, e.target] for e in found)
+        ),
+    )
+
+
+def audit_verify(call: Call) -> None:
+    """Check that no audit entry was changed or taken out."""
+    with connect(call) as controller:
+        verdict = controller.verify_audit()
+    text = f"{verdict.entries} entries, the chain holds; head {verdict.head}"
+    call.done("audit-verdict/1", verdict.model_dump(mode="json"), text if verdict.ok else "")
+    if not verdict.ok:
+        raise ShadowMeshError(
+            "audit_broken", f"entry {verdict.broken_at} doesn't follow from the one before", "compare with a backup"
+        )

@@ -1,0 +1,71 @@
+"""`shadowmesh controller …`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shadowmesh.cli.base import Call, new_app, verb
+
+DataDir = Annotated[
+    Path, typer.Option("--data-dir", envvar="SHADOWMESH_DATA_DIR", help="The controller's directory; holds its secrets.")
+]
+
+
+def attach(app: typer.Typer) -> None:
+    group = new_app("The controller: networks, clients, invites, approval, audit.")
+    verb(group, "init")(init)
+    verb(group, "run")(run)
+    app.add_typer(group, name="controller")
+
+
+def init(
+    call: Call,
+    data_dir: DataDir,
+    public_url: Annotated[list[str], typer.Option("--public-url", help="https://HOST:8443, as clients reach it; repeats.")],
+    listen: Annotated[str | None, typer.Option("--listen", help="ADDRESS:PORT; default: all addresses, the URL's port.")] = None,
+    database_url: Annotated[
+        str | None, typer.Option("--database-url", help="postgresql://…; default: SQLite in the data directory.")
+    ] = None,
+    admin_email: Annotated[str, typer.Option("--admin-email", help="The first administrator.")] = "admin@localhost",
+    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="An own certificate chain instead of a made one.")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its key.")] = None,
+) -> None:
+    """Make a controller: database, certificate authority, keys, first administrator."""
+    from shadowmesh.controller.app import InitOptions
+    from shadowmesh.controller.app import init as make
+
+    result = make(
+        InitOptions(
+            data_dir=data_dir,
+            public_urls=tuple(public_url),
+            listen=listen,
+            database_url=database_url,
+            admin_email=admin_email,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+        )
+    )
+    call.done(
+        "controller-init/1",
+        result,
+        lambda: "\n".join(
+            [
+                f"controller made in {data_dir}",
+                f"  administrator  {result.admin_email}",
+                f"  password       {result.admin_password}   (once; shown only now)",
+                f"  API key        {result.api_key}",
+                f"  fingerprint    {result.fingerprint}",
+                f"next: shadowmesh controller run --data-dir {data_dir}",
+            ]
+        ),
+    )
+
+
+def run(call: Call, data_dir: DataDir) -> None:
+    """Run the controller in the foreground."""
+    from shadowmesh.controller.app import run as serve
+
+    serve(data_dir, debug=call.debug)

@@ -1,0 +1,37 @@
+"""What the management verbs share: the way to the controller, durations, times."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from shadowmesh.cli.base import Call
+from shadowmesh.model.errors import Kind, ShadowMeshError
+
+if TYPE_CHECKING:
+    from shadowmesh.client_api.rest import ControllerClient
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def connect(call: Call) -> ControllerClient:
+    """The controller of --data-dir, of SHADOWMESH_CONTROLLER, or the one signed in to."""
+    from shadowmesh.client_api.rest import ControllerClient
+
+    return ControllerClient.choose(data_dir=call.data_dir)
+
+
+def seconds(text: str) -> int:
+    """`90s`, `30m`, `24h`, `7d`, `2w`, or plain seconds."""
+    found = re.fullmatch(r"(\d+)\s*([smhdw]?)", text.strip().lower())
+    if not found or int(found[1]) == 0:
+        raise ShadowMeshError(
+            "bad_duration", f"{text!r} is not a duration", "write it as 90s, 30m, 24h or 7d", kind=Kind.USAGE
+        )
+    return int(found[1]) * _UNITS[found[2] or "s"]
+
+
+def when(moment: datetime | None) -> str | None:
+    """A time for people, UTC to the second."""
+    return None if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -1,0 +1,160 @@
+"""`shadowmesh client …`, `member …`, `user …`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from shadowmesh.cli.base import Call, new_app, table, verb
+from shadowmesh.cli.managed import connect, when
+from shadowmesh.cli.network import Name
+
+Client = Annotated[str, typer.Argument(help="The client's name or id (cli_…).", metavar="CLIENT")]
+Email = Annotated[str, typer.Argument(help="The user's e-mail address.", metavar="EMAIL")]
+Role = Annotated[str, typer.Option("--role", help="owner, member or guest.")]
+
+
+def attach(app: typer.Typer) -> None:
+    clients = new_app("The machines in a network.")
+    for name, function in (
+        ("list", client_list), ("show", client_show), ("approve", client_approve), ("deny", client_deny),
+        ("rename", client_rename), ("set", client_set), ("remove", client_remove),
+    ):  # fmt: skip
+        verb(clients, name, managed=True)(function)
+    app.add_typer(clients, name="client")
+    people = new_app("Who may manage a network.")
+    for name, function in (
+        ("list", member_list), ("add", member_add), ("set-role", member_add), ("remove", member_remove),
+    ):  # fmt: skip
+        verb(people, name, managed=True)(function)
+    app.add_typer(people, name="member")
+    users = new_app("The users of the controller.")
+    for name, function in (
+        ("list", user_list), ("add", user_add), ("disable", user_disable), ("reset-password", user_reset_password),
+    ):  # fmt: skip
+        verb(users, name, managed=True)(function)
+    app.add_typer(users, name="user")
+
+
+def client_list(call: Call, network: Name) -> None:
+    """The clients of a network."""
+    with connect(call) as controller:
+        found = list(controller.clients(network))
+    call.done(
+        "clients/1",
+        {"clients": [c.model_dump(mode="json") for c in found]},
+        lambda: table(
+            ("NAME", "ADDRESS", "STATE", "ONLINE", "RELAY", "LAST SEEN", "ID"),
+            ([c.name, c.ip, c.state, "yes" if c.online else "no", c.relay, when(c.last_seen), c.id] for c in found),
+        ),
+    )
+
+
+def client_show(call: Call, network: Name, client: Client) -> None:
+    """One client in full."""
+    with connect(call) as controller:
+        found = controller.client(network, client).model_dump(mode="json")
+    call.done("client/1", found, lambda: "\n".join(f"{k + ':':<14} {'-' if v is None else v}" for k, v in found.items()))
+
+
+def client_approve(call: Call, network: Name, client: Client) -> None:
+    """Let a waiting client in."""
+    with connect(call) as controller:
+        done = controller.approve(network, client)
+    call.done("client/1", done.model_dump(mode="json"), f"{done.name}: approved as {done.ip}")
+
+
+def client_deny(call: Call, network: Name, client: Client) -> None:
+    """Refuse a waiting client."""
+    with connect(call) as controller:
+        controller.deny(network, client)
+    call.done("client-denied/1", {"client": client}, f"{client}: denied")
+
+
+def client_rename(
+    call: Call, network: Name, client: Client, name: Annotated[str, typer.Argument(help="The new name.")]
+) -> None:
+    """Rename a client."""
+    with connect(call) as controller:
+        done = controller.change_client(network, client, name=name)
+    call.done("client/1", done.model_dump(mode="json"), f"{client}: is {done.name} now")
+
+
+def client_set(
+    call: Call, network: Name, client: Client, ip: Annotated[str, typer.Option("--ip", help="The new address.")]
+) -> None:
+    """Change a client's address."""
+    with connect(call) as controller:
+        done = controller.change_client(network, client, ip=ip)
+    call.done("client/1", done.model_dump(mode="json"), f"{done.name}: has {done.ip} now")
+
+
+def client_remove(call: Call, network: Name, client: Client) -> None:
+    """Cut a client off and rotate the network's key."""
+    call.confirm(f"remove {client} from {network}?")
+    with connect(call) as controller:
+        controller.remove_client(network, client)
+    call.done("client-removed/1", {"client": client}, f"{client}: removed")
+
+
+def member_list(call: Call, network: Name) -> None:
+    """The people of a network and their roles."""
+    with connect(call) as controller:
+        found = list(controller.members(network))
+    call.done(
+        "members/1",
+        {"members": [m.model_dump(mode="json") for m in found]},
+        lambda: table(("EMAIL", "ROLE"), ([m.email, m.role] for m in found)),
+    )
+
+
+def member_add(call: Call, network: Name, email: Email, role: Role = "member") -> None:
+    """Give a user a role in a network."""
+    with connect(call) as controller:
+        done = controller.put_member(network, email=email, role=role)
+    call.done("member/1", done.model_dump(mode="json"), f"{email}: {done.role} of {network}")
+
+
+def member_remove(call: Call, network: Name, email: Email) -> None:
+    """Take a user's role in a network away."""
+    with connect(call) as controller:
+        controller.remove_member(network, email)
+    call.done("member-removed/1", {"email": email}, f"{email}: removed from {network}")
+
+
+def user_list(call: Call) -> None:
+    """The users of the controller."""
+    with connect(call) as controller:
+        found = list(controller.users())
+    call.done(
+        "users/1",
+        {"users": [u.model_dump(mode="json") for u in found]},
+        lambda: table(
+            ("EMAIL", "ADMIN", "DISABLED"),
+            ([u.email, "yes" if u.admin else "no", "yes" if u.disabled else "no"] for u in found),
+        ),
+    )
+
+
+def user_add(
+    call: Call, email: Email, admin: Annotated[bool, typer.Option("--admin", help="An administrator.")] = False
+) -> None:
+    """Add a user; prints a password to be used once."""
+    with connect(call) as controller:
+        made = controller.create_user(email=email, admin=admin)
+    call.done("user/1", made.model_dump(mode="json"), f"{made.email}: added; password, to be used once: {made.password}")
+
+
+def user_disable(call: Call, email: Email) -> None:
+    """Shut a user out."""
+    with connect(call) as controller:
+        controller.change_user(email, disabled=True)
+    call.done("user-disabled/1", {"email": email}, f"{email}: disabled")
+
+
+def user_reset_password(call: Call, email: Email) -> None:
+    """Give a user a new password, to be used once."""
+    with connect(call) as controller:
+        made = controller.reset_password(email)
+    call.done("user/1", made.model_dump(mode="json"), f"{email}: password, to be used once: {made.password}")

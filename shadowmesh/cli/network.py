@@ -1,0 +1,193 @@
+"""`shadowmesh network …`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from shadowmesh.cli.base import Call, new_app, table, verb
+from shadowmesh.cli.managed import connect, seconds, when
+
+Name = Annotated[str, typer.Argument(help="The network's name or id (net_…).", metavar="NAME")]
+Subnet = Annotated[str | None, typer.Option("--subnet", help="IPv4 subnet, such as 10.20.0.0/16; it may only grow.")]
+Subnet6 = Annotated[str | None, typer.Option("--subnet6", help="A ULA /64 besides it.")]
+Description = Annotated[str | None, typer.Option("--description", help="A sentence for people.")]
+Approval = Annotated[
+    bool | None, typer.Option("--approval/--no-approval", help="Whether who joins waits for an administrator.")
+]
+MaxClients = Annotated[int | None, typer.Option("--max-clients", min=1, help="Limit of clients (default 100).")]
+P2p = Annotated[bool | None, typer.Option("--p2p/--no-p2p", help="Whether direct paths are tried.")]
+Fallback = Annotated[
+    bool | None, typer.Option("--relay-fallback/--no-relay-fallback", help="Whether relays carry traffic.")
+]
+Relay = Annotated[str | None, typer.Option("--relay", help="Only this relay, by name.")]
+
+
+def attach(app: typer.Typer) -> None:
+    group = new_app("Networks and the invites to them.")
+    verb(group, "create", managed=True)(create)
+    verb(group, "list", managed=True)(list_)
+    verb(group, "show", managed=True)(show)
+    verb(group, "set", managed=True)(set_)
+    verb(group, "delete", managed=True)(delete)
+    verb(group, "rotate-key", managed=True)(rotate_key)
+    verb(group, "invite", managed=True)(invite)
+    verb(group, "invites", managed=True)(invites)
+    verb(group, "revoke-invite", managed=True)(revoke_invite)
+    app.add_typer(group, name="network")
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def create(
+    call: Call,
+    name: Name,
+    subnet: Annotated[str, typer.Option("--subnet", help="IPv4 subnet, such as 10.20.0.0/16; it may only grow.")],
+    subnet6: Subnet6 = None,
+    description: Description = None,
+    approval: Approval = None,
+    max_clients: MaxClients = None,
+    p2p: P2p = None,
+    relay_fallback: Fallback = None,
+    relay: Relay = None,
+) -> None:
+    """Create a network."""
+    with connect(call) as controller:
+        made = controller.create_network(
+            name=name,
+            subnet=subnet,
+            **_given(
+                subnet6=subnet6,
+                description=description,
+                approval=approval,
+                max_clients=max_clients,
+                p2p=p2p,
+                relay_fallback=relay_fallback,
+                relay=relay,
+            ),
+        )
+    call.done(
+        "network/1",
+        made.model_dump(mode="json"),
+        f"{made.name}: created with {made.subnet}; `shadowmesh network invite {made.name}` lets machines in",
+    )
+
+
+def list_(call: Call) -> None:
+    """All networks that you may see."""
+    with connect(call) as controller:
+        found = list(controller.networks())
+    call.done(
+        "networks/1",
+        {"networks": [n.model_dump(mode="json") for n in found]},
+        lambda: table(
+            ("NAME", "SUBNET", "CLIENTS", "ONLINE", "PENDING", "SERIAL", "EPOCH"),
+            ([n.name, n.subnet, n.clients, n.online, n.pending, n.serial, n.epoch] for n in found),
+        ),
+    )
+
+
+def _details(value: dict[str, Any]) -> str:
+    return "\n".join(f"{key + ':':<16} {'-' if item is None else item}" for key, item in value.items())
+
+
+def show(call: Call, name: Name) -> None:
+    """One network in full."""
+    with connect(call) as controller:
+        found = controller.network(name).model_dump(mode="json")
+    call.done("network/1", found, lambda: _details(found))
+
+
+def set_(
+    call: Call,
+    name: Name,
+    rename: Annotated[str | None, typer.Option("--rename", help="A new name.")] = None,
+    subnet: Subnet = None,
+    description: Description = None,
+    approval: Approval = None,
+    max_clients: MaxClients = None,
+    p2p: P2p = None,
+    relay_fallback: Fallback = None,
+    relay: Relay = None,
+) -> None:
+    """Change a network; what isn't named stays."""
+    changes = _given(
+        name=rename,
+        subnet=subnet,
+        description=description,
+        approval=approval,
+        max_clients=max_clients,
+        p2p=p2p,
+        relay_fallback=relay_fallback,
+        relay=relay,
+    )
+    with connect(call) as controller:
+        changed = controller.change_network(name, **changes)
+    call.done("network/1", changed.model_dump(mode="json"), f"{changed.name}: changed")
+
+
+def delete(call: Call, name: Name) -> None:
+    """Delete a network: all its clients are cut off."""
+    call.confirm(f"delete {name} and cut off all its clients?")
+    with connect(call) as controller:
+        controller.delete_network(name)
+    call.done("network-deleted/1", {"name": name}, f"{name}: deleted")
+
+
+def rotate_key(call: Call, name: Name) -> None:
+    """Give the network a new key epoch; no running session is dropped."""
+    with connect(call) as controller:
+        changed = controller.rotate_key(name)
+    newest = max(e.epoch for e in changed.epochs)
+    call.done("network/1", changed.model_dump(mode="json"), f"{changed.name}: epoch {newest} becomes current in 30 s")
+
+
+def invite(
+    call: Call,
+    name: Name,
+    uses: Annotated[int, typer.Option("--uses", min=1, help="How many machines may use it.")] = 1,
+    expires: Annotated[str, typer.Option("--expires", help="For how long it is good: 30m, 24h, 7d.")] = "24h",
+    client_name: Annotated[str | None, typer.Option("--client-name", help="The name that the machine gets.")] = None,
+    ip: Annotated[str | None, typer.Option("--ip", help="The address that the machine gets.")] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="A tag for the machine; repeats.")] = None,
+    ephemeral: Annotated[bool, typer.Option("--ephemeral", help="The machine is removed when it was away.")] = False,
+    idle: Annotated[str, typer.Option("--idle", help="How long an ephemeral machine may be away.")] = "1h",
+) -> None:
+    """Make an invite: `shadowmesh join` takes it."""
+    with connect(call) as controller:
+        made = controller.create_invite(
+            name,
+            uses=uses,
+            expires_in=seconds(expires),
+            ephemeral=ephemeral,
+            idle=seconds(idle),
+            tags=tag or [],
+            **_given(client_name=client_name, ip=ip),
+        )
+    call.done("invite/1", made.model_dump(mode="json"), f"{made.invite}\n\nor by hand: {made.code}")
+
+
+def invites(call: Call, name: Name) -> None:
+    """The invites of a network and their state."""
+    with connect(call) as controller:
+        found = list(controller.invites(name))
+    call.done(
+        "invites/1",
+        {"invites": [i.model_dump(mode="json") for i in found]},
+        lambda: table(
+            ("ID", "STATE", "USES LEFT", "EXPIRES", "CLIENT", "BY"),
+            ([i.id, i.state, f"{i.uses_left}/{i.uses}", when(i.expires_at), i.client_name, i.created_by] for i in found),
+        ),
+    )
+
+
+def revoke_invite(
+    call: Call, name: Name, invite_id: Annotated[str, typer.Argument(help="inv_…", metavar="ID")]
+) -> None:
+    """Make an invite useless."""
+    with connect(call) as controller:
+        controller.revoke_invite(name, invite_id)
+    call.done("invite-revoked/1", {"id": invite_id}, f"{invite_id}: revoked")
