@@ -82,10 +82,26 @@ def test_the_bytes_are_as_written_down() -> None:
 def test_what_a_later_version_adds_is_passed_over() -> None:
     for message in (Ping(b"t" * 12, 1), Pong(b"t" * 12, SockAddr("::1", 1)), FULL):
         assert decode(encode(message) + b"more") == message
+    assert decode(b"\x03\xfe" + bytes(5)) == CallMeMaybe(())
     unknown_kind = (
         b"\x03\x00\x00\x00\x00\x00\x02" + b"\x63" + bytes(15) + b"\x01\x00\x01" + b"\x01" + bytes(15) + b"\x01\x00\x02"
     )
     assert decode(unknown_kind) == CallMeMaybe((Candidate(SockAddr("::1", 2), CandidateKind.HOST),))
+
+
+def test_what_has_no_encoding_is_refused_before_it_is_sent() -> None:
+    with pytest.raises(ValueError, match="12 bytes"):
+        encode(Ping(b"short"))
+
+
+@pytest.mark.parametrize(
+    "plaintext",
+    [b"", b"\x04" + bytes(30), b"\x01" + bytes(29), b"\x02" + bytes(30), b"\x03" + bytes(5) + b"\x21" + b"\x01" * 700],
+    ids=["empty", "unknown", "short ping", "port 0", "33 candidates"],
+)
+def test_what_is_no_message_is_malformed(plaintext: bytes) -> None:
+    with pytest.raises(MalformedError):
+        decode(plaintext)
 
 
 def test_the_sender_is_read_without_cryptography(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,6 +182,14 @@ def test_no_key_shows_when_printed() -> None:
 
 
 def test_a_fresh_private_key_is_clamped_as_wg_genkey_does() -> None:
-    key = noise.generate_private_key().reveal()
-    assert key[0] & 7 == 0
-    assert key[31] & 0xC0 == 0x40
+    for _ in range(20):
+        key = noise.generate_private_key().reveal()
+        assert key[0] & 7 == 0
+        assert key[31] & 0xC0 == 0x40
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_message_with_something_in_its_reserved_bytes_is_malformed(at: int) -> None:
+    for message in (FIRST.message, SECOND, b"\x04" + bytes(31)):
+        with pytest.raises(MalformedError):
+            noise.message_type(message[:at] + b"\x01" + message[at + 1 :])

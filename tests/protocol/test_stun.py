@@ -5,6 +5,7 @@ from __future__ import annotations
 import selectors
 import socket
 import threading
+import zlib
 from collections.abc import Iterator
 from ipaddress import ip_address
 
@@ -126,6 +127,14 @@ def test_a_fingerprint_is_answered_with_one_and_a_wrong_one_not_at_all() -> None
     assert StunServer([A1]).answer(request[:-1] + bytes([request[-1] ^ 1]), CLIENT, 0) is None
 
 
+def test_a_fingerprint_that_is_not_last_is_not_answered() -> None:
+    request = binding_request(TX)
+    head = request[:2] + b"\x00\x10" + request[4:]
+    crc = (zlib.crc32(head) ^ 0x5354554E).to_bytes(4, "big")
+    last = b"\x80\x22\x00\x04test"
+    assert StunServer([A1]).answer(head + b"\x80\x28\x00\x04" + crc + last, CLIENT, 0) is None
+
+
 def test_responses_and_indications_are_not_answered() -> None:
     server = StunServer([A1])
     assert server.answer(RFC5769_RESPONSE_V4, CLIENT, 0) is None
@@ -178,6 +187,59 @@ def test_an_answer_stays_small(client: SockAddr, limit: int) -> None:
     answer = server.answer(binding_request(TX), client, 0)
     assert answer is not None
     assert len(answer[0]) == limit
+
+
+def response(*attributes: tuple[int, bytes], kind: bytes = b"\x01\x01") -> bytes:
+    body = b"".join(a.to_bytes(2, "big") + len(v).to_bytes(2, "big") + v for a, v in attributes)
+    return kind + len(body).to_bytes(2, "big") + b"\x21\x12\xa4\x42" + TX + body
+
+
+V4_VALUE = b"\x00\x01\x9c\x40\xcb\x00\x71\x09"  # 203.0.113.9:40000
+
+
+def test_a_server_that_knows_only_the_old_attribute_is_understood() -> None:
+    assert parse_response(response((1, V4_VALUE))) == BindingResponse(TX, CLIENT)
+
+
+def test_the_first_of_two_equal_attributes_counts_and_none_after_the_integrity() -> None:
+    elsewhere = b"\x00\x01\x00\x01" + V4_VALUE[4:]
+    assert parse_response(response((1, V4_VALUE), (1, elsewhere))) == BindingResponse(TX, CLIENT)
+    sealed = response((1, V4_VALUE), (8, bytes(20)), (0x802C, elsewhere))
+    assert parse_response(sealed) == BindingResponse(TX, CLIENT)
+
+
+def test_an_ipv4_address_in_ipv6_clothes_is_an_ipv4_address() -> None:
+    value = b"\x00\x02\x9c\x40" + bytes(10) + b"\xff\xff" + V4_VALUE[4:]
+    assert parse_response(response((1, value))) == BindingResponse(TX, CLIENT)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        response(),
+        response((1, V4_VALUE[:-4])),
+        response((1, b"\x00\x03" + V4_VALUE[2:])),
+        response((1, b"\x00\x01\x00\x00" + V4_VALUE[4:])),
+        response((1, V4_VALUE), (0x0024, bytes(4))),
+        response((1, V4_VALUE), (0x802C, bytes(4))),
+        response((1, V4_VALUE), kind=b"\x00\x01"),
+        response(kind=b"\x01\x11"),
+        response((9, b""), kind=b"\x01\x11"),
+    ],
+    ids=["empty", "short", "family", "port 0", "unknown", "other", "request", "no error", "empty error"],
+)
+def test_a_response_that_says_nothing_usable_is_malformed(data: bytes) -> None:
+    with pytest.raises(MalformedError):
+        parse_response(data)
+
+
+def test_a_change_request_of_a_wrong_size_is_not_answered() -> None:
+    assert StunServer([A1]).answer(response((3, bytes(8)), kind=b"\x00\x01"), CLIENT, 0) is None
+
+
+def test_a_transaction_id_has_twelve_bytes() -> None:
+    with pytest.raises(ValueError, match="12 bytes"):
+        binding_request(b"short")
 
 
 addresses = st.builds(
