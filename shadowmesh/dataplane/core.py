@@ -54,7 +54,7 @@ class Output(Protocol):
     def deliver(self, net: m.NetIndex, packet: Buffer) -> int:
         """Hands an inner packet to a network's interface."""
 
-    def transmit(self, peer: PeerState, packet: bytes, now: float) -> None:
+    def transmit(self, peer: PeerState, packets: list[bytes], now: float) -> None:
         """Sends what had been staged, in the form in which it was staged."""
 
 
@@ -267,8 +267,7 @@ class PumpCore:
     def flush_staged(self, peer: PeerState, now: float) -> None:
         """Sends what waited, if it can go now."""
         if peer.staged and peer.primary is not None and peer.sender(now) is not None:
-            for packet in peer.staged.take():
-                self.output.transmit(peer, packet, now)
+            self.output.transmit(peer, peer.staged.take(), now)
 
     def seal(self, session: SessionState, packet: Buffer, padded: int) -> bytes:
         """The transport datagram of a packet (paper, section 5.4.6)."""

@@ -15,19 +15,19 @@ class EventRings:
         self._notices: deque[Event] = deque()  # bounded by what causes them: peers, descriptors, one a second per path
         self._rings: dict[Kind, deque[Datagram]] = {kind: deque() for kind in Kind}
         self._lost = dict.fromkeys(Kind, 0)
+        self.waiting = False  # whether `drain` has something
 
     def notice(self, event: Event) -> None:
+        self.waiting = True
         self._notices.append(event)
 
     def datagram(self, event: Datagram) -> None:
+        self.waiting = True
         ring = self._rings[event.kind]
         if len(ring) < RING_SIZES[event.kind]:
             ring.append(event)
         else:
             self._lost[event.kind] += 1
-
-    def __len__(self) -> int:
-        return len(self._notices) + sum(map(len, self._rings.values())) + sum(map(bool, self._lost.values()))
 
     def drain(self, limit: int, now: float) -> list[Event]:
         """Up to `limit` events: notices first, then the kinds in turn, oldest first within each."""
@@ -44,4 +44,5 @@ class EventRings:
                 if len(events) < limit:
                     events.append(ring.popleft())
             waiting = [ring for ring in waiting if ring]
+        self.waiting = bool(self._notices or waiting or any(self._lost.values()))
         return events

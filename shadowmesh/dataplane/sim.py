@@ -137,8 +137,9 @@ class SimPump:
         self._delivered.append((net, bytes(packet)))
         return 0
 
-    def transmit(self, peer: PeerState, packet: bytes, now: float) -> None:
-        self.core.transmit(peer, packet, now)
+    def transmit(self, peer: PeerState, packets: list[bytes], now: float) -> None:
+        for packet in packets:
+            self.core.transmit(peer, packet, now)
 
 
 __all__ = ["FakeAead", "Outgoing", "SimPump"]

@@ -1,0 +1,311 @@
+"""From the TUN to the underlay.
+
+Packets, and the segments of super-packets, become rows of one pending batch: same peer, same padded size, in the
+order in which they came. A batch is encrypted and sent in one go when it is full, when something that doesn't fit comes, or when
+there is nothing more to read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Final, Protocol
+
+import numpy as np
+
+from shadowmesh.dataplane import counters as c
+from shadowmesh.dataplane.core import PumpCore
+from shadowmesh.dataplane.icmp import checksum
+from shadowmesh.dataplane.python.links import Way
+from shadowmesh.dataplane.python.rows import BE2, BE4, LE2, OVERHEAD, U8, Layouts, SendRows, reheaded
+from shadowmesh.dataplane.sessions import SessionState
+from shadowmesh.dataplane.state import NetState, PeerState
+from shadowmesh.dataplane.tun import (
+    GSO_ECN,
+    GSO_NONE,
+    GSO_TCPV4,
+    GSO_TCPV6,
+    GSO_UDP_L4,
+    NEEDS_CSUM,
+    VNET_HEADER,
+    VNET_SIZE,
+    Offloads,
+)
+from shadowmesh.model import pump as m
+
+MAX_PACKET: Final = 65535
+READS_AT_ONCE: Final = 32  # then the sockets have their turn
+_ZEROS: Final = memoryview(bytes(65536))
+_FIN_PSH: Final = 0x09
+_CWR: Final = 0x80
+_SMALLEST_MSS: Final = 128
+
+
+class Ways(Protocol):
+    """Finds the link of a path."""
+
+    def way(self, path: m.Path) -> Way | None: ...
+
+
+class Outbound:
+    """Encrypts and sends what comes from interfaces."""
+
+    def __init__(self, core: PumpCore, ways: Ways) -> None:
+        self._core = core
+        self._ways = ways
+        self._layouts = Layouts()
+        self._buffer = bytearray(MAX_PACKET + VNET_SIZE)
+        self._view = memoryview(self._buffer)
+        # the pending batch
+        self._peer: PeerState | None = None
+        self._session: SessionState | None = None
+        self._way: Way | None = None
+        self._rows: SendRows | None = None
+        self._count = 0
+        self._inner = 0  # bytes of inner packets in it
+
+    def read(self, fd: int, net: NetState, offloads: Offloads, now: float) -> None:
+        """Reads packets until there are none (or others must have their turn) and sends them. Raises OSError if the TUN is gone."""
+        into = (self._buffer,)
+        lead = VNET_SIZE if offloads.header else 0
+        try:
+            for _ in range(READS_AT_ONCE):
+                size = os.readv(fd, into)
+                if size == 0:
+                    raise OSError(errno.EPIPE, "end of file")
+                self._one(net, self._view[:size], lead, now)
+        except BlockingIOError:
+            pass
+        finally:
+            self.flush(now)
+
+    def _one(self, net: NetState, raw: memoryview, lead: int, now: float) -> None:
+        size = len(raw) - lead
+        if size >= 20:
+            version = raw[lead] >> 4
+            if version == 4:
+                peer = self._core.route(net, bytes(raw[lead + 12 : lead + 16]), bytes(raw[lead + 16 : lead + 20]))
+            elif version == 6 and size >= 40:
+                peer = self._core.route(net, bytes(raw[lead + 8 : lead + 24]), bytes(raw[lead + 24 : lead + 40]))
+            else:
+                self._core.nobody[c.DESTINATION] += 1
+                return
+            if peer is not None:
+                self._to_peer(peer, raw, lead, now)
+
+    def resend(self, peer: PeerState, packets: list[bytes], offloads: Offloads, now: float) -> None:
+        """Sends what had been staged, as it was read."""
+        for raw in packets:
+            self._to_peer(peer, memoryview(bytearray(raw)), VNET_SIZE if offloads.header else 0, now)
+        self.flush(now)
+
+    def _to_peer(self, peer: PeerState, raw: memoryview, lead: int, now: float) -> None:
+        """Adds one packet or super-packet (changed in place) to the pending batch, or stages it."""
+        if peer is not self._peer:
+            self.flush(now)
+            session = peer.sender(now)
+            if session is None or peer.primary is None:
+                self._core.stage(peer, bytes(raw), now)
+                return
+            way = self._ways.way(peer.primary)
+            if way is None:
+                peer.record[c.QUEUE] += 1
+                return
+            self._peer, self._session, self._way = peer, session, way
+        packet = raw[lead:]
+        if lead:
+            flags, kind, _, gso_size, csum_start, csum_offset = VNET_HEADER.unpack_from(raw)
+            if kind != GSO_NONE:
+                self._super(peer, packet, kind & ~GSO_ECN, gso_size, csum_start, now)
+                return
+            if flags & NEEDS_CSUM:
+                complete_checksum(packet, csum_start, csum_offset)
+        if peer.mtu is not None and len(packet) > peer.mtu:
+            self._core.refuse_too_big(peer, packet)
+            return
+        self._add(peer, packet, now)
+
+    # the pending batch
+
+    def _open(self, size: int, now: float) -> SendRows:
+        """The batch's rows, for a packet of padded size `size`; flushes what can't be joined."""
+        rows = self._rows
+        if rows is not None and (size > rows.size or self._count == rows.capacity):
+            self._send(now)
+            rows = None
+        if rows is None:
+            assert self._way is not None
+            head = self._way.head_size
+            rows = self._layouts.get(head, size, self._way.rows_at_once(head + OVERHEAD + size))
+            self._rows = rows
+        return rows
+
+    def _add(self, peer: PeerState, packet: memoryview, now: float) -> None:
+        size = len(packet)
+        padded = peer.padded(size)
+        rows = self._open(padded, now)
+        row = rows.row[self._count]
+        row[:size] = packet
+        if size < padded:
+            row[size:padded] = _ZEROS[: padded - size]
+        self._count += 1
+        self._inner += size
+        if padded < rows.size:
+            self._send(now, padded)  # a shorter one can only be the last of a batch
+
+    def flush(self, now: float) -> None:
+        """Sends what is pending and forgets whose it was."""
+        if self._rows is not None:
+            self._send(now)
+        self._peer = None
+
+    def _send(self, now: float, last_size: int | None = None) -> None:
+        rows, peer, session, way = self._rows, self._peer, self._session, self._way
+        assert rows is not None and peer is not None and session is not None and way is not None
+        self._rows = None
+        count, inner = self._count, self._inner
+        self._count = self._inner = 0
+        if not count:
+            return
+        wire = rows.seal(session, count, rows.size if last_size is None else last_size, way.head)
+        failed = way.send_rows(wire, rows.stride)
+        if failed:
+            self._core.send_failed(way.path, rows.stride, failed, peer.record, count, now)
+        if peer.also is not None:
+            second = self._ways.way(peer.also)
+            if second is not None:
+                other, stride = reheaded(wire, rows.stride, rows.head_size, second.head)
+                failed = second.send_rows(memoryview(other), stride)
+                if failed:
+                    self._core.send_failed(peer.also, stride, failed, peer.record, count, now)
+        self._core.sent(peer, inner, count, now)
+
+    # super-packets
+
+    def _super(self, peer: PeerState, packet: memoryview, kind: int, gso_size: int, l4: int, now: float) -> None:
+        """Segments a TCP or UDP super-packet straight into rows (the kernel's TSO and USO in software)."""
+        ipv4 = packet[0] >> 4 == 4
+        if kind in (GSO_TCPV4, GSO_TCPV6) and len(packet) >= l4 + 20:
+            headers = l4 + (packet[l4 + 12] >> 4) * 4
+            check_at = l4 + 16
+        elif kind == GSO_UDP_L4 and len(packet) >= l4 + 8:
+            headers = l4 + 8
+            check_at = l4 + 6
+        else:
+            peer.record[c.TOO_BIG] += 1
+            return
+        tcp = kind != GSO_UDP_L4
+        payload = len(packet) - headers
+        if payload <= 0 or not gso_size:
+            peer.record[c.TOO_BIG] += 1
+            return
+        if peer.mtu is not None and headers + gso_size > peer.mtu:
+            if not tcp or peer.mtu - headers < _SMALLEST_MSS:
+                self._core.refuse_too_big(peer, packet)
+                return
+            gso_size = peer.mtu - headers  # a path narrower than the interface: smaller segments, nothing lost
+
+        flags = packet[l4 + 13] if tcp else 0
+        first_flags = flags & ~_FIN_PSH  # CWR belongs on the first segment, FIN and PSH on the last
+        other_flags = first_flags & ~_CWR
+        seq = int.from_bytes(packet[l4 + 4 : l4 + 8], "big") if tcp else 0
+        ip_id = packet[4] << 8 | packet[5]
+        template = np.frombuffer(packet[:headers], U8)
+        full, rest = divmod(payload, gso_size)
+        size = headers + gso_size
+        padded = peer.padded(size)
+        _write_lengths(packet, size, l4, ipv4, tcp)
+        packet[check_at : check_at + 2] = b"\0\0"
+        if ipv4:
+            packet[10:12] = b"\0\0"
+            ip_sum = int.from_bytes(packet[:l4], "big") - (ip_id << 8 * (l4 - 6))
+        pseudo = _pseudo_sum(packet, size - l4, ipv4, tcp)
+        if not ipv4:  # rows are summed whole: an IPv4 header adds nothing, an IPv6 header has to be taken out
+            pseudo = (pseudo - little_sum(packet[:l4])) % 0xFFFF
+        body = np.frombuffer(packet[headers : headers + full * gso_size], U8).reshape(full, gso_size)
+
+        done = 0
+        while done < full:
+            rows = self._open(padded, now)
+            if rows.size != padded:  # shorter rows than the pending ones: an own batch
+                self._send(now)
+                rows = self._open(padded, now)
+            at = self._count
+            count = min(rows.capacity - at, full - done)
+            end = at + count
+            rows.table[at:end, :headers] = template
+            rows.table[at:end, headers:size] = body[done : done + count]
+            if padded > size:
+                rows.table[at:end, size:] = 0
+            steps = np.arange(done, done + count, dtype=np.uint32)
+            if ipv4:
+                ids = (steps + ip_id) & 0xFFFF
+                rows.field(BE2, 4)[at:end] = ids
+                rows.field(BE2, 10)[at:end] = 0xFFFF - (ids + ip_sum % 0xFFFF) % 0xFFFF
+            if tcp:
+                rows.field(BE4, l4 + 4)[at:end] = steps * np.uint32(gso_size) + np.uint32(seq)
+                if flags != other_flags:
+                    row_flags = rows.field(U8, l4 + 13)
+                    row_flags[at:end] = other_flags
+                    if done == 0:
+                        row_flags[at] = first_flags
+                    if done + count == full and not rest:
+                        row_flags[end - 1] = flags if full == 1 else flags & ~_CWR
+            rows.field(LE2, check_at)[at:end] = 0xFFFF - (rows.sums(at, end) + np.uint32(pseudo)) % 0xFFFF
+            done += count
+            self._count = end
+            self._inner += count * size
+        if rest:
+            tail_flags = flags & ~_CWR if full else flags
+            self._tail(
+                peer, packet, headers, full * gso_size, full, (l4, check_at, tcp, ipv4, seq, ip_id, tail_flags), now
+            )
+
+    def _tail(
+        self, peer: PeerState, packet: memoryview, headers: int, offset: int, number: int,
+        what: tuple[int, int, bool, bool, int, int, int], now: float,
+    ) -> None:  # fmt: skip
+        """The last, shorter segment."""
+        l4, check_at, tcp, ipv4, seq, ip_id, flags = what
+        segment = memoryview(bytearray(len(packet) - offset))
+        segment[:headers] = packet[:headers]
+        segment[headers:] = packet[headers + offset :]
+        _write_lengths(segment, len(segment), l4, ipv4, tcp)
+        if ipv4:
+            segment[4:6] = ((ip_id + number) & 0xFFFF).to_bytes(2, "big")
+            segment[10:12] = checksum(segment[:l4]).to_bytes(2, "big")
+        if tcp:
+            segment[l4 + 4 : l4 + 8] = ((seq + offset) & 0xFFFFFFFF).to_bytes(4, "big")
+            segment[l4 + 13] = flags
+        total = little_sum(segment[l4:]) + _pseudo_sum(segment, len(segment) - l4, ipv4, tcp)
+        segment[check_at : check_at + 2] = (0xFFFF - total % 0xFFFF).to_bytes(2, "little")
+        self._add(peer, segment, now)
+
+
+def little_sum(data: memoryview) -> int:
+    """Sum of little-endian 16-bit words modulo 65,535 (a number's remainder is that of the sum of its digits)."""
+    return int.from_bytes(data, "little") % 0xFFFF
+
+
+def _pseudo_sum(packet: memoryview, l4_size: int, ipv4: bool, tcp: bool) -> int:
+    """Sum of the pseudo header (RFC 9293 section 3.1, RFC 8200 section 8.1) in little-endian words modulo 65,535."""
+    ends = packet[12:20] if ipv4 else packet[8:40]
+    swapped = (l4_size & 0xFF) << 8 | l4_size >> 8
+    return (little_sum(ends) + ((6 if tcp else 17) << 8) + swapped) % 0xFFFF
+
+
+def _write_lengths(packet: memoryview, size: int, l4: int, ipv4: bool, tcp: bool) -> None:
+    if ipv4:
+        packet[2:4] = size.to_bytes(2, "big")
+    else:
+        packet[4:6] = (size - 40).to_bytes(2, "big")
+    if not tcp:
+        packet[l4 + 4 : l4 + 6] = (size - l4).to_bytes(2, "big")
+
+
+def complete_checksum(packet: memoryview, start: int, offset: int) -> None:
+    """Finishes a checksum that the kernel left partial (CHECKSUM_PARTIAL: the field holds the pseudo header's sum)."""
+    at = start + offset
+    if at + 2 <= len(packet):
+        total = 0xFFFF - little_sum(packet[start:])  # never 0, which UDP keeps for "none"
+        packet[at : at + 2] = total.to_bytes(2, "little")
