@@ -9,7 +9,7 @@
 A transport is `SockAddr` (UDP) or `StreamAddr` (one WebSocket connection). `receive` alone does everything. An I/O
 shell that moves batches calls `core.begin(now)` once per batch, `core.route(prefix, source, frames, octets)` once per
 run of frames with one prefix, which gives the destination's session, and `core.refuse(prefix, source, octets, now)` where
-that gave None.
+that gave None; `core.undelivered` takes back what then couldn't be sent.
 
 The relay sees NetworkIDs and overlay addresses only; it holds no key that opens what it forwards.
 """
@@ -267,6 +267,14 @@ class RelayCore:
             return None
         pair = self._routes[prefix] = (session, dest)
         return pair
+
+    def undelivered(self, dest: Session, frames: int, octets: int) -> None:
+        """What `route` counted as forwarded didn't get out: the receiver's queue or the socket was full."""
+        dest.tx_frames -= frames
+        dest.tx_bytes -= octets
+        self.counters.forwarded_frames -= frames
+        self.counters.forwarded_bytes -= octets
+        self.counters.drop_queue += frames
 
     def refuse(self, prefix: bytes, source: Transport, frames: int, octets: int) -> Out:
         """Counts frames that `route` didn't let pass, and says what to answer; `octets` as given there."""

@@ -1,0 +1,260 @@
+"""The relay's WebSocket side: frames with a length before each, many in a message; health and metrics as plain HTTP.
+
+Who connects has 5 s to say Hello, or is sent away with 4426. A client that reads too slowly loses frames (they are
+datagrams), not the relay its memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from http import HTTPStatus
+from itertools import count
+
+import structlog
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.clock import Now
+from shadowmesh.model.errors import MalformedError
+from shadowmesh.protocol.relay import (
+    FRAME_HEADER,
+    MIN_FRAME,
+    PREFIX_SIZE,
+    Hello,
+    decode_control,
+    is_control,
+    pack_stream,
+    unpack_message,
+)
+from shadowmesh.relay.core import Out, RelayCore
+from shadowmesh.relay.sessions import Session, StreamAddr
+from shadowmesh.relay.udp import UdpSide
+
+log = structlog.get_logger(__name__)
+
+HELLO_TIMEOUT = 5.0
+SESSION_TIMEOUT = 15.0  # from connecting to a session, and without one at any later time
+CLOSE_NOT_OURS = 4426
+NOT_OURS = "This is a ShadowMesh relay of a newer kind: its clients say Hello first. Update the client."
+CLOSE_NO_SESSION = 4408
+_QUEUE_BYTES = 512 * 1024
+_MESSAGE_BYTES = 64 * 1024  # frames are joined to messages of about this size
+_MAX_MESSAGE = 1 << 20
+_MAX_CONNECTIONS = 20_000
+
+
+class _Connection:
+    """One client's WebSocket: its address for the core, and what waits to be sent."""
+
+    __slots__ = ("address", "queue", "queued", "socket", "wake")
+
+    def __init__(self, address: StreamAddr, connection: ServerConnection) -> None:
+        self.address = address
+        self.socket = connection
+        self.queue: list[bytes] = []
+        self.queued = 0
+        self.wake = asyncio.Event()
+
+    def put(self, packed: bytes) -> bool:
+        """False if the queue is full."""
+        if self.queued + len(packed) > _QUEUE_BYTES:
+            return False
+        self.queue.append(packed)
+        self.queued += len(packed)
+        self.wake.set()
+        return True
+
+    async def write(self) -> None:
+        """Sends what is queued, until cancelled or closed."""
+        with suppress(ConnectionClosed):
+            while True:
+                await self.wake.wait()
+                self.wake.clear()
+                await self.flush()
+
+    async def flush(self) -> None:
+        """Sends what is queued now. Raises ConnectionClosed."""
+        while self.queue:
+            size = taken = 0
+            while taken < len(self.queue) and size < _MESSAGE_BYTES:
+                size += len(self.queue[taken])
+                taken += 1
+            message = b"".join(self.queue[:taken])
+            del self.queue[:taken]
+            self.queued -= size
+            await self.socket.send(message)
+
+
+class StreamSide:
+    """All WebSocket connections of a relay."""
+
+    def __init__(
+        self,
+        core: RelayCore,
+        clock: Callable[[], Now],
+        udp: UdpSide,
+        send: Callable[[Out], None],
+        pages: Callable[[str], tuple[str, str] | None],
+    ) -> None:
+        """`pages`: the text and content type of an HTTP path, None for one that isn't there."""
+        self._core = core
+        self._clock = clock
+        self._udp = udp
+        self._send = send
+        self._pages = pages
+        self._numbers = count(1)
+        self._connections: dict[int, _Connection] = {}
+        self._server: Server | None = None
+
+    @property
+    def connections(self) -> int:
+        return len(self._connections)
+
+    async def open(self, hosts: list[str], port: int, tls: ssl.SSLContext | None) -> int:
+        """Listens; returns the port. Raises OSError."""
+        self._server = await serve(
+            self._serve,
+            hosts,  # type: ignore[arg-type]  # asyncio's create_server takes several
+            port,
+            ssl=tls,
+            process_request=self._request,
+            compression=None,
+            max_size=_MAX_MESSAGE,
+            max_queue=4,
+            ping_interval=20,
+            ping_timeout=20,
+            open_timeout=10,
+            close_timeout=2,
+            server_header=None,
+            backlog=1024,
+        )
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def close(self) -> None:
+        """Sends what is queued, within a second, and closes."""
+        if self._server is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await asyncio.gather(*(c.flush() for c in self._connections.values()), return_exceptions=True)
+            self._server.close()
+            await self._server.wait_closed()
+
+    def deliver(self, dest: Session, frames: list[memoryview]) -> None:
+        """Queues frames for a client on a stream, or drops and counts them."""
+        address = dest.transport
+        assert isinstance(address, StreamAddr)
+        connection = self._connections.get(address.number)
+        if connection is None or not connection.put(pack_stream(frames)):
+            self._core.undelivered(dest, len(frames), sum(map(len, frames)))
+
+    def send(self, to: StreamAddr, data: bytes) -> None:
+        """One message of the core's own."""
+        connection = self._connections.get(to.number)
+        if connection is not None:
+            connection.put(pack_stream([data]))
+
+    def _request(self, connection: ServerConnection, request: Request) -> Response | None:
+        path = request.path.partition("?")[0]
+        page = self._pages(path)
+        if page is not None:
+            text, kind = page
+            response = connection.respond(HTTPStatus.OK, text)
+            del response.headers["Content-Type"]
+            response.headers["Content-Type"] = kind
+            return response
+        if "Upgrade" not in request.headers:
+            return connection.respond(HTTPStatus.NOT_FOUND, "A ShadowMesh relay. There is nothing to see here.\n")
+        if len(self._connections) >= _MAX_CONNECTIONS:
+            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "The relay is full.\n")
+        return None
+
+    async def _serve(self, socket: ServerConnection) -> None:
+        peer = socket.remote_address
+        address = StreamAddr(next(self._numbers), SockAddr(peer[0].removeprefix("::ffff:"), peer[1]))
+        connection = _Connection(address, socket)
+        writer: asyncio.Task[None] | None = None
+        watcher: asyncio.Task[None] | None = None
+        try:
+            first = await self._first(socket)
+            if first is None:
+                await socket.close(CLOSE_NOT_OURS, NOT_OURS)
+                return
+            self._connections[address.number] = connection
+            writer = asyncio.create_task(connection.write())
+            watcher = asyncio.create_task(self._watch(connection))
+            self._receive(connection, first)
+            async for message in socket:
+                if not isinstance(message, bytes):
+                    break
+                self._receive(connection, message)
+        except ConnectionClosed:
+            pass
+        except MalformedError:
+            self._core.counters.malformed += 1
+            await socket.close(1007, "frames out of step")
+        finally:
+            self._connections.pop(address.number, None)
+            self._core.gone(address)
+            for task in (writer, watcher):
+                if task is not None:
+                    task.cancel()
+
+    async def _first(self, socket: ServerConnection) -> bytes | None:
+        """The first message, if it begins with a Hello and comes in time."""
+        try:
+            async with asyncio.timeout(HELLO_TIMEOUT):
+                message = await socket.recv()
+        except TimeoutError:
+            return None
+        if not isinstance(message, bytes):
+            return None
+        try:
+            frames = unpack_message(message)
+            return message if frames and isinstance(decode_control(frames[0]), Hello) else None
+        except MalformedError:
+            return None
+
+    async def _watch(self, connection: _Connection) -> None:
+        """A connection without a session doesn't stay."""
+        while True:
+            await asyncio.sleep(SESSION_TIMEOUT)
+            if not self._core.sessions.at(connection.address):
+                await connection.socket.close(CLOSE_NO_SESSION, "no session")
+                return
+
+    def _receive(self, connection: _Connection, message: bytes) -> None:
+        """One message: frames with one prefix go together as far as they follow each other. Raises MalformedError."""
+        core, source = self._core, connection.address
+        frames = unpack_message(message)
+        core.begin(self._clock())
+        at, end = 0, len(frames)
+        while at < end:
+            frame = frames[at]
+            prefix = bytes(frame[:PREFIX_SIZE])
+            if prefix[:4] != FRAME_HEADER or len(frame) < MIN_FRAME:
+                if is_control(frame):
+                    self._send(core.receive(source, bytes(frame), self._clock()))
+                else:
+                    core.counters.malformed += 1
+                at += 1
+                continue
+            stop, octets = at + 1, len(frame)
+            while stop < end and len(frames[stop]) >= MIN_FRAME and frames[stop][:PREFIX_SIZE] == prefix:
+                octets += len(frames[stop])
+                stop += 1
+            run = frames[at:stop]
+            dest = core.route(prefix, source, len(run), octets)
+            if dest is None:
+                self._send(core.refuse(prefix, source, len(run), octets))
+            elif isinstance(dest.transport, StreamAddr):
+                self.deliver(dest, run)
+            else:
+                for frame in run:
+                    self._udp.queue(dest, frame, len(frame), 1)
+            at = stop
+        self._udp.flush()

@@ -1,0 +1,290 @@
+"""The relay's UDP side: reads what is there, forwards it in batches, answers STUN.
+
+The kernel gathers datagrams of one flow (UDP_GRO) and cuts them again (UDP_SEGMENT), so a run of frames with one prefix
+costs one look-up, one check per frame and a share of two system calls. What goes to one client is gathered over
+several reads, too, for underlays that don't. All copies are the kernel's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+
+import structlog
+
+from shadowmesh.dataplane.sockets import IP_PKTINFO, SOL_UDP, UDP_SEGMENT, gathered_size, open_udp, received_to
+from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.clock import Now
+from shadowmesh.protocol.relay import CONTROL_HEADER, FRAME_HEADER, MIN_FRAME, PREFIX_SIZE
+from shadowmesh.protocol.stun import StunServer
+from shadowmesh.relay.core import Out, RelayCore
+from shadowmesh.relay.sessions import Session, StreamAddr
+
+log = structlog.get_logger(__name__)
+
+_DATAGRAM = 65536
+_ARENA = 16 * _DATAGRAM
+_READS = 128  # per readiness of a socket: then the other sockets and the WebSockets have their turn
+_MAX_SEGMENTS = 64
+_MAX_PAYLOAD = 65507
+_WILDCARDS = ("0.0.0.0", "::")
+_NO_GSO = (errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Frames for one client that leave in one call: all of one size, the last may be shorter and then ends it."""
+
+    dest: Session
+    segment: int
+    parts: list[memoryview]
+    frames: int
+    octets: int
+    ended: bool
+
+
+class UdpSide:
+    """Sockets of one or two IP versions on one port, and on the next for STUN alone."""
+
+    def __init__(
+        self,
+        core: RelayCore,
+        clock: Callable[[], Now],
+        deliver: Callable[[Session, list[memoryview]], None],
+        send: Callable[[Out], None],
+    ) -> None:
+        """`deliver` gets frames for a client on a stream (views: to be copied); `send` what the core wants sent."""
+        self._core = core
+        self._clock = clock
+        self._deliver = deliver
+        self._send = send
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._sockets: list[socket.socket] = []
+        self._wildcard: list[bool] = []  # per socket: replies have to name the address to leave from
+        self._by_version: dict[bool, socket.socket] = {}  # IPv6? → socket for frames
+        self._stun = StunServer(())
+        self._buffer = bytearray(_ARENA)
+        self._arena = memoryview(self._buffer)
+        self._pending: dict[SockAddr, _Batch] = {}
+        self._local: dict[SockAddr, bytes] = {}  # which of our addresses a client sends to, where there are several
+        self._gso = True
+
+    def open(self, hosts: list[str], port: int) -> int:
+        """Binds; returns the port (one that is free where `port` is 0). Raises OSError."""
+        try:
+            for host in hosts:
+                first = self._bind(host, port)
+                port = first.getsockname()[1]
+                self._by_version[":" in host] = first
+                self._bind(host, port + 1)
+        except OSError:
+            self.close()
+            raise
+        self._stun = StunServer([SockAddr(*s.getsockname()[:2]) for s in self._sockets])
+        return port
+
+    def _bind(self, host: str, port: int) -> socket.socket:
+        try:
+            sock = open_udp(ip_address(host), port)
+        except OSError as e:
+            raise OSError(e.errno, f"UDP port {port} on {host}: {e.strerror}") from e
+        self._sockets.append(sock)
+        self._wildcard.append(host in _WILDCARDS)
+        return sock
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        for index, sock in enumerate(self._sockets):
+            loop.add_reader(sock.fileno(), self._readable, index)
+
+    def close(self) -> None:
+        for sock in self._sockets:
+            if self._loop is not None:
+                self._loop.remove_reader(sock.fileno())
+            sock.close()
+        self._sockets.clear()
+        self._wildcard.clear()
+        self._by_version.clear()
+
+    # reading
+
+    def _readable(self, index: int) -> None:
+        sock = self._sockets[index]
+        arena, receive = self._arena, sock.recvmsg_into
+        stun_only = index % 2 == 1
+        v6 = sock.family == socket.AF_INET6
+        self._core.begin(self._clock())
+        at = 0
+        for _ in range(_READS):
+            if at + _DATAGRAM > _ARENA:
+                self.flush()
+                at = 0
+            try:
+                size, ancillary, _flags, addr = receive([arena[at : at + _DATAGRAM]], 128)
+            except BlockingIOError:
+                break
+            except OSError as e:
+                log.warning("udp receive failed", error=str(e))
+                break
+            source = addr[:2] if v6 else addr
+            segment, local = size, None
+            for level, kind, data in ancillary:
+                if level == SOL_UDP:
+                    segment = gathered_size(data)
+                else:
+                    local = received_to(level, kind, data) or local
+            if not self._wildcard[index]:
+                local = None
+            if stun_only:
+                for start in range(at, at + size, segment or 1):
+                    self._answer_stun(bytes(arena[start : min(start + segment, at + size)]), source, index, local)
+                continue
+            self._take(at, size, segment, source, local, index)
+            at += size
+        self.flush()
+
+    def _take(self, at: int, size: int, segment: int, source: Any, local: bytes | None, index: int) -> None:
+        """One read: one datagram or several gathered ones, as runs of frames with one prefix and the odd other."""
+        end, start = at + size, at
+        while start < end:
+            stop = min(start + segment, end)
+            prefix = bytes(self._arena[start : start + PREFIX_SIZE])
+            if prefix[:4] != FRAME_HEADER or stop - start < MIN_FRAME:
+                self._other(bytes(self._arena[start:stop]), source, local, index)
+                start = stop
+                continue
+            frames = 1
+            while stop < end and end - stop >= MIN_FRAME and self._buffer.startswith(prefix, stop):
+                stop = min(stop + segment, end)
+                frames += 1
+            dest = self._core.route(prefix, source, frames, stop - start)
+            if dest is None:
+                addr = SockAddr(*source)
+                self._reply(self._core.refuse(prefix, addr, frames, stop - start), addr, local, index)
+            else:
+                self._forward(dest, start, stop, segment, frames)
+            start = stop
+
+    def _forward(self, dest: Session, start: int, stop: int, segment: int, frames: int) -> None:
+        if isinstance(dest.transport, StreamAddr):
+            view = self._arena[start:stop]
+            self._deliver(dest, [view[i : i + segment] for i in range(0, stop - start, segment)])
+        else:
+            self.queue(dest, self._arena[start:stop], min(segment, stop - start), frames)
+
+    def _other(self, data: bytes, source: Any, local: bytes | None, index: int) -> None:
+        addr = SockAddr(*source)
+        if data[:4] != CONTROL_HEADER and self._answer_stun(data, addr, index, local):
+            return
+        self._reply(self._core.receive(addr, data, self._clock()), addr, local, index)
+        if local is not None and addr in self._core.sessions.by_transport:
+            self._local[addr] = local
+
+    def _reply(self, out: Out, source: SockAddr, local: bytes | None, index: int) -> None:
+        """Sends what the core says; to the source from the address that it sent to."""
+        for to, data in out:
+            if to == source:
+                self._write(self._sockets[index], [data], self._from(local), source)
+            else:
+                self._send([(to, data)])
+
+    def _answer_stun(self, data: bytes, source: Any, index: int, local: bytes | None) -> bool:
+        here = None if local is None else ip_address(local)
+        answer = self._stun.answer(data, SockAddr(*source), index, here)
+        if answer is None:
+            return False
+        reply, sender = answer
+        self._write(self._sockets[sender], [reply], self._from(local), SockAddr(*source))
+        return True
+
+    # writing
+
+    def queue(self, dest: Session, frames: memoryview, segment: int, count: int) -> None:
+        """Takes `count` frames of `segment` bytes each, the last perhaps shorter, in one piece that stays until `flush`."""
+        to = dest.transport
+        assert isinstance(to, SockAddr)
+        octets = len(frames)
+        batch = self._pending.get(to)
+        if batch is not None:
+            if (
+                not batch.ended
+                and (segment == batch.segment or (count == 1 and segment < batch.segment))
+                and batch.frames + count <= _MAX_SEGMENTS
+                and batch.octets + octets <= _MAX_PAYLOAD
+                and batch.dest is dest
+            ):
+                batch.parts.append(frames)
+                batch.frames += count
+                batch.octets += octets
+                batch.ended = octets != batch.segment * count
+                return
+            self._transmit(to, batch)
+        self._pending[to] = _Batch(dest, segment, [frames], count, octets, octets != segment * count)
+
+    def flush(self) -> None:
+        """Sends what is queued."""
+        if self._pending:
+            for to, batch in self._pending.items():
+                self._transmit(to, batch)
+            self._pending.clear()
+
+    def send(self, to: SockAddr, data: bytes) -> None:
+        """One message of the core's own."""
+        sock = self._by_version.get(to.is_ipv6)
+        if sock is not None:
+            self._write(sock, [data], self._from(self._local.get(to)), to)
+
+    def _transmit(self, to: SockAddr, batch: _Batch) -> None:
+        sock = self._by_version.get(to.is_ipv6)
+        if sock is None:
+            self._core.undelivered(batch.dest, batch.frames, batch.octets)
+            return
+        ancillary = self._from(self._local.get(to))
+        if batch.frames == 1:
+            if not self._write(sock, batch.parts, ancillary, to):
+                self._core.undelivered(batch.dest, 1, batch.octets)
+            return
+        if self._gso:
+            try:
+                sock.sendmsg(batch.parts, [*ancillary, (SOL_UDP, UDP_SEGMENT, struct.pack("@H", batch.segment))], 0, to)
+                return
+            except OSError as e:
+                if e.errno not in _NO_GSO:
+                    self._core.undelivered(batch.dest, batch.frames, batch.octets)
+                    return
+                if e.errno in (errno.EIO, errno.EOPNOTSUPP):
+                    log.info("this host's network can't segment UDP: frames are sent one by one", error=str(e))
+                    self._gso = False
+        for part in batch.parts:
+            for start in range(0, len(part), batch.segment):
+                frame = part[start : start + batch.segment]
+                if not self._write(sock, [frame], ancillary, to):
+                    self._core.undelivered(batch.dest, 1, len(frame))
+
+    @staticmethod
+    def _write(sock: socket.socket, parts: list[Any], ancillary: list[Any], to: SockAddr) -> bool:
+        try:
+            sock.sendmsg(parts, ancillary, 0, to)
+        except OSError:  # full, unreachable, too big: as lost on the way
+            return False
+        return True
+
+    @staticmethod
+    def _from(local: bytes | None) -> list[Any]:
+        """Ancillary data that makes a datagram leave from one of our addresses."""
+        if local is None:
+            return []
+        if len(local) == 4:
+            return [(socket.IPPROTO_IP, IP_PKTINFO, bytes(4) + local + bytes(4))]
+        return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, local + bytes(4))]
+
+    def forget(self) -> None:
+        """Drops what is kept of clients that have gone."""
+        alive = self._core.sessions.by_transport
+        self._local = {addr: local for addr, local in self._local.items() if addr in alive}
