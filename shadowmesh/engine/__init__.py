@@ -1,1 +1,73 @@
-"""A client's mind, sans-I/O: one Engine per network, one Node above them; emits pump commands."""
+"""A client's mind, sans-I/O: one Engine per network, one Node above them; emits pump commands.
+
+The daemon drives a Node so, with `now = Now(CLOCK_BOOTTIME, time.time())`:
+
+    node = Node(Identity(device_signer), NodeConfig(timestamp_floor=kept_on_disk))
+    node.counters = CounterReader(pump.counters())             # WireGuard's timers are read from the pump's table
+
+    node.add_socket(slot, port, now, ipv6=False)               # after AddSocket(slot, fd) to the pump
+    node.set_host_addresses([ip_interface("192.168.1.5/24"), …], now)   # at start and on each netlink change
+    node.add_network(NetworkIdentity(net, network_id, client_id, private_key))    # the daemon also sends AddTun(net, …)
+    node.apply_map(network_id, netmap, now)                    # verified; then, in any order:
+    node.apply_keys(network_id, {epoch: secret}, now)          # unsealed by the daemon
+    node.apply_grant(network_id, grant.relay_token, now)
+    node.apply_presence(network_id, update.changes, now)       # after controller_link(network_id, True, now)
+    node.set_wall_offset(challenge.wall - time.time())
+
+    loop:
+        for event in pump.drain(): node.receive(event, now)
+        node.tick(now)                                         # also at node.next_deadline() (None: never)
+        pump.apply(node.pump_commands())
+        for event in node.events(): …                          # events.NodeEvent
+
+Commands that carry descriptors (AddTun, AddSocket, AddStream, and their removals) are the daemon's to send; all others come
+from `pump_commands`, and must be applied in order after each call that may have made some. On `NeedStream(relay_id, url)` the
+daemon opens a WebSocket to the relay, gives the pump its end (AddStream), then calls `node.add_stream(slot, relay_id, now)`;
+when the connection ends, `node.remove_stream(slot, now)` (a GoneEvent from the pump does the same) and RemoveStream; on
+`DropStream(relay_id, slot)` it closes the connection and sends RemoveStream. `WantGrant` → link.RefreshGrant,
+`ReportPresence` → link.Report, `EpochHeld` → link.EpochHeld. `node.timestamp` belongs on disk from time to time and
+before a restart.
+
+After a pump died, make a new Node and feed it again: sessions died with the pump. For people: `status`, `why`, `ping` (ends in
+a PingResult), `export_wireguard`, `nat`, `relay_name`, `epoch`. After sleep or a change of routes: `network_changed(now)`.
+"""
+
+from shadowmesh.engine.counters import CounterReader
+from shadowmesh.engine.events import (
+    DropStream,
+    EpochHeld,
+    HandshakeDone,
+    Identity,
+    NatChanged,
+    NeedStream,
+    NetworkIdentity,
+    NodeConfig,
+    NodeEvent,
+    PathChanged,
+    PeerOnline,
+    PingResult,
+    ReportPresence,
+    WantGrant,
+    WireGuardExport,
+)
+from shadowmesh.engine.node import Node
+
+__all__ = [
+    "CounterReader",
+    "DropStream",
+    "EpochHeld",
+    "HandshakeDone",
+    "Identity",
+    "NatChanged",
+    "NeedStream",
+    "NetworkIdentity",
+    "Node",
+    "NodeConfig",
+    "NodeEvent",
+    "PathChanged",
+    "PeerOnline",
+    "PingResult",
+    "ReportPresence",
+    "WantGrant",
+    "WireGuardExport",
+]

@@ -94,6 +94,17 @@ def parse_ip(host: str) -> IPAddress:
     return ipaddress.ip_address(host)
 
 
+_SITE_LOCAL = tuple(
+    ipaddress.ip_network(n) for n in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+)
+
+
+@lru_cache(4096)
+def is_site_local(ip: IPAddress) -> bool:
+    """Whether an address means something within one site only (RFC 1918, RFC 6598, RFC 4193)."""
+    return any(ip in net for net in _SITE_LOCAL if net.version == ip.version)
+
+
 def usable(ip: IPAddress, overlay: Iterable[IPNetwork] = ()) -> bool:
     """Whether an address may be a candidate at all: unicast, not link-local, not inside an overlay network."""
     if ip.is_multicast or ip.is_unspecified or ip.is_link_local or ip.is_loopback:
@@ -120,7 +131,7 @@ def gather(
         ip = interface.ip
         if not usable(ip, view.overlay):
             continue
-        kind = CandidateKind.IPV6 if ip.version == 6 and not ip.is_private else CandidateKind.HOST
+        kind = CandidateKind.IPV6 if ip.version == 6 and not is_site_local(ip) else CandidateKind.HOST
         for sock in sockets:
             if sock.ipv6 == (ip.version == 6):
                 found.setdefault(SockAddr(str(ip), sock.port), kind)
@@ -188,4 +199,6 @@ def looks_symmetric(candidates: Iterable[Candidate]) -> bool:
 
 def looks_udp_blocked(candidates: Sequence[Candidate]) -> bool:
     """Whether a peer has nothing but private host addresses: no STUN answer ever reached it."""
-    return not any(kind is not CandidateKind.HOST or not parse_ip(addr.host).is_private for addr, kind in candidates)
+    return not any(
+        kind is not CandidateKind.HOST or not is_site_local(parse_ip(addr.host)) for addr, kind in candidates
+    )

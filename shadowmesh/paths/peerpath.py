@@ -195,6 +195,11 @@ class PeerPath:
         return self.plain is not None or (self.best is not None and self.policy.p2p)
 
     @property
+    def remote_candidates(self) -> tuple[Candidate, ...]:
+        """The peer's addresses, as it told them last."""
+        return self._remote
+
+    @property
     def checking(self) -> bool:
         return self._check_round < len(CHECK_ROUNDS)
 

@@ -1,0 +1,300 @@
+"""WireGuard's handshake and session bookkeeping towards one peer (WireGuard paper, sections 5.4 and 6), with epochs.
+
+Times are those of the paper, with one addition: towards a ShadowMesh peer and without a usable session, the first
+initiations follow each other after 1 and 2 s instead of 5, since over a relay a lost message would cost the promise
+that the first packet is answered at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING
+
+from shadowmesh.engine.epochs import RETRY_WINDOW
+from shadowmesh.model.clock import Now
+from shadowmesh.model.pump import DropSessions, Install, Keepalive, Path, Send, Session, Unstage
+from shadowmesh.protocol.cookies import CookieJar
+from shadowmesh.protocol.noise import AuthFailure, Initiation, ReceivedInitiation, TransportKeys
+
+if TYPE_CHECKING:
+    from shadowmesh.engine.peer import Peer
+
+REKEY_AFTER = 120.0
+REJECT_AFTER = 180.0
+REKEY_TIMEOUT = 5.0
+REKEY_JITTER = 0.333
+REKEY_ATTEMPT = 90.0
+KEEPALIVE_TIMEOUT = 10.0
+EARLY_REPEATS = (1.0, 2.0)
+MIN_INTERVAL = 0.02  # between two initiations of one peer
+WANT_PATIENCE = 1.0  # after answering an initiation: how long its confirmation is waited for before initiating
+STALE_TOLD = 60.0
+
+
+@dataclass(slots=True, eq=False)
+class SessionInfo:
+    """What is known here of a session in the pump."""
+
+    local_index: int
+    epoch: int
+    initiator: bool
+    born: float
+    confirmed: bool = False
+
+    @property
+    def dies(self) -> float:
+        return self.born + REJECT_AFTER
+
+
+class Handshake:
+    """One peer's handshakes and sessions."""
+
+    __slots__ = (
+        "_attempt_since", "_epochs_tried", "_jar", "_last_initiation", "_last_responded", "_last_timestamp", "_peer",
+        "_repeats", "_stale_told_at", "_want_at", "current", "done_at", "initiation", "known_epoch", "next_at",
+        "pending", "previous", "sent_at", "stale",
+    )  # fmt: skip
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._jar = CookieJar(peer.key)
+        self.initiation: Initiation | None = None
+        self.sent_at = -inf
+        self.next_at = inf
+        self.current: SessionInfo | None = None
+        self.previous: SessionInfo | None = None
+        self.pending: SessionInfo | None = None  # answered, not confirmed
+        self.known_epoch: int | None = None  # newest that the peer is known to hold
+        self.stale = False  # the last handshake failed for want of a common network key
+        self.done_at = -inf
+        self._attempt_since = -inf
+        self._repeats = 0
+        self._want_at = inf
+        self._last_timestamp = b""
+        self._last_initiation = -inf
+        self._last_responded = -inf
+        self._epochs_tried: tuple[int, ...] = ()
+        self._stale_told_at = -inf
+
+    # questions
+
+    def live(self, now: float) -> bool:
+        """Whether there is a session to send on."""
+        return self.current is not None and now < self.current.dies
+
+    @property
+    def connecting(self) -> bool:
+        return self.initiation is not None
+
+    def rekey_due(self, last_tx: float, last_rx: float) -> bool:
+        """Paper, section 6.2: the initiator renews a session that it sends on after 120 s, or hears on after 165 s."""
+        s = self.current
+        if s is None or not s.initiator:
+            return False
+        return last_tx >= s.born + REKEY_AFTER or last_rx >= s.born + REJECT_AFTER - KEEPALIVE_TIMEOUT - REKEY_TIMEOUT
+
+    # as initiator
+
+    def wants(self, now: Now) -> None:
+        """Packets wait for a session."""
+        if self.pending is not None and now.boot - self._last_responded < WANT_PATIENCE:
+            self._want_at = self._last_responded + WANT_PATIENCE
+        else:
+            self.initiate(now)
+
+    def initiate(self, now: Now) -> None:
+        """Starts a handshake unless one is under way."""
+        if self.initiation is None:
+            self._attempt_since = now.boot
+            self._repeats = 0
+            self._transmit(now)
+
+    def again(self, now: Now) -> None:
+        """A way to the peer opened just now: what was sent before went nowhere."""
+        if self.initiation is not None and self.next_at - now.boot > 0.1 and now.boot - self.sent_at > 0.1:
+            self._attempt_since = now.boot
+            self._repeats = 0
+            self._transmit(now)
+
+    def _transmit(self, now: Now) -> None:
+        engine = self._peer.engine
+        self._abandon()
+        index = engine.node.new_index(self._peer)
+        try:
+            initiation = Initiation.create(engine.static, self._peer.key, index, engine.node.timestamp_bytes(now))
+        except AuthFailure:  # a key that is no key: the controller's map is at fault, nothing can be sent
+            engine.node.free_index(index)
+            return
+        self.initiation = initiation
+        self.sent_at = now.boot
+        message = self._jar.add_macs(initiation.message, now)
+        for path in self._peer.handshake_paths(now):
+            engine.node.emit(Send(path, message))
+        early = not self.live(now.boot) and not self._peer.plain and self._repeats < len(EARLY_REPEATS)
+        wait = EARLY_REPEATS[self._repeats] if early else REKEY_TIMEOUT
+        self._repeats += 1
+        self.next_at = now.boot + wait + engine.node.rng.uniform(0, REKEY_JITTER)
+
+    def _abandon(self) -> None:
+        if self.initiation is not None:
+            self._peer.engine.node.free_index(self.initiation.local_index)
+            self.initiation = None
+            self.next_at = inf
+
+    def give_up(self) -> None:
+        """Ends the present attempt, and what waited for it."""
+        self._abandon()
+        self._want_at = inf
+        self._peer.engine.node.emit(Unstage(self._peer.index))
+
+    def response(self, message: bytes, now: Now) -> bool:
+        """Message 2. Returns whether it made a session."""
+        initiation, engine = self.initiation, self._peer.engine
+        if initiation is None:
+            return False
+        for epoch in engine.keyring.valid(engine.node.controller_wall(now)):
+            try:
+                keys = initiation.consume_response(message, engine.keyring.psk(self._peer.key, epoch))
+            except AuthFailure:
+                continue
+            self.initiation = None
+            self.next_at = self._want_at = inf
+            session = SessionInfo(keys.local_index, epoch, True, now.boot, confirmed=True)
+            engine.node.emit(Install(self._peer.index, _pump_session(keys, now)))
+            engine.node.emit(Keepalive(self._peer.index))  # confirms the session even if nothing waits
+            self._placed(session)
+            self._done(epoch, now)
+            return True
+        # Not ours, or made with a network key that we lack.
+        self.stale = True
+        if now.boot - self._stale_told_at >= STALE_TOLD:
+            self._stale_told_at = now.boot
+            engine.want_grant("stale_key")
+        return False
+
+    def cookie(self, message: bytes, now: Now) -> None:
+        """Message 3: the next initiation will carry the cookie. Raises AuthFailure."""
+        self._jar.consume_reply(message, now)
+
+    # as responder
+
+    def accept(self, received: ReceivedInitiation, path: Path, now: Now) -> bool:
+        """Message 1, authenticated. Answers it unless it is a replay or comes too fast. Returns whether it counts."""
+        if received.timestamp <= self._last_timestamp or now.boot - self._last_initiation < MIN_INTERVAL:
+            return False
+        engine = self._peer.engine
+        self._last_timestamp = received.timestamp
+        if now.boot - self._last_initiation > RETRY_WINDOW or self.pending is None:
+            self._epochs_tried = ()
+        self._last_initiation = now.boot
+        wall = engine.node.controller_wall(now)
+        epoch = engine.keyring.choose(self.known_epoch, self._epochs_tried, wall)
+        if epoch is None:
+            self.stale = True
+            return True
+        self._epochs_tried = (*(e for e in self._epochs_tried if e != epoch), epoch)
+        index = engine.node.new_index(self._peer)
+        try:
+            message, keys = received.respond(index, engine.keyring.psk(self._peer.key, epoch))
+        except AuthFailure:
+            engine.node.free_index(index)
+            return False
+        if self.pending is not None:
+            engine.node.free_index(self.pending.local_index)
+        self.pending = SessionInfo(index, epoch, False, now.boot)
+        self._last_responded = now.boot
+        engine.node.emit(Install(self._peer.index, _pump_session(keys, now)))
+        engine.node.emit(Send(path, self._jar.add_macs(message, now)))
+        return True
+
+    def confirmed(self, local_index: int, now: Now) -> None:
+        """The pump heard on the session that we answered with."""
+        session = self.pending
+        if session is None or session.local_index != local_index:
+            return
+        self.pending = None
+        session.confirmed = True
+        self._want_at = inf
+        if self.initiation is not None and self.live(now.boot) is False:
+            self._abandon()
+        self._shift(session)
+        self._done(session.epoch, now)
+
+    # sessions
+
+    def _placed(self, session: SessionInfo) -> None:
+        """As the pump's Install of an initiator's session does: the old next, else current, becomes previous."""
+        if self.pending is not None:
+            self._free(self.previous)
+            self._free(self.current)
+            self.previous, self.pending = self.pending, None
+        else:
+            self._free(self.previous)
+            self.previous = self.current
+        self.current = session
+
+    def _shift(self, session: SessionInfo) -> None:
+        self._free(self.previous)
+        self.previous, self.current = self.current, session
+
+    def _free(self, session: SessionInfo | None) -> None:
+        if session is not None:
+            self._peer.engine.node.free_index(session.local_index)
+
+    def _done(self, epoch: int, now: Now) -> None:
+        self.stale = False
+        self.done_at = now.boot
+        self._epochs_tried = ()
+        if self.known_epoch is None or epoch > self.known_epoch:
+            self.known_epoch = epoch
+        session = self.current
+        self._peer.handshake_done(epoch, session is not None and session.initiator, now)
+
+    def drop(self) -> None:
+        """Ends everything: the peer was removed."""
+        self._abandon()
+        for session in (self.previous, self.current, self.pending):
+            self._free(session)
+        self.previous = self.current = self.pending = None
+
+    # time
+
+    def deadline(self) -> float:
+        at = min(self.next_at, self._want_at)
+        for session in (self.previous, self.current, self.pending):
+            if session is not None:
+                at = min(at, session.dies)
+        return at
+
+    def on_timer(self, now: Now) -> None:
+        boot = now.boot
+        if boot >= self._want_at:
+            self._want_at = inf
+            self.initiate(now)
+        if boot >= self.next_at:
+            if boot - self._attempt_since >= REKEY_ATTEMPT:
+                self.give_up()
+                self._peer.handshake_failed(now)
+            else:
+                self._transmit(now)
+        dead = [s for s in (self.previous, self.current, self.pending) if s is not None and boot >= s.dies]
+        if dead:
+            self._peer.engine.node.emit(DropSessions(self._peer.index, tuple(s.local_index for s in dead)))
+            for session in dead:
+                self._free(session)
+            self.previous = None if self.previous in dead else self.previous
+            self.current = None if self.current in dead else self.current
+            self.pending = None if self.pending in dead else self.pending
+
+
+def _pump_session(keys: TransportKeys, now: Now) -> Session:
+    return Session(
+        local_index=keys.local_index,
+        remote_index=keys.remote_index,
+        send_key=keys.send,
+        recv_key=keys.recv,
+        initiator=keys.initiator,
+        born=now.boot,
+        dies=now.boot + REJECT_AFTER,
+    )

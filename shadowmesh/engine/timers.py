@@ -1,0 +1,56 @@
+"""One heap of deadlines for everything that waits; who moves its deadline later costs nothing until the old one is due."""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from math import inf
+from typing import Protocol
+
+from shadowmesh.model.clock import Now
+
+
+class Timed(Protocol):
+    """Something with one deadline. `queued_at` belongs to the heap: inf at first."""
+
+    queued_at: float
+
+    def deadline(self) -> float:
+        """When it wants `on_timer`; inf for never."""
+
+    def on_timer(self, now: Now) -> None: ...
+
+
+class Timers:
+    """Deadlines are CLOCK_BOOTTIME seconds."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Timed]] = []
+        self._count = 0
+
+    def schedule(self, item: Timed) -> None:
+        """Takes note of an item's present deadline. Call it whenever that may have become earlier."""
+        when = item.deadline()
+        if when < item.queued_at:
+            self._count += 1
+            item.queued_at = when
+            heappush(self._heap, (when, self._count, item))
+
+    def next_deadline(self) -> float:
+        """When something may be due, inf if nothing waits. It may be early, never late."""
+        heap = self._heap
+        while heap and heap[0][0] != heap[0][2].queued_at:
+            heappop(heap)
+        return heap[0][0] if heap else inf
+
+    def run(self, now: Now) -> None:
+        """Runs all that is due."""
+        heap = self._heap
+        boot = now.boot
+        while heap and heap[0][0] <= boot:
+            when, _, item = heappop(heap)
+            if when != item.queued_at:
+                continue
+            item.queued_at = inf
+            if item.deadline() <= boot:
+                item.on_timer(now)
+            self.schedule(item)
