@@ -1,0 +1,40 @@
+"""The help screen: what the keys do and what the marks mean."""
+
+from __future__ import annotations
+
+from rich.text import Text
+
+from shadowmesh_tui.palette import Palette
+from shadowmesh_tui.text import PATH_GLYPH
+
+_KEYS = (
+    ("d  t", "dashboard, topology"),
+    ("↑ ↓  j k", "choose a peer (in the topology also ← →)"),
+    ("Enter", "all about the chosen peer: figures, what was tried, history"),
+    ("p", "ping the chosen peer"),
+    ("n  N", "next network, the one before"),
+    ("/", "show only peers that contain these words; Esc shows all"),
+    ("s  S", "order by the next column, the other way round (or click a heading)"),
+    ("u  D", "switch the chosen network on, off"),
+    ("w", "the daemon's warnings"),
+    ("Ctrl+P", "all commands, and the choice of colours"),
+    ("q", "quit"),
+)
+
+
+def help_text(styles: Palette) -> Text:
+    text = Text()
+    for key, meaning in _KEYS:
+        text.append(f"{key:<10}", style=styles["me"]).append(f"{meaning}\n", style=styles["label"])
+    text.append("\n")
+    for mark, style, meaning in (
+        (PATH_GLYPH["direct"], "direct", "direct: packets go straight to the peer (solid line)"),
+        (PATH_GLYPH["relay"], "relay", "through a relay, which can't read them (dashed line)"),
+        (PATH_GLYPH["none"], "none", "no path now (○ in the topology)"),
+    ):
+        text.append(f"{mark:<10}", style=styles[style]).append(f"{meaning}\n", style=styles["label"])
+    text.append(f"{'on':<10}", style=styles["me"])
+    text.append("the controller saw the peer in the last 30 s; ? while it is offline\n", style=styles["label"])
+    text.append(f"{'hs':<10}", style=styles["me"]).append("time since the last handshake\n", style=styles["label"])
+    text.append("\nA reason, such as direct.punched, is explained by ", style=styles["muted"])
+    return text.append("shadowmesh help reason CODE", style=styles["label"])

@@ -1,0 +1,87 @@
+"""What to say when there is nothing to show, or when what is shown needs a word. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from shadowmesh_tui.state import Mesh
+
+Level = Literal["info", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A message to a person: what is the case, and what to do."""
+
+    title: str
+    remedy: str
+    level: Level = "info"
+
+
+def instead_of_peers(mesh: Mesh) -> Notice | None:
+    """What stands where the peers would be, when there are none to show."""
+    if mesh.status is None:
+        if mesh.trouble is None:
+            return Notice("Asking the daemon …", "")
+        return Notice(
+            _sentence(mesh.trouble.what), f"{_sentence(mesh.trouble.remedy)}\nThis screen goes on by itself.", "error"
+        )
+    network = mesh.network
+    if network is None:
+        return Notice(
+            "This machine is in no network yet.",
+            "Join one with an invite: shadowmesh join smi1_…\n"
+            "An invite is made where the controller runs: shadowmesh network invite NAME",
+        )
+    if network.state == "pending-approval":
+        return Notice(
+            f"{network.name}: waiting for approval.",
+            "Somebody who runs the network approves this machine:\n"
+            f"shadowmesh client approve {network.client_id or 'CLIENT'}\nThis screen goes on by itself.",
+            "warning",
+        )
+    if network.state == "down":
+        return Notice(f"{network.name} is switched off on this machine.", "Press u to switch it on.")
+    if network.state == "error":
+        return Notice(f"{network.name}: {network.error or 'it could not be started'}", "Press u to try again.", "error")
+    if not network.peers:
+        return Notice(
+            f"Nobody else is in {network.name} yet.",
+            f"Invite the next machine: shadowmesh network invite {network.name}",
+        )
+    return None
+
+
+def no_match(mesh: Mesh) -> Notice | None:
+    """What stands there when the filter lets no peer through."""
+    if mesh.needle and not mesh.rows():
+        return Notice(f"No peer matches “{mesh.needle}”.", "Press Esc to show all.")
+    return None
+
+
+def banner(mesh: Mesh) -> Notice | None:
+    """The one line above the peers: the worst of what is wrong while they can still be shown."""
+    if mesh.status is None:
+        return None
+    if mesh.trouble is not None:
+        since = datetime.fromtimestamp(mesh.trouble.since.wall).strftime("%H:%M:%S")
+        return Notice(
+            f"{_sentence(mesh.trouble.what)} Shown is what was known at {since}.",
+            _sentence(mesh.trouble.remedy),
+            "error",
+        )
+    network = mesh.network
+    if network is not None and network.state == "up" and network.controller == "offline":
+        return Notice(
+            "The controller is offline.",
+            "Peers go on by the map on disk; who is online isn't known.",
+            "warning",
+        )
+    return None
+
+
+def _sentence(text: str) -> str:
+    text = text[:1].upper() + text[1:]
+    return text if not text or text.endswith((".", "!", "?", "…")) else text + "."

@@ -1,0 +1,1 @@
+"""The screens: they hand the mesh's state to their widgets and turn keys into actions."""
