@@ -1,0 +1,144 @@
+"""`shadowmesh relay run`: the relay as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import socket
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import structlog
+
+from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.keys import Secret
+from shadowmesh.relay.controllerlink import Advertised, ControllerLink
+from shadowmesh.relay.core import RelayCore
+from shadowmesh.relay.server import RelayServer
+from shadowmesh.relay.state import RelayStore
+
+log = structlog.get_logger(__name__)
+
+DEFAULT_PORT = 9545
+
+
+@dataclass(frozen=True, slots=True)
+class RelayOptions:
+    """What `relay run` is told. `controller` and `token` are needed the first time only.
+
+    `listen.host` `::` serves IPv4 and IPv6. `public_udp` is where clients reach the relay by UDP; None: at the host of the
+    public URL and the port listened on. With `tls_cert` and `tls_key` the port speaks wss:// instead of ws://.
+    """
+
+    data_dir: Path
+    public_url: str
+    listen: SockAddr = field(default_factory=lambda: SockAddr("0.0.0.0", DEFAULT_PORT))
+    controller: str | None = None
+    token: Secret | None = None
+    fingerprint: str | None = None
+    udp: bool = True
+    public_udp: SockAddr | None = None
+    region: str = ""
+    capacity_mbit: int | None = None  # None: as much as the machine can
+    name: str = field(default_factory=lambda: socket.gethostname().partition(".")[0] or "relay")
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+
+def run(options: RelayOptions) -> None:
+    """Serves until SIGTERM or SIGINT, then says goodbye to the clients and returns.
+
+    Raises ShadowMeshError: `bad_public_url`, `relay_not_registered` (USAGE), `port_taken` (CONFLICT), `cannot_listen`,
+    `bad_certificate`, `relay_running` (CONFLICT), those of the state, and what the controller refused.
+    """
+    asyncio.run(_main(options))
+
+
+async def _main(options: RelayOptions) -> None:
+    _check_public_url(options.public_url)
+    tls = _tls(options)
+    with RelayStore(options.data_dir) as store:
+        capacity = options.capacity_mbit * 125_000.0 if options.capacity_mbit else None
+        core = RelayCore(store.signer(), capacity=capacity)
+        server = RelayServer(core, options.listen, udp=options.udp, tls=tls)
+        advertised = Advertised(
+            name=options.name,
+            public_url=options.public_url,
+            udp=options.udp,
+            public_udp=options.public_udp,
+            port=options.listen.port,
+            region=options.region,
+            capacity_mbit=options.capacity_mbit,
+        )
+        link = ControllerLink(
+            core,
+            store,
+            advertised,
+            clock=server.clock,
+            send=server.send,
+            url=options.controller,
+            token=options.token,
+            fingerprint=options.fingerprint,
+        )
+        async with server:
+            log.info("listening", port=server.port, udp=options.udp, public_url=options.public_url)
+            gc.freeze()
+            await _until_stopped(link)
+    log.info("stopped")
+
+
+async def _until_stopped(link: ControllerLink) -> None:
+    """Until a signal. Raises what the link raises."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    running = asyncio.create_task(link.run())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            await running
+    finally:
+        running.cancel()
+        stopping.cancel()
+        await asyncio.gather(running, stopping, return_exceptions=True)
+
+
+def _check_public_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("ws", "wss") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ShadowMeshError(
+            "bad_public_url",
+            f"{url!r} is not a relay's public URL",
+            f"give it as ws://HOST:{DEFAULT_PORT} or wss://HOST:PORT",
+            kind=Kind.USAGE,
+        )
+
+
+def _tls(options: RelayOptions) -> ssl.SSLContext | None:
+    if options.tls_cert is None and options.tls_key is None:
+        return None
+    if options.tls_cert is None or options.tls_key is None:
+        raise ShadowMeshError(
+            "bad_certificate", "a certificate needs its key and the other way round", "give both", kind=Kind.USAGE
+        )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.num_tickets = 0
+    try:
+        context.load_cert_chain(options.tls_cert, options.tls_key)
+    except (OSError, ssl.SSLError) as e:
+        raise ShadowMeshError(
+            "bad_certificate",
+            f"the certificate {options.tls_cert} can't be used ({e.strerror or e})",
+            "give a PEM certificate and its key",
+        ) from e
+    return context

@@ -1,0 +1,390 @@
+"""The relay's side of its link to the controller: registering once, then keys and revocations in, load out.
+
+The relay goes on without: what it last heard is on disk. While nobody answers it tries again, and says so once per
+cause, not once per try.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import random
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar, cast
+from urllib.parse import urlsplit
+
+import httpx
+import msgspec
+import structlog
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
+
+from shadowmesh import __version__
+from shadowmesh.client_api.contact import Contact, first_contact, unreachable
+from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.clock import Now
+from shadowmesh.model.codec import from_json, to_json
+from shadowmesh.model.enrol import EnrolChallenge
+from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
+from shadowmesh.model.keys import Secret
+from shadowmesh.model.link import Challenge, LinkError
+from shadowmesh.model.relaylink import (
+    ALIVE_SECONDS,
+    LOAD_SECONDS,
+    Drain,
+    FromController,
+    FromRelay,
+    Load,
+    RelayHello,
+    RelayRegistered,
+    RelayRegistration,
+    Revocations,
+    TokenKeys,
+)
+from shadowmesh.protocol.signing import Context, hello_message, sign_text
+from shadowmesh.relay.core import Out, RelayCore
+from shadowmesh.relay.state import RelayState, RelayStore
+
+log = structlog.get_logger(__name__)
+
+_TIMEOUT = 5.0
+_SILENCE = 3 * ALIVE_SECONDS  # a link on which nothing came for so long is dead
+_FIRST_RETRY, _LAST_RETRY = 1.0, 15.0
+_MAX_MESSAGE = 64 << 20  # a complete list of revocations
+_BUSY = 0.9  # of a core
+_RETRIABLE = {408, 425, 429}
+_KINDS = {401: Kind.NOT_ALLOWED, 403: Kind.NOT_ALLOWED, 404: Kind.NOT_FOUND, 409: Kind.CONFLICT}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Advertised:
+    """What the relay tells of itself. `public_udp` None with `udp`: the public URL's host and the port listened on."""
+
+    name: str
+    public_url: str
+    udp: bool = True
+    public_udp: SockAddr | None = None
+    port: int = 0
+    region: str = ""
+    capacity_mbit: int | None = None
+
+
+class _Problem(msgspec.Struct):
+    """The part of an RFC 9457 document that is told to a person."""
+
+    code: str = "refused"
+    title: str = ""
+    detail: str = ""
+    remedy: str = ""
+
+
+class ControllerLink:
+    """`await link.run()` goes on until cancelled; it raises where trying again can't help.
+
+    `url`, `token` and `fingerprint` are needed until the relay has registered; a fingerprint given later has to be the
+    one that it registered with.
+    """
+
+    def __init__(
+        self,
+        core: RelayCore,
+        store: RelayStore,
+        advertised: Advertised,
+        *,
+        clock: Callable[[], Now],
+        send: Callable[[Out], None],
+        url: str | None = None,
+        token: Secret | None = None,
+        fingerprint: str | None = None,
+    ) -> None:
+        """Puts into the core what is known from the last time. Raises ShadowMeshError (USAGE, NOT_ALLOWED)."""
+        self._core = core
+        self._store = store
+        self._advertised = advertised
+        self._clock = clock
+        self._send = send
+        self._url = url
+        self._token = token
+        self._boot_id = secrets.token_hex(16)
+        self._said = ""
+        state = store.load()
+        if state.relay_id is None and (url is None or token is None):
+            raise ShadowMeshError(
+                "relay_not_registered",
+                "this relay is not registered yet",
+                "give --controller and --token once (`shadowmesh relay token` on the controller prints one)",
+                kind=Kind.USAGE,
+            )
+        if fingerprint and state.fingerprint and fingerprint.strip().lower() != state.fingerprint:
+            raise ShadowMeshError(
+                "fingerprint_mismatch",
+                f"this relay is registered with the controller {state.fingerprint}, not {fingerprint}",
+                "use an empty --data-dir to register with another controller",
+                kind=Kind.NOT_ALLOWED,
+            )
+        self._state = state if state.fingerprint else msgspec.structs.replace(state, fingerprint=fingerprint)
+        core.set_token_keys(state.token_keys)
+        core.set_wall_offset(state.wall_offset)
+        core.revoke(state.revocations, complete=True)
+
+    @property
+    def state(self) -> RelayState:
+        return self._state
+
+    async def run(self) -> None:
+        """Registers if need be, then holds the link for ever. Raises ShadowMeshError where it makes no sense to go on."""
+        delay = _FIRST_RETRY
+        while True:
+            began = self._clock().boot
+            try:
+                contact = await self._contact()
+                if self._state.relay_id is None:
+                    await self._register(contact)
+                await self._hold(contact)
+            except ShadowMeshError as e:
+                if self._is_final(e):
+                    raise
+                self._say(e)
+            if self._clock().boot - began > _LAST_RETRY:
+                delay = _FIRST_RETRY
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - spreads, hides nothing
+            delay = min(delay * 2, _LAST_RETRY)
+
+    def _is_final(self, error: ShadowMeshError) -> bool:
+        """A registered relay never gives up: it may serve for weeks without its controller."""
+        if self._state.relay_id is not None:
+            return False
+        untrusted = error.code == "certificate_refused" and self._state.fingerprint is None
+        return untrusted or error.kind in (Kind.NOT_ALLOWED, Kind.USAGE, Kind.NOT_FOUND, Kind.CONFLICT)
+
+    def _say(self, error: ShadowMeshError) -> None:
+        if error.what != self._said:
+            self._said = error.what
+            log.warning("controller away", code=error.code, what=error.what, remedy=error.remedy, retry="goes on")
+
+    # registering
+
+    async def _contact(self) -> Contact:
+        """The controller, at the first of its URLs that answers as the one meant."""
+        urls = dict.fromkeys((*([self._url] if self._url else []), *self._state.controller_urls))
+        last: ShadowMeshError | None = None
+        for url in urls:
+            try:
+                return await asyncio.to_thread(first_contact, url, self._state.fingerprint, timeout=_TIMEOUT)
+            except ShadowMeshError as e:
+                last = last or e
+        assert last is not None
+        raise last
+
+    async def _register(self, contact: Contact) -> None:
+        assert self._token is not None
+        signer, me = self._core.signer, self._advertised
+        async with httpx.AsyncClient(
+            base_url=contact.url, verify=contact.tls, timeout=_TIMEOUT, trust_env=False
+        ) as http:
+            challenge = await self._post(http, "/api/v1/enroll/challenge", b"{}", EnrolChallenge)
+            try:
+                nonce = bytes.fromhex(challenge.nonce)
+            except ValueError as e:
+                raise _not_understood(contact.url) from e
+            token = self._token.reveal().decode()
+            message = hello_message(nonce, contact.identity.identity, token)
+            request = RelayRegistration(
+                token=token,
+                nonce=challenge.nonce,
+                key=signer.public,
+                signature=sign_text(signer, Context.RELAY_HELLO, message),
+                name=me.name,
+                url=me.public_url,
+                udp=await self._public_udp(),
+                region=me.region,
+                capacity_mbit=me.capacity_mbit,
+                version=__version__,
+            )
+            answer = await self._post(http, "/api/v1/relays/register", to_json(request), RelayRegistered)
+        await self._keep(
+            msgspec.structs.replace(
+                self._state,
+                relay_id=answer.relay_id,
+                name=answer.name,
+                fingerprint=contact.identity.identity.fingerprint,
+                controller_urls=answer.controller_urls or (contact.url,),
+                token_keys=answer.token_keys,
+                wall_offset=challenge.wall - self._clock().wall,
+            )
+        )
+        self._core.set_token_keys(answer.token_keys)
+        self._core.heard_controller(self._clock(), challenge.wall)
+        self._token = None
+        log.info("registered", relay_id=answer.relay_id, name=answer.name, controller=contact.url)
+
+    async def _post(self, http: httpx.AsyncClient, path: str, body: bytes, kind: type[T]) -> T:
+        url = str(http.base_url).rstrip("/")
+        try:
+            answer = await http.post(path, content=body, headers={"content-type": "application/json"})
+        except httpx.HTTPError as e:
+            raise unreachable(url, e) from e
+        try:
+            if answer.is_success:
+                return from_json(answer.content, kind)
+            problem = from_json(answer.content, _Problem)
+        except MalformedError as e:
+            raise _not_understood(url) from e
+        status = answer.status_code
+        final = 400 <= status < 500 and status not in _RETRIABLE
+        raise ShadowMeshError(
+            problem.code,
+            problem.detail or problem.title or f"the controller refused the relay (HTTP {status})",
+            problem.remedy,
+            kind=_KINDS.get(status, Kind.USAGE) if final else Kind.UNREACHABLE,
+        )
+
+    async def _public_udp(self) -> SockAddr | None:
+        """Where clients send UDP. A host name is resolved here: maps hold addresses. IPv4 first."""
+        me = self._advertised
+        if not me.udp or me.public_udp is not None:
+            return me.public_udp if me.udp else None
+        host = urlsplit(me.public_url).hostname or ""
+        with contextlib.suppress(ValueError):
+            return SockAddr(str(ipaddress.ip_address(host)), me.port)
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(host, me.port, type=socket.SOCK_DGRAM)
+        except OSError as e:
+            raise ShadowMeshError(
+                "public_url_unresolved",
+                f"the name {host!r} in the relay's public URL can't be resolved ({e.strerror or e})",
+                "check the name or the resolver",
+                kind=Kind.UNREACHABLE,
+            ) from e
+        best = min(found, key=lambda info: info[0] != socket.AF_INET)
+        return SockAddr(str(ipaddress.ip_address(best[4][0])), me.port)
+
+    # the link
+
+    async def _hold(self, contact: Contact) -> None:
+        """One connection, until it ends. Raises ShadowMeshError."""
+        try:
+            async with connect(
+                "wss://" + contact.url.removeprefix("https://") + "/api/v1/relay-link",
+                ssl=contact.tls,
+                compression=None,
+                proxy=None,
+                max_size=_MAX_MESSAGE,
+                open_timeout=_TIMEOUT,
+            ) as connection:
+                await self._converse(connection, contact)
+        except (OSError, WebSocketException) as e:  # a TimeoutError is an OSError
+            raise unreachable(contact.url, e) from e
+
+    async def _converse(self, connection: ClientConnection, contact: Contact) -> None:
+        reporter: asyncio.Task[None] | None = None
+        try:
+            while True:
+                async with asyncio.timeout(_SILENCE):
+                    text = await connection.recv()
+                try:
+                    message = from_json(text, cast(type[FromController], FromController))
+                except MalformedError as e:
+                    log.debug("message of the controller not understood", why=str(e))
+                    continue
+                wall = getattr(message, "wall", None)
+                if isinstance(message, Challenge):
+                    await self._answer(connection, contact, message)
+                    continue
+                if isinstance(message, LinkError):
+                    raise ShadowMeshError(message.code, message.what, kind=Kind.NOT_ALLOWED)
+                self._core.heard_controller(self._clock(), wall)
+                if reporter is None:  # it takes us
+                    reporter = asyncio.create_task(self._report(connection))
+                    self._said = ""
+                    log.info("linked to the controller", controller=contact.url)
+                await self._take(message)
+        finally:
+            if reporter is not None:
+                reporter.cancel()
+
+    async def _answer(self, connection: ClientConnection, contact: Contact, challenge: Challenge) -> None:
+        me, signer = self._advertised, self._core.signer
+        assert self._state.relay_id is not None
+        try:
+            message = hello_message(bytes.fromhex(challenge.nonce), contact.identity.identity, self._boot_id)
+        except ValueError as e:
+            raise _not_understood(contact.url) from e
+        hello = RelayHello(
+            relay_id=self._state.relay_id,
+            key=signer.public,
+            signature=sign_text(signer, Context.RELAY_HELLO, message),
+            boot_id=self._boot_id,
+            version=__version__,
+            url=me.public_url,
+            udp=await self._public_udp(),
+            region=me.region,
+            capacity_mbit=me.capacity_mbit,
+        )
+        await self._tell(connection, hello)
+
+    async def _take(self, message: FromController) -> None:
+        core, state = self._core, self._state
+        match message:
+            case TokenKeys(keys=keys):
+                core.set_token_keys(keys)
+            case Revocations(complete=complete, entries=entries):
+                self._send(core.revoke(entries, complete=complete))
+            case Drain(draining=draining):
+                core.set_draining(draining)
+                log.info("draining" if draining else "taking new sessions again")
+        offset = core.wall_offset if abs(core.wall_offset - state.wall_offset) > 1 else state.wall_offset
+        await self._keep(
+            msgspec.structs.replace(
+                state, token_keys=core.token_keys, revocations=core.revocations.entries(), wall_offset=offset
+            )
+        )
+
+    async def _report(self, connection: ClientConnection) -> None:
+        with contextlib.suppress(WebSocketException, OSError):
+            used, at = time.process_time(), time.monotonic()
+            while True:
+                now_used, now_at = time.process_time(), time.monotonic()
+                cpu = (now_used - used) / (now_at - at) if now_at - at > 1 else 0.0
+                used, at = now_used, now_at
+                counters = self._core.counters
+                await self._tell(
+                    connection,
+                    Load(
+                        sessions=len(self._core.sessions),
+                        networks=self._core.sessions.networks(),
+                        forwarded_frames=counters.forwarded_frames,
+                        forwarded_bytes=counters.forwarded_bytes,
+                        dropped_frames=counters.dropped_frames,
+                        cpu=min(1.0, cpu),
+                        overloaded=cpu > _BUSY or self._core.allotment.short,
+                    ),
+                )
+                await asyncio.sleep(LOAD_SECONDS)
+
+    @staticmethod
+    async def _tell(connection: ClientConnection, message: FromRelay) -> None:
+        await connection.send(to_json(message).decode())
+
+    async def _keep(self, state: RelayState) -> None:
+        """On disk, if it changed. A full disk doesn't stop the relay."""
+        if state == self._state:
+            return
+        self._state = state
+        try:
+            await asyncio.to_thread(self._store.save, state)
+        except ShadowMeshError as e:
+            log.error("state not saved", what=e.what, remedy=e.remedy)
+
+
+def _not_understood(url: str) -> ShadowMeshError:
+    return ShadowMeshError(
+        "not_a_controller", f"{url} doesn't answer as a controller", "check the URL, and that its version fits this one"
+    )

@@ -1,0 +1,134 @@
+"""What a relay keeps on disk, all of it: its own key, who its controller is, the keys of tokens, the revocations.
+
+`DATA_DIR/relay.key` (0600): the Ed25519 seed in hex. `DATA_DIR/relay.json` (0600): the rest, replaced as a whole. The
+directory is 0700 if it is made here. A lock file holds out a second relay.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Self
+
+from shadowmesh.model.codec import Struct, from_json, to_json
+from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
+from shadowmesh.model.ids import RelayID
+from shadowmesh.model.keys import Secret, SigningPublicKey
+from shadowmesh.model.relaylink import Revocation
+from shadowmesh.protocol.signing import Signer
+
+FORMAT = 1
+
+
+class RelayState(Struct, frozen=True, kw_only=True):
+    """`wall_offset`: the controller's clock minus ours, as of the last contact. `relay_id` is None before registering."""
+
+    format: int = FORMAT
+    relay_id: RelayID | None = None
+    name: str = ""
+    fingerprint: str | None = None
+    controller_urls: tuple[str, ...] = ()
+    token_keys: tuple[SigningPublicKey, ...] = ()
+    wall_offset: float = 0.0
+    revocations: tuple[Revocation, ...] = ()
+
+
+class RelayStore:
+    """The directory. `with RelayStore(dir) as store:` makes and locks it.
+
+    Raises ShadowMeshError: `relay_running` (CONFLICT), `state_unreadable`, `state_unwritable`, `state_newer`.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._dir = data_dir
+        self._lock = -1
+
+    def __enter__(self) -> Self:
+        try:
+            self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(self._dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as e:
+            raise self._unwritable(e) from e
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            os.close(self._lock)
+            raise ShadowMeshError(
+                "relay_running",
+                f"a relay already runs from {self._dir}",
+                "stop it, or give another --data-dir",
+                kind=Kind.CONFLICT,
+            ) from e
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self._lock)
+
+    def signer(self) -> Signer:
+        """The relay's own key, made at the first call."""
+        path = self._dir / "relay.key"
+        try:
+            text = path.read_text().strip()
+        except FileNotFoundError:
+            made = Signer.generate()
+            self._write(path, made.secret.reveal().hex().encode() + b"\n")
+            return made
+        except (OSError, UnicodeDecodeError) as e:
+            raise self._unreadable(path, e) from e
+        try:
+            return Signer.from_secret(Secret(bytes.fromhex(text)))
+        except ValueError as e:
+            raise self._unreadable(path, "it holds no key") from e
+
+    def load(self) -> RelayState:
+        path = self._dir / "relay.json"
+        try:
+            state = from_json(path.read_bytes(), RelayState)
+        except FileNotFoundError:
+            return RelayState()
+        except (OSError, MalformedError) as e:
+            raise self._unreadable(path, e) from e
+        if state.format > FORMAT:
+            raise ShadowMeshError(
+                "state_newer",
+                f"{path} was written by a newer version (format {state.format}, this one knows {FORMAT})",
+                "run the newer version, or register anew with an empty --data-dir",
+            )
+        return state
+
+    def save(self, state: RelayState) -> None:
+        self._write(self._dir / "relay.json", to_json(state))
+
+    def _write(self, path: Path, content: bytes) -> None:
+        """Whole or not at all, also through a crash."""
+        fresh = path.with_suffix(path.suffix + ".new")
+        try:
+            fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(path)
+            folder = os.open(self._dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as e:
+            raise self._unwritable(e) from e
+
+    def _unwritable(self, error: OSError) -> ShadowMeshError:
+        return ShadowMeshError(
+            "state_unwritable",
+            f"the relay can't write to {self._dir} ({error.strerror or error})",
+            "give it a directory of its own with --data-dir, and room on the disk",
+        )
+
+    @staticmethod
+    def _unreadable(path: Path, why: object) -> ShadowMeshError:
+        return ShadowMeshError(
+            "state_unreadable",
+            f"{path} can't be read ({why})",
+            "restore it, or register anew with an empty --data-dir",
+        )
