@@ -22,7 +22,8 @@ def rulesets(state: State) -> dict[str, str]:
     rules: dict[str, list[str]] = {name: [] for name in places}
     _cuts(state, rules)
     for name, percent in state.faults.loss.items():
-        _at_both_ends(state, rules, name, f"numgen random mod 10000 < {round(percent * 100)} drop")
+        chance = "" if percent == 100 else f"numgen random mod 10000 < {round(percent * 100)} "
+        _at_both_ends(state, rules, name, f"{chance}drop")
     for name in state.faults.udp_blocked:
         _at_both_ends(state, rules, name, "meta l4proto udp drop")
     silent = bool(state.faults.mtu)

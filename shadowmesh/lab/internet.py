@@ -85,10 +85,8 @@ class Host:
     def environment(self) -> dict[str, str]:
         """The caller's environment, with this machine's state directories and this Python's programs on the PATH."""
         role = {"SHADOWMESH_LAB": self._lab.id, "SHADOWMESH_LAB_HOST": self.name}
-        if self.machine.role == "controller":
-            role["SHADOWMESH_DATA_DIR"] = str(self.directory)
-        elif self.machine.role != "relay":
-            role["SHADOWMESH_STATE_DIR"] = str(self.directory)
+        key = "SHADOWMESH_DATA_DIR" if self.machine.role in ("controller", "relay") else "SHADOWMESH_STATE_DIR"
+        role[key] = str(self.directory)
         path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}"
         return {**os.environ, "PATH": path, **role}
 
@@ -230,7 +228,7 @@ class Lab:
             if netns.names(_pattern(self.id)) or _state_file(self.id, directory).exists():
                 raise ShadowMeshError(
                     "lab_is_up", f"a lab {self.id!r} is up, or was left behind",
-                    f"end it with `shadowmesh lab down --id {self.id}`", kind=Kind.CONFLICT,
+                    f"end it with `shadowmesh lab down --lab {self.id}`", kind=Kind.CONFLICT,
                 )  # fmt: skip
             if guarded:
                 self._guard = guard.start(lambda: down(self.id, directory))

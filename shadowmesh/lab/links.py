@@ -64,10 +64,15 @@ class Wires:
         return bool(self._route.link_lookup(ifname=name))
 
     def add_veth(self, name: str, far_namespace: str, far_name: str) -> None:
-        """A pair of virtual Ethernet ends: `name` here, `far_name` there, both still down."""
+        """A pair of virtual Ethernet ends: `name` here, `far_name` there, both still down.
+
+        The near end gets a high number: where both ends have the same one, the kernel takes the pair for an ordinary
+        card and lets up to a second pass before it sends on it.
+        """
+        number = max(999, *(int(link["index"]) for link in self._route.get_links())) + 1
         fd = os.open(netns.RUN / far_namespace, os.O_RDONLY)
         try:
-            self._route.link("add", ifname=name, kind="veth", peer={"ifname": far_name, "net_ns_fd": fd})
+            self._route.link("add", ifname=name, index=number, kind="veth", peer={"ifname": far_name, "net_ns_fd": fd})
         finally:
             os.close(fd)
 
@@ -159,9 +164,9 @@ def make_namespace(name: str, *, forwards: bool) -> None:
 
 def flush_conntrack(name: str) -> None:
     """Forgets every connection that the namespace tracks, as a router does that restarts."""
-    with netns.entered(name):
+    with netns.entered(name):  # to the end: this kind of socket opens with its first request
         tracker = NFCTSocket()
-    try:
-        tracker.flush()
-    finally:
-        tracker.close()
+        try:
+            tracker.flush()
+        finally:
+            tracker.close()

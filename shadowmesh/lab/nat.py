@@ -73,6 +73,7 @@ def carrier_ruleset(life: int = 0) -> str:
     nat = f"""
   chain srcnat {{
     type nat hook postrouting priority srcnat
+    meta nfproto ipv6 accept
     oifname wan meta l4proto {{ tcp, udp }} masquerade to :{first}-{first + PORT_BLOCK - 1}
     oifname wan masquerade
   }}"""
@@ -196,6 +197,7 @@ def _source_nat(rules: str) -> str:
     return f"""
   chain srcnat {{
     type nat hook postrouting priority srcnat
+    meta nfproto ipv6 accept
     {rules}
   }}"""
 
@@ -230,6 +232,7 @@ def _cone(router: Router, *, inbound: str, contacted: bool = False, hairpin: boo
   }}
   chain srcnat {{
     type nat hook postrouting priority srcnat
+    meta nfproto ipv6 accept
     {loop}
     oifname wan meta nfproto ipv4 meta l4proto udp masquerade to :ip saddr . udp sport map @outward
     {_masquerade(router)}

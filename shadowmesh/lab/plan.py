@@ -26,6 +26,13 @@ PREFIX = "smlab-"
 CORE = "wan"
 MAX_SITES = 200
 MAX_HOSTS = 200
+TYPICAL_SITES = (
+    NatType.NONE,
+    NatType.FULL_CONE,
+    NatType.PORT_RESTRICTED,
+    NatType.PORT_RESTRICTED,
+    NatType.SYMMETRIC,
+)
 _ID = re.compile(r"[a-z0-9]{1,24}")
 _N = TypeVar("_N")
 
