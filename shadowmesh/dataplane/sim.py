@@ -8,6 +8,7 @@
     for out in pump.take_outgoing(): …          # Outgoing(slot, remote, local, data); remote None: a frame to a stream
     for net, packet in pump.take_delivered(): … # packets for this host
     for event in pump.drain(): …
+    pump.end(slot)                              # a stream's other end closes: GoneEvent
     pump.fail(slot, errno.EMSGSIZE)             # sends on the slot fail so until fail(slot, 0)
 
 Descriptors in commands are ignored. Sends on a slot that wasn't added are dropped and counted. Everything happens within the
@@ -120,6 +121,11 @@ class SimPump:
     def fail(self, slot: m.Slot, error: int) -> None:
         """Lets every send on the slot fail with this errno; 0 ends it."""
         self._failing[slot] = error
+
+    def end(self, slot: m.Slot) -> None:
+        """The task at the other end of a stream goes away."""
+        self._slots.discard(slot)
+        self.core.gone(m.Gone.STREAM, slot, errno.EPIPE, self._clock().boot)
 
     # core.Output
 

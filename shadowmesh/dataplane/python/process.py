@@ -19,7 +19,8 @@ PUMP_SUBCOMMAND: Final = "__pump"  # what a frozen binary is started with to bec
 _EVENT_BYTES: Final = 70_000
 _APPLY_SECONDS: Final = 5.0
 _CLOSE_SECONDS: Final = 2.0
-_CONTROL_BUFFER: Final = 4 << 20
+_COMMAND_BUFFER: Final = 4 << 20
+_EVENT_BUFFER: Final = 96 << 10
 
 
 def pump_argv() -> list[str]:
@@ -42,8 +43,9 @@ class PumpProcess:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         table = os.memfd_create("shadowmesh-counters", os.MFD_CLOEXEC)
         try:
-            for sock in (ours, theirs):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CONTROL_BUFFER)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _COMMAND_BUFFER)
+            # Small: what is in it has left its ring, so a flood of one kind would delay the others by so much.
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _EVENT_BUFFER)
             os.ftruncate(table, c.TABLE_BYTES)
             self._table = mmap.mmap(table, c.TABLE_BYTES, prot=mmap.PROT_READ)
             self._process = subprocess.Popen(
