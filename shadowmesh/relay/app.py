@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from shadowmesh.model.addresses import SockAddr
-from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.keys import Secret
 from shadowmesh.relay.controllerlink import Advertised, ControllerLink
 from shadowmesh.relay.core import RelayCore
@@ -30,21 +30,22 @@ DEFAULT_PORT = 9545
 class RelayOptions:
     """What `relay run` is told. `controller` and `token` are needed the first time only.
 
-    `listen.host` `::` serves IPv4 and IPv6. `public_udp` is where clients reach the relay by UDP; None: at the host of the
-    public URL and the port listened on. With `tls_cert` and `tls_key` the port speaks wss:// instead of ws://.
+    `listen`: ADDRESS:PORT for TCP and UDP; the address `[::]` serves IPv4 and IPv6. `public_udp` is where clients reach
+    the relay by UDP; None: at the host of the public URL and the port listened on. `capacity` in Mbit/s, None for as much
+    as the machine can. With `tls_cert` and `tls_key` the port speaks wss:// instead of ws://.
     """
 
     data_dir: Path
     public_url: str
-    listen: SockAddr = field(default_factory=lambda: SockAddr("0.0.0.0", DEFAULT_PORT))
+    listen: str = f"0.0.0.0:{DEFAULT_PORT}"
     controller: str | None = None
-    token: Secret | None = None
+    token: str | None = field(default=None, repr=False)
     fingerprint: str | None = None
+    name: str | None = None  # None: this host's
     udp: bool = True
     public_udp: SockAddr | None = None
     region: str = ""
-    capacity_mbit: int | None = None  # None: as much as the machine can
-    name: str = field(default_factory=lambda: socket.gethostname().partition(".")[0] or "relay")
+    capacity: int | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
 
@@ -52,7 +53,7 @@ class RelayOptions:
 def run(options: RelayOptions) -> None:
     """Serves until SIGTERM or SIGINT, then says goodbye to the clients and returns.
 
-    Raises ShadowMeshError: `bad_public_url`, `relay_not_registered` (USAGE), `port_taken` (CONFLICT), `cannot_listen`,
+    Raises ShadowMeshError: `bad_public_url`, `bad_listen`, `relay_not_registered` (USAGE), `port_taken` (CONFLICT), `cannot_listen`,
     `bad_certificate`, `relay_running` (CONFLICT), those of the state, and what the controller refused.
     """
     asyncio.run(_main(options))
@@ -60,19 +61,20 @@ def run(options: RelayOptions) -> None:
 
 async def _main(options: RelayOptions) -> None:
     _check_public_url(options.public_url)
+    listen = _listen(options.listen)
     tls = _tls(options)
     with RelayStore(options.data_dir) as store:
-        capacity = options.capacity_mbit * 125_000.0 if options.capacity_mbit else None
+        capacity = options.capacity * 125_000.0 if options.capacity else None
         core = RelayCore(store.signer(), capacity=capacity)
-        server = RelayServer(core, options.listen, udp=options.udp, tls=tls)
+        server = RelayServer(core, listen, udp=options.udp, tls=tls)
         advertised = Advertised(
-            name=options.name,
+            name=options.name or socket.gethostname().partition(".")[0] or "relay",
             public_url=options.public_url,
             udp=options.udp,
             public_udp=options.public_udp,
-            port=options.listen.port,
+            port=listen.port,
             region=options.region,
-            capacity_mbit=options.capacity_mbit,
+            capacity_mbit=options.capacity,
         )
         link = ControllerLink(
             core,
@@ -81,7 +83,7 @@ async def _main(options: RelayOptions) -> None:
             clock=server.clock,
             send=server.send,
             url=options.controller,
-            token=options.token,
+            token=None if options.token is None else Secret(options.token.encode()),
             fingerprint=options.fingerprint,
         )
         async with server:
@@ -106,6 +108,15 @@ async def _until_stopped(link: ControllerLink) -> None:
         running.cancel()
         stopping.cancel()
         await asyncio.gather(running, stopping, return_exceptions=True)
+
+
+def _listen(text: str) -> SockAddr:
+    try:
+        return SockAddr.parse(text)
+    except MalformedError as e:
+        raise ShadowMeshError(
+            "bad_listen", str(e), f"give --listen as ADDRESS:PORT, for example 0.0.0.0:{DEFAULT_PORT}", kind=Kind.USAGE
+        ) from e
 
 
 def _check_public_url(url: str) -> None:

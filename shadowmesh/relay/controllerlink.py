@@ -114,6 +114,7 @@ class ControllerLink:
         self._token = token
         self._boot_id = secrets.token_hex(16)
         self._said = ""
+        self._unknown = False  # the controller doesn't know this relay any more: with a new token it can register anew
         state = store.load()
         if state.relay_id is None and (url is None or token is None):
             raise ShadowMeshError(
@@ -145,13 +146,14 @@ class ControllerLink:
             began = self._clock().boot
             try:
                 contact = await self._contact()
-                if self._state.relay_id is None:
+                if self._state.relay_id is None or (self._unknown and self._token is not None):
                     await self._register(contact)
                 await self._hold(contact)
             except ShadowMeshError as e:
                 if self._is_final(e):
                     raise
                 self._say(e)
+                self._unknown = e.code in ("relay_unknown", "relay_removed")
             if self._clock().boot - began > _LAST_RETRY:
                 delay = _FIRST_RETRY
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - spreads, hides nothing
@@ -222,7 +224,7 @@ class ControllerLink:
         )
         self._core.set_token_keys(answer.token_keys)
         self._core.heard_controller(self._clock(), challenge.wall)
-        self._token = None
+        self._token, self._unknown = None, False
         log.info("registered", relay_id=answer.relay_id, name=answer.name, controller=contact.url)
 
     async def _post(self, http: httpx.AsyncClient, path: str, body: bytes, kind: type[T]) -> T:
@@ -303,7 +305,8 @@ class ControllerLink:
                 self._core.heard_controller(self._clock(), wall)
                 if reporter is None:  # it takes us
                     reporter = asyncio.create_task(self._report(connection))
-                    self._said = ""
+                    self._said, self._unknown = "", False
+                    self._core.set_draining(False)  # it says so anew if it is to be
                     log.info("linked to the controller", controller=contact.url)
                 await self._take(message)
         finally:

@@ -197,12 +197,25 @@ async def test_a_registered_relay_goes_on_when_the_controller_will_not_have_it(
         assert not site.task.done()
 
 
+async def test_a_removed_relay_registers_anew_with_a_new_token(controller: FakeController, tmp_path: Path) -> None:
+    async with running(controller, tmp_path):
+        await asyncio.wait_for(controller.hellos.get(), PATIENCE)
+    controller.refuse_links = LinkError(code="relay_unknown", what="this relay is not registered here")
+    async with running(controller, tmp_path):
+        await asyncio.wait_for(controller.hellos.get(), PATIENCE)
+        controller.refuse_links = None
+        await asyncio.wait_for(controller.hellos.get(), PATIENCE)
+        await asyncio.wait_for(controller.loads.get(), PATIENCE)
+    assert len(controller.registrations) == 2
+    assert controller.registrations[0].key == controller.registrations[1].key
+
+
 def options(folder: Path, **more: object) -> RelayOptions:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     fields: dict[str, object] = {"data_dir": folder, "public_url": f"ws://127.0.0.1:{port}"}
-    return RelayOptions(**(fields | {"listen": SockAddr("127.0.0.1", port)} | more))  # type: ignore[arg-type]
+    return RelayOptions(**(fields | {"listen": f"127.0.0.1:{port}"} | more))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -210,6 +223,7 @@ def options(folder: Path, **more: object) -> RelayOptions:
     [
         ({}, "relay_not_registered"),
         ({"public_url": "http://relay:9545"}, "bad_public_url"),
+        ({"listen": "relay:http"}, "bad_listen"),
         ({"tls_cert": Path("/nowhere")}, "bad_certificate"),
         ({"tls_cert": Path("/nowhere"), "tls_key": Path("/nowhere")}, "bad_certificate"),
         ({"data_dir": Path("/proc/nowhere")}, "state_unwritable"),
@@ -233,7 +247,7 @@ def test_what_cannot_work_is_one_clear_error(tmp_path: Path, more: dict[str, obj
 def test_a_damaged_or_newer_state_is_named(tmp_path: Path, name: str, content: bytes, code: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ShadowMeshError, match=name) as e:
-        run(options(tmp_path, controller="https://127.0.0.1:1", token=Secret(b"t")))
+        run(options(tmp_path, controller="https://127.0.0.1:1", token="t"))
     assert e.value.code == code
 
 
@@ -246,24 +260,22 @@ def test_a_second_relay_in_one_directory_is_refused(tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from shadowmesh.model.addresses import SockAddr
-from shadowmesh.model.keys import Secret
 from shadowmesh.relay.app import RelayOptions, run
-folder, port, url, token, fingerprint = sys.argv[1:]
-run(RelayOptions(data_dir=Path(folder), public_url=f"ws://127.0.0.1:{port}", listen=SockAddr("127.0.0.1", int(port)),
-                 controller=url, token=Secret(token.encode()), fingerprint=fingerprint))
+folder, listen, url, token, fingerprint = sys.argv[1:]
+run(RelayOptions(data_dir=Path(folder), public_url=f"ws://{listen}", listen=listen,
+                 controller=url, token=token, fingerprint=fingerprint))
 """
 
 
 async def test_the_process_registers_serves_and_ends_at_sigterm(controller: FakeController, tmp_path: Path) -> None:
     made = options(tmp_path)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", SCRIPT, str(tmp_path), str(made.listen.port), controller.url, controller.token,
+        sys.executable, "-c", SCRIPT, str(tmp_path), made.listen, controller.url, controller.token,
         controller.fingerprint, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
     hello = await asyncio.wait_for(controller.hellos.get(), 10)
-    assert hello.udp == made.listen
+    assert str(hello.udp) == made.listen
     process.send_signal(signal.SIGTERM)
     output, _ = await asyncio.wait_for(process.communicate(), 10)
     assert process.returncode == 0, output.decode()
