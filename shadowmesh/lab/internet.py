@@ -30,6 +30,13 @@ from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 
 T = TypeVar("T")
 DIRECTORY = Path("/run/shadowmesh-lab")
+_OUTSIDE = {
+    "SHADOWMESH_CONTROLLER",
+    "SHADOWMESH_TOKEN",
+    "SHADOWMESH_FINGERPRINT",
+    "SHADOWMESH_STATE_DIR",
+    "SHADOWMESH_DATA_DIR",
+}
 
 
 def default_directory() -> Path:
@@ -82,13 +89,25 @@ class Host:
         path.mkdir(parents=True, exist_ok=True, mode=0o711)
         return path
 
+    @property
+    def state_directory(self) -> Path:
+        """Where its role keeps its state: below `directory` for a controller or relay, which make it themselves."""
+        role = self.machine.role
+        return self.directory / role if role in ("controller", "relay") else self.directory
+
     def environment(self) -> dict[str, str]:
-        """The caller's environment, with this machine's state directories and this Python's programs on the PATH."""
-        role = {"SHADOWMESH_LAB": self._lab.id, "SHADOWMESH_LAB_HOST": self.name}
-        key = "SHADOWMESH_DATA_DIR" if self.machine.role in ("controller", "relay") else "SHADOWMESH_STATE_DIR"
-        role[key] = str(self.directory)
+        """The caller's environment, with this machine's state directory and this Python's programs on the PATH.
+
+        What would lead ShadowMesh's commands to the caller's own daemon or controller is left out.
+        """
+        own = {"SHADOWMESH_LAB": self._lab.id, "SHADOWMESH_LAB_HOST": self.name}
+        role = self.machine.role
+        own["SHADOWMESH_DATA_DIR" if role in ("controller", "relay") else "SHADOWMESH_STATE_DIR"] = str(
+            self.state_directory
+        )
         path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}"
-        return {**os.environ, "PATH": path, **role}
+        kept = {key: value for key, value in os.environ.items() if key not in _OUTSIDE}
+        return {**kept, "PATH": path, **own}
 
     def popen(
         self,
@@ -223,7 +242,6 @@ class Lab:
         if lacking:
             raise ShadowMeshError("lab_unavailable", lacking, "run it as root on a Linux machine that has nft")
         directory = Path(self.state.directory)
-        directory.mkdir(parents=True, exist_ok=True, mode=0o755)
         with _locked(self.id, directory):
             if netns.names(_pattern(self.id)) or _state_file(self.id, directory).exists():
                 raise ShadowMeshError(
@@ -395,8 +413,10 @@ class Lab:
     # keeping state
 
     def _change(self, change: Callable[[State], State], apply: Callable[[State, State], None] | None = None) -> None:
-        with _locked(self.id, Path(self.state.directory)):
-            self.state = old = Lab.attach(self.id, Path(self.state.directory)).state
+        directory = Path(self.state.directory)
+        Lab.attach(self.id, directory)  # a lab that has gone gets no lock file any more
+        with _locked(self.id, directory):
+            self.state = old = Lab.attach(self.id, directory).state
             self.state = change(old)
             if apply is not None:
                 apply(old, self.state)
@@ -419,15 +439,8 @@ def down(lab_id: str, directory: Path | None = None) -> list[str]:
     check_id(lab_id)
     if os.geteuid() != 0:
         raise ShadowMeshError("lab_unavailable", "ending a lab needs root", "run it as root", kind=Kind.NOT_ALLOWED)
-    if not directory.exists():
-        return _remove(lab_id, directory)
     with _locked(lab_id, directory):
-        removed = _remove(lab_id, directory)
-    _lock_file(lab_id, directory).unlink(missing_ok=True)
-    with suppress(OSError):  # other labs are there, or the directory was given by the user
-        if directory == DIRECTORY:
-            directory.rmdir()
-    return removed
+        return _remove(lab_id, directory)
 
 
 def _remove(lab_id: str, directory: Path) -> list[str]:
@@ -436,8 +449,11 @@ def _remove(lab_id: str, directory: Path) -> list[str]:
     for name in found:
         netns.delete(name)
     shutil.rmtree(directory / lab_id, ignore_errors=True)
-    for leftover in [_state_file(lab_id, directory), *directory.glob(f"{lab_id}.*.new")]:
+    for leftover in directory.glob(f"{lab_id}.*"):  # state, half-written state, and the lock that the caller holds
         leftover.unlink(missing_ok=True)
+    if directory == DIRECTORY:
+        with suppress(OSError):  # other labs are there
+            directory.rmdir()
     return found
 
 
@@ -456,16 +472,16 @@ def _state_file(lab_id: str, directory: Path) -> Path:
     return directory / f"{lab_id}.json"
 
 
-def _lock_file(lab_id: str, directory: Path) -> Path:
-    return directory / f"{lab_id}.lock"
-
-
 @contextmanager
 def _locked(lab_id: str, directory: Path) -> Iterator[None]:
     """One change of a lab at a time, over all processes; the lock goes with its holder."""
-    path = _lock_file(lab_id, directory)
+    path = directory / f"{lab_id}.lock"
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        directory.mkdir(parents=True, exist_ok=True, mode=0o755)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:  # the last lab went, and its directory, just now
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if _is_at(descriptor, path):  # else `down` removed it while we waited

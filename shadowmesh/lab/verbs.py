@@ -202,7 +202,7 @@ def _host(lab: Lab, name: str) -> dict[str, Any]:
         "address": host.address,
         "outer_address": host.outer_address,
         "address6": host.address6,
-        "state_dir": str(host.directory),
+        "state_dir": str(host.state_directory),
         "processes": host.processes(),
     }
 

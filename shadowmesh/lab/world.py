@@ -91,7 +91,7 @@ class World:
     def start_controller(self, host: str = "controller1") -> None:
         """`controller init` (the first time) and `controller run`; returns when /readyz says so."""
         machine = self.lab.host(host)
-        data = machine.directory / "controller"
+        data = machine.state_directory
         if not data.exists():
             made = self.json(
                 host, "controller", "init", "--data-dir", str(data), "--public-url", self.controller_url(host)
@@ -106,13 +106,12 @@ class World:
 
     def manage(self, *arguments: str, controller: str = "controller1") -> Any:
         """A management verb on the controller's host, as JSON."""
-        data = self.lab.host(controller).directory / "controller"
-        return self.json(controller, *arguments, "--data-dir", str(data))
+        return self.json(controller, *arguments, "--data-dir", str(self.lab.host(controller).state_directory))
 
     def start_relay(self, host: str = "relay1", controller: str = "controller1") -> None:
         """`relay token` and `relay run`; returns when the controller lists the relay as online."""
         machine = self.lab.host(host)
-        data = machine.directory / "relay"
+        data = machine.state_directory
         arguments = [
             "relay", "run", "--data-dir", str(data), "--listen", f"0.0.0.0:{RELAY_PORT}",
             "--public-url", f"ws://{machine.address}:{RELAY_PORT}", "--name", host,
@@ -141,8 +140,8 @@ class World:
     def start_daemon(self, host: str) -> None:
         """`daemon run`; returns when `status` answers."""
         machine = self.lab.host(host)
-        self._start(host, "daemon", "run", "--state-dir", str(machine.directory))
-        socket = machine.directory / "daemon.sock"
+        self._start(host, "daemon", "run", "--state-dir", str(machine.state_directory))
+        socket = machine.state_directory / "daemon.sock"
         self.until(socket.exists, f"the daemon on {host}", watching=host)
         self.until(lambda: self._status_answers(host), f"the daemon on {host}", watching=host)
 
