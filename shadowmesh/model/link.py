@@ -77,7 +77,7 @@ class PresenceUpdate(LinkMessage, frozen=True, kw_only=True):
 
 
 class Removed(LinkMessage, frozen=True, kw_only=True):
-    """The client is no longer a member: forget the network. `reason` is one of removed, denied, deleted."""
+    """The client is no longer a member: forget the network. `reason` is one of removed, denied, deleted, left."""
 
     network_id: NetworkID
     reason: str
@@ -95,6 +95,12 @@ class LinkError(LinkMessage, frozen=True, kw_only=True):
 
     code: str
     what: str
+
+
+class Probe(LinkMessage, frozen=True, kw_only=True):
+    """Is this boot still alive? Asked when another boot of the same device knocks; answered at once."""
+
+    nonce: str
 
 
 # device → controller
@@ -140,5 +146,36 @@ class RefreshGrant(LinkMessage, frozen=True, kw_only=True):
     network_id: NetworkID
 
 
-FromController = Challenge | MapUpdate | Grant | PresenceUpdate | Removed | Pending | LinkError
-FromDevice = Hello | Report | EpochHeld | RefreshGrant
+class Watch(LinkMessage, frozen=True, kw_only=True):
+    """The peers of one network that the device talks to: from now on it hears of these only.
+
+    A device that never says so hears of all, unless the network is large.
+    """
+
+    network_id: NetworkID
+    peers: tuple[ClientID, ...]
+
+
+class PathChange(LinkMessage, frozen=True, kw_only=True):
+    """The path to a peer became another one. `path` is direct, relay or none; `reason` one of `model.reasons`."""
+
+    network_id: NetworkID
+    peer: ClientID
+    path: str
+    reason: str
+
+
+class ProbeReply(LinkMessage, frozen=True, kw_only=True):
+    """The answer to `Probe`, with its nonce."""
+
+    nonce: str
+
+
+class Leave(LinkMessage, frozen=True, kw_only=True):
+    """The device leaves the network for good; the controller answers `Removed` with the reason `left`."""
+
+    network_id: NetworkID
+
+
+FromController = Challenge | MapUpdate | Grant | PresenceUpdate | Removed | Pending | Probe | LinkError
+FromDevice = Hello | Report | EpochHeld | RefreshGrant | Watch | PathChange | ProbeReply | Leave

@@ -87,6 +87,18 @@ class Signer:
         """64 bytes."""
         return self._key.sign(_framed(context, message))
 
+    def sign_raw(self, message: bytes) -> bytes:
+        """Without a context, where another standard says what is signed (JWT, RFC 8037): for keys used for nothing else."""
+        return self._key.sign(message)
+
+    def verify_raw(self, message: bytes, signature: bytes) -> bool:
+        """Whether `sign_raw` made this signature."""
+        try:
+            self._key.public_key().verify(signature, message)
+        except InvalidSignature:
+            return False
+        return True
+
     def __repr__(self) -> str:
         return f"Signer({self.public!r})"
 

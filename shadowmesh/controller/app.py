@@ -1,0 +1,348 @@
+"""What the command line starts: `init` makes a controller, `run` runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import datetime as dt
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.engine import Connection, Engine
+
+from shadowmesh.controller import pki
+from shadowmesh.controller.keys import KeyRing
+from shadowmesh.controller.settings import (
+    DEFAULT_PORT,
+    DataDir,
+    Settings,
+    Timing,
+    check_public_url,
+    parse_listen,
+    write_private,
+    write_settings,
+)
+from shadowmesh.controller.store import schema
+from shadowmesh.controller.store.engine import StorageFailed, database_url, make_engine, open_store
+from shadowmesh.controller.store.migrate import migrate
+from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.keys import Secret
+
+log = structlog.get_logger("shadowmesh.controller")
+
+DEFAULT_ADMIN = "admin@localhost"
+_FILES = ("keys", "ca.key", "ca.pem", "server.pem", "controller.db", "controller.json")  # the last one makes it whole
+_SECRETS = "shadowmesh.controller-secrets/1"
+
+
+@dataclass(frozen=True, slots=True)
+class InitOptions:
+    data_dir: Path
+    public_urls: tuple[str, ...]
+    listen: str | None = None  # None: all IPv4 addresses, at the first public URL's port
+    database_url: str | None = None
+    admin_email: str | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    join_secrets: Path | None = None  # of `export_secrets`: a further node of the same controller
+
+
+@dataclass(frozen=True, slots=True)
+class InitResult:
+    """Empty `admin_password` and `api_key`: a further node, whose controller has its administrators."""
+
+    admin_email: str
+    admin_password: str = field(repr=False)
+    api_key: str = field(repr=False)
+    fingerprint: str
+    public_urls: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """`listen`, `public_urls` and `database_url` stand over what `init` wrote."""
+
+    data_dir: Path
+    listen: str | None = None
+    public_urls: tuple[str, ...] = ()
+    database_url: str | None = None
+    timing: Timing = field(default_factory=Timing)
+    ready: Callable[[], None] | None = None  # called when all sockets serve
+
+
+def _utc() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+# init
+
+
+def init(options: InitOptions) -> InitResult:
+    """Makes a controller in an empty or new directory.
+
+    Raises ShadowMeshError: already_initialized (CONFLICT), bad_public_url, bad_listen, bad_certificate (USAGE), and
+    what the database raises. What fails leaves nothing behind.
+    """
+    os.umask(0o077)  # the database and its journals, too, are their owner's alone
+    settings = _settings(options)
+    where = DataDir(options.data_dir)
+    _check_empty(where)
+    keys = KeyRing.generate() if options.join_secrets is None else None
+    try:
+        where.path.mkdir(parents=True, exist_ok=True)
+        where.path.chmod(0o700)
+        for left in where.path.glob(".init-*"):
+            shutil.rmtree(left)
+        staging = DataDir(where.path / f".init-{secrets.token_hex(4)}")
+        staging.path.mkdir(0o700)
+    except OSError as e:
+        raise ShadowMeshError(
+            "cannot_write",
+            f"{where.path} can't be written ({e.strerror})",
+            "choose another --data-dir, or run as a user who may",
+            kind=Kind.NOT_ALLOWED if isinstance(e, PermissionError) else Kind.FAILED,
+        ) from e
+    try:
+        if keys is None:
+            assert options.join_secrets is not None
+            keys = _import_secrets(options.join_secrets, staging.path)
+        else:
+            pki.make_authority(staging.path, keys.identity.public.fingerprint, _utc())
+        keys.save(staging.keys)
+        if settings.tls_cert is None:
+            pki.make_server_certificate(staging.path, settings, _utc())
+        pki.server_context(staging.path, settings)  # what can't be served is found now
+        result = _fill_database(options, settings, keys, staging)
+        write_settings(staging.config, settings)
+        for name in _FILES:
+            if (staging.path / name).exists():
+                (staging.path / name).rename(where.path / name)
+    finally:
+        shutil.rmtree(staging.path, ignore_errors=True)
+    return result
+
+
+def _settings(options: InitOptions) -> Settings:
+    if not options.public_urls:
+        raise ShadowMeshError("bad_public_url", "a public URL is missing", "give --public-url", kind=Kind.USAGE)
+    if (options.tls_cert is None) != (options.tls_key is None):
+        raise ShadowMeshError(
+            "bad_certificate", "a certificate and its key go together", "give --tls-cert and --tls-key", kind=Kind.USAGE
+        )
+    urls = tuple(dict.fromkeys(check_public_url(url) for url in options.public_urls))
+    port = urls[0].rpartition(":")[2]
+    listen = options.listen or (port if port.isdigit() else str(DEFAULT_PORT))
+    return Settings(
+        public_urls=urls,
+        listen=str(parse_listen(listen)),
+        database_url=options.database_url,
+        tls_cert=None if options.tls_cert is None else str(options.tls_cert.absolute()),
+        tls_key=None if options.tls_key is None else str(options.tls_key.absolute()),
+    )
+
+
+def _check_empty(where: DataDir) -> None:
+    try:
+        found = [name for name in _FILES if (where.path / name).exists()]
+    except OSError:
+        return  # what can't be looked at can't be written either, and says so
+    if where.config.exists():
+        raise ShadowMeshError(
+            "already_initialized",
+            f"there is a controller in {where.path} already; it was left as it is",
+            "start it with `shadowmesh controller run`, or choose another --data-dir",
+            kind=Kind.CONFLICT,
+        )
+    if found:
+        raise ShadowMeshError(
+            "not_empty",
+            f"{where.path} holds parts of a controller ({', '.join(found)}); they were left as they are",
+            "move them away, or choose another --data-dir",
+            kind=Kind.CONFLICT,
+        )
+
+
+def _fill_database(options: InitOptions, settings: Settings, keys: KeyRing, staging: DataDir) -> InitResult:
+    from shadowmesh.controller.service.accounts import add_key, add_user
+    from shadowmesh.controller.service.core import SYSTEM, Core, record
+
+    url = database_url(settings.database_url, staging.database)
+    store = open_store(url)
+    core = Core(store, keys, settings, Timing(), _utc)
+    email = (options.admin_email or DEFAULT_ADMIN).strip().lower()
+    fingerprint = keys.identity.public.fingerprint
+
+    def tx(conn: Connection) -> tuple[str, str]:
+        owner = conn.execute(sa.select(schema.meta.c.value).where(schema.meta.c.key == "fingerprint")).scalar()
+        if owner is not None:
+            if owner != fingerprint or options.join_secrets is None:
+                raise ShadowMeshError(
+                    "database_in_use",
+                    "this database is another controller's; it was left as it is",
+                    "choose an empty one, or join it with --join-secrets",
+                    kind=Kind.CONFLICT,
+                )
+            return "", ""
+        conn.execute(schema.meta.insert().values(key="fingerprint", value=fingerprint))
+        record(core, conn, SYSTEM, "controller.init", fingerprint)
+        user_id, password = add_user(core, conn, SYSTEM, email, admin=True)
+        _, api_key = add_key(core, conn, SYSTEM, user_id, "first", None)
+        return password, api_key
+
+    try:
+        migrate(store.engine)
+        with store.engine.begin() as conn:
+            password, api_key = tx(conn)
+    except sa.exc.DBAPIError as e:
+        raise StorageFailed(e) from e
+    finally:
+        store.close()
+    return InitResult(email if password else "", password, api_key, fingerprint, settings.public_urls)
+
+
+# a further node of the same controller
+
+
+def export_secrets(data_dir: Path) -> bytes:
+    """All that another node needs: whoever has it is the controller. JSON, for `--join-secrets`."""
+    keys = KeyRing.load(DataDir(data_dir).keys)
+    files = {name: (data_dir / name).read_text() for name in ("ca.key", "ca.pem")}
+    plain = {name: base64.b64encode(secret.reveal()).decode() for name, secret in keys.secrets().items()}
+    return json.dumps({"schema": _SECRETS, "keys": plain, "files": files}).encode()
+
+
+def _import_secrets(path: Path, into: Path) -> KeyRing:
+    try:
+        bundle = json.loads(path.read_bytes())
+        if bundle["schema"] != _SECRETS:
+            raise ValueError(bundle["schema"])
+        keys = KeyRing.of({name: Secret(base64.b64decode(text)) for name, text in bundle["keys"].items()})
+        for name in ("ca.key", "ca.pem"):
+            write_private(into / name, bundle["files"][name].encode())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, binascii.Error) as e:
+        raise ShadowMeshError(
+            "bad_secrets",
+            f"{path} holds no secrets of a controller",
+            "make it with `shadowmesh controller secrets export`",
+            kind=Kind.USAGE,
+        ) from e
+    return keys
+
+
+# run
+
+
+def run(options: RunOptions) -> None:
+    """Serves until SIGTERM or SIGINT. Raises ShadowMeshError with one clear line for what keeps it from starting."""
+    os.umask(0o077)
+    where = DataDir(options.data_dir)
+    settings = _with_overrides(where.read(), options)
+    keys = KeyRing.load(where.keys)
+    with _only_one(where):
+        if settings.tls_cert is None and pki.needs_renewal(where.path, settings, _utc()):
+            pki.make_server_certificate(where.path, settings, _utc())
+        url = database_url(settings.database_url, where.database)
+        if settings.database_url is None and not where.database.exists():
+            raise ShadowMeshError(
+                "database_missing", f"{where.database} is missing", "put it back from a backup", kind=Kind.FAILED
+            )
+        engine = make_engine(url)
+        try:
+            migrate(engine)
+            _check_owner(engine, keys)
+        finally:
+            engine.dispose()
+        asyncio.run(_serve(where, settings, keys, url, options))
+
+
+def _with_overrides(settings: Settings, options: RunOptions) -> Settings:
+    return Settings(
+        public_urls=tuple(check_public_url(url) for url in options.public_urls) or settings.public_urls,
+        listen=str(parse_listen(options.listen)) if options.listen else settings.listen,
+        database_url=options.database_url or settings.database_url,
+        tls_cert=settings.tls_cert,
+        tls_key=settings.tls_key,
+    )
+
+
+@contextlib.contextmanager
+def _only_one(where: DataDir) -> Iterator[None]:
+    """One process owns the directory, and the SQLite file in it."""
+    descriptor = os.open(where.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        os.close(descriptor)
+        raise ShadowMeshError(
+            "already_running", f"a controller runs in {where.path} already", "stop that one first", kind=Kind.CONFLICT
+        ) from e
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _check_owner(engine: Engine, keys: KeyRing) -> None:
+    query = sa.select(schema.meta.c.value).where(schema.meta.c.key == "fingerprint")
+    with engine.connect() as connection:
+        owner = connection.execute(query).scalar()
+    if owner != keys.identity.public.fingerprint:
+        raise ShadowMeshError(
+            "wrong_database",
+            "this database belongs to a controller with another identity key",
+            "put keys and database of one controller together",
+        )
+
+
+async def _serve(where: DataDir, settings: Settings, keys: KeyRing, url: sa.URL, options: RunOptions) -> None:
+    from shadowmesh.controller.edge.api import make_app
+    from shadowmesh.controller.edge.server import Serving
+    from shadowmesh.controller.service.core import Core
+    from shadowmesh.controller.service.services import Services
+
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    tls = pki.server_context(where.path, settings)
+    store = open_store(url)
+    try:
+        at = Services(Core(store, keys, settings, options.timing, _utc))
+        app = make_app(at, pki.trust_bundle(where.path, settings))
+        serving = Serving(app, tls, settings.address, where.socket, options.timing.shutdown_grace)
+        await at.start()
+        await serving.start()
+
+        async def renew() -> None:
+            while True:
+                await asyncio.sleep(options.timing.certificate_check)
+                try:
+                    if settings.tls_cert is None and pki.needs_renewal(where.path, settings, _utc()):
+                        pki.make_server_certificate(where.path, settings, _utc())
+                        log.info("server certificate renewed")
+                    pki.load_into(tls, where.path, settings)
+                    app.state.trust_bundle = pki.trust_bundle(where.path, settings)
+                except (OSError, ShadowMeshError) as e:
+                    log.error("the server certificate can't be renewed", why=str(e))
+
+        renewing = asyncio.create_task(renew())
+        log.info("controller ready", listen=settings.listen, urls=settings.public_urls)
+        if options.ready is not None:
+            options.ready()
+        await stopping.wait()
+        renewing.cancel()
+        await serving.stop()
+        await at.stop()
+    finally:
+        store.close()

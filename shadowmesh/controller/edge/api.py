@@ -1,0 +1,80 @@
+"""The ASGI application: REST by FastAPI, WebSockets by Starlette (lighter per connection), health and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import sqlalchemy as sa
+from fastapi import FastAPI, Response
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.routing import WebSocketRoute
+
+from shadowmesh import __version__
+from shadowmesh.controller.edge import links, problems, routes, watch
+from shadowmesh.controller.edge.access import At, BodyLimit
+from shadowmesh.controller.service.services import Services
+from shadowmesh.model.api import API, Problem
+
+
+class _Live(Collector):
+    """Numbers of this controller, read when asked; no name of a network or a person is among them."""
+
+    def __init__(self, at: Services) -> None:
+        self._at = at
+
+    def collect(self) -> Iterator[Metric]:
+        hub = self._at.hub
+        for name, text, value in (
+            ("shadowmesh_controller_devices", "Devices connected", len(hub.devices)),
+            (
+                "shadowmesh_controller_memberships",
+                "Clients online, over all networks",
+                sum(map(len, hub.networks.values())),
+            ),
+            ("shadowmesh_controller_relays", "Relays connected", len(hub.relays)),
+            ("shadowmesh_controller_maps", "Network maps in memory", sum(1 for _ in self._at.maps)),
+        ):
+            yield GaugeMetricFamily(name, text, value)
+
+
+def make_app(at: Services, trust_bundle: str) -> FastAPI:
+    app = FastAPI(
+        title="ShadowMesh controller",
+        version=__version__,
+        openapi_url=f"{API}/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        responses={"4XX": {"model": Problem, "description": "What went wrong, and what to do"}},
+    )
+    app.state.services = at
+    app.state.trust_bundle = trust_bundle
+    problems.install(app)
+    app.include_router(routes.router)
+    app.router.routes += [
+        WebSocketRoute(f"{API}/link", links.device_link),
+        WebSocketRoute(f"{API}/relay-link", links.relay_link),
+        WebSocketRoute(f"{API}/ws", watch.watch),
+    ]
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    registry.register(_Live(at))
+
+    @app.get("/healthz", include_in_schema=False)
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz", include_in_schema=False)
+    async def readyz(at: At) -> dict[str, str]:
+        """Ready when the database answers."""
+        await at.core.read(lambda conn: conn.execute(sa.select(1)).scalar_one())
+        return {"status": "ready"}
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        return Response(generate_latest(registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    app.add_middleware(BodyLimit)
+    return app

@@ -1,0 +1,112 @@
+"""The WebSockets of machines: devices on `/api/v1/link`, relays on `/api/v1/relay-link`."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Any
+
+import structlog
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from shadowmesh.controller.edge.access import foreign_origin, services
+from shadowmesh.controller.edge.outbox import Outbox
+from shadowmesh.controller.service.hub import encode
+from shadowmesh.controller.service.services import Services
+from shadowmesh.model.codec import from_json
+from shadowmesh.model.errors import MalformedError, ShadowMeshError
+from shadowmesh.model.link import Challenge, FromDevice, Hello, LinkError
+from shadowmesh.model.relaylink import FromRelay, Load, RelayHello
+from shadowmesh.protocol.signing import NONCE_SIZE
+
+log = structlog.get_logger("shadowmesh.controller")
+
+REFUSED = 4003
+MALFORMED = 4002
+FORBIDDEN = 4403
+_NORMAL = (1000, 1001)
+
+
+def remote(socket: WebSocket) -> str:
+    return "local" if socket.client is None else f"{socket.client.host}:{socket.client.port}"
+
+
+async def receive(socket: WebSocket, kind: Any) -> Any:
+    """The next message, of this type (or union). Raises WebSocketDisconnect, MalformedError."""
+    message = await socket.receive()
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", 1006))
+    text = message.get("text")
+    return from_json(text if text is not None else message.get("bytes") or b"", kind)
+
+
+async def _challenge(socket: WebSocket, outbox: Outbox, at: Services) -> bytes:
+    await socket.accept()
+    nonce = secrets.token_bytes(NONCE_SIZE)
+    outbox.post(encode(Challenge(nonce=nonce.hex(), wall=at.core.now().timestamp())))
+    return nonce
+
+
+async def _refuse(outbox: Outbox, code: str, what: str, close: int = REFUSED) -> None:
+    outbox.post(encode(LinkError(code=code, what=what)))
+    outbox.close(close, code)
+    await outbox.flush()
+
+
+async def device_link(socket: WebSocket) -> None:
+    """From challenge to end; see `model.link`."""
+    at, outbox, link, clean = services(socket), Outbox(socket), None, False
+    if foreign_origin(socket):
+        await socket.close(FORBIDDEN)
+        return
+    try:
+        nonce = await _challenge(socket, outbox, at)
+        async with asyncio.timeout(at.core.timing.hello):
+            hello = await receive(socket, Hello)
+        link = await at.devices.hello(hello, nonce, remote(socket), outbox.post, outbox.close)
+        while True:
+            await at.devices.handle(link, await receive(socket, FromDevice))
+    except WebSocketDisconnect as e:
+        clean = e.code in _NORMAL
+    except TimeoutError:
+        await _refuse(outbox, "no_hello", "no hello came in time")
+    except MalformedError as e:
+        await _refuse(outbox, "malformed", str(e)[:300], MALFORMED)
+    except ShadowMeshError as e:
+        await _refuse(outbox, e.code, str(e))
+    finally:
+        outbox.stop()
+        if link is not None:
+            at.devices.gone(link, clean=clean)
+            await at.devices.seen([link])
+
+
+async def relay_link(socket: WebSocket) -> None:
+    """From challenge to end; see `model.relaylink`."""
+    at, outbox, link = services(socket), Outbox(socket), None
+    if foreign_origin(socket):
+        await socket.close(FORBIDDEN)
+        return
+    try:
+        nonce = await _challenge(socket, outbox, at)
+        async with asyncio.timeout(at.core.timing.hello):
+            hello = await receive(socket, RelayHello)
+        link = await at.relays.hello(hello, nonce, outbox.post, outbox.close)
+        while True:
+            message = await receive(socket, FromRelay)
+            if isinstance(message, Load):
+                at.relays.loaded(link, message)
+            else:
+                raise MalformedError("a second hello")
+    except WebSocketDisconnect:
+        pass
+    except TimeoutError:
+        await _refuse(outbox, "no_hello", "no hello came in time")
+    except MalformedError as e:
+        await _refuse(outbox, "malformed", str(e)[:300], MALFORMED)
+    except ShadowMeshError as e:
+        await _refuse(outbox, e.code, str(e))
+    finally:
+        outbox.stop()
+        if link is not None:
+            await at.relays.gone(link)

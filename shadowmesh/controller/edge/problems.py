@@ -1,0 +1,101 @@
+"""The one place where errors become HTTP: RFC 9457 problem documents with a stable `code`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from shadowmesh.controller.service.limits import TooMany
+from shadowmesh.controller.store.engine import StorageFailed
+from shadowmesh.model.api import Problem
+from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
+
+log = structlog.get_logger("shadowmesh.controller")
+
+_STATUS = {
+    Kind.CONFLICT: 409,
+    Kind.NOT_FOUND: 404,
+    Kind.NOT_ALLOWED: 403,
+    Kind.USAGE: 422,
+    Kind.UNREACHABLE: 503,
+    Kind.FAILED: 500,
+}
+_NOT_SIGNED_IN = {"not_signed_in", "bad_credentials", "session_expired"}
+_MAX_ERRORS = 20
+
+
+def status_of(error: ShadowMeshError) -> int:
+    if isinstance(error, TooMany):
+        return 429
+    if isinstance(error, StorageFailed):
+        return 503
+    return 401 if error.code in _NOT_SIGNED_IN else _STATUS[error.kind]
+
+
+def problem(
+    status: int,
+    code: str,
+    detail: str,
+    remedy: str = "",
+    *,
+    errors: Sequence[str] = (),
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    title = HTTPStatus(status).phrase
+    body = Problem(title=title, status=status, code=code, detail=detail, remedy=remedy, errors=list(errors))
+    content = body.model_dump(exclude_defaults=True) | {"title": title, "status": status, "code": code}
+    return JSONResponse(content, status, headers, media_type="application/problem+json")
+
+
+def of_error(error: ShadowMeshError) -> JSONResponse:
+    headers: dict[str, str] = {}
+    status = status_of(error)
+    if isinstance(error, TooMany):
+        headers["Retry-After"] = str(error.retry_after)
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    return problem(status, error.code, _safe(error.what), error.remedy, headers=headers)
+
+
+def _safe(text: str) -> str:
+    """What came from outside may hold anything; JSON may not."""
+    return text.encode("utf-8", "replace").decode()[:1000]
+
+
+def install(app: FastAPI) -> None:
+    @app.exception_handler(ShadowMeshError)
+    async def _known(_: Request, error: ShadowMeshError) -> JSONResponse:
+        if status_of(error) >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.error("request failed", code=error.code, what=error.what)
+        return of_error(error)
+
+    @app.exception_handler(MalformedError)
+    async def _malformed(_: Request, error: MalformedError) -> JSONResponse:
+        return problem(422, "malformed", _safe(str(error)), "see the API's description")
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        found = [_safe(f"{_place(e['loc'])}: {e['msg']}") for e in error.errors()[:_MAX_ERRORS]]
+        return problem(422, "invalid_request", found[0] if found else "", "see the API's description", errors=found)
+
+    @app.exception_handler(HTTPException)
+    async def _http(_: Request, error: HTTPException) -> JSONResponse:
+        code = HTTPStatus(error.status_code).name.lower()
+        headers = dict(error.headers) if error.headers else None
+        return problem(error.status_code, code, str(error.detail), headers=headers)
+
+    @app.exception_handler(Exception)
+    async def _unknown(request: Request, error: Exception) -> JSONResponse:
+        log.error("a request broke the controller", path=request.url.path, exc_info=error)
+        return problem(500, "internal_error", "the controller made a mistake", "see its log, and report it")
+
+
+def _place(location: Sequence[Any]) -> str:
+    return ".".join(str(part)[:60] for part in location if part != "body") or "body"

@@ -1,0 +1,324 @@
+"""The REST API under `/api/v1`: parse, call the service, answer. A network may be named by its id or its name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from shadowmesh import __version__
+from shadowmesh.controller.edge.access import MAX_BODY, At, Cursor, IdempotencyKey, Limit, Who, is_local, source
+from shadowmesh.controller.service.core import Once, require_admin, usage
+from shadowmesh.model import api
+from shadowmesh.model.codec import from_json, to_builtins, to_json
+from shadowmesh.model.enrol import EnrolRequest
+from shadowmesh.model.ids import NetworkRef
+from shadowmesh.model.relaylink import RelayRegistration
+from shadowmesh.protocol.signing import IdentityDocument, sign_identity
+
+router = APIRouter(prefix=api.API)
+
+Name = Annotated[str, Path(max_length=100, pattern=r"^[\x21-\x7e]+$")]
+_JSON = "application/json"
+
+
+def _json(value: object) -> Response:
+    return Response(to_json(value), media_type=_JSON)
+
+
+def _struct_body(name: str) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {_JSON: {"schema": {"type": "object", "title": name}}}}}
+
+
+# first contact and enrolment
+
+
+@router.get("/identity", tags=["enrolment"])
+async def identity(at: At, request: Request) -> Response:
+    """The signed identity document: the CA bundle, signing keys, URLs and STUN ports."""
+    core = at.core
+    document = IdentityDocument(
+        identity=core.keys.identity.public,
+        ca_pem=request.app.state.trust_bundle,
+        signing_keys=(core.keys.maps.public,),
+        urls=core.settings.public_urls,
+        stun_ports=core.settings.stun_ports,
+        issued=core.now().timestamp(),
+    )
+    return Response(sign_identity(core.keys.identity, document), media_type=_JSON)
+
+
+@router.post("/enroll/challenge", tags=["enrolment"])
+async def challenge(at: At) -> Response:
+    """A nonce for the signature of an enrolment or a relay's registration."""
+    return _json(at.enrolment.challenge())
+
+
+@router.post("/enroll", tags=["enrolment"], openapi_extra=_struct_body("EnrolRequest"))
+async def enroll(at: At, request: Request) -> Response:
+    """Redeems an invite or a short code; see `model.enrol`."""
+    wish = from_json(await request.body(), EnrolRequest)
+    return _json(await at.enrolment.enrol(wish, source(request)))
+
+
+@router.post("/relays/register", tags=["relays"], openapi_extra=_struct_body("RelayRegistration"))
+async def register_relay(at: At, request: Request) -> Response:
+    """Registers a relay by its token; see `model.relaylink`."""
+    return _json(await at.relays.register(from_json(await request.body(), RelayRegistration)))
+
+
+# signing in
+
+
+@router.post("/auth/login", tags=["auth"])
+async def login(at: At, request: Request, wish: api.Login) -> api.Session:
+    return await at.accounts.login(wish, source(request))
+
+
+@router.post("/auth/refresh", tags=["auth"])
+async def refresh(at: At, wish: api.Refresh) -> api.Session:
+    return await at.accounts.refresh(wish.refresh_token)
+
+
+@router.post("/auth/logout", tags=["auth"], status_code=204)
+async def logout(at: At, wish: api.Refresh) -> None:
+    await at.accounts.logout(wish.refresh_token)
+
+
+@router.get("/whoami", tags=["auth"])
+async def whoami(at: At, who: Who) -> api.WhoAmI:
+    urls = list(at.core.settings.public_urls)
+    return api.WhoAmI(name=who.name, user=who.user_id, admin=who.admin, controller_urls=urls, version=__version__)
+
+
+# networks
+
+
+@router.post("/networks", tags=["networks"], status_code=201)
+async def create_network(at: At, who: Who, wish: api.NetworkCreate, key: IdempotencyKey = None) -> api.Network:
+    return await at.networks.create(who, wish, Once.of(key, "networks", wish))
+
+
+@router.get("/networks", tags=["networks"])
+async def list_networks(at: At, who: Who, cursor: Cursor = None, limit: Limit = 100) -> api.Page[api.Network]:
+    return await at.networks.list(who, cursor, limit)
+
+
+@router.get("/networks/{network}", tags=["networks"])
+async def show_network(at: At, who: Who, network: Name) -> api.Network:
+    return await at.networks.show(who, network)
+
+
+@router.patch("/networks/{network}", tags=["networks"])
+async def set_network(at: At, who: Who, network: Name, wish: api.NetworkPatch) -> api.Network:
+    return await at.networks.set(who, network, wish)
+
+
+@router.delete("/networks/{network}", tags=["networks"], status_code=204)
+async def delete_network(at: At, who: Who, network: Name) -> None:
+    await at.networks.delete(who, network)
+
+
+@router.post("/networks/{network}/rotate-key", tags=["networks"])
+async def rotate_key(at: At, who: Who, network: Name) -> api.Network:
+    return await at.networks.rotate_key(who, network)
+
+
+@router.get("/networks/{network}/map", tags=["networks"])
+async def network_map(at: At, who: Who, network: Name) -> dict[str, Any]:
+    """The map as the members get it, with its signature."""
+    shown = await at.networks.show(who, network)
+    live = await at.maps.get(NetworkRef(shown.id))
+    assert live is not None
+    return {"map": to_builtins(live.map), "signature": to_builtins(live.signature)}
+
+
+# invites
+
+
+@router.post("/networks/{network}/invites", tags=["invites"], status_code=201)
+async def create_invite(
+    at: At, who: Who, network: Name, wish: api.InviteCreate, key: IdempotencyKey = None
+) -> api.InviteCreated:
+    return await at.invites.create(who, network, wish, Once.of(key, f"invites {network}", wish))
+
+
+@router.get("/networks/{network}/invites", tags=["invites"])
+async def list_invites(
+    at: At, who: Who, network: Name, cursor: Cursor = None, limit: Limit = 100
+) -> api.Page[api.Invite]:
+    return await at.invites.list(who, network, cursor, limit)
+
+
+@router.delete("/networks/{network}/invites/{invite}", tags=["invites"], status_code=204)
+async def revoke_invite(at: At, who: Who, network: Name, invite: Name) -> None:
+    await at.invites.revoke(who, network, invite)
+
+
+# clients
+
+
+@router.get("/networks/{network}/clients", tags=["clients"])
+async def list_clients(
+    at: At,
+    who: Who,
+    network: Name,
+    cursor: Cursor = None,
+    limit: Limit = 100,
+    state: Annotated[Literal["approved", "pending"] | None, Query()] = None,
+) -> api.Page[api.Client]:
+    return await at.clients.list(who, network, cursor, limit, state)
+
+
+@router.get("/networks/{network}/clients/{client}", tags=["clients"])
+@router.get("/networks/{network}/peers/{client}", tags=["clients"])
+async def show_client(at: At, who: Who, network: Name, client: Name) -> api.Client:
+    return await at.clients.show(who, network, client)
+
+
+@router.patch("/networks/{network}/clients/{client}", tags=["clients"])
+async def set_client(at: At, who: Who, network: Name, client: Name, wish: api.ClientPatch) -> api.Client:
+    return await at.clients.set(who, network, client, wish)
+
+
+@router.post("/networks/{network}/clients/{client}/approve", tags=["clients"])
+async def approve_client(at: At, who: Who, network: Name, client: Name) -> api.Client:
+    return await at.clients.approve(who, network, client)
+
+
+@router.post("/networks/{network}/clients/{client}/deny", tags=["clients"], status_code=204)
+async def deny_client(at: At, who: Who, network: Name, client: Name) -> None:
+    await at.clients.remove(who, network, client, reason="denied")
+
+
+@router.delete("/networks/{network}/clients/{client}", tags=["clients"], status_code=204)
+async def remove_client(at: At, who: Who, network: Name, client: Name) -> None:
+    await at.clients.remove(who, network, client)
+
+
+# members
+
+
+@router.get("/networks/{network}/members", tags=["members"])
+async def list_members(at: At, who: Who, network: Name) -> api.Page[api.NetworkMember]:
+    return api.Page(items=await at.accounts.list_members(who, network))
+
+
+@router.put("/networks/{network}/members", tags=["members"])
+async def put_member(at: At, who: Who, network: Name, wish: api.MemberPut) -> api.NetworkMember:
+    return await at.accounts.put_member(who, network, wish)
+
+
+@router.delete("/networks/{network}/members/{user}", tags=["members"], status_code=204)
+async def remove_member(at: At, who: Who, network: Name, user: Name) -> None:
+    await at.accounts.remove_member(who, network, user)
+
+
+# relays
+
+
+@router.post("/relays/tokens", tags=["relays"], status_code=201)
+async def create_relay_token(
+    at: At, who: Who, wish: api.RelayTokenCreate, key: IdempotencyKey = None
+) -> api.RelayTokenCreated:
+    return await at.relays.create_token(who, wish, Once.of(key, "relay tokens", wish))
+
+
+@router.get("/relays", tags=["relays"])
+async def list_relays(at: At, who: Who, cursor: Cursor = None, limit: Limit = 100) -> api.Page[api.Relay]:
+    return await at.relays.list(who, cursor, limit)
+
+
+@router.post("/relays/{relay}/drain", tags=["relays"])
+async def drain_relay(at: At, who: Who, relay: Name) -> api.Relay:
+    return await at.relays.drain(who, relay)
+
+
+@router.post("/relays/{relay}/undrain", tags=["relays"])
+async def undrain_relay(at: At, who: Who, relay: Name) -> api.Relay:
+    return await at.relays.drain(who, relay, draining=False)
+
+
+@router.delete("/relays/{relay}", tags=["relays"], status_code=204)
+async def remove_relay(at: At, who: Who, relay: Name) -> None:
+    await at.relays.remove(who, relay)
+
+
+# people
+
+
+@router.post("/api-keys", tags=["people"], status_code=201)
+async def create_api_key(at: At, who: Who, wish: api.ApiKeyCreate, key: IdempotencyKey = None) -> api.ApiKeyCreated:
+    return await at.accounts.create_key(who, wish, Once.of(key, "api keys", wish))
+
+
+@router.get("/api-keys", tags=["people"])
+async def list_api_keys(at: At, who: Who) -> api.Page[api.ApiKey]:
+    return api.Page(items=await at.accounts.list_keys(who))
+
+
+@router.delete("/api-keys/{key}", tags=["people"], status_code=204)
+async def revoke_api_key(at: At, who: Who, key: Name) -> None:
+    await at.accounts.revoke_key(who, key)
+
+
+@router.post("/users", tags=["people"], status_code=201)
+async def create_user(at: At, who: Who, wish: api.UserCreate) -> api.UserCreated:
+    return await at.accounts.create_user(who, wish)
+
+
+@router.get("/users", tags=["people"])
+async def list_users(at: At, who: Who) -> api.Page[api.User]:
+    return api.Page(items=await at.accounts.list_users(who))
+
+
+@router.patch("/users/{user}", tags=["people"])
+async def set_user(at: At, who: Who, user: Name, wish: api.UserPatch) -> api.User:
+    return await at.accounts.set_user(who, user, wish)
+
+
+@router.post("/users/{user}/reset-password", tags=["people"])
+async def reset_password(at: At, who: Who, user: Name) -> api.UserCreated:
+    return await at.accounts.reset_password(who, user)
+
+
+# audit and events
+
+
+@router.get("/audit", tags=["audit"])
+async def list_audit(at: At, who: Who, cursor: Cursor = None, limit: Limit = 100) -> api.Page[api.AuditEntry]:
+    return await at.audit.list(who, _number(cursor), limit)
+
+
+@router.get("/audit/verify", tags=["audit"])
+async def verify_audit(at: At, who: Who) -> api.AuditVerdict:
+    return await at.audit.verify(who)
+
+
+@router.get("/events", tags=["events"])
+async def list_events(at: At, who: Who, cursor: Cursor = None, network: str | None = None) -> api.Page[api.Event]:
+    """What the WebSocket `/api/v1/ws` tells, for those who would rather ask."""
+    ref = None if network is None else NetworkRef((await at.networks.show(who, network[:100])).id)
+    items = await at.events.since(who, _number(cursor), ref)
+    return api.Page(items=items, next=str(items[-1].seq) if items else cursor)
+
+
+@router.get("/status", tags=["audit"])
+async def status(at: At, who: Who, request: Request) -> dict[str, Any]:
+    """How the controller is: connections, where it is asked from."""
+    require_admin(who)
+    return {
+        "version": __version__,
+        "devices": len(at.hub.devices),
+        "relays": len(at.hub.relays),
+        "local": is_local(request),
+        "max_body": MAX_BODY,
+    }
+
+
+def _number(cursor: str | None) -> int:
+    if cursor is None:
+        return 0
+    if not cursor.isdecimal() or len(cursor) > 18:
+        raise usage("bad_cursor", "this is not a cursor that this list gave out")
+    return int(cursor)

@@ -1,0 +1,163 @@
+"""The address pool of a network: lowest free first; a freed address rests before it is given again.
+
+Functions of a connection; the primary key (network, ip) is what makes an address unique.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from shadowmesh.controller.service.core import conflict, usage
+from shadowmesh.controller.store import schema
+from shadowmesh.model.errors import ShadowMeshError
+
+_MIN_PREFIX, _MAX_PREFIX = 8, 30
+_WINDOW = 256
+
+
+class PoolEmpty(Exception):
+    """No address is free and none rests. The service makes a sentence of it."""
+
+
+def parse_subnet(text: str) -> ipaddress.IPv4Network:
+    """Raises ShadowMeshError(bad_subnet)."""
+    remedy = "give it as for example 10.42.0.0/24"
+    try:
+        found = ipaddress.ip_network(text.strip(), strict=False)
+    except ValueError as e:
+        raise usage("bad_subnet", f"{text[:60]!r} is not a subnet", remedy) from e
+    if not isinstance(found, ipaddress.IPv4Network):
+        raise usage("bad_subnet", "the subnet has to be IPv4 (an IPv6 one may be added to it)", remedy)
+    if "/" not in text or str(found) != text.strip():
+        raise usage("bad_subnet", f"{text[:60]!r} is an address in a subnet, not the subnet", f"did you mean {found}?")
+    if not _MIN_PREFIX <= found.prefixlen <= _MAX_PREFIX:
+        raise usage("bad_subnet", f"a subnet has a prefix of /{_MIN_PREFIX} to /{_MAX_PREFIX}", remedy)
+    if found.is_loopback or found.is_link_local or found.is_multicast or found.network_address.is_unspecified:
+        raise usage("bad_subnet", f"{found} is reserved for other purposes", "10.0.0.0/8 has room for private networks")
+    if found.overlaps(ipaddress.IPv4Network("224.0.0.0/3")) or found.overlaps(ipaddress.IPv4Network("127.0.0.0/8")):
+        raise usage("bad_subnet", f"{found} is reserved for other purposes", "10.0.0.0/8 has room for private networks")
+    return found
+
+
+def parse_subnet6(text: str) -> ipaddress.IPv6Network:
+    """A ULA /64. Raises ShadowMeshError(bad_subnet)."""
+    try:
+        found = ipaddress.IPv6Network(text.strip())
+    except ValueError as e:
+        raise usage(
+            "bad_subnet", f"{text[:60]!r} is not an IPv6 subnet", "give a ULA such as fd12:3456:789a::/64"
+        ) from e
+    if found.prefixlen != 64 or not found.subnet_of(ipaddress.IPv6Network("fc00::/7")):
+        raise usage("bad_subnet", f"{found} is not a /64 in fc00::/7", "give a ULA such as fd12:3456:789a::/64")
+    return found
+
+
+def address6(subnet6: str | None, ip: int) -> ipaddress.IPv6Address | None:
+    """A member's IPv6 address: its IPv4 address in the last 32 bits."""
+    return None if subnet6 is None else ipaddress.IPv6Network(subnet6).network_address + ip
+
+
+def pool_size(subnet: ipaddress.IPv4Network) -> int:
+    return subnet.num_addresses - 2
+
+
+def first(subnet: ipaddress.IPv4Network) -> int:
+    return int(subnet.network_address) + 1
+
+
+def last(subnet: ipaddress.IPv4Network) -> int:
+    return int(subnet.broadcast_address) - 1
+
+
+def claim(conn: Connection, network: Row[Any], client_id: str, wanted: int | None, now: dt.datetime) -> int:
+    """Gives the client an address: `wanted`, or the lowest free one. Raises PoolEmpty, or ShadowMeshError.
+
+    The caller holds the network's row, so nobody else claims in it meanwhile.
+    """
+    subnet = ipaddress.IPv4Network(network.subnet)
+    if wanted is not None:
+        return _claim_this(conn, network, subnet, client_id, wanted)
+    lowest = _wake(conn, network, now)
+    found = _lowest_free(conn, network.ref, max(lowest, first(subnet)), last(subnet))
+    if found is None:
+        found = _longest_resting(conn, network.ref)
+    _insert(conn, network.ref, found, client_id)
+    t = schema.networks
+    conn.execute(t.update().where(t.c.ref == network.ref).values(lowest_free=max(lowest, found + 1)))
+    return found
+
+
+def _claim_this(conn: Connection, network: Row[Any], subnet: ipaddress.IPv4Network, client_id: str, wanted: int) -> int:
+    address = ipaddress.IPv4Address(wanted)
+    if not first(subnet) <= wanted <= last(subnet):
+        raise usage("address_outside", f"{address} is not an address for clients of {subnet}", "choose one inside it")
+    t = schema.addresses
+    taken = conn.execute(sa.select(t.c.client_id).where(t.c.network_ref == network.ref, t.c.ip == wanted)).first()
+    if taken is not None and taken.client_id not in (None, client_id):
+        raise address_taken(address)
+    _insert(conn, network.ref, wanted, client_id)
+    return wanted
+
+
+def address_taken(address: ipaddress.IPv4Address) -> ShadowMeshError:
+    return conflict("address_taken", f"{address} is another client's", "choose another, or none for the next free one")
+
+
+def _insert(conn: Connection, ref: str, ip: int, client_id: str) -> None:
+    t = schema.addresses
+    conn.execute(t.delete().where(t.c.network_ref == ref, t.c.ip == ip, t.c.client_id.is_(None)))
+    conn.execute(t.insert().values(network_ref=ref, ip=ip, client_id=client_id))
+
+
+def _wake(conn: Connection, network: Row[Any], now: dt.datetime) -> int:
+    """Frees addresses that have rested; returns the number below which none is free."""
+    t = schema.addresses
+    rested = conn.execute(
+        t.delete()
+        .where(t.c.network_ref == network.ref, t.c.client_id.is_(None), t.c.rests_until <= now)
+        .returning(t.c.ip)
+    ).scalars()
+    return min([int(network.lowest_free), *(int(ip) for ip in rested)])
+
+
+def _lowest_free(conn: Connection, ref: str, low: int, high: int) -> int | None:
+    t = schema.addresses
+    while low <= high:
+        taken = list(
+            conn.execute(
+                sa.select(t.c.ip).where(t.c.network_ref == ref, t.c.ip >= low).order_by(t.c.ip).limit(_WINDOW)
+            ).scalars()
+        )
+        for ip in taken:
+            if ip != low:
+                break
+            low += 1
+        else:
+            if len(taken) == _WINDOW:
+                continue
+        return low if low <= high else None
+    return None
+
+
+def _longest_resting(conn: Connection, ref: str) -> int:
+    t = schema.addresses
+    found = conn.execute(
+        sa.select(t.c.ip)
+        .where(t.c.network_ref == ref, t.c.client_id.is_(None))
+        .order_by(t.c.rests_until, t.c.ip)
+        .limit(1)
+    ).scalar_one_or_none()
+    if found is None:
+        raise PoolEmpty
+    return int(found)
+
+
+def free(conn: Connection, ref: str, ip: int, rests_until: dt.datetime) -> None:
+    """The address rests until then."""
+    t = schema.addresses
+    conn.execute(t.update().where(t.c.network_ref == ref, t.c.ip == ip).values(client_id=None, rests_until=rests_until))

@@ -1,0 +1,279 @@
+"""Clients of a network: list, show, approve, deny, rename, set, remove."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from shadowmesh.controller.service import addresses, epochs
+from shadowmesh.controller.service.core import (
+    Core,
+    Principal,
+    bump,
+    conflict,
+    find_network,
+    is_id,
+    not_found,
+    record,
+    require,
+)
+from shadowmesh.controller.service.events import Events
+from shadowmesh.controller.service.hub import Hub, encode
+from shadowmesh.controller.service.invites import name_taken
+from shadowmesh.controller.service.maps import Maps
+from shadowmesh.controller.service.networks import GONE, revoke
+from shadowmesh.controller.service.presence import Presences
+from shadowmesh.controller.store import schema
+from shadowmesh.model import api
+from shadowmesh.model.ids import ClientID, NetworkRef
+from shadowmesh.model.keys import DevicePublicKey, NetworkID, SealingPublicKey, WireGuardPublicKey
+from shadowmesh.model.link import Presence, Removed
+from shadowmesh.model.relaylink import Revocation, Revocations
+
+ALIVE = ("approved", "pending")
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A client that was removed, and what has to be told of it."""
+
+    ref: NetworkRef
+    network_id: NetworkID
+    client_id: ClientID
+    name: str
+    reason: str
+    revoked: Revocation
+
+
+def find_client(conn: Connection, network: Row[Any], name: str) -> Row[Any]:
+    """By id, name or overlay address. Raises ShadowMeshError(client_unknown)."""
+    c = schema.clients
+    if is_id(name, "cli"):
+        by: sa.ColumnElement[bool] = c.c.id == name
+    else:
+        try:
+            by = c.c.ip == int(ipaddress.IPv4Address(name))
+        except ValueError:
+            by = c.c.name == name
+    row = conn.execute(sa.select(c).where(by, c.c.network_ref == network.ref, c.c.state.in_(ALIVE))).first()
+    if row is None:
+        raise not_found(
+            "client_unknown",
+            f"{network.name} has no client {name[:80]!r}",
+            f"`shadowmesh client list {network.name}` names them",
+        )
+    return row
+
+
+class Clients:
+    def __init__(self, core: Core, hub: Hub, maps: Maps, presences: Presences, events: Events) -> None:
+        self._core = core
+        self._hub = hub
+        self._maps = maps
+        self._presences = presences
+        self._events = events
+
+    async def list(
+        self, who: Principal, network_name: str, after: str | None, limit: int, state: str | None = None
+    ) -> api.Page[api.Client]:
+        """By id."""
+        c = schema.clients
+
+        def tx(conn: Connection) -> api.Page[api.Client]:
+            network = find_network(conn, network_name)
+            require(conn, who, "network.view", network)
+            states = (state,) if state in ALIVE else ALIVE
+            query = (
+                sa.select(c)
+                .where(c.c.network_ref == network.ref, c.c.state.in_(states))
+                .order_by(c.c.id)
+                .limit(limit + 1)
+            )
+            if after is not None:
+                query = query.where(c.c.id > after)
+            rows = conn.execute(query).all()
+            relays = relay_names(conn)
+            more = rows[limit - 1].id if len(rows) > limit else None
+            return api.Page(items=[self._view(row, network, relays) for row in rows[:limit]], next=more)
+
+        return await self._core.read(tx)
+
+    async def show(self, who: Principal, network_name: str, name: str) -> api.Client:
+        def tx(conn: Connection) -> api.Client:
+            network = find_network(conn, network_name)
+            require(conn, who, "network.view", network)
+            return self._view(find_client(conn, network, name), network, relay_names(conn))
+
+        return await self._core.read(tx)
+
+    async def approve(self, who: Principal, network_name: str, name: str) -> api.Client:
+        """Lets a waiting client in; approving twice is no error."""
+
+        def tx(conn: Connection) -> tuple[api.Client, Row[Any] | None]:
+            network = find_network(conn, network_name, lock=True)
+            require(conn, who, "client.remove", network)
+            row, changed = find_client(conn, network, name), None
+            if row.state == "pending":
+                c = schema.clients
+                serial = bump(conn, network.ref)
+                conn.execute(
+                    c.update()
+                    .where(c.c.id == row.id)
+                    .values(state="approved", approved_at=self._core.now(), changed_serial=serial)
+                )
+                record(self._core, conn, who, "client.approve", row.name, id=row.id, network=network.name)
+                row = changed = find_client(conn, network, row.id)
+            return self._view(row, network, relay_names(conn)), changed
+
+        answer, changed = await self._core.write(tx)
+        if changed is not None:
+            await self._admit(NetworkRef(changed.network_ref), changed)
+        return answer
+
+    async def _admit(self, ref: NetworkRef, row: Row[Any]) -> None:
+        """An approved client that waits on its link gets map and grant; the others learn of it."""
+        live = await self._maps.refresh(ref)
+        client_id = ClientID(row.id)
+        link = self._hub.devices.get(DevicePublicKey(row.device_key))
+        if link is not None and live is not None:
+            link.post(
+                encode(
+                    self._maps.grant(live, DevicePublicKey(row.device_key), row.ip, SealingPublicKey(row.sealing_key))
+                )
+            )
+            if self._hub.link_of(ref, client_id) is not link:
+                self._hub.join(link, ref, client_id)
+                link.post(live.text_for(client_id, None, None))
+                self._presences.came(link, ref, live.network_id)
+        self._events.publish("network_changed", ref, change="client_approved", client_id=row.id, name=row.name)
+
+    async def set(self, who: Principal, network_name: str, name: str, wish: api.ClientPatch) -> api.Client:
+        """Renames, moves to another address, sets tags."""
+        changes = wish.model_dump(exclude_none=True)
+
+        def tx(conn: Connection) -> api.Client:
+            network = find_network(conn, network_name, lock=True)
+            require(conn, who, "client.remove", network)
+            row = find_client(conn, network, name)
+            values: dict[str, Any] = dict(changes)
+            c = schema.clients
+            if wish.name is not None and wish.name != row.name:
+                taken = sa.select(c.c.id).where(
+                    c.c.network_ref == network.ref, c.c.name == wish.name, c.c.state.in_(ALIVE)
+                )
+                if conn.execute(taken).first() is not None:
+                    raise name_taken(wish.name, network.name)
+            if wish.ip is not None:
+                values["ip"] = int(wish.ip)
+                if values["ip"] != row.ip:
+                    now = self._core.now()
+                    addresses.claim(conn, network, row.id, values["ip"], now)
+                    addresses.free(conn, network.ref, row.ip, now + epochs.seconds(self._core.timing.address_rest))
+            if values:
+                conn.execute(
+                    c.update().where(c.c.id == row.id).values(**values, changed_serial=bump(conn, network.ref))
+                )
+                record(self._core, conn, who, "client.set", row.name, id=row.id, changes=sorted(changes))
+            return self._view(find_client(conn, network, row.id), network, relay_names(conn))
+
+        answer = await self._core.write(tx)
+        ref = NetworkRef(answer.network)
+        live = await self._maps.refresh(ref)
+        if wish.ip is not None and live is not None:
+            await self._regrant(live.ref, ClientID(answer.id))
+        self._events.publish("network_changed", ref, change="client_set", client_id=answer.id, fields=sorted(changes))
+        return answer
+
+    async def _regrant(self, ref: NetworkRef, client_id: ClientID) -> None:
+        """The relay token names the address: a client that moved needs a new one."""
+        link, live = self._hub.link_of(ref, client_id), await self._maps.get(ref)
+        if link is None or live is None:
+            return
+        c = schema.clients
+        row = await self._core.read(lambda conn: conn.execute(sa.select(c).where(c.c.id == client_id)).first())
+        if row is not None:
+            link.post(encode(self._maps.grant(live, link.device_key, row.ip, SealingPublicKey(row.sealing_key))))
+
+    async def remove(self, who: Principal, network_name: str, name: str, *, reason: str = "removed") -> None:
+        """Out of the map, off the relays, and the key rotates. `reason`: removed, denied (it still waited), left."""
+
+        def tx(conn: Connection) -> Gone:
+            network = find_network(conn, network_name, lock=True)
+            require(conn, who, "client.remove", network)
+            row = find_client(conn, network, name)
+            if reason == "denied" and row.state != "pending":
+                raise conflict("not_pending", f"{row.name} doesn't wait for approval", "use `shadowmesh client remove`")
+            return remove_client(self._core, conn, who, network, row, reason)
+
+        await self.tell_gone(await self._core.write(tx))
+
+    async def tell_gone(self, gone: Gone) -> None:
+        """To the client, the relays, the members, the watchers; cuts its link if it has no other network."""
+        self._hub.to_relays(Revocations(complete=False, entries=(gone.revoked,)))
+        assert gone.revoked.device_key is not None
+        link = self._hub.devices.get(gone.revoked.device_key)
+        if link is not None:
+            link.post(encode(Removed(network_id=gone.network_id, reason=gone.reason)))
+            self._hub.part(link, gone.ref)
+            if not link.clients:
+                link.close(GONE, "no network left")
+        self._presences.went(gone.ref, gone.client_id, at_once=True)
+        await self._maps.refresh(gone.ref)
+        late = self._hub.link_of(gone.ref, gone.client_id)
+        if late is not None:  # it came in while this went on
+            late.post(encode(Removed(network_id=gone.network_id, reason=gone.reason)))
+            self._hub.part(late, gone.ref)
+            self._presences.went(gone.ref, gone.client_id, at_once=True)
+        self._events.publish("client_removed", gone.ref, client_id=gone.client_id, name=gone.name, reason=gone.reason)
+
+    def _view(self, row: Row[Any], network: Row[Any], relays: Mapping[str, str]) -> api.Client:
+        ref, client_id = NetworkRef(network.ref), ClientID(row.id)
+        presence = self._hub.presence.get(ref, {}).get(client_id) or Presence(client_id=client_id, online=False)
+        return api.Client(
+            id=row.id,
+            network=network.ref,
+            network_name=network.name,
+            name=row.name,
+            ip=str(ipaddress.IPv4Address(row.ip)),
+            state=row.state,
+            online=presence.online,
+            tags=row.tags,
+            wg_key=str(WireGuardPublicKey(row.wg_key)),
+            device_key=str(DevicePublicKey(row.device_key)),
+            owner=row.owner_id,
+            invite=row.invite_id,
+            created_at=row.created_at,
+            approved_at=row.approved_at,
+            last_seen=self._core.now() if presence.online else row.last_seen,
+            relay=relays.get(presence.home or ""),
+            endpoints=[str(e) for e in presence.endpoints],
+            version=row.version,
+            epoch=row.epoch_held,
+        )
+
+
+def relay_names(conn: Connection) -> Mapping[str, str]:
+    r = schema.relays
+    return {row.id: row.name for row in conn.execute(sa.select(r.c.id, r.c.name).where(r.c.removed_at.is_(None)))}
+
+
+def remove_client(core: Core, conn: Connection, who: Principal, network: Row[Any], row: Row[Any], reason: str) -> Gone:
+    """The transaction's part of a removal. The caller holds the network's row."""
+    c, now = schema.clients, core.now()
+    was_member = row.state == "approved"
+    serial = bump(conn, network.ref) if was_member else network.serial
+    state = "denied" if reason == "denied" else "removed"
+    conn.execute(
+        c.update().where(c.c.id == row.id).values(state=state, removed_at=now, changed_serial=serial, epoch_held=None)
+    )
+    addresses.free(conn, network.ref, row.ip, now + epochs.seconds(core.timing.address_rest))
+    network_id = NetworkID(network.network_id)
+    revoked = revoke(core, conn, now, device_key=row.device_key, network_id=network_id)
+    rotated = epochs.rotate_or_merge(core, conn, network, now) if was_member else False
+    record(core, conn, who, "client.remove", row.name, id=row.id, network=network.name, reason=reason, rotated=rotated)
+    return Gone(NetworkRef(network.ref), network_id, ClientID(row.id), row.name, reason, revoked)

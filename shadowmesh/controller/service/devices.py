@@ -1,0 +1,266 @@
+"""A device's link, from its hello to its end: who it is, what it gets, what it reports. The edge moves the messages."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from shadowmesh.controller.service.clients import ALIVE, Clients, remove_client
+from shadowmesh.controller.service.core import Core, Principal, conflict, find_network, not_allowed, record
+from shadowmesh.controller.service.events import Events
+from shadowmesh.controller.service.hub import DeviceLink, Hub, encode
+from shadowmesh.controller.service.maps import LiveMap, Maps
+from shadowmesh.controller.service.presence import Presences
+from shadowmesh.controller.store import schema
+from shadowmesh.model.ids import ClientID, NetworkRef
+from shadowmesh.model.keys import NetworkID, SealingPublicKey
+from shadowmesh.model.link import (
+    EpochHeld,
+    FromDevice,
+    Hello,
+    Leave,
+    MapState,
+    PathChange,
+    Pending,
+    Probe,
+    ProbeReply,
+    RefreshGrant,
+    Removed,
+    Report,
+    Watch,
+)
+from shadowmesh.protocol.signing import Context, hello_message, verify_text
+
+MAX_ENDPOINTS = 64
+MAX_WATCHED = 10_000
+_REPLACED = 4000  # the same boot has a newer link
+
+
+class Devices:
+    def __init__(
+        self, core: Core, hub: Hub, maps: Maps, presences: Presences, events: Events, clients: Clients
+    ) -> None:
+        self._core = core
+        self._hub = hub
+        self._maps = maps
+        self._presences = presences
+        self._events = events
+        self._clients = clients
+        self._greeting: dict[bytes, asyncio.Lock] = {}
+
+    async def hello(
+        self,
+        hello: Hello,
+        nonce: bytes,
+        remote: str,
+        post: Callable[[str], None],
+        close: Callable[[int, str], None],
+    ) -> DeviceLink:
+        """The link, registered and given all it has to know.
+
+        Raises ShadowMeshError: bad_signature, client_duplicate, device_unknown.
+        """
+        message = hello_message(nonce, self._core.keys.identity.public, hello.boot_id)
+        if not verify_text(hello.device_key, Context.HELLO, message, hello.signature):
+            raise not_allowed("bad_signature", "the device's signature is wrong")
+        link = DeviceLink(
+            device_key=hello.device_key,
+            boot_id=hello.boot_id[:64],
+            version=hello.version[:100],
+            remote=remote,
+            since=self._core.now(),
+            post=post,
+            close=close,
+        )
+        # One at a time for each device: else two boots that knock together would both get in.
+        async with self._greeting.setdefault(hello.device_key, asyncio.Lock()):
+            await self._only_one(link)
+            # In the hub before the first look: who is approved or removed meanwhile finds the link there.
+            self._hub.devices[link.device_key] = link
+            try:
+                await self._admit(link, hello)
+            except BaseException:
+                self.gone(link, clean=True)
+                raise
+        if not self._greeting[hello.device_key].locked():
+            del self._greeting[hello.device_key]
+        return link
+
+    async def _only_one(self, link: DeviceLink) -> None:
+        """The same boot replaces its older link; another boot is refused while the first answers."""
+        old = self._hub.devices.get(link.device_key)
+        if old is None:
+            return
+        if old.boot_id != link.boot_id and await self._alive(old):
+            names = await self._core.read(lambda conn: _names(conn, link.device_key))
+            who = Principal("controller")
+            await self._core.write(
+                lambda conn: record(
+                    self._core, conn, who, "client.duplicate", ", ".join(names), first=old.remote, second=link.remote
+                )
+            )
+            raise conflict(
+                "client_duplicate",
+                f"{', '.join(names) or 'this device'} is connected from {old.remote} since "
+                f"{old.since:%Y-%m-%d %H:%M:%S} UTC (boot {old.boot_id[:8]}); "
+                f"the second one comes from {link.remote} (boot {link.boot_id[:8]})",
+                "a cloned machine needs `shadowmesh daemon reset-identity` and an invite of its own",
+            )
+        self.gone(old, clean=False)
+        old.close(_REPLACED, "replaced by a newer link")
+
+    async def _alive(self, link: DeviceLink) -> bool:
+        """Whether the device at the other end answers now: a host that lost its power leaves a link behind."""
+        if link.probe is None:
+            link.probe = asyncio.get_running_loop().create_future()
+            link.post(encode(Probe(nonce=secrets.token_hex(8))))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(link.probe), self._core.timing.duplicate_probe)
+            link.probe = None
+            return True
+        link.probe = None
+        return False
+
+    async def _admit(self, link: DeviceLink, hello: Hello) -> None:
+        rows = await self._core.read(lambda conn: _memberships(conn, hello))
+        held = {state.network_id: state for state in hello.maps}
+        living = {NetworkID(row.network_id) for row in rows if row.state in ALIVE}
+        gone = {NetworkID(row.network_id): row.state for row in rows if NetworkID(row.network_id) not in living}
+        if not living and not held:
+            raise not_allowed(
+                "device_unknown", "this device is in no network of this controller", "join with an invite"
+            )
+        lives = {row.ref: live for row in rows if row.state == "approved" and (live := await self._maps.get(row.ref))}
+        # No waiting from here on: nothing may change between what the link is told and its being in the hub.
+        for network_id in held.keys() - living:
+            link.post(encode(Removed(network_id=network_id, reason=gone.get(network_id, "removed"))))
+        for row in rows:
+            network_id = NetworkID(row.network_id)
+            if row.ref in link.clients:
+                continue  # approved meanwhile, and told so
+            if row.state == "pending":
+                link.post(encode(Pending(network_id=network_id, client_id=ClientID(row.id))))
+            elif row.state == "approved" and row.ref in lives:
+                self._enter(link, row, lives[row.ref], held.get(network_id))
+
+    def _enter(self, link: DeviceLink, row: Row[Any], live: LiveMap, held: MapState | None) -> None:
+        ref, client_id = NetworkRef(row.ref), ClientID(row.id)
+        if live.map.member(client_id) is None:
+            return  # removed since: the map already knows
+        grant = self._maps.grant(live, link.device_key, row.ip, SealingPublicKey(row.sealing_key))
+        self._hub.join(link, ref, client_id)
+        link.post(encode(grant))
+        generation, serial = (held.generation, held.serial) if held else (None, None)
+        link.post(live.text_for(client_id, generation, serial))
+        self._presences.came(link, ref, live.network_id)
+
+    async def handle(self, link: DeviceLink, message: FromDevice) -> None:
+        """One message of an admitted device."""
+        if isinstance(message, ProbeReply):
+            if link.probe is not None and not link.probe.done():
+                link.probe.set_result(None)
+            return
+        if isinstance(message, Hello):
+            raise not_allowed("unexpected", "a second hello")
+        found = next((live for live in self._maps if live.network_id == message.network_id), None)
+        if found is None or found.ref not in link.clients:
+            return  # of a network that it was removed from a moment ago
+        ref, client_id = found.ref, link.clients[found.ref]
+        if isinstance(message, Report):
+            if len(message.endpoints) <= MAX_ENDPOINTS:
+                self._presences.report(link, ref, message)
+        elif isinstance(message, Watch):
+            self._presences.watch(link, ref, message.peers[:MAX_WATCHED])
+        elif isinstance(message, EpochHeld):
+            if message.epoch in found.keys:
+                await self._core.write(lambda conn: _held(conn, client_id, message.epoch))
+        elif isinstance(message, RefreshGrant):
+            await self._refresh_grant(link, found, client_id)
+        elif isinstance(message, PathChange):
+            if message.path == "direct":
+                self._events.publish(
+                    "connection_upgrade",
+                    ref,
+                    client_id=client_id,
+                    peer=message.peer[:40],
+                    path=message.path,
+                    reason=message.reason[:60],
+                )
+        else:
+            await self._leave(ref, client_id, message)
+
+    async def _refresh_grant(self, link: DeviceLink, live: LiveMap, client_id: ClientID) -> None:
+        c = schema.clients
+        query = sa.select(c).where(c.c.id == client_id, c.c.state == "approved")
+        row = await self._core.read(lambda conn: conn.execute(query).first())
+        if row is not None and live.ref in link.clients:
+            link.post(encode(self._maps.grant(live, link.device_key, row.ip, SealingPublicKey(row.sealing_key))))
+
+    async def _leave(self, ref: NetworkRef, client_id: ClientID, _message: Leave) -> None:
+        who = Principal(f"device {client_id}")
+        c = schema.clients
+
+        def tx(conn: Connection) -> Any:
+            network = find_network(conn, ref, lock=True)
+            row = conn.execute(sa.select(c).where(c.c.id == client_id, c.c.state.in_(ALIVE))).first()
+            return None if row is None else remove_client(self._core, conn, who, network, row, "left")
+
+        gone = await self._core.write(tx)
+        if gone is not None:
+            await self._clients.tell_gone(gone)
+
+    def gone(self, link: DeviceLink, *, clean: bool) -> None:
+        """The link has ended. `clean`: the device said so; otherwise it may be back in a moment."""
+        if self._hub.devices.get(link.device_key) is link:
+            del self._hub.devices[link.device_key]
+        for ref, client_id in list(link.clients.items()):
+            self._hub.part(link, ref)
+            self._presences.went(ref, client_id, at_once=clean)
+
+    async def seen(self, links: list[DeviceLink]) -> None:
+        """Notes when these were here last."""
+        ids = [client_id for link in links for client_id in link.clients.values()]
+        versions = {c: link.version for link in links for c in link.clients.values()}
+        if not ids:
+            return
+        c, now = schema.clients, self._core.now()
+
+        def tx(conn: Connection) -> None:
+            for client_id in ids:
+                conn.execute(c.update().where(c.c.id == client_id).values(last_seen=now, version=versions[client_id]))
+
+        await self._core.write(tx)
+
+
+def _memberships(conn: Connection, hello: Hello) -> list[Row[Any]]:
+    """The device's rows with their networks; of those it left, the newest in each."""
+    c, n = schema.clients, schema.networks
+    query = (
+        sa.select(c, n.c.ref, n.c.network_id)
+        .join(n, n.c.ref == c.c.network_ref)
+        .where(c.c.device_key == hello.device_key)
+        .order_by(c.c.created_at)
+    )
+    return list(conn.execute(query))
+
+
+def _names(conn: Connection, device_key: bytes) -> list[str]:
+    c, n = schema.clients, schema.networks
+    query = (
+        sa.select(c.c.name, n.c.name.label("network"))
+        .join(n, n.c.ref == c.c.network_ref)
+        .where(c.c.device_key == device_key, c.c.state.in_(ALIVE))
+    )
+    return sorted(f"{row.name}@{row.network}" for row in conn.execute(query))
+
+
+def _held(conn: Connection, client_id: ClientID, epoch: int) -> None:
+    c = schema.clients
+    older = sa.or_(c.c.epoch_held.is_(None), c.c.epoch_held < epoch)
+    conn.execute(c.update().where(c.c.id == client_id, older).values(epoch_held=epoch))

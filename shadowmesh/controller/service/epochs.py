@@ -1,0 +1,100 @@
+"""Epochs of the network key: rotating, merging rotations, ending old ones. Functions of a connection.
+
+A new epoch is handed out at once and becomes current 30 s later. An old one ends shortly after all members hold the
+new one, or after 7 days; then its row, and so its key, is deleted.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from shadowmesh.controller.service.core import Core, bump
+from shadowmesh.controller.service.grants import key_label
+from shadowmesh.controller.store import schema
+from shadowmesh.model.ids import NetworkRef
+from shadowmesh.model.keys import NetworkID, Secret
+
+
+def seconds(value: float) -> dt.timedelta:
+    return dt.timedelta(seconds=value)
+
+
+def add_first(core: Core, conn: Connection, ref: NetworkRef, key: Secret, now: dt.datetime) -> NetworkID:
+    """Epoch 0, whose key names the network."""
+    _insert(core, conn, ref, 0, key, now)
+    return NetworkID.of(key)
+
+
+def _insert(core: Core, conn: Connection, ref: str, epoch: int, key: Secret, current_from: dt.datetime) -> None:
+    sealed = core.keys.vault.encrypt(key, key_label(ref, epoch))
+    conn.execute(
+        schema.epochs.insert().values(network_ref=ref, epoch=epoch, sealed_key=sealed, current_from=current_from)
+    )
+
+
+def rotate(core: Core, conn: Connection, ref: NetworkRef, now: dt.datetime) -> int:
+    """Adds the next epoch and lets the older ones run out; returns it. The caller bumped the serial or does."""
+    e, n = schema.epochs, schema.networks
+    newest = conn.execute(sa.select(sa.func.max(e.c.epoch)).where(e.c.network_ref == ref)).scalar_one()
+    ends = now + seconds(core.timing.epoch_life)
+    conn.execute(e.update().where(e.c.network_ref == ref, e.c.ends.is_(None)).values(ends=ends))
+    _insert(core, conn, ref, newest + 1, Secret(os.urandom(32)), now + seconds(core.timing.epoch_delay))
+    conn.execute(n.update().where(n.c.ref == ref).values(rotated_at=now, rotation_due=None))
+    return int(newest) + 1
+
+
+def rotate_or_merge(core: Core, conn: Connection, network: Row[Any], now: dt.datetime) -> bool:
+    """After a removal: rotates now (True), or with the next one that is due."""
+    last = network.rotated_at
+    if last is None or now - last >= seconds(core.timing.rotation_merge):
+        rotate(core, conn, NetworkRef(network.ref), now)
+        return True
+    if network.rotation_due is None:
+        n = schema.networks
+        due = last + seconds(core.timing.rotation_merge)
+        conn.execute(n.update().where(n.c.ref == network.ref).values(rotation_due=due))
+    return False
+
+
+def due(conn: Connection, now: dt.datetime) -> list[NetworkRef]:
+    """Networks whose merged rotation is due."""
+    n = schema.networks
+    query = sa.select(n.c.ref).where(n.c.rotation_due <= now, n.c.deleted_at.is_(None))
+    return [NetworkRef(ref) for ref in conn.execute(query).scalars()]
+
+
+def with_old(conn: Connection) -> list[NetworkRef]:
+    """Networks that have more than one valid epoch."""
+    e = schema.epochs
+    query = sa.select(e.c.network_ref).group_by(e.c.network_ref).having(sa.func.count() > 1)
+    return [NetworkRef(ref) for ref in conn.execute(query).scalars()]
+
+
+def retire(core: Core, conn: Connection, ref: NetworkRef, now: dt.datetime) -> bool:
+    """Ends what has run out and sets an end to what nobody needs; True if the map changed."""
+    e, c = schema.epochs, schema.clients
+    rows = conn.execute(sa.select(e).where(e.c.network_ref == ref).order_by(e.c.epoch)).all()
+    if len(rows) < 2:
+        return False
+    newest, changed = rows[-1], False
+    behind = sa.or_(c.c.epoch_held.is_(None), c.c.epoch_held < newest.epoch)
+    waiting = conn.execute(
+        sa.select(c.c.id).where(c.c.network_ref == ref, c.c.state == "approved", behind).limit(1)
+    ).first()
+    soon = max(now, newest.current_from) + seconds(core.timing.epoch_grace)
+    for row in rows[:-1]:
+        this = sa.and_(e.c.network_ref == ref, e.c.epoch == row.epoch)
+        if row.ends is not None and row.ends <= now:
+            conn.execute(e.delete().where(this))
+            changed = True
+        elif waiting is None and (row.ends is None or row.ends > soon):
+            conn.execute(e.update().where(this).values(ends=soon))
+            changed = True
+    if changed:
+        bump(conn, ref)
+    return changed

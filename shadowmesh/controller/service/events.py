@@ -1,0 +1,85 @@
+"""What happened, for people who watch: numbered, kept for a while, so that a watcher who was away can catch up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from shadowmesh.controller.service.core import Core, Principal, may_see
+from shadowmesh.controller.store import schema
+from shadowmesh.model.api import Event
+from shadowmesh.model.ids import NetworkRef
+
+PAGE = 500
+_GATHER = 0.05
+
+Listener = Callable[[Sequence[Event]], None]
+
+
+class Events:
+    """Gathers for a moment, stores what was gathered in one transaction, tells the listeners."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._waiting: list[dict[str, Any]] = []
+        self._flush: asyncio.Task[None] | None = None
+        self._listeners: set[Listener] = set()
+
+    def publish(self, kind: str, ref: NetworkRef | None, **data: object) -> None:
+        self._waiting.append({"at": self._core.now(), "type": kind, "network_ref": ref, "data": data})
+        if self._flush is None:
+            self._flush = asyncio.get_running_loop().create_task(self._later())
+
+    async def _later(self) -> None:
+        await asyncio.sleep(_GATHER)
+        self._flush = None
+        await self.flush()
+
+    async def flush(self) -> None:
+        """Stores and tells what waits."""
+        batch, self._waiting = self._waiting, []
+        if not batch:
+            return
+
+        def store(conn: Connection) -> Sequence[int]:
+            t = schema.events
+            return [conn.execute(t.insert().values(**row).returning(t.c.seq)).scalar_one() for row in batch]
+
+        numbers = await self._core.write(store)
+        events = [
+            Event(seq=seq, at=row["at"], type=row["type"], network_id=row["network_ref"], data=row["data"])
+            for seq, row in zip(numbers, batch, strict=True)
+        ]
+        for listener in list(self._listeners):
+            listener(events)
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Calls `listener` with each batch, until the returned function is called."""
+        self._listeners.add(listener)
+        return lambda: self._listeners.discard(listener)
+
+    async def since(self, who: Principal, seq: int, ref: NetworkRef | None = None) -> list[Event]:
+        """Up to PAGE events after `seq` that `who` may see, oldest first."""
+        t = schema.events
+
+        def load(conn: Connection) -> list[Event]:
+            query = sa.select(t).where(t.c.seq > seq).order_by(t.c.seq).limit(PAGE)
+            if ref is not None:
+                query = query.where(t.c.network_ref == ref)
+            elif not who.admin:
+                query = query.where(t.c.network_ref.in_(sa.select(schema.networks.c.ref).where(may_see(who))))
+            return [
+                Event(seq=row.seq, at=row.at, type=row.type, network_id=row.network_ref, data=row.data)
+                for row in conn.execute(query)
+            ]
+
+        return await self._core.read(load)
+
+    async def newest(self) -> int:
+        """The number of the newest event, 0 if there is none."""
+        query = sa.select(sa.func.coalesce(sa.func.max(schema.events.c.seq), 0))
+        return await self._core.read(lambda conn: int(conn.execute(query).scalar_one()))

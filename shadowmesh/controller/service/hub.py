@@ -1,0 +1,93 @@
+"""Who is connected: the links of devices and relays. Decides who gets what; the edge owns the sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from shadowmesh.model.codec import to_json
+from shadowmesh.model.ids import ClientID, NetworkRef, RelayID
+from shadowmesh.model.keys import DevicePublicKey
+from shadowmesh.model.link import LinkMessage, Presence
+from shadowmesh.model.relaylink import Load
+
+FAN_OUT_TURN = 64  # sends between two turns of the event loop
+
+
+def encode(message: LinkMessage) -> str:
+    return to_json(message).decode()
+
+
+@dataclass(slots=True, eq=False)
+class DeviceLink:
+    """One device's live connection. `post` queues a message and never waits; `close` ends the link."""
+
+    device_key: DevicePublicKey
+    boot_id: str
+    version: str
+    remote: str
+    since: dt.datetime
+    post: Callable[[str], None]
+    close: Callable[[int, str], None]
+    clients: dict[NetworkRef, ClientID] = field(default_factory=dict)
+    watching: dict[NetworkRef, frozenset[ClientID]] = field(default_factory=dict)
+    probe: asyncio.Future[None] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class RelayLink:
+    """One relay's live connection."""
+
+    relay_id: RelayID
+    boot_id: str
+    post: Callable[[str], None]
+    close: Callable[[int, str], None]
+    load: Load | None = None
+    load_at: dt.datetime | None = None
+
+
+class Hub:
+    """All live links of this controller."""
+
+    def __init__(self) -> None:
+        self.devices: dict[DevicePublicKey, DeviceLink] = {}
+        self.networks: dict[NetworkRef, dict[ClientID, DeviceLink]] = {}
+        self.relays: dict[RelayID, RelayLink] = {}
+        self.presence: dict[NetworkRef, dict[ClientID, Presence]] = {}  # kept by `service.presence`
+
+    def join(self, link: DeviceLink, ref: NetworkRef, client_id: ClientID) -> None:
+        link.clients[ref] = client_id
+        self.networks.setdefault(ref, {})[client_id] = link
+
+    def part(self, link: DeviceLink, ref: NetworkRef) -> None:
+        client_id = link.clients.pop(ref, None)
+        link.watching.pop(ref, None)
+        members = self.networks.get(ref)
+        if members and client_id is not None and members.get(client_id) is link:
+            del members[client_id]
+            if not members:
+                del self.networks[ref]
+
+    def link_of(self, ref: NetworkRef, client_id: ClientID) -> DeviceLink | None:
+        return self.networks.get(ref, {}).get(client_id)
+
+    def online(self, ref: NetworkRef) -> int:
+        return len(self.networks.get(ref, ()))
+
+    def is_online(self, ref: NetworkRef, client_id: ClientID) -> bool:
+        return client_id in self.networks.get(ref, ())
+
+    def to_relays(self, message: LinkMessage) -> None:
+        text = encode(message)
+        for relay in self.relays.values():
+            relay.post(text)
+
+
+async def fan_out(links: Iterable[tuple[DeviceLink, str]]) -> None:
+    """Posts each its text, letting others have their turn in between."""
+    for count, (link, text) in enumerate(links, 1):
+        link.post(text)
+        if count % FAN_OUT_TURN == 0:
+            await asyncio.sleep(0)

@@ -1,0 +1,194 @@
+"""Invites: made once and shown once; what is stored is their keyed hash."""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from shadowmesh.controller.service.addresses import address_taken, first, last
+from shadowmesh.controller.service.core import (
+    Core,
+    Once,
+    Principal,
+    conflict,
+    find_network,
+    not_allowed,
+    not_found,
+    record,
+    require,
+    usage,
+)
+from shadowmesh.controller.store import schema
+from shadowmesh.model import api
+from shadowmesh.model.ids import InviteID, new_id
+from shadowmesh.model.invite import Invite, new_invite_secret, new_short_code
+
+SECRET, CODE = "invite secret", "invite code"  # labels of their keyed hashes
+
+
+def normal_code(code: str) -> str:
+    return code.strip().lower()
+
+
+class Invites:
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def create(
+        self, who: Principal, name: str, wish: api.InviteCreate, once: Once | None = None
+    ) -> api.InviteCreated:
+        core = self._core
+        if wish.uses > 1 and (wish.ip is not None or wish.client_name is not None):
+            raise usage("one_use_only", "an invite with an address or a client's name is for one use", "leave --uses 1")
+
+        def tx(conn: Connection) -> api.InviteCreated:
+            if once and (earlier := once.found(core, conn, who, api.InviteCreated)):
+                return earlier
+            network = find_network(conn, name)
+            require(conn, who, "network.invite", network)
+            _check_wishes(conn, network, wish)
+            now, secret, code = core.now(), new_invite_secret(), new_short_code(network.name)
+            invite_id = InviteID(new_id("inv"))
+            conn.execute(
+                schema.invites.insert().values(
+                    id=invite_id,
+                    network_ref=network.ref,
+                    secret_mac=core.keys.vault.mac(SECRET, secret),
+                    code_mac=core.keys.vault.mac(CODE, code),
+                    uses=wish.uses,
+                    uses_left=wish.uses,
+                    expires_at=now + dt.timedelta(seconds=wish.expires_in),
+                    created_at=now,
+                    created_by=who.name,
+                    owner_id=who.user_id,
+                    client_name=wish.client_name,
+                    ip=None if wish.ip is None else int(wish.ip),
+                    tags=wish.tags,
+                    ephemeral=wish.ephemeral,
+                    idle=wish.idle,
+                )
+            )
+            record(core, conn, who, "invite.create", network.name, id=invite_id, uses=wish.uses)
+            text = Invite(
+                urls=core.settings.public_urls,
+                fingerprint=core.keys.identity.public.fingerprint,
+                invite_id=invite_id,
+                secret=secret,
+            ).encode()
+            row = conn.execute(sa.select(schema.invites).where(schema.invites.c.id == invite_id)).one()
+            shown = _view(row, network.name, now)
+            answer = api.InviteCreated(**shown.model_dump(), invite=text, code=code)
+            if once:
+                once.keep(core, conn, who, answer)
+            return answer
+
+        return await core.write(tx)
+
+    async def list(self, who: Principal, name: str, after: str | None, limit: int) -> api.Page[api.Invite]:
+        """By id; without the invites themselves."""
+        t = schema.invites
+
+        def tx(conn: Connection) -> api.Page[api.Invite]:
+            network = find_network(conn, name)
+            require(conn, who, "network.invite", network)
+            query = sa.select(t).where(t.c.network_ref == network.ref).order_by(t.c.id).limit(limit + 1)
+            if after is not None:
+                query = query.where(t.c.id > after)
+            rows, now = conn.execute(query).all(), self._core.now()
+            more = rows[limit - 1].id if len(rows) > limit else None
+            return api.Page(items=[_view(row, network.name, now) for row in rows[:limit]], next=more)
+
+        return await self._core.read(tx)
+
+    async def revoke(self, who: Principal, name: str, invite_id: str) -> None:
+        t = schema.invites
+
+        def tx(conn: Connection) -> None:
+            network = find_network(conn, name)
+            require(conn, who, "network.invite", network)
+            this = sa.and_(t.c.id == invite_id, t.c.network_ref == network.ref)
+            changed = conn.execute(t.update().where(this).values(revoked_at=self._core.now()))
+            if changed.rowcount == 0:
+                raise not_found(
+                    "invite_unknown", f"{network.name} has no invite {invite_id[:60]!r}", "`network invites` lists them"
+                )
+            record(self._core, conn, who, "invite.revoke", network.name, id=invite_id)
+
+        await self._core.write(tx)
+
+
+def _check_wishes(conn: Connection, network: Row[Any], wish: api.InviteCreate) -> None:
+    """What couldn't be fulfilled later is refused now."""
+    c, a = schema.clients, schema.addresses
+    if wish.ip is not None:
+        subnet = ipaddress.IPv4Network(network.subnet)
+        if not first(subnet) <= int(wish.ip) <= last(subnet):
+            raise usage("address_outside", f"{wish.ip} is not an address for clients of {subnet}", "choose one inside")
+        query = sa.select(a.c.client_id).where(
+            a.c.network_ref == network.ref, a.c.ip == int(wish.ip), a.c.client_id.is_not(None)
+        )
+        if conn.execute(query).first() is not None:
+            raise address_taken(wish.ip)
+    if wish.client_name is not None:
+        taken = sa.select(c.c.id).where(
+            c.c.network_ref == network.ref, c.c.name == wish.client_name, c.c.state.in_(["approved", "pending"])
+        )
+        if conn.execute(taken).first() is not None:
+            raise name_taken(wish.client_name, network.name)
+
+
+def name_taken(name: str, network: str) -> Exception:
+    return conflict("name_taken", f"{network} has a client {name} already", "choose another name")
+
+
+def _state(row: Row[Any], now: dt.datetime) -> str:
+    if row.revoked_at is not None:
+        return "revoked"
+    if row.uses_left == 0:
+        return "used"
+    return "expired" if row.expires_at <= now else "open"
+
+
+def _view(row: Row[Any], network: str, now: dt.datetime) -> api.Invite:
+    return api.Invite(
+        id=row.id,
+        network=network,
+        uses=row.uses,
+        uses_left=row.uses_left,
+        state=_state(row, now),  # type: ignore[arg-type]
+        expires_at=row.expires_at,
+        created_at=row.created_at,
+        created_by=row.created_by,
+        client_name=row.client_name,
+        ip=None if row.ip is None else str(ipaddress.IPv4Address(row.ip)),
+        tags=row.tags,
+        ephemeral=row.ephemeral,
+    )
+
+
+def invalid() -> Exception:
+    """One error for an unknown invite and for a wrong secret: who guesses learns nothing."""
+    return not_allowed("invite_invalid", "this invite is not valid", "ask for a new one")
+
+
+def use(conn: Connection, row: Row[Any], now: dt.datetime) -> None:
+    """Takes one use, if there is one: guarded by the database. Raises ShadowMeshError that says why not."""
+    t = schema.invites
+    taken = conn.execute(
+        t.update()
+        .where(t.c.id == row.id, t.c.uses_left > 0, t.c.expires_at > now, t.c.revoked_at.is_(None))
+        .values(uses_left=t.c.uses_left - 1)
+    )
+    if taken.rowcount == 1:
+        return
+    if row.revoked_at is not None:
+        raise not_allowed("invite_revoked", "this invite was revoked", "ask for a new one")
+    if row.expires_at <= now:
+        raise not_allowed(
+            "invite_expired", f"this invite expired at {row.expires_at:%Y-%m-%d %H:%M} UTC", "ask for a new one"
+        )
+    raise conflict("invite_used_up", "this invite has been used up", "ask for a new one")

@@ -1,0 +1,271 @@
+"""Networks: create, list, show, set, delete, rotate the key."""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import os
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from shadowmesh.controller.service import epochs
+from shadowmesh.controller.service.addresses import parse_subnet, parse_subnet6
+from shadowmesh.controller.service.core import (
+    Core,
+    Once,
+    Principal,
+    bump,
+    conflict,
+    find_network,
+    may_see,
+    not_found,
+    record,
+    require,
+    require_admin,
+)
+from shadowmesh.controller.service.events import Events
+from shadowmesh.controller.service.hub import Hub, encode
+from shadowmesh.controller.service.maps import Maps
+from shadowmesh.controller.service.presence import Presences
+from shadowmesh.controller.store import schema
+from shadowmesh.model import api
+from shadowmesh.model.ids import NetworkRef, new_id
+from shadowmesh.model.keys import DevicePublicKey, NetworkID, Secret
+from shadowmesh.model.link import Removed
+from shadowmesh.model.relaylink import Revocation, Revocations
+
+GONE = 1000  # WebSocket: normal closure
+
+
+class Networks:
+    """One function per capability; each takes who asks."""
+
+    def __init__(self, core: Core, hub: Hub, maps: Maps, presences: Presences, events: Events) -> None:
+        self._core = core
+        self._hub = hub
+        self._maps = maps
+        self._presences = presences
+        self._events = events
+
+    async def create(self, who: Principal, wish: api.NetworkCreate, once: Once | None = None) -> api.Network:
+        require_admin(who)
+        subnet = parse_subnet(wish.subnet)
+        subnet6 = None if wish.subnet6 is None else str(parse_subnet6(wish.subnet6))
+        key = Secret(os.urandom(32))
+
+        def tx(conn: Connection) -> api.Network:
+            if once and (earlier := once.found(self._core, conn, who, api.Network)):
+                return earlier
+            _check_name(conn, wish.name)
+            now, ref = self._core.now(), NetworkRef(new_id("net"))
+            conn.execute(
+                schema.networks.insert().values(
+                    ref=ref,
+                    network_id=NetworkID.of(key),
+                    name=wish.name,
+                    description=wish.description,
+                    subnet=str(subnet),
+                    subnet6=subnet6,
+                    approval=wish.approval,
+                    code_approval=wish.code_approval,
+                    max_clients=wish.max_clients,
+                    p2p=wish.p2p,
+                    relay_fallback=wish.relay_fallback,
+                    relay_id=_relay_id(conn, wish.relay),
+                    created_at=now,
+                    created_by=who.name,
+                    generation=1,
+                    serial=1,
+                    lowest_free=0,
+                )
+            )
+            epochs.add_first(self._core, conn, ref, key, now)
+            if who.user_id is not None:
+                conn.execute(schema.members.insert().values(network_ref=ref, user_id=who.user_id, role="owner"))
+            record(self._core, conn, who, "network.create", wish.name, id=ref, subnet=str(subnet))
+            answer = self._view(conn, find_network(conn, ref))
+            if once:
+                once.keep(self._core, conn, who, answer)
+            return answer
+
+        answer = await self._core.write(tx)
+        self._events.publish("network_changed", NetworkRef(answer.id), change="created", name=answer.name)
+        return answer
+
+    async def list(self, who: Principal, after: str | None, limit: int) -> api.Page[api.Network]:
+        """Those that `who` may see, by name."""
+        n = schema.networks
+
+        def tx(conn: Connection) -> api.Page[api.Network]:
+            query = sa.select(n).where(n.c.deleted_at.is_(None), may_see(who)).order_by(n.c.name).limit(limit + 1)
+            if after is not None:
+                query = query.where(n.c.name > after)
+            rows = conn.execute(query).all()
+            more = rows[limit - 1].name if len(rows) > limit else None
+            return api.Page(items=[self._view(conn, row) for row in rows[:limit]], next=more)
+
+        return await self._core.read(tx)
+
+    async def show(self, who: Principal, name: str) -> api.Network:
+        def tx(conn: Connection) -> api.Network:
+            network = find_network(conn, name)
+            require(conn, who, "network.view", network)
+            return self._view(conn, network)
+
+        return await self._core.read(tx)
+
+    async def set(self, who: Principal, name: str, wish: api.NetworkPatch) -> api.Network:
+        changes = wish.model_dump(exclude_none=True)
+
+        def tx(conn: Connection) -> api.Network:
+            network = find_network(conn, name, lock=True)
+            require(conn, who, "network.configure", network)
+            values = dict(changes)
+            if "name" in values and values["name"] != network.name:
+                _check_name(conn, values["name"])
+            if "subnet" in values:
+                subnet = _grown(ipaddress.IPv4Network(network.subnet), parse_subnet(values["subnet"]))
+                values |= {"subnet": str(subnet), "lowest_free": 0}
+            if "relay" in values:
+                values["relay_id"] = _relay_id(conn, values.pop("relay") or None)
+            if values:
+                n = schema.networks
+                conn.execute(n.update().where(n.c.ref == network.ref).values(**values))
+                bump(conn, network.ref)
+                record(self._core, conn, who, "network.set", network.name, id=network.ref, changes=sorted(changes))
+            return self._view(conn, find_network(conn, network.ref))
+
+        answer = await self._core.write(tx)
+        await self._maps.refresh(NetworkRef(answer.id))
+        self._events.publish("network_changed", NetworkRef(answer.id), change="set", fields=sorted(changes))
+        return answer
+
+    async def rotate_key(self, who: Principal, name: str) -> api.Network:
+        """A new epoch now, whatever was merged."""
+
+        def tx(conn: Connection) -> api.Network:
+            network = find_network(conn, name, lock=True)
+            require(conn, who, "network.configure", network)
+            epoch = epochs.rotate(self._core, conn, NetworkRef(network.ref), self._core.now())
+            bump(conn, network.ref)
+            record(self._core, conn, who, "network.rotate-key", network.name, id=network.ref, epoch=epoch)
+            return self._view(conn, find_network(conn, network.ref))
+
+        answer = await self._core.write(tx)
+        await self._maps.refresh(NetworkRef(answer.id))
+        self._events.publish("network_changed", NetworkRef(answer.id), change="key_rotated")
+        return answer
+
+    async def delete(self, who: Principal, name: str) -> None:
+        """Cuts all its clients off, at the relays too, and destroys its keys."""
+
+        def tx(conn: Connection) -> tuple[NetworkRef, NetworkID, Revocation]:
+            network = find_network(conn, name, lock=True)
+            require(conn, who, "network.delete", network)
+            now, ref = self._core.now(), network.ref
+            n, c = schema.networks, schema.clients
+            conn.execute(
+                c.update()
+                .where(c.c.network_ref == ref, c.c.state.in_(["approved", "pending"]))
+                .values(state="deleted", removed_at=now)
+            )
+            for gone in (schema.epochs, schema.invites, schema.addresses, schema.members):
+                conn.execute(gone.delete().where(gone.c.network_ref == ref))
+            conn.execute(n.update().where(n.c.ref == ref).values(deleted_at=now, rotation_due=None))
+            network_id = NetworkID(network.network_id)
+            revoked = revoke(self._core, conn, now, network_id=network_id)
+            record(self._core, conn, who, "network.delete", network.name, id=ref)
+            return NetworkRef(ref), network_id, revoked
+
+        ref, network_id, revoked = await self._core.write(tx)
+        self._hub.to_relays(Revocations(complete=False, entries=(revoked,)))
+        message = encode(Removed(network_id=network_id, reason="deleted"))
+        for link in list(self._hub.networks.get(ref, {}).values()):
+            link.post(message)
+            self._hub.part(link, ref)
+            if not link.clients:
+                link.close(GONE, "no network left")
+        self._presences.forget(ref)
+        await self._maps.refresh(ref)
+        self._events.publish("network_changed", ref, change="deleted")
+
+    def _view(self, conn: Connection, row: Row[Any]) -> api.Network:
+        c, e, r = schema.clients, schema.epochs, schema.relays
+        counting = sa.select(c.c.state, sa.func.count()).where(c.c.network_ref == row.ref).group_by(c.c.state)
+        states: dict[str, int] = {state: int(number) for state, number in conn.execute(counting)}
+        valid = [
+            api.Epoch(epoch=x.epoch, current_from=x.current_from, ends=x.ends)
+            for x in conn.execute(sa.select(e).where(e.c.network_ref == row.ref).order_by(e.c.epoch))
+        ]
+        now = self._core.now()
+        current = [x.epoch for x in valid if x.current_from <= now] or [valid[0].epoch]
+        relay = conn.execute(sa.select(r.c.name).where(r.c.id == row.relay_id)).scalar_one_or_none()
+        return api.Network(
+            id=row.ref,
+            name=row.name,
+            network_id=str(NetworkID(row.network_id)),
+            description=row.description,
+            subnet=row.subnet,
+            subnet6=row.subnet6,
+            approval=row.approval,
+            code_approval=row.code_approval,
+            max_clients=row.max_clients,
+            p2p=row.p2p,
+            relay_fallback=row.relay_fallback,
+            relay=relay,
+            created_at=row.created_at,
+            serial=row.serial,
+            epoch=max(current),
+            epochs=valid,
+            clients=states.get("approved", 0),
+            pending=states.get("pending", 0),
+            online=self._hub.online(NetworkRef(row.ref)),
+            rotation_due=row.rotation_due,
+        )
+
+
+def revoke(
+    core: Core,
+    conn: Connection,
+    now: dt.datetime,
+    *,
+    device_key: bytes | None = None,
+    network_id: NetworkID | None = None,
+) -> Revocation:
+    """Voids the relay tokens that were issued until now."""
+    until = now + epochs.seconds(core.timing.offline_grace)
+    conn.execute(
+        schema.revocations.insert().values(device_key=device_key, network_id=network_id, before=now, until=until)
+    )
+    return Revocation(
+        device_key=None if device_key is None else DevicePublicKey(device_key),
+        network_id=network_id,
+        before=now.timestamp(),
+        until=until.timestamp(),
+    )
+
+
+def _check_name(conn: Connection, name: str) -> None:
+    n = schema.networks
+    if conn.execute(sa.select(n.c.ref).where(n.c.name == name, n.c.deleted_at.is_(None))).first() is not None:
+        raise conflict("network_exists", f"there is a network {name} already", "choose another name")
+
+
+def _grown(old: ipaddress.IPv4Network, new: ipaddress.IPv4Network) -> ipaddress.IPv4Network:
+    if not old.subnet_of(new):
+        raise conflict(
+            "subnet_shrinks", f"a subnet may only grow: {new} doesn't contain {old}", "give one that contains it"
+        )
+    return new
+
+
+def _relay_id(conn: Connection, name: str | None) -> str | None:
+    if name is None:
+        return None
+    r = schema.relays
+    found = conn.execute(sa.select(r.c.id).where(r.c.name == name, r.c.removed_at.is_(None))).scalar_one_or_none()
+    if found is None:
+        raise not_found("relay_unknown", f"there is no relay {name!r}", "`shadowmesh relay list` names them")
+    return str(found)

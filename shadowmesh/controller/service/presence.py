@@ -1,0 +1,139 @@
+"""Who is online and where: gathered for a moment, told once, to those it concerns.
+
+In a network of up to EVERYONE links a device hears of all others; once it has said whom it talks to (`Watch`), of
+these only; in a larger network it hears of nobody else. The larger the network, the longer the gathering.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from shadowmesh.controller.service.events import Events
+from shadowmesh.controller.service.hub import DeviceLink, Hub, encode, fan_out
+from shadowmesh.controller.settings import Timing
+from shadowmesh.model.ids import ClientID, NetworkRef
+from shadowmesh.model.keys import NetworkID
+from shadowmesh.model.link import Presence, PresenceUpdate, Report
+
+EVERYONE = 500
+
+
+class Presences:
+    """The presence of every network's members, and what of it has still to be told."""
+
+    def __init__(self, hub: Hub, events: Events, timing: Timing) -> None:
+        self._hub = hub
+        self._events = events
+        self._timing = timing
+        self._ids: dict[NetworkRef, NetworkID] = {}
+        self._changed: dict[NetworkRef, set[ClientID]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._leaving: dict[tuple[NetworkRef, ClientID], asyncio.TimerHandle] = {}
+
+    def came(self, link: DeviceLink, ref: NetworkRef, network_id: NetworkID) -> None:
+        """The link is in the hub: tell others of it, and it of others."""
+        client_id = link.clients[ref]
+        self._ids[ref] = network_id
+        board = self._hub.presence.setdefault(ref, {})
+        leaving = self._leaving.pop((ref, client_id), None)
+        if leaving is not None:
+            leaving.cancel()
+        else:
+            self._events.publish("client_online", ref, client_id=client_id)
+        if client_id not in board:
+            self._set(ref, Presence(client_id=client_id, online=True))
+        if len(board) <= EVERYONE:
+            self._tell(link, ref, [p for c, p in board.items() if c != client_id])
+
+    def went(self, ref: NetworkRef, client_id: ClientID, *, at_once: bool) -> None:
+        """The link is out of the hub. It may come back within a few seconds, and nobody noticed."""
+        if at_once:
+            self._gone(ref, client_id)
+            return
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._timing.offline_after, self._gone, ref, client_id)
+        old = self._leaving.pop((ref, client_id), None)
+        if old is not None:
+            old.cancel()
+        self._leaving[ref, client_id] = timer
+
+    def _gone(self, ref: NetworkRef, client_id: ClientID) -> None:
+        timer = self._leaving.pop((ref, client_id), None)
+        if timer is not None:
+            timer.cancel()
+        if self._hub.presence.get(ref, {}).pop(client_id, None) is not None:
+            self._mark(ref, client_id)
+            self._events.publish("client_offline", ref, client_id=client_id)
+
+    def report(self, link: DeviceLink, ref: NetworkRef, report: Report) -> None:
+        self._set(
+            ref,
+            Presence(
+                client_id=link.clients[ref],
+                online=True,
+                home=report.home,
+                standby=report.standby,
+                endpoints=report.endpoints,
+            ),
+        )
+
+    def watch(self, link: DeviceLink, ref: NetworkRef, peers: Iterable[ClientID]) -> None:
+        """The link hears of these from now on, and at once how the new ones are."""
+        before = link.watching.get(ref, frozenset())
+        link.watching[ref] = frozenset(peers)
+        board = self._hub.presence.get(ref, {})
+        added = sorted(link.watching[ref] - before)
+        self._tell(link, ref, [board.get(c) or Presence(client_id=c, online=False) for c in added])
+
+    def forget(self, ref: NetworkRef) -> None:
+        """The network is no more."""
+        self._hub.presence.pop(ref, None)
+        self._changed.pop(ref, None)
+        for key in [key for key in self._leaving if key[0] == ref]:
+            self._leaving.pop(key).cancel()
+
+    def _set(self, ref: NetworkRef, presence: Presence) -> None:
+        board = self._hub.presence.setdefault(ref, {})
+        if board.get(presence.client_id) != presence:
+            board[presence.client_id] = presence
+            self._mark(ref, presence.client_id)
+
+    def _mark(self, ref: NetworkRef, client_id: ClientID) -> None:
+        if ref in self._changed:
+            self._changed[ref].add(client_id)
+            return
+        self._changed[ref] = {client_id}
+        task = asyncio.get_running_loop().create_task(self._flush(ref))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _flush(self, ref: NetworkRef) -> None:
+        gather = self._timing.presence_gather + self._hub.online(ref) * self._timing.presence_gather_per_link
+        await asyncio.sleep(gather)
+        changed = self._changed.pop(ref, set())
+        board = self._hub.presence.get(ref, {})
+        news = {c: board.get(c) or Presence(client_id=c, online=False) for c in sorted(changed)}
+        links = list(self._hub.networks.get(ref, {}).values())
+        shared = self._text(ref, news.values()) if len(links) <= EVERYONE else ""
+        await fan_out((link, text) for link in links if (text := self._for(link, ref, news, shared)))
+
+    def _for(self, link: DeviceLink, ref: NetworkRef, news: dict[ClientID, Presence], shared: str) -> str:
+        watched = link.watching.get(ref)
+        if watched is None:
+            return shared
+        mine = [p for c, p in news.items() if c in watched]
+        return self._text(ref, mine) if mine else ""
+
+    def _text(self, ref: NetworkRef, changes: Iterable[Presence]) -> str:
+        return encode(PresenceUpdate(network_id=self._ids[ref], changes=tuple(changes)))
+
+    def _tell(self, link: DeviceLink, ref: NetworkRef, changes: list[Presence]) -> None:
+        if changes:
+            link.post(self._text(ref, changes))
+
+    def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        for timer in self._leaving.values():
+            timer.cancel()

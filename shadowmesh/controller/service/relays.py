@@ -1,0 +1,353 @@
+"""Relays: tokens to register with, registering, links, load, drain, remove."""
+
+from __future__ import annotations
+
+import datetime as dt
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from shadowmesh.controller.service.core import (
+    Core,
+    Once,
+    Principal,
+    is_id,
+    not_allowed,
+    not_found,
+    record,
+    require_admin,
+    usage,
+)
+from shadowmesh.controller.service.enrolment import Nonces
+from shadowmesh.controller.service.events import Events
+from shadowmesh.controller.service.hub import Hub, RelayLink, encode
+from shadowmesh.controller.service.maps import Maps
+from shadowmesh.controller.store import schema
+from shadowmesh.model import api
+from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.ids import RelayID, new_id
+from shadowmesh.model.keys import DevicePublicKey, NetworkID, SigningPublicKey
+from shadowmesh.model.link import LinkError
+from shadowmesh.model.relaylink import (
+    Drain,
+    Load,
+    RelayHello,
+    RelayRegistered,
+    RelayRegistration,
+    Revocation,
+    Revocations,
+    TokenKeys,
+)
+from shadowmesh.protocol.signing import Context, hello_message, verify_text
+
+TOKEN_PREFIX = "smr1_"  # noqa: S105 - how every relay token starts
+_TOKEN = "relay token"  # noqa: S105 - the label of its keyed hash
+_REPLACED = 4000
+_REMOVED = 4001
+
+
+def _check_place(url: str | None, udp: SockAddr | None, name: str, region: str, version: str) -> None:
+    if url is None and udp is None:
+        raise usage("bad_relay", "a relay has a WebSocket URL or a UDP address, or both")
+    if url is not None and (not url.startswith(("ws://", "wss://")) or len(url) > 300 or not url.isprintable()):
+        raise usage("bad_relay", f"{url[:80]!r} is not a ws:// or wss:// URL")
+    if udp is not None:
+        SockAddr.parse(str(udp))
+    if any(len(text) > 63 or not text.isprintable() for text in (name, region, version)):
+        raise usage("bad_relay", "the relay's name, region or version is too long")
+
+
+class Relays:
+    def __init__(self, core: Core, hub: Hub, maps: Maps, events: Events, nonces: Nonces) -> None:
+        self._core = core
+        self._hub = hub
+        self._maps = maps
+        self._events = events
+        self._nonces = nonces
+
+    async def create_token(
+        self, who: Principal, wish: api.RelayTokenCreate, once: Once | None = None
+    ) -> api.RelayTokenCreated:
+        """What a new relay registers with; shown once."""
+        require_admin(who)
+        core, now = self._core, self._core.now()
+        token, token_id = TOKEN_PREFIX + secrets.token_urlsafe(24), new_id("rtk")
+        answer = api.RelayTokenCreated(id=token_id, token=token, expires_at=now + dt.timedelta(seconds=wish.expires_in))
+
+        def tx(conn: Connection) -> api.RelayTokenCreated:
+            if once and (earlier := once.found(core, conn, who, api.RelayTokenCreated)):
+                return earlier
+            conn.execute(
+                schema.relay_tokens.insert().values(
+                    id=token_id,
+                    mac=core.keys.vault.mac(_TOKEN, token),
+                    uses_left=wish.uses,
+                    expires_at=answer.expires_at,
+                    created_at=now,
+                    created_by=who.name,
+                )
+            )
+            record(core, conn, who, "relay.token", token_id, uses=wish.uses)
+            if once:
+                once.keep(core, conn, who, answer)
+            return answer
+
+        return await core.write(tx)
+
+    async def register(self, wish: RelayRegistration) -> RelayRegistered:
+        """A relay with a good token and its key's signature. The same key again is the same relay."""
+        _check_place(wish.url, wish.udp, wish.name, wish.region, wish.version)
+        core = self._core
+        message = hello_message(self._nonces.check(wish.nonce), core.keys.identity.public, wish.token)
+        if not verify_text(wish.key, Context.RELAY_HELLO, message, wish.signature):
+            raise not_allowed("bad_signature", "the relay's signature is wrong")
+        r, t = schema.relays, schema.relay_tokens
+
+        def tx(conn: Connection) -> tuple[str, str, bool]:
+            now = core.now()
+            token = conn.execute(sa.select(t).where(t.c.mac == core.keys.vault.mac(_TOKEN, wish.token))).first()
+            if token is None:
+                raise not_allowed(
+                    "relay_token_invalid", "this relay token is not valid", "`shadowmesh relay token` makes one"
+                )
+            known = conn.execute(sa.select(r).where(r.c.key == wish.key, r.c.removed_at.is_(None))).first()
+            if known is not None:
+                return known.id, known.name, False
+            used = conn.execute(
+                t.update()
+                .where(t.c.id == token.id, t.c.uses_left > 0, t.c.expires_at > now)
+                .values(uses_left=t.c.uses_left - 1)
+            )
+            if used.rowcount == 0:
+                raise not_allowed(
+                    "relay_token_expired",
+                    "this relay token was used up or has expired",
+                    "`shadowmesh relay token` makes one",
+                )
+            relay_id, name = new_id("rly"), _free_name(conn, wish.name)
+            conn.execute(
+                r.insert().values(
+                    id=relay_id,
+                    name=name,
+                    key=wish.key,
+                    url=wish.url,
+                    udp=None if wish.udp is None else str(wish.udp),
+                    region=wish.region,
+                    capacity_mbit=wish.capacity_mbit,
+                    version=wish.version,
+                    draining=False,
+                    created_at=now,
+                )
+            )
+            record(core, conn, Principal(f"relay {relay_id}"), "relay.register", name, id=relay_id, token=token.id)
+            bump_users(conn, relay_id)
+            return relay_id, name, True
+
+        relay_id, name, fresh = await core.write(tx)
+        if fresh:
+            self._events.publish("relay_changed", None, relay_id=relay_id, name=name, change="registered")
+            await self._refresh_maps()
+        return RelayRegistered(
+            relay_id=RelayID(relay_id),
+            name=name,
+            token_keys=(core.keys.tokens.public,),
+            controller_urls=core.settings.public_urls,
+        )
+
+    async def _refresh_maps(self) -> None:
+        for live in self._maps:
+            await self._maps.refresh(live.ref)
+
+    # links
+
+    async def hello(
+        self, hello: RelayHello, nonce: bytes, post: Callable[[str], None], close: Callable[[int, str], None]
+    ) -> RelayLink:
+        """The link, registered, with all that the relay has to know posted. Raises ShadowMeshError."""
+        _check_place(hello.url, hello.udp, "", hello.region, hello.version)
+        message = hello_message(nonce, self._core.keys.identity.public, hello.boot_id)
+        if not verify_text(hello.key, Context.RELAY_HELLO, message, hello.signature):
+            raise not_allowed("bad_signature", "the relay's signature is wrong")
+        row, changed = await self._core.write(lambda conn: self._arrived(conn, hello))
+        link = RelayLink(RelayID(row.id), hello.boot_id[:64], post, close)
+        old = self._hub.relays.get(link.relay_id)
+        self._hub.relays[link.relay_id] = link
+        if old is not None:
+            old.close(_REPLACED, "replaced by a newer link")
+        now = self._core.now()
+        post(encode(TokenKeys(keys=(self._core.keys.tokens.public,), wall=now.timestamp())))
+        # In the hub before the read: what is revoked meanwhile comes twice rather than never.
+        entries = await self._core.read(lambda conn: _revocations(conn, now))
+        post(encode(Revocations(complete=True, entries=tuple(entries))))
+        if row.draining:
+            post(encode(Drain(draining=True)))
+        if changed:
+            await self._refresh_maps()
+        self._events.publish("relay_changed", None, relay_id=row.id, name=row.name, change="online")
+        return link
+
+    def _arrived(self, conn: Connection, hello: RelayHello) -> tuple[Row[Any], bool]:
+        r = schema.relays
+        row = conn.execute(sa.select(r).where(r.c.id == hello.relay_id, r.c.removed_at.is_(None))).first()
+        if row is None or row.key != hello.key:
+            raise not_allowed(
+                "relay_unknown", "this relay is not registered here", "register it with `shadowmesh relay token`"
+            )
+        place = {
+            "url": hello.url,
+            "udp": None if hello.udp is None else str(hello.udp),
+            "region": hello.region,
+        }
+        changed = any(getattr(row, key) != value for key, value in place.items())
+        conn.execute(
+            r.update()
+            .where(r.c.id == row.id)
+            .values(**place, version=hello.version, capacity_mbit=hello.capacity_mbit, last_seen=self._core.now())
+        )
+        if changed:
+            bump_users(conn, row.id)
+        return row, changed
+
+    def loaded(self, link: RelayLink, load: Load) -> None:
+        link.load, link.load_at = load, self._core.now()
+
+    async def gone(self, link: RelayLink) -> None:
+        """Its link ended."""
+        if self._hub.relays.get(link.relay_id) is not link:
+            return
+        del self._hub.relays[link.relay_id]
+        r = schema.relays
+        now = self._core.now()
+        await self._core.write(
+            lambda conn: conn.execute(r.update().where(r.c.id == link.relay_id).values(last_seen=now))
+        )
+        self._events.publish("relay_changed", None, relay_id=link.relay_id, change="offline")
+
+    # management
+
+    async def list(self, who: Principal, after: str | None, limit: int) -> api.Page[api.Relay]:
+        """By name. Whoever is signed in may see the relays."""
+        r = schema.relays
+
+        def tx(conn: Connection) -> api.Page[api.Relay]:
+            query = sa.select(r).where(r.c.removed_at.is_(None)).order_by(r.c.name).limit(limit + 1)
+            if after is not None:
+                query = query.where(r.c.name > after)
+            rows = conn.execute(query).all()
+            more = rows[limit - 1].name if len(rows) > limit else None
+            return api.Page(items=[self._view(row) for row in rows[:limit]], next=more)
+
+        del who
+        return await self._core.read(tx)
+
+    async def drain(self, who: Principal, name: str, *, draining: bool = True) -> api.Relay:
+        """Out of the maps (or back in them); its running sessions go on."""
+        require_admin(who)
+        r = schema.relays
+
+        def tx(conn: Connection) -> Row[Any]:
+            row = _find(conn, name)
+            if row.draining != draining:
+                conn.execute(r.update().where(r.c.id == row.id).values(draining=draining))
+                bump_users(conn, row.id)
+                record(self._core, conn, who, "relay.drain" if draining else "relay.undrain", row.name, id=row.id)
+            return _find(conn, row.id)
+
+        row = await self._core.write(tx)
+        link = self._hub.relays.get(RelayID(row.id))
+        if link is not None:
+            link.post(encode(Drain(draining=draining)))
+        await self._refresh_maps()
+        change = "draining" if draining else "undrained"
+        self._events.publish("relay_changed", None, relay_id=row.id, name=row.name, change=change)
+        return self._view(row)
+
+    async def remove(self, who: Principal, name: str) -> None:
+        require_admin(who)
+        r, n = schema.relays, schema.networks
+
+        def tx(conn: Connection) -> Row[Any]:
+            row = _find(conn, name)
+            bump_users(conn, row.id)
+            conn.execute(n.update().where(n.c.relay_id == row.id).values(relay_id=None))
+            conn.execute(r.update().where(r.c.id == row.id).values(removed_at=self._core.now()))
+            record(self._core, conn, who, "relay.remove", row.name, id=row.id)
+            return row
+
+        row = await self._core.write(tx)
+        link = self._hub.relays.get(RelayID(row.id))
+        if link is not None:
+            link.post(encode(LinkError(code="relay_removed", what="this relay was removed from the controller")))
+            link.close(_REMOVED, "removed")
+        await self._refresh_maps()
+        self._events.publish("relay_changed", None, relay_id=row.id, name=row.name, change="removed")
+
+    def _view(self, row: Row[Any]) -> api.Relay:
+        link = self._hub.relays.get(RelayID(row.id))
+        load = None
+        if link is not None and link.load is not None and link.load_at is not None:
+            of = link.load
+            load = api.RelayLoad(
+                at=link.load_at,
+                sessions=of.sessions,
+                networks=of.networks,
+                forwarded_frames=of.forwarded_frames,
+                forwarded_bytes=of.forwarded_bytes,
+                dropped_frames=of.dropped_frames,
+                cpu=of.cpu,
+                overloaded=of.overloaded,
+            )
+        return api.Relay(
+            id=row.id,
+            name=row.name,
+            key=str(SigningPublicKey(row.key)),
+            url=row.url,
+            udp=row.udp,
+            region=row.region,
+            capacity_mbit=row.capacity_mbit,
+            version=row.version,
+            draining=row.draining,
+            online=link is not None,
+            created_at=row.created_at,
+            last_seen=self._core.now() if link is not None else row.last_seen,
+            load=load,
+        )
+
+
+def bump_users(conn: Connection, relay_id: str) -> None:
+    """New serials for the networks whose maps name this relay, or might."""
+    n = schema.networks
+    names_it = sa.or_(n.c.relay_id.is_(None), n.c.relay_id == relay_id)
+    conn.execute(n.update().where(names_it, n.c.deleted_at.is_(None)).values(serial=n.c.serial + 1))
+
+
+def _find(conn: Connection, name: str) -> Row[Any]:
+    r = schema.relays
+    by = r.c.id == name if is_id(name, "rly") else r.c.name == name
+    row = conn.execute(sa.select(r).where(by, r.c.removed_at.is_(None))).first()
+    if row is None:
+        raise not_found("relay_unknown", f"there is no relay {name[:80]!r}", "`shadowmesh relay list` names them")
+    return row
+
+
+def _free_name(conn: Connection, wish: str) -> str:
+    r = schema.relays
+    base = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in wish)[:50].strip("._-") or "relay"
+    taken = set(conn.execute(sa.select(r.c.name).where(r.c.removed_at.is_(None))).scalars())
+    return base if base not in taken else next(n for i in range(2, len(taken) + 3) if (n := f"{base}-{i}") not in taken)
+
+
+def _revocations(conn: Connection, now: dt.datetime) -> Sequence[Revocation]:
+    t = schema.revocations
+    return [
+        Revocation(
+            device_key=None if row.device_key is None else DevicePublicKey(row.device_key),
+            network_id=None if row.network_id is None else NetworkID(row.network_id),
+            before=row.before.timestamp(),
+            until=row.until.timestamp(),
+        )
+        for row in conn.execute(sa.select(t).where(t.c.until > now).order_by(t.c.id))
+    ]

@@ -1,0 +1,167 @@
+"""All services of one controller, and what it does by itself: due rotations, ends of epochs, tidying up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.engine import Connection
+
+from shadowmesh.controller.service import epochs
+from shadowmesh.controller.service.accounts import Accounts
+from shadowmesh.controller.service.auditing import Audit
+from shadowmesh.controller.service.clients import Clients, Gone, remove_client
+from shadowmesh.controller.service.core import ANSWER_LIFE, SYSTEM, Core, bump, find_network, record
+from shadowmesh.controller.service.devices import Devices
+from shadowmesh.controller.service.enrolment import Enrolment
+from shadowmesh.controller.service.events import Events
+from shadowmesh.controller.service.hub import Hub
+from shadowmesh.controller.service.invites import Invites
+from shadowmesh.controller.service.maps import Maps, bump_where_head_changed
+from shadowmesh.controller.service.networks import Networks
+from shadowmesh.controller.service.presence import Presences
+from shadowmesh.controller.service.relays import Relays
+from shadowmesh.controller.store import schema
+from shadowmesh.model.ids import NetworkRef
+from shadowmesh.model.relaylink import ALIVE_SECONDS, Alive
+
+log = structlog.get_logger("shadowmesh.controller")
+
+_TIDY = 600.0
+_SEEN_AT_ONCE = 500
+
+
+@dataclass(slots=True)
+class Services:
+    """What the edge calls."""
+
+    core: Core
+    hub: Hub = field(default_factory=Hub)
+    events: Events = field(init=False)
+    presences: Presences = field(init=False)
+    maps: Maps = field(init=False)
+    networks: Networks = field(init=False)
+    invites: Invites = field(init=False)
+    clients: Clients = field(init=False)
+    enrolment: Enrolment = field(init=False)
+    devices: Devices = field(init=False)
+    relays: Relays = field(init=False)
+    accounts: Accounts = field(init=False)
+    audit: Audit = field(init=False)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        core, hub = self.core, self.hub
+        self.events = Events(core)
+        self.presences = Presences(hub, self.events, core.timing)
+        self.maps = Maps(core, hub)
+        shared = (core, hub, self.maps, self.presences, self.events)
+        self.networks = Networks(*shared)
+        self.invites = Invites(core)
+        self.clients = Clients(*shared)
+        self.enrolment = Enrolment(*shared)
+        self.devices = Devices(*shared, self.clients)
+        self.relays = Relays(core, hub, self.maps, self.events, self.enrolment.nonces)
+        self.accounts = Accounts(core)
+        self.audit = Audit(core)
+
+    async def start(self) -> None:
+        await self.core.write(lambda conn: bump_where_head_changed(self.core, conn))
+        timing = self.core.timing
+        for every, what in (
+            (timing.housekeeping, self.keep_house),
+            (timing.seen_every, self._note_seen),
+            (ALIVE_SECONDS, self._tell_alive),
+            (_TIDY, self.tidy),
+        ):
+            self._tasks.append(asyncio.create_task(_forever(every, what)))
+
+    async def stop(self) -> None:
+        """Stops what runs by itself and notes who was here; links are the edge's to close."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await self._note_seen()
+        self.presences.close()
+        await self.events.flush()
+
+    async def keep_house(self) -> None:
+        """Rotations that are due, epochs that may end, ephemeral clients that are gone."""
+        now = self.core.now()
+        for ref in await self.core.read(lambda conn: epochs.due(conn, now)):
+            await self.core.write(partial(self._rotate_due, ref=ref))
+            await self.maps.refresh(ref)
+            self.events.publish("network_changed", ref, change="key_rotated")
+        for ref in await self.core.read(epochs.with_old):
+            if await self.core.write(partial(epochs.retire, self.core, ref=ref, now=now)):
+                await self.maps.refresh(ref)
+        await self._remove_idle(now)
+
+    def _rotate_due(self, conn: Connection, ref: NetworkRef) -> None:
+        network = find_network(conn, ref, lock=True)
+        if network.rotation_due is None:
+            return  # another controller was faster
+        epoch = epochs.rotate(self.core, conn, ref, self.core.now())
+        bump(conn, ref)
+        record(self.core, conn, SYSTEM, "network.rotate-key", network.name, id=ref, epoch=epoch)
+
+    async def _remove_idle(self, now: dt.datetime) -> None:
+        c = schema.clients
+
+        def find(conn: Connection) -> list[tuple[str, str]]:
+            query = sa.select(c).where(c.c.ephemeral, c.c.state.in_(["approved", "pending"]))
+            return [
+                (row.network_ref, row.id)
+                for row in conn.execute(query)
+                if now - (row.last_seen or row.created_at) > dt.timedelta(seconds=row.idle)
+                and not self.hub.is_online(row.network_ref, row.id)
+            ]
+
+        def remove(conn: Connection, ref: str, client_id: str) -> Gone | None:
+            network = find_network(conn, ref, lock=True)
+            row = conn.execute(sa.select(c).where(c.c.id == client_id, c.c.state.in_(["approved", "pending"]))).first()
+            return None if row is None else remove_client(self.core, conn, SYSTEM, network, row, "removed")
+
+        for ref, client_id in await self.core.read(find):
+            gone = await self.core.write(partial(remove, ref=ref, client_id=client_id))
+            if gone is not None:
+                await self.clients.tell_gone(gone)
+
+    async def _note_seen(self) -> None:
+        links = list(self.hub.devices.values())
+        for start in range(0, len(links), _SEEN_AT_ONCE):
+            await self.devices.seen(links[start : start + _SEEN_AT_ONCE])
+
+    async def _tell_alive(self) -> None:
+        self.hub.to_relays(Alive(wall=self.core.now().timestamp()))
+
+    async def tidy(self) -> None:
+        """Deletes what has run out."""
+        now = self.core.now()
+        oldest = now - dt.timedelta(seconds=self.core.timing.event_life)
+
+        def tx(conn: Connection) -> None:
+            conn.execute(schema.events.delete().where(schema.events.c.at < oldest))
+            conn.execute(schema.answers.delete().where(schema.answers.c.at < now - ANSWER_LIFE))
+            conn.execute(schema.refresh_tokens.delete().where(schema.refresh_tokens.c.expires_at < now))
+            conn.execute(schema.revocations.delete().where(schema.revocations.c.until < now))
+
+        await self.core.write(tx)
+
+
+async def _forever(every: float, what: Callable[[], Awaitable[None]]) -> None:
+    """Runs it again and again; a failure is logged and the next turn tries again."""
+    while True:
+        await asyncio.sleep(every)
+        try:
+            await what()
+        except Exception:
+            log.exception("housekeeping failed", task=what.__name__)
