@@ -34,6 +34,10 @@ _READS = 128  # per readiness of a socket: then the other sockets and the WebSoc
 _MAX_SEGMENTS = 64
 _MAX_PAYLOAD = 65507
 _WILDCARDS = ("0.0.0.0", "::")
+_PKTINFO = {
+    socket.AF_INET: (socket.IPPROTO_IP, IP_PKTINFO),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO),
+}
 _NO_GSO = (errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP)
 
 
@@ -66,7 +70,6 @@ class UdpSide:
         self._send = send
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sockets: list[socket.socket] = []
-        self._wildcard: list[bool] = []  # per socket: replies have to name the address to leave from
         self._by_version: dict[bool, socket.socket] = {}  # IPv6? → socket for frames
         self._stun = StunServer(())
         self._buffer = bytearray(_ARENA)
@@ -92,10 +95,11 @@ class UdpSide:
     def _bind(self, host: str, port: int) -> socket.socket:
         try:
             sock = open_udp(ip_address(host), port)
+            if host not in _WILDCARDS:  # there is one address to leave from: don't have it told with each datagram
+                sock.setsockopt(*_PKTINFO[sock.family], 0)
         except OSError as e:
             raise OSError(e.errno, f"UDP port {port} on {host}: {e.strerror}") from e
         self._sockets.append(sock)
-        self._wildcard.append(host in _WILDCARDS)
         return sock
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -109,7 +113,6 @@ class UdpSide:
                 self._loop.remove_reader(sock.fileno())
             sock.close()
         self._sockets.clear()
-        self._wildcard.clear()
         self._by_version.clear()
 
     # reading
@@ -117,14 +120,14 @@ class UdpSide:
     def _readable(self, index: int) -> None:
         sock = self._sockets[index]
         arena, receive = self._arena, sock.recvmsg_into
-        stun_only = index % 2 == 1
-        v6 = sock.family == socket.AF_INET6
+        at, ended = 0, True
+        start, step, whence, to = 0, 0, None, None  # what was read and not yet taken: one source's, `step` bytes each
         self._core.begin(self._clock())
-        at = 0
         for _ in range(_READS):
             if at + _DATAGRAM > _ARENA:
+                self._take(start, at, step, whence, to, index)
                 self.flush()
-                at = 0
+                at, start, ended = 0, 0, True
             try:
                 size, ancillary, _flags, addr = receive([arena[at : at + _DATAGRAM]], 128)
             except BlockingIOError:
@@ -132,30 +135,29 @@ class UdpSide:
             except OSError as e:
                 log.warning("udp receive failed", error=str(e))
                 break
-            source = addr[:2] if v6 else addr
             segment, local = size, None
             for level, kind, data in ancillary:
                 if level == SOL_UDP:
                     segment = gathered_size(data)
                 else:
                     local = received_to(level, kind, data) or local
-            if not self._wildcard[index]:
-                local = None
-            if stun_only:
-                for start in range(at, at + size, segment or 1):
-                    self._answer_stun(bytes(arena[start : min(start + segment, at + size)]), source, index, local)
-                continue
-            self._take(at, size, segment, source, local, index)
+            room = min(_MAX_PAYLOAD, step * _MAX_SEGMENTS) - (at - start)
+            if ended or segment != step or addr != whence or local != to or size > room:
+                self._take(start, at, step, whence, to, index)
+                start, step, whence, to = at, segment, addr, local
+            ended = segment == 0 or size % segment != 0
             at += size
+        self._take(start, at, step, whence, to, index)
         self.flush()
 
-    def _take(self, at: int, size: int, segment: int, source: Any, local: bytes | None, index: int) -> None:
-        """One read: one datagram or several gathered ones, as runs of frames with one prefix and the odd other."""
-        end, start = at + size, at
+    def _take(self, start: int, end: int, segment: int, addr: Any, local: bytes | None, index: int) -> None:
+        """Datagrams of one source, each of `segment` bytes, the last perhaps shorter: as runs of frames with one prefix,
+        and the odd other."""
+        source: Any = addr and addr[:2]  # IPv6 ones come with flow and scope
         while start < end:
             stop = min(start + segment, end)
             prefix = bytes(self._arena[start : start + PREFIX_SIZE])
-            if prefix[:4] != FRAME_HEADER or stop - start < MIN_FRAME:
+            if index % 2 or prefix[:4] != FRAME_HEADER or stop - start < MIN_FRAME:
                 self._other(bytes(self._arena[start:stop]), source, local, index)
                 start = stop
                 continue
@@ -180,6 +182,9 @@ class UdpSide:
 
     def _other(self, data: bytes, source: Any, local: bytes | None, index: int) -> None:
         addr = SockAddr(*source)
+        if index % 2:  # the port for STUN alone
+            self._answer_stun(data, addr, index, local)
+            return
         if data[:4] != CONTROL_HEADER and self._answer_stun(data, addr, index, local):
             return
         self._reply(self._core.receive(addr, data, self._clock()), addr, local, index)

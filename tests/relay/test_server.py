@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -114,6 +115,23 @@ async def test_gathered_datagrams_of_two_flows_and_sizes_go_where_they_belong(si
     a.socket.sendmsg([b"".join(frames) + a.to(b, numbered(99, 300))], [segment])
     assert await b.hear(21) == [numbered(n, 500) for n in range(30) if n % 3] + [numbered(99, 300)]
     assert await c.hear(10) == [numbered(n, 500) for n in range(0, 30, 3)]
+    assert site.relay.core.counters.dropped_frames == 0
+
+
+async def test_interleaved_senders_and_sizes_keep_each_senders_order(site: Site) -> None:
+    """All are in the socket's buffer before the relay reads, so they are gathered in every way there is."""
+    a, b, c = [await site.udp(f"10.0.0.{n}") for n in (1, 2, 3)]
+    draw = random.Random(7)
+    sent: dict[str, list[bytes]] = {"a": [], "b": []}
+    for n in range(600):
+        name, sender = draw.choice([("a", a), ("b", b)])
+        message = numbered(n, draw.choice([100, 100, 100, 500, 500, 1332, 1332, 1332]))
+        sent[name].append(message)
+        await sender.send(sender.to(c, message))
+    async with asyncio.timeout(5):
+        got = [await c.frames.get() for _ in range(600)]
+    assert [f[44:] for f in got if f[36:40] == a.ip.packed] == sent["a"]
+    assert [f[44:] for f in got if f[36:40] == b.ip.packed] == sent["b"]
     assert site.relay.core.counters.dropped_frames == 0
 
 
