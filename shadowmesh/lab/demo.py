@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -110,9 +110,12 @@ def _watch(world: World, addresses: dict[str, str], progress: Progress, screen: 
         for (a, b), pair in progress.pairs.items():
             if pair.talked is None:
                 continue
-            done = transfer(machines[a], machines[b], addresses[b], seconds=_TRANSFER_SECONDS)
+            try:
+                done = transfer(machines[a], machines[b], addresses[b], seconds=_TRANSFER_SECONDS)
+            except OSError:
+                done = None
             with changed:
-                pair.mbit, pair.intact = done.mbit, done.intact
+                pair.mbit, pair.intact = (done.mbit, done.intact) if done else (None, False)
                 look()
                 screen.show(progress)
         for (a, b), pair in progress.pairs.items():
@@ -146,13 +149,13 @@ class _Screen:
             self._live.stop()
             self._live = None
         if self._last is not None:
-            self._console.print(table([pair.report() for pair in self._last.pairs.values()]))
+            self._console.print(table([pair.report() for pair in self._last.pairs.values()]), "")
 
     def show(self, progress: Progress) -> None:
         self._last = progress
         if self._live is not None:
             reports = [pair.report() for pair in progress.pairs.values()]
-            self._live.update(Group(table(reports), Text("direct: green, by relay: yellow", style="dim")))
+            self._live.update(table(reports))
             return
         for key, pair in progress.pairs.items():
             line = story(pair)
@@ -190,20 +193,21 @@ def story(pair: Pair) -> str:
 
 
 def table(reports: Sequence[PairReport]) -> Table:
-    """The pairs as people see them."""
-    shown = Table(title="who reaches whom, and how", title_justify="left")
-    for heading in ("pair", "NATs", "path", "first answer", "direct after", "why", "Mbit/s"):
-        shown.add_column(heading, justify="right" if heading in ("first answer", "direct after", "Mbit/s") else "left")
+    """The pairs as people see them; fits into 80 columns."""
+    sites = dict([(r.a, r.nat_a) for r in reports] + [(r.b, r.nat_b) for r in reports])
+    title = " · ".join(f"{name} {nat}" for name, nat in sites.items())
+    shown = Table(title=title, title_justify="left", title_style="dim", box=None, pad_edge=False, header_style="bold")
+    for heading in ("pair", "path", "answer", "after", "Mbit/s", "why"):
+        shown.add_column(heading, justify="right" if heading in ("answer", "after", "Mbit/s") else "left", no_wrap=True)
     for report in reports:
         style = {"direct": "green", "relay": "yellow"}.get(report.path, "red")
         shown.add_row(
             f"{report.a} ↔ {report.b}",
-            f"{report.nat_a} × {report.nat_b}",
             Text(" → ".join(_way(report)), style=style),
             "-" if report.talked_s is None else f"{report.talked_s * 1000:.0f} ms",
             "-" if report.direct_s is None else f"{report.direct_s:.1f} s",
-            report.reason,
             "-" if report.mbit is None else f"{report.mbit:.0f}",
+            report.reason,
         )
     return shown
 

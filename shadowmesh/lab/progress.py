@@ -91,7 +91,7 @@ class Pair:
             if self.direct > DIRECT_WITHIN:
                 return f"{self.a} and {self.b} were direct only after {self.direct:.1f} s"
         if self.intact is False:
-            return f"a transfer from {self.a} to {self.b} arrived damaged"
+            return f"a transfer from {self.a} to {self.b} failed or arrived damaged"
         return None
 
     def report(self) -> PairReport:

@@ -69,7 +69,14 @@ class World:
         self, host: str, *arguments: str, stdin: str | None = None, codes: Iterable[int] = (0,), timeout: float = 60.0
     ) -> subprocess.CompletedProcess[str]:
         """Runs `shadowmesh …` on a host. Raises CommandFailed for any exit code but `codes`."""
-        done = self.lab.host(host).exec([*self.program, *arguments], input=stdin, timeout=timeout, check=False)
+        try:
+            done = self.lab.host(host).exec([*self.program, *arguments], input=stdin, timeout=timeout, check=False)
+        except subprocess.TimeoutExpired:
+            raise ShadowMeshError(
+                "lab_timeout",
+                f"`shadowmesh {' '.join(arguments)}` on {host} didn't end in {timeout:.0f} s",
+                self._tail(host),
+            ) from None
         if done.returncode not in tuple(codes):
             raise CommandFailed(host, arguments, done)
         return done
