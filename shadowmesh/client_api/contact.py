@@ -15,11 +15,21 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from shadowmesh.model.codec import Struct, from_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.protocol.signing import ForgedError, IdentityDocument, read_fingerprint, verify_identity
 
-IDENTITY_PATH = "/api/v1/identity"
+API = "/api/v1"
 _MAX_IDENTITY = 256 * 1024
+_KINDS = {
+    401: Kind.NOT_ALLOWED,
+    403: Kind.NOT_ALLOWED,
+    404: Kind.NOT_FOUND,
+    409: Kind.CONFLICT,
+    413: Kind.USAGE,
+    422: Kind.USAGE,
+    429: Kind.CONFLICT,
+}
 _NOT_YET_VALID, _EXPIRED = 9, 10  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 
 
@@ -77,7 +87,7 @@ def first_contact(url: str, fingerprint: str | None, *, timeout: float = 10.0) -
         trust = _unverified() if fingerprint else ssl.create_default_context()
         with httpx.Client(verify=trust, timeout=timeout, trust_env=False) as client:
             before = time.time()
-            answer = client.get(url + IDENTITY_PATH)
+            answer = client.get(f"{url}{API}/identity")
             after = time.time()
     except httpx.HTTPError as e:
         error = unreachable(url, e)
@@ -141,6 +151,25 @@ def unreachable(url: str, cause: BaseException, *, offset: float = 0.0) -> Shado
         "check that it runs and that this machine gets there",
         kind=Kind.UNREACHABLE,
     )
+
+
+class _Problem(Struct, frozen=True, kw_only=True):
+    """What of an RFC 9457 problem document is told to people."""
+
+    code: str
+    title: str = ""
+    detail: str = ""
+    remedy: str = ""
+
+
+def error_of(answer: httpx.Response, place: str) -> ShadowMeshError:
+    """The error that an answer which is no success stands for: the controller's own code and words, if it is one."""
+    kind = _KINDS.get(answer.status_code, Kind.FAILED)
+    try:
+        problem = from_json(answer.content, _Problem)
+    except MalformedError:
+        return ShadowMeshError("bad_answer", f"{place} answered HTTP {answer.status_code}", "check the URL", kind=kind)
+    return ShadowMeshError(problem.code, problem.detail or problem.title, problem.remedy, kind=kind)
 
 
 def _certificate_error(url: str, error: ssl.SSLCertVerificationError, offset: float) -> ShadowMeshError:

@@ -13,9 +13,11 @@ import os
 import secrets
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 import structlog
@@ -38,6 +40,11 @@ from shadowmesh.controller.store.engine import StorageFailed, database_url, make
 from shadowmesh.controller.store.migrate import migrate
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.keys import Secret
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from shadowmesh.controller.service.services import Services
 
 log = structlog.get_logger("shadowmesh.controller")
 
@@ -306,43 +313,61 @@ def _check_owner(engine: Engine, keys: KeyRing) -> None:
 
 
 async def _serve(where: DataDir, settings: Settings, keys: KeyRing, url: sa.URL, options: RunOptions) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with serving(where, settings, keys, url, options.timing):
+        log.info("controller ready", listen=settings.listen, urls=settings.public_urls)
+        if options.ready is not None:
+            options.ready()
+        await stopping.wait()
+        log.info("controller stopping")
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    where: DataDir,
+    settings: Settings,
+    keys: KeyRing,
+    url: sa.URL,
+    timing: Timing,
+    clock: Callable[[], dt.datetime] = _utc,
+) -> AsyncIterator[Services]:
+    """A controller that serves inside the block, on a migrated database. Raises ShadowMeshError as `run` does."""
     from shadowmesh.controller.edge.api import make_app
     from shadowmesh.controller.edge.server import Serving
     from shadowmesh.controller.service.core import Core
     from shadowmesh.controller.service.services import Services
 
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
     tls = pki.server_context(where.path, settings)
     store = open_store(url)
     try:
-        at = Services(Core(store, keys, settings, options.timing, _utc))
+        at = Services(Core(store, keys, settings, timing, clock))
         app = make_app(at, pki.trust_bundle(where.path, settings))
-        serving = Serving(app, tls, settings.address, where.socket, options.timing.shutdown_grace)
+        sockets = Serving(app, tls, settings.address, where.socket, timing.shutdown_grace)
         await at.start()
-        await serving.start()
-
-        async def renew() -> None:
-            while True:
-                await asyncio.sleep(options.timing.certificate_check)
-                try:
-                    if settings.tls_cert is None and pki.needs_renewal(where.path, settings, _utc()):
-                        pki.make_server_certificate(where.path, settings, _utc())
-                        log.info("server certificate renewed")
-                    pki.load_into(tls, where.path, settings)
-                    app.state.trust_bundle = pki.trust_bundle(where.path, settings)
-                except (OSError, ShadowMeshError) as e:
-                    log.error("the server certificate can't be renewed", why=str(e))
-
-        renewing = asyncio.create_task(renew())
-        log.info("controller ready", listen=settings.listen, urls=settings.public_urls)
-        if options.ready is not None:
-            options.ready()
-        await stopping.wait()
-        renewing.cancel()
-        await serving.stop()
-        await at.stop()
+        await sockets.start()
+        renewing = asyncio.create_task(_renew(where, settings, timing, tls, app))
+        try:
+            yield at
+        finally:
+            renewing.cancel()
+            await sockets.stop()
+            await at.stop()
     finally:
         store.close()
+
+
+async def _renew(where: DataDir, settings: Settings, timing: Timing, tls: ssl.SSLContext, app: FastAPI) -> None:
+    """Our certificate before it ends; the operator's, when its file has changed."""
+    while True:
+        await asyncio.sleep(timing.certificate_check)
+        try:
+            if settings.tls_cert is None and pki.needs_renewal(where.path, settings, _utc()):
+                pki.make_server_certificate(where.path, settings, _utc())
+                log.info("server certificate renewed")
+            pki.load_into(tls, where.path, settings)
+            app.state.trust_bundle = pki.trust_bundle(where.path, settings)
+        except (OSError, ShadowMeshError) as e:
+            log.error("the server certificate can't be renewed", why=str(e))

@@ -1,0 +1,362 @@
+"""A device's lasting link to its controller: connects, proves itself, keeps maps verified, comes back after every break.
+
+`async for event in link.run()`: `Connected`, `Disconnected`, `Refused`, `MapChanged` (verified and in order), and the
+messages `Grant`, `PresenceUpdate`, `Removed`, `Pending` as they come. `post` sends; what is posted while there is no
+connection is lost, so that a daemon tells everything anew on `Connected`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, WebSocketException
+
+from shadowmesh import __version__
+from shadowmesh.client_api.contact import API, first_contact, tls_context, unreachable
+from shadowmesh.model.codec import from_json, to_json
+from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
+from shadowmesh.model.ids import ClientID
+from shadowmesh.model.keys import NetworkID
+from shadowmesh.model.link import (
+    Challenge,
+    FromController,
+    Grant,
+    Hello,
+    LinkError,
+    LinkMessage,
+    MapState,
+    MapUpdate,
+    Pending,
+    PresenceUpdate,
+    Probe,
+    ProbeReply,
+    Removed,
+    Signature,
+)
+from shadowmesh.model.netmap import NetworkMap
+from shadowmesh.protocol.signing import Context, IdentityDocument, Signer, hello_message, sign_text, verify_map
+
+FIRST_RETRY = 5.0  # seconds: the first retry is uniform over these, so that a thousand clients spread out
+LAST_RETRY = 60.0
+REFUSED_RETRY = 60.0
+_OPEN_TIMEOUT = 10.0
+_HELLO_TIMEOUT = 10.0
+_PING = 20.0
+_KICK_TIMEOUT = 3.0
+_MAX_MESSAGE = 64 * 1024 * 1024
+_INCOMING: Any = FromController
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """`offset`: the controller's clock minus this machine's, in seconds."""
+
+    url: str
+    offset: float
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """No connection now; the next try comes in `retry_in` seconds."""
+
+    error: ShadowMeshError
+    retry_in: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The controller doesn't want this device: `client_duplicate`, `device_unknown`… It is asked again now and then."""
+
+    code: str
+    what: str
+    retry_in: float
+
+
+@dataclass(frozen=True, slots=True)
+class MapChanged:
+    """The newest map of a network, its signature checked; to be kept on disk as it is."""
+
+    network_id: NetworkID
+    client_id: ClientID
+    map: NetworkMap
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
+class MapRefused:
+    """The controller sent a map older than one that was held: it was restored from a backup, or something is wrong."""
+
+    network_id: NetworkID
+    held: tuple[int, int]
+    offered: tuple[int, int]
+
+
+LinkEvent: TypeAlias = (
+    Connected | Disconnected | Refused | MapChanged | MapRefused | Grant | PresenceUpdate | Removed | Pending
+)
+
+
+class _RefusedError(Exception):
+    def __init__(self, error: LinkError) -> None:
+        super().__init__(error.what)
+        self.error = error
+
+
+class ControllerLink:
+    """One device and one controller, whatever number of networks and URLs they share."""
+
+    def __init__(
+        self,
+        *,
+        urls: Sequence[str],
+        fingerprint: str | None,
+        device: Signer,
+        boot_id: str,
+        identity: IdentityDocument | None = None,
+        maps: Iterable[NetworkMap] = (),
+        wall: Callable[[], float],
+        jitter: Callable[[float], float] = lambda most: random.uniform(0.0, most),  # noqa: S311 - spreads load, no secret
+    ) -> None:
+        """`identity`, `maps`: as kept on disk. `wall`: the clock that `Connected.offset` is measured against."""
+        self.identity = identity
+        self.maps: dict[NetworkID, NetworkMap] = {m.head.network_id: m for m in maps}
+        self._newest: dict[NetworkID, tuple[int, int]] = {i: m.order for i, m in self.maps.items()}
+        self._urls = tuple(urls)
+        self._fingerprint = fingerprint
+        self._device = device
+        self._boot_id = boot_id
+        self._wall = wall
+        self._jitter = jitter
+        self._socket: ClientConnection | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._closed = False
+        self._kicked = asyncio.Event()
+        self._failures = 0
+        self._served = False
+        self._ready = False
+        self._unsent: asyncio.Queue[str] = asyncio.Queue()
+
+    @property
+    def connected(self) -> bool:
+        return self._ready
+
+    def post(self, message: LinkMessage) -> bool:
+        """Sends soon; False if there is no connection."""
+        if self._ready:
+            self._unsent.put_nowait(to_json(message).decode())
+        return self._ready
+
+    def hold(self, netmap: NetworkMap) -> None:
+        """A map that came by another way (an enrolment's answer)."""
+        held = self.maps.get(netmap.head.network_id)
+        if held is None or held.order < netmap.order:
+            self.maps[netmap.head.network_id] = netmap
+            self._newest[netmap.head.network_id] = netmap.order
+
+    def kick(self) -> None:
+        """The host's network changed, or it woke: try now, and don't trust an old connection unseen."""
+        self._kicked.set()
+
+    async def close(self) -> None:
+        self._closed = True
+        self._kicked.set()
+        if self._socket is not None:
+            await self._socket.close()
+
+    async def run(self) -> AsyncIterator[LinkEvent]:
+        """Events until `close`; never raises for what happens on the way."""
+        while not self._closed:
+            error = ShadowMeshError("link_lost", "the controller closed the connection")
+            self._served = False
+            for url in self._candidates():
+                try:
+                    async for event in self._once(url):
+                        yield event
+                except _RefusedError as e:
+                    wait = REFUSED_RETRY / 2 + self._jitter(REFUSED_RETRY / 2)
+                    yield Refused(e.error.code, e.error.what, wait)
+                    await self._wait(wait)
+                    break
+                except (OSError, TimeoutError, WebSocketException, MalformedError, ShadowMeshError) as e:
+                    error = self._why(url, e)
+                    if self._served:
+                        break  # it was connected: first wait a little, as a thousand others do
+                if self._closed:
+                    return
+            else:
+                self._failures += 1
+            if self._closed:
+                return
+            wait = self._jitter(min(LAST_RETRY, FIRST_RETRY * 2 ** max(0, self._failures - 1)))
+            yield Disconnected(error, wait)
+            await self._wait(wait)
+
+    def _candidates(self) -> tuple[str, ...]:
+        known = self.identity.urls if self.identity is not None else ()
+        return tuple(dict.fromkeys((*known, *self._urls)))
+
+    async def _wait(self, seconds: float) -> None:
+        self._kicked.clear()
+        if self._closed:
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._kicked.wait(), seconds)
+
+    def _why(self, url: str, cause: Exception) -> ShadowMeshError:
+        if isinstance(cause, ShadowMeshError):
+            return cause
+        if isinstance(cause, MalformedError):
+            return ShadowMeshError("bad_answer", f"{url} sent what isn't understood ({cause})")
+        return unreachable(url, cause)
+
+    # one connection
+
+    async def _once(self, url: str) -> AsyncIterator[LinkEvent]:
+        try:
+            socket = await self._connect(url)
+        except ssl.SSLCertVerificationError:
+            await self._meet(url)  # its certificate changed in a way that the known identity doesn't cover
+            socket = await self._connect(url)
+        self._socket = socket
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            offset = await self._hello(socket)
+            self._failures, self._served = 0, True
+            self._unsent = asyncio.Queue()
+            tasks = [asyncio.create_task(self._write(socket)), asyncio.create_task(self._watch(socket))]
+            self._ready = True
+            yield Connected(url, offset)
+            async for text in socket:
+                message: FromController = from_json(text, _INCOMING)
+                event = await self._take(url, message)
+                if event is not None:
+                    yield event
+            if not self._closed:
+                raise ShadowMeshError("link_lost", f"{url} closed the connection", kind=Kind.UNREACHABLE)
+        finally:
+            self._ready = False
+            self._socket = None
+            for task in tasks:
+                task.cancel()
+            await socket.close()
+
+    async def _connect(self, url: str) -> ClientConnection:
+        if self.identity is None:
+            await self._meet(url)
+        if self._tls is None:
+            assert self.identity is not None
+            self._tls = tls_context(self.identity)
+        parts = urlsplit(url)
+        return await connect(
+            f"wss://{parts.netloc}{parts.path}{API}/link",
+            ssl=self._tls,
+            compression=None,
+            proxy=None,
+            max_size=_MAX_MESSAGE,
+            open_timeout=_OPEN_TIMEOUT,
+            ping_interval=_PING,
+            ping_timeout=_PING,
+            close_timeout=2.0,
+            user_agent_header=f"shadowmesh/{__version__}",
+        )
+
+    async def _meet(self, url: str) -> None:
+        """The identity anew, checked by the fingerprint."""
+        fingerprint = self._fingerprint or (self.identity.identity.fingerprint if self.identity else None)
+        contact = await asyncio.to_thread(first_contact, url, fingerprint)
+        self.identity, self._tls = contact.identity, contact.tls
+
+    async def _hello(self, socket: ClientConnection) -> float:
+        """Proves who this is. Returns the controller's clock minus ours."""
+        assert self.identity is not None
+        async with asyncio.timeout(_HELLO_TIMEOUT):
+            challenge = from_json(await socket.recv(), Challenge)
+        try:
+            nonce = bytes.fromhex(challenge.nonce)
+        except ValueError as e:
+            raise MalformedError("a challenge without a nonce") from e
+        message = hello_message(nonce, self.identity.identity, self._boot_id)
+        hello = Hello(
+            device_key=self._device.device_key,
+            signature=sign_text(self._device, Context.HELLO, message),
+            boot_id=self._boot_id,
+            version=__version__,
+            maps=tuple(MapState(network_id=i, generation=m.generation, serial=m.serial) for i, m in self.maps.items()),
+        )
+        await socket.send(to_json(hello).decode())
+        return challenge.wall - self._wall()
+
+    async def _write(self, socket: ClientConnection) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await socket.send(await self._unsent.get())
+
+    async def _watch(self, socket: ClientConnection) -> None:
+        """After a kick, a connection that doesn't answer at once is given up."""
+        while True:
+            self._kicked.clear()
+            await self._kicked.wait()
+            if self._closed:
+                return
+            try:
+                answered = await socket.ping()
+                await asyncio.wait_for(answered, _KICK_TIMEOUT)
+            except (TimeoutError, ConnectionClosed):
+                socket.transport.abort()
+                return
+
+    async def _take(self, url: str, message: FromController) -> LinkEvent | None:
+        if isinstance(message, MapUpdate):
+            return await self._take_map(url, message)
+        if isinstance(message, Probe):
+            self.post(ProbeReply(nonce=message.nonce))
+            return None
+        if isinstance(message, LinkError):
+            raise _RefusedError(message)
+        if isinstance(message, Challenge):
+            raise MalformedError("a second challenge")
+        if isinstance(message, Removed):
+            self.maps.pop(message.network_id, None)
+            self._newest.pop(message.network_id, None)
+        return message
+
+    async def _take_map(self, url: str, update: MapUpdate) -> MapChanged | MapRefused:
+        """The verified map. Raises MalformedError; then the next hello asks for this map whole."""
+        held = self.maps.get(update.network_id)
+        try:
+            new = _result(update, held)
+        except MalformedError:
+            self.maps.pop(update.network_id, None)
+            raise
+        assert self.identity is not None
+        if update.signature.key not in self.identity.signing_keys:
+            await self._meet(url)
+        if not verify_map(new, update.signature, self.identity.signing_keys):
+            raise MalformedError("a map with a wrong signature")
+        newest = self._newest.get(update.network_id, (0, 0))
+        if new.order < newest:
+            return MapRefused(update.network_id, newest, new.order)
+        self.maps[update.network_id] = new
+        self._newest[update.network_id] = new.order
+        return MapChanged(update.network_id, update.client_id, new, update.signature)
+
+
+def _result(update: MapUpdate, held: NetworkMap | None) -> NetworkMap:
+    if (update.snapshot is None) == (update.delta is None):
+        raise MalformedError("a map update is a snapshot or a delta")
+    if update.delta is not None:
+        if held is None:
+            raise MalformedError("a delta to a map that isn't held")
+        return update.delta.apply(held)
+    assert update.snapshot is not None
+    if update.snapshot.head.network_id != update.network_id:
+        raise MalformedError("a map of another network")
+    return update.snapshot

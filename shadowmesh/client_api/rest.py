@@ -1,0 +1,420 @@
+"""The typed client of a controller's REST API: one method for each verb of management.
+
+`ControllerClient.choose` finds the controller as the command line does: a data directory on this host (its socket, no
+signing in), else the environment, else what `shadowmesh login` has kept.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import secrets
+import ssl
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from shadowmesh.client_api.contact import error_of, first_contact, tls_context, unreachable
+from shadowmesh.model import api
+from shadowmesh.model.codec import from_json, to_json
+from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
+from shadowmesh.protocol.signing import IdentityDocument
+
+M = TypeVar("M", bound=BaseModel)
+
+SOCKET_NAME = "controller.sock"
+DEFAULT_DATA_DIR = Path("/var/lib/shadowmesh-controller")
+_TIMEOUT = 30.0
+_FULL_PAGE = 500
+
+
+class SavedLogin(BaseModel):
+    """What `login` keeps, readable by its user only."""
+
+    url: str
+    token: str  # an API key, or an access token
+    refresh_token: str | None = None
+    identity: str  # the identity document as JSON: TLS is verified by it
+
+
+def login_path() -> Path:
+    """Where `login` keeps it: `$XDG_CONFIG_HOME/shadowmesh/login.json`."""
+    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(base) / "shadowmesh" / "login.json"
+
+
+class _UnixTransport(httpx.HTTPTransport):
+    """HTTP over a unix socket at a path of any length."""
+
+    def __init__(self, path: Path) -> None:
+        # Kept open for as long as the transport lives: the name below works only through it.
+        self._directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        super().__init__(uds=f"/proc/self/fd/{self._directory}/{path.name}")
+
+    def close(self) -> None:
+        super().close()
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
+
+
+class ControllerClient:
+    """Raises ShadowMeshError for everything that goes wrong, with the controller's own code and words where it answered."""
+
+    def __init__(self, client: httpx.Client, place: str, *, login: SavedLogin | None = None) -> None:
+        self._client = client
+        self._place = place
+        self._login = login
+
+    # choosing one
+
+    @classmethod
+    def local(cls, data_dir: Path) -> Self:
+        """Over the socket of the controller that runs on this host. Raises ShadowMeshError(controller_unreachable)."""
+        path = data_dir / SOCKET_NAME
+        try:
+            transport = _UnixTransport(path)
+        except PermissionError as e:
+            raise _no_permission(data_dir) from e
+        except OSError as e:
+            raise _not_running(data_dir) from e
+        return cls(httpx.Client(transport=transport, base_url="http://controller", timeout=_TIMEOUT), str(path))
+
+    @classmethod
+    def remote(cls, url: str, token: str, fingerprint: str | None = None) -> Self:
+        """By first contact: see `contact.first_contact`."""
+        contact = first_contact(url, fingerprint)
+        return cls(_https(contact.url, token, contact.tls), contact.url)
+
+    @classmethod
+    def choose(cls, data_dir: Path | None = None, environ: Mapping[str, str] = os.environ) -> Self:
+        """`data_dir` or SHADOWMESH_DATA_DIR; SHADOWMESH_CONTROLLER with _TOKEN and _FINGERPRINT; the kept login; the
+        usual data directory. Raises ShadowMeshError(no_controller) if there is none of these."""
+        if data_dir is None and environ.get("SHADOWMESH_DATA_DIR"):
+            data_dir = Path(environ["SHADOWMESH_DATA_DIR"])
+        if data_dir is not None:
+            return cls.local(data_dir)
+        if url := environ.get("SHADOWMESH_CONTROLLER"):
+            token = environ.get("SHADOWMESH_TOKEN")
+            if not token:
+                raise ShadowMeshError(
+                    "no_token",
+                    "SHADOWMESH_CONTROLLER is set, SHADOWMESH_TOKEN isn't",
+                    "set both",
+                    kind=Kind.NOT_ALLOWED,
+                )
+            return cls.remote(url, token, environ.get("SHADOWMESH_FINGERPRINT"))
+        if login_path().exists():
+            return cls.saved()
+        if (DEFAULT_DATA_DIR / SOCKET_NAME).exists():
+            return cls.local(DEFAULT_DATA_DIR)
+        raise ShadowMeshError(
+            "no_controller",
+            "it isn't said which controller is meant",
+            "give --data-dir on the controller's host, or sign in with `shadowmesh login URL`",
+            kind=Kind.USAGE,
+        )
+
+    @classmethod
+    def saved(cls) -> Self:
+        """By the kept login."""
+        try:
+            login = SavedLogin.model_validate_json(login_path().read_bytes())
+            identity = from_json(login.identity, IdentityDocument)
+            tls = tls_context(identity)
+        except (OSError, ValidationError, MalformedError) as e:
+            raise ShadowMeshError(
+                "unreadable_login", f"{login_path()} can't be read", "sign in again", kind=Kind.NOT_ALLOWED
+            ) from e
+        return cls(_https(login.url, login.token, tls), login.url, login=login)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # moving requests
+
+    def _send(
+        self, method: str, path: str, body: BaseModel | dict[str, Any] | None = None, **options: Any
+    ) -> httpx.Response:
+        if isinstance(body, BaseModel):
+            body = body.model_dump(mode="json", exclude_none=True)
+        try:
+            answer = self._client.request(method, api.API + path, json=body, **options)
+            if answer.status_code == httpx.codes.UNAUTHORIZED and self._renew():
+                answer = self._client.request(method, api.API + path, json=body, **options)
+        except httpx.HTTPError as e:
+            if not self._place.startswith("https://"):
+                raise _not_running(Path(self._place).parent) from e
+            raise unreachable(self._place, e) from e
+        if answer.is_success:
+            return answer
+        raise error_of(answer, self._place)
+
+    def _renew(self) -> bool:
+        """An access token lasts minutes; the refresh token makes a new pair."""
+        if self._login is None or self._login.refresh_token is None:
+            return False
+        answer = self._client.post(f"{api.API}/auth/refresh", json={"refresh_token": self._login.refresh_token})
+        if not answer.is_success:
+            return False
+        session = _parse(answer, api.Session)
+        self._login = self._login.model_copy(
+            update={"token": session.access_token, "refresh_token": session.refresh_token}
+        )
+        _keep_login(self._login)
+        self._client.headers["Authorization"] = f"Bearer {session.access_token}"
+        return True
+
+    def _get(self, path: str, kind: type[M], **params: Any) -> M:
+        return _parse(self._send("GET", path, params={k: v for k, v in params.items() if v is not None}), kind)
+
+    def _post(self, path: str, kind: type[M], body: BaseModel | dict[str, Any] | None = None) -> M:
+        # A key of its own for each call: httpx may be told to try again, the controller does it once.
+        headers = {"Idempotency-Key": secrets.token_hex(16)}
+        return _parse(self._send("POST", path, body, headers=headers), kind)
+
+    def _all(self, path: str, kind: type[M], **params: Any) -> Iterator[M]:
+        """Every item of a list, page by page."""
+        cursor: str | None = None
+        while True:
+            page = self._get(path, api.Page[kind], limit=_FULL_PAGE, cursor=cursor, **params)  # type: ignore[valid-type]
+            yield from page.items
+            cursor = page.next
+            if cursor is None:
+                return
+
+    # networks
+
+    def network_create(self, wish: api.NetworkCreate) -> api.Network:
+        return self._post("/networks", api.Network, wish)
+
+    def network_list(self) -> list[api.Network]:
+        return list(self._all("/networks", api.Network))
+
+    def network_show(self, network: str) -> api.Network:
+        return self._get(f"/networks/{_part(network)}", api.Network)
+
+    def network_set(self, network: str, wish: api.NetworkPatch) -> api.Network:
+        return _parse(self._send("PATCH", f"/networks/{_part(network)}", wish), api.Network)
+
+    def network_delete(self, network: str) -> None:
+        self._send("DELETE", f"/networks/{_part(network)}")
+
+    def network_rotate_key(self, network: str) -> api.Network:
+        return self._post(f"/networks/{_part(network)}/rotate-key", api.Network)
+
+    def network_map(self, network: str) -> dict[str, Any]:
+        """`map` and `signature`, as the members get them."""
+        found = self._send("GET", f"/networks/{_part(network)}/map").json()
+        assert isinstance(found, dict)
+        return found
+
+    # invites
+
+    def invite_create(self, network: str, wish: api.InviteCreate) -> api.InviteCreated:
+        return self._post(f"/networks/{_part(network)}/invites", api.InviteCreated, wish)
+
+    def invite_list(self, network: str) -> list[api.Invite]:
+        return list(self._all(f"/networks/{_part(network)}/invites", api.Invite))
+
+    def invite_revoke(self, network: str, invite_id: str) -> None:
+        self._send("DELETE", f"/networks/{_part(network)}/invites/{_part(invite_id)}")
+
+    # clients: `client` is a name, an overlay address or an id
+
+    def client_list(self, network: str, state: str | None = None) -> list[api.Client]:
+        return list(self._all(f"/networks/{_part(network)}/clients", api.Client, state=state))
+
+    def client_show(self, network: str, client: str) -> api.Client:
+        return self._get(_client_path(network, client), api.Client)
+
+    def client_approve(self, network: str, client: str) -> api.Client:
+        return self._post(_client_path(network, client) + "/approve", api.Client)
+
+    def client_deny(self, network: str, client: str) -> None:
+        self._send("POST", _client_path(network, client) + "/deny")
+
+    def client_set(
+        self,
+        network: str,
+        client: str,
+        *,
+        name: str | None = None,
+        ip: ipaddress.IPv4Address | str | None = None,
+        tags: list[str] | None = None,
+    ) -> api.Client:
+        """Renames, moves, tags: what is None stays."""
+        values = {"name": name, "ip": None if ip is None else str(ip), "tags": tags}
+        body = {key: value for key, value in values.items() if value is not None}
+        return _parse(self._send("PATCH", _client_path(network, client), body), api.Client)
+
+    def client_remove(self, network: str, client: str) -> None:
+        self._send("DELETE", _client_path(network, client))
+
+    # members
+
+    def member_list(self, network: str) -> list[api.NetworkMember]:
+        return list(self._all(f"/networks/{_part(network)}/members", api.NetworkMember))
+
+    def member_set(self, network: str, wish: api.MemberPut) -> api.NetworkMember:
+        return _parse(self._send("PUT", f"/networks/{_part(network)}/members", wish), api.NetworkMember)
+
+    def member_remove(self, network: str, user: str) -> None:
+        self._send("DELETE", f"/networks/{_part(network)}/members/{_part(user)}")
+
+    # relays
+
+    def relay_token(self, wish: api.RelayTokenCreate | None = None) -> api.RelayTokenCreated:
+        return self._post("/relays/tokens", api.RelayTokenCreated, wish or api.RelayTokenCreate())
+
+    def relay_list(self) -> list[api.Relay]:
+        return list(self._all("/relays", api.Relay))
+
+    def relay_drain(self, relay: str, *, draining: bool = True) -> api.Relay:
+        return self._post(f"/relays/{_part(relay)}/{'drain' if draining else 'undrain'}", api.Relay)
+
+    def relay_remove(self, relay: str) -> None:
+        self._send("DELETE", f"/relays/{_part(relay)}")
+
+    # people
+
+    def whoami(self) -> api.WhoAmI:
+        return self._get("/whoami", api.WhoAmI)
+
+    def api_key_create(self, wish: api.ApiKeyCreate) -> api.ApiKeyCreated:
+        return self._post("/api-keys", api.ApiKeyCreated, wish)
+
+    def api_key_list(self) -> list[api.ApiKey]:
+        return list(self._all("/api-keys", api.ApiKey))
+
+    def api_key_revoke(self, key_id: str) -> None:
+        self._send("DELETE", f"/api-keys/{_part(key_id)}")
+
+    def user_create(self, wish: api.UserCreate) -> api.UserCreated:
+        return self._post("/users", api.UserCreated, wish)
+
+    def user_list(self) -> list[api.User]:
+        return list(self._all("/users", api.User))
+
+    def user_set(self, user: str, wish: api.UserPatch) -> api.User:
+        return _parse(self._send("PATCH", f"/users/{_part(user)}", wish), api.User)
+
+    def user_reset_password(self, user: str) -> api.UserCreated:
+        return self._post(f"/users/{_part(user)}/reset-password", api.UserCreated)
+
+    # audit and events
+
+    def audit_list(self) -> Iterator[api.AuditEntry]:
+        return self._all("/audit", api.AuditEntry)
+
+    def audit_verify(self) -> api.AuditVerdict:
+        return self._get("/audit/verify", api.AuditVerdict)
+
+    def events(self, since: int = 0, network: str | None = None) -> list[api.Event]:
+        """What happened after number `since`, at most 500 of it."""
+        return self._get("/events", api.Page[api.Event], cursor=str(since), network=network).items
+
+
+# signing in
+
+
+def login(
+    url: str,
+    *,
+    fingerprint: str | None = None,
+    token: str | None = None,
+    email: str | None = None,
+    password: str | None = None,
+    new_password: str | None = None,
+) -> api.WhoAmI:
+    """Signs in with an API key, or with address and password, and keeps it for `ControllerClient.saved`."""
+    contact = first_contact(url, fingerprint)
+    refresh: str | None = None
+    if token is None:
+        if email is None or password is None:
+            raise ShadowMeshError(
+                "no_credentials", "there is nothing to sign in with", "give --token, or --email", kind=Kind.USAGE
+            )
+        wish = {"email": email, "password": password} | ({"new_password": new_password} if new_password else {})
+        with ControllerClient(_https(contact.url, "", contact.tls), contact.url) as client:
+            session = _parse(client._send("POST", "/auth/login", wish), api.Session)
+        token, refresh = session.access_token, session.refresh_token
+    with ControllerClient(_https(contact.url, token, contact.tls), contact.url) as client:
+        who = client.whoami()
+    identity = to_json(contact.identity).decode()
+    _keep_login(SavedLogin(url=contact.url, token=token, refresh_token=refresh, identity=identity))
+    return who
+
+
+def logout() -> None:
+    """Forgets the kept login, and tells the controller if it can be reached."""
+    path = login_path()
+    if not path.exists():
+        return
+    try:
+        with ControllerClient.saved() as client:
+            if client._login is not None and client._login.refresh_token is not None:
+                client._send("POST", "/auth/logout", {"refresh_token": client._login.refresh_token})
+    except ShadowMeshError:
+        pass  # it runs out by itself
+    path.unlink(missing_ok=True)
+
+
+def _keep_login(login: SavedLogin) -> None:
+    path = login_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(login.model_dump_json())
+    temporary.replace(path)
+
+
+def _https(url: str, token: str, tls: ssl.SSLContext) -> httpx.Client:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return httpx.Client(base_url=url, headers=headers, verify=tls, timeout=_TIMEOUT, trust_env=False)
+
+
+def _part(text: str) -> str:
+    """One segment of a path, whatever a person typed."""
+    if not text:
+        raise ShadowMeshError("bad_name", "a name is missing", kind=Kind.USAGE)
+    return quote(text, safe="")
+
+
+def _client_path(network: str, client: str) -> str:
+    return f"/networks/{_part(network)}/clients/{_part(client)}"
+
+
+def _parse(answer: httpx.Response, kind: type[M]) -> M:
+    try:
+        return kind.model_validate_json(answer.content)
+    except ValidationError as e:
+        raise ShadowMeshError(
+            "bad_answer", "the controller's answer isn't understood", "is it of another version than this command?"
+        ) from e
+
+
+def _not_running(data_dir: Path) -> ShadowMeshError:
+    return ShadowMeshError(
+        "controller_unreachable",
+        f"no controller runs in {data_dir}",
+        f"start it with `shadowmesh controller run --data-dir {data_dir}`",
+        kind=Kind.UNREACHABLE,
+    )
+
+
+def _no_permission(data_dir: Path) -> ShadowMeshError:
+    return ShadowMeshError(
+        "no_permission", f"{data_dir} may not be used", "run as root or as the controller's user", kind=Kind.NOT_ALLOWED
+    )
