@@ -12,6 +12,7 @@ from pump_peer import Keys, Peer, frame_header, initiation, ip_packet
 from pump_rig import Rig
 
 from shadowmesh.model import pump as m
+from shadowmesh.model.addresses import SockAddr
 
 NET, OTHER_NET = m.NetIndex(0), m.NetIndex(1)
 SLOT, STREAM = m.Slot(0), m.Slot(9)
@@ -578,8 +579,8 @@ class Conformance:
         rig.lose_remote("deaf")
         for _ in range(5):  # ECONNREFUSED comes back by ICMP
             rig.host_sends(NET, *numbered(3, to_host=False))
-        rig.apply(m.Send(m.Path(SLOT, m.SockAddr("255.255.255.255", 9)), b"x"))  # EACCES
-        rig.apply(m.Send(m.Path(SLOT, m.SockAddr("240.0.0.1", 9)), b"x"))  # ENETUNREACH or EINVAL
+        rig.apply(m.Send(m.Path(SLOT, SockAddr("255.255.255.255", 9)), b"x"))  # EACCES
+        rig.apply(m.Send(m.Path(SLOT, SockAddr("240.0.0.1", 9)), b"x"))  # ENETUNREACH or EINVAL
         for error in (errno.EPERM, errno.ECONNREFUSED, errno.ENETUNREACH, errno.ENOBUFS):
             if rig.fail_sends(SLOT, error):
                 rig.host_sends(NET, *numbered(1, to_host=False))

@@ -30,6 +30,8 @@ def main(arguments: Sequence[str]) -> int:
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # no core file, no debugger: there are keys in memory
     libc.prctl(_PR_SET_NAME, b"shadowmesh-pump", 0, 0, 0)
 
+    for library in ("OPENBLAS", "OMP", "MKL"):  # numpy's linear algebra would start threads that nothing here uses
+        os.environ[f"{library}_NUM_THREADS"] = "1"
     from shadowmesh.dataplane.python.loop import Loop
 
     size = os.fstat(table_fd).st_size

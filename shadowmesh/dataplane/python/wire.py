@@ -62,6 +62,12 @@ def _integer(value: Any) -> int:
     return value
 
 
+def _real(value: Any) -> float:
+    if not isinstance(value, float):
+        raise TypeError(f"a float is expected, not {type(value).__name__}")
+    return value
+
+
 def _octets(value: Any) -> bytes:
     if not isinstance(value, bytes):
         raise TypeError(f"bytes are expected, not {type(value).__name__}")
@@ -90,8 +96,11 @@ def _unpackers(kind: type) -> tuple[Callable[[Any], Any], ...]:
         hint = hints[field.name]
         if isinstance(hint, type) and issubclass(hint, (IntEnum, IntFlag)):
             found.append(hint)
+        elif field.name in _UNPACK_BY_NAME:
+            found.append(_UNPACK_BY_NAME[field.name])
         else:
-            found.append(_UNPACK_BY_NAME.get(field.name, _plain))
+            plain = getattr(hint, "__supertype__", hint)
+            found.append({int: _integer, float: _real}.get(plain, _plain))
     return tuple(found)
 
 
