@@ -31,7 +31,15 @@ class Canvas:
         self._dot_styles: dict[tuple[int, int], str] = {}
         self._text: dict[tuple[int, int], tuple[str, str]] = {}
 
-    def line(self, start: tuple[int, int], end: tuple[int, int], style: str, dash: Dash | None = None) -> None:
+    def line(
+        self,
+        start: tuple[int, int],
+        end: tuple[int, int],
+        style: str,
+        dash: Dash | None = None,
+        *,
+        heavy: bool = False,
+    ) -> None:
         """A line between the middles of two cells. Where lines cross in a cell, the later one gives the style."""
         x, y = start[0] * 2 + _CENTRE[0], start[1] * 4 + _CENTRE[1]
         end_x, end_y = end[0] * 2 + _CENTRE[0], end[1] * 4 + _CENTRE[1]
@@ -41,6 +49,8 @@ class Canvas:
         while True:  # Bresenham
             if dash is None or count % (dash.on + dash.off) < dash.on:
                 self._dot(x, y, style)
+                if heavy:
+                    self._dot(x, y + 1, style)
             if (x, y) == (end_x, end_y):
                 return
             count += 1

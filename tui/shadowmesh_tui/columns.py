@@ -26,7 +26,7 @@ class Column:
         if self.key != order.by.value:
             return self.label.rjust(self.width) if self.right else self.label
         arrow = "▼" if order.descending else "▲"
-        marked = f"{text.shorten(self.label, self.width - 1).rstrip('…')}{arrow}"
+        marked = f"{self.label[: self.width - 1]}{arrow}"
         return marked.rjust(self.width) if self.right else marked
 
 

@@ -34,7 +34,7 @@ def help_text(styles: Palette) -> Text:
     ):
         text.append(f"{mark:<10}", style=styles[style]).append(f"{meaning}\n", style=styles["label"])
     text.append(f"{'on':<10}", style=styles["me"])
-    text.append("the controller saw the peer in the last 30 s; ? while it is offline\n", style=styles["label"])
+    text.append("whether the peer was seen in the last 30 s; ? without the controller\n", style=styles["label"])
     text.append(f"{'hs':<10}", style=styles["me"]).append("time since the last handshake\n", style=styles["label"])
-    text.append("\nA reason, such as direct.punched, is explained by ", style=styles["muted"])
+    text.append("\nWhat a reason means: ", style=styles["muted"])
     return text.append("shadowmesh help reason CODE", style=styles["label"])

@@ -65,8 +65,8 @@ def banner(mesh: Mesh) -> Notice | None:
     """The one line above the peers: the worst of what is wrong while they can still be shown."""
     if mesh.status is None:
         return None
-    if mesh.trouble is not None:
-        since = datetime.fromtimestamp(mesh.trouble.since.wall).strftime("%H:%M:%S")
+    if mesh.trouble is not None and mesh.now is not None:
+        since = datetime.fromtimestamp(mesh.now.wall).strftime("%H:%M:%S")
         return Notice(
             f"{_sentence(mesh.trouble.what)} Shown is what was known at {since}.",
             _sentence(mesh.trouble.remedy),
@@ -76,7 +76,7 @@ def banner(mesh: Mesh) -> Notice | None:
     if network is not None and network.state == "up" and network.controller == "offline":
         return Notice(
             "The controller is offline.",
-            "Peers go on by the map on disk; who is online isn't known.",
+            "Peers go on; who is online isn't known.",
             "warning",
         )
     return None

@@ -90,13 +90,16 @@ class Order:
 
     def pressed(self, by: SortBy) -> Order:
         """The order after a choice of this column: the other way round if it was chosen already."""
-        if by is self.by:
-            return replace(self, descending=not self.descending)
-        return Order(by, descending=by in (SortBy.RX, SortBy.TX))  # of traffic, the most comes first
+        return replace(self, descending=not self.descending) if by is self.by else Order.first(by)
+
+    @classmethod
+    def first(cls, by: SortBy) -> Order:
+        """The direction that a column is looked at first: of traffic, the most comes first."""
+        return cls(by, descending=by in (SortBy.RX, SortBy.TX))
 
     def next_column(self) -> Order:
         columns = list(SortBy)
-        return Order().pressed(columns[(columns.index(self.by) + 1) % len(columns)])
+        return Order.first(columns[(columns.index(self.by) + 1) % len(columns)])
 
 
 _PATH_RANK = {"direct": 0, "relay": 1, "none": 2}

@@ -107,7 +107,7 @@ def choose_leaves(rows: Sequence[PeerRow], capacity: int, selected: PeerKey | No
     if len(rows) <= capacity:
         shares = {kind: len(peers) for kind, peers in kinds.items()}
     else:
-        room = max(1, capacity - len(kinds))  # each kind may need a line for its count
+        room = max(1, capacity - len(kinds) - 1)  # each kind may need a line for its count, the selected one its own
         relayed = min(len(kinds["relay"]), max(room // 3, room - len(kinds["direct"])))
         direct = min(len(kinds["direct"]), room - relayed)
         shares = {"direct": direct, "relay": relayed, "none": room - relayed - direct}
@@ -216,12 +216,13 @@ def draw(picture: Picture, selected: PeerKey | None) -> Canvas:
     relays = {relay.name: relay for relay in picture.relays}
     for relay in picture.relays:
         canvas.line(picture.centre, (relay.x, relay.y), "relay", RELAYED)
+    sparse = len(picture.leaves) <= picture.height
     ordered = sorted(picture.leaves, key=lambda p: (p.leaf.path == "direct", p.leaf.key == selected))
     for placed in ordered:
         strong = " strong" if placed.leaf.key is not None and placed.leaf.key == selected else ""
         end = (placed.x, placed.y)
         if placed.leaf.path == "direct":
-            canvas.line(picture.centre, end, f"direct{strong}")
+            canvas.line(picture.centre, end, f"direct{strong}", heavy=sparse)
         elif placed.leaf.path == "relay":
             by = relays.get(placed.leaf.relay or "")
             canvas.line((by.x, by.y) if by else picture.centre, end, f"relay{strong}", RELAYED)

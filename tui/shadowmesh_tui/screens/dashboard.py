@@ -23,7 +23,7 @@ class DashboardScreen(MeshScreen):
         Binding("slash", "filter", "Filter", key_display="/"),
         Binding("s", "sort_next", "Sort"),
         Binding("S", "sort_reverse", "Reverse", show=False),
-        Binding("escape", "clear_filter", show=False),
+        Binding("escape", "clear_filter", "Show all"),
         *COMMON_BINDINGS,
     ]
     DEFAULT_CSS = """
@@ -107,16 +107,23 @@ class DashboardScreen(MeshScreen):
 
     # the filter
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "clear_filter":
+            return self.is_mounted and self.query_one("#filter", Input).has_class("-shown")
+        return super().check_action(action, parameters)
+
     def action_filter(self) -> None:
         line = self.query_one("#filter", Input)
         line.add_class("-shown")
         line.focus()
+        self.refresh_bindings()
 
     def action_clear_filter(self) -> None:
         line = self.query_one("#filter", Input)
         line.value = ""
         line.remove_class("-shown")
         self.query_one(PeerTable).focus()
+        self.refresh_bindings()
 
     def on_input_changed(self, event: Input.Changed) -> None:
         self.mesh.needle = event.value.strip()

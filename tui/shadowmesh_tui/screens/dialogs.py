@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 _WINDOW = """
     align: center middle;
-    & > .window { border: round $primary; background: $surface; padding: 0 1; height: auto; max-height: 100%; }
-    & .hint { color: $text-muted; height: 1; margin-top: 1; }
+    & > .window { border: round $primary; background: $surface; padding: 0 1; height: auto; max-height: 100%;
+        border-title-color: $foreground; border-subtitle-color: $foreground; }
 """
 
 

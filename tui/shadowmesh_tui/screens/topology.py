@@ -25,7 +25,7 @@ def legend(styles: Palette) -> Text:
     """What the lines and marks mean."""
     line = Text(no_wrap=True, overflow="ellipsis")
     for mark, style, meaning in (
-        (f"⠤⠤⠤⠤⠤{PATH_GLYPH['direct']}", "direct", "direct"),
+        (f"⣤⣤⣤⣤⣤{PATH_GLYPH['direct']}", "direct", "direct"),
         (f"⠤⠤ ⠤⠤{PATH_GLYPH['relay']}", "relay", "through a relay"),
         (RELAY_GLYPH, "node", "relay"),
         (OFFLINE_GLYPH, "none", "no path now"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from rich.text import Text
@@ -18,8 +19,8 @@ from shadowmesh_tui.text import PATH_GLYPH, duration, latency, path_code, printa
 _RESULT_STYLE = {"answered": "good", "silent": "muted", "lost": "warning", "not-tried": "muted"}
 
 
-def facts(row: PeerRow, history: PeerHistory | None, width: int, styles: Palette) -> Text:
-    """Six lines: who and where, why, and three sparklines with their figures."""
+def facts(row: PeerRow, history: PeerHistory | None, width: int, styles: Palette, *, wrap: bool) -> Text:
+    """Who and where, why (one line, or as many as it takes), and three sparklines with their figures."""
     peer = row.peer
     head = Text(no_wrap=True, overflow="ellipsis")
     head.append(f"{PATH_GLYPH[peer.path]} ", style=styles[peer.path])
@@ -32,8 +33,8 @@ def facts(row: PeerRow, history: PeerHistory | None, width: int, styles: Palette
     online = {True: "online", False: "offline", None: "presence unknown"}[peer.online]
     shaken = "no handshake yet" if row.handshake_age is None else f"handshake {duration(row.handshake_age)} ago"
     second.append(f"  {online}, {shaken}{', idle' if peer.idle else ''}, {peer.client_id}")
-    third = Text(f"  {peer.explanation}", style=styles["label"], no_wrap=True, overflow="ellipsis")
-    lines = [head, second, third]
+    why = textwrap.wrap(peer.explanation, max(20, width - 2)) if wrap else [peer.explanation]
+    lines = [head, second, *(Text(f"  {line}", style=styles["label"]) for line in why)]
     if history is not None:
         lines += _sparklines(row, history, max(8, min(60, width - 44)), styles)
     return Text("\n").join(lines)
@@ -65,7 +66,8 @@ def attempts(why: Why | str | None, styles: Palette) -> Text:
     if isinstance(why, str):
         return Text(why, style=styles["warning"])
     lines = [Text("tried", style=styles["title"])]
-    lines += [_attempt(a, styles) for a in why.attempts] or [Text("  nothing yet", style=styles["muted"])]
+    width = max((len(a.candidate) for a in why.attempts), default=0)
+    lines += [_attempt(a, width, styles) for a in why.attempts] or [Text("  nothing yet", style=styles["muted"])]
     if why.next_try_s is not None:
         lines.append(Text(f"  next try in {duration(why.next_try_s)}", style=styles["label"]))
     if why.history:
@@ -75,9 +77,9 @@ def attempts(why: Why | str | None, styles: Palette) -> Text:
     return Text("\n", no_wrap=True, overflow="ellipsis").join(lines)
 
 
-def _attempt(attempt: PathAttempt, styles: Palette) -> Text:
+def _attempt(attempt: PathAttempt, width: int, styles: Palette) -> Text:
     line = Text(f"  {attempt.result:<9} ", style=styles[_RESULT_STYLE.get(attempt.result, "label")])
-    line.append(f"{attempt.kind:<10} {attempt.candidate:<22}", style=styles["label"])
+    line.append(f"{attempt.kind:<10} {attempt.candidate:<{width}}", style=styles["label"])
     if attempt.latency_ms is not None:
         line.append(f" {latency(attempt.latency_ms)}", style=styles["label"])
     if attempt.age_s is not None:
@@ -89,7 +91,7 @@ class PeerDetail(VerticalScroll, can_focus=False):
     """Facts, and the attempts beside or below them (classes -beside, -below, -full); else those wait for Enter."""
 
     DEFAULT_CSS = """
-    PeerDetail { height: 7; border-top: solid $panel-lighten-2; padding: 0 1; background: $background; }
+    PeerDetail { height: 7; border-top: solid $foreground 25%; padding: 0 1; background: $background; }
     PeerDetail > Static { height: auto; text-wrap: nowrap; text-overflow: ellipsis; }
     PeerDetail > #attempts { display: none; }
     PeerDetail.-beside { layout: horizontal; height: 10; }
@@ -112,5 +114,5 @@ class PeerDetail(VerticalScroll, can_focus=False):
             self.query_one("#facts", Static).update(Text("No peer is chosen.", style=styles["muted"]))
             return
         width = self.query_one("#facts").size.width
-        self.query_one("#facts", Static).update(facts(row, mesh.history(key), width, styles))
+        self.query_one("#facts", Static).update(facts(row, mesh.history(key), width, styles, wrap=self.size.height > 6))
         self.query_one("#attempts", Static).update(attempts(mesh.whys.get(key), styles))

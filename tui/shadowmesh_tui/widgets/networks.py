@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rich.text import Text
 from textual import events
 from textual.message import Message
@@ -10,7 +12,7 @@ from textual.widgets import Static
 from shadowmesh.model.status import NetworkStatus
 from shadowmesh_tui.palette import Palette
 from shadowmesh_tui.state import Counts, Mesh
-from shadowmesh_tui.text import printable, shorten
+from shadowmesh_tui.text import UNKNOWN, printable, shorten
 
 _STATE = {
     "up": ("▲ up", "good"),
@@ -19,6 +21,22 @@ _STATE = {
     "error": ("✗ error", "error"),
 }
 MAX_LINES = 4
+
+
+def _name(network: NetworkStatus) -> str:
+    return shorten(printable(network.name), 20)
+
+
+def _state(network: NetworkStatus) -> str:
+    return _STATE[network.state][0]
+
+
+def _ip(network: NetworkStatus) -> str:
+    return network.ip or UNKNOWN
+
+
+def _interface(network: NetworkStatus) -> str:
+    return network.interface or UNKNOWN
 
 
 class NetworkList(Static):
@@ -43,20 +61,18 @@ class NetworkList(Static):
         at = networks.index(chosen)
         first = max(0, min(at - MAX_LINES // 2, len(networks) - MAX_LINES))
         self._shown = networks[first : first + MAX_LINES]
-        name_width = min(20, max(len(n.name) for n in self._shown))
-        lines = [self._line(n, n is chosen, len(networks) > 1, name_width, styles) for n in self._shown]
+        lines = [self._line(n, n is chosen, styles) for n in self._shown]
         self.update(Text("\n").join(lines))
 
-    def _line(self, network: NetworkStatus, chosen: bool, several: bool, name_width: int, styles: Palette) -> Text:
+    def _line(self, network: NetworkStatus, chosen: bool, styles: Palette) -> Text:
         wide = self.size.width >= 110
-        state, state_style = _STATE[network.state]
         line = Text(no_wrap=True, overflow="ellipsis")
-        if several:
+        if len(self._shown) > 1:
             line.append("▸ " if chosen else "  ", style=styles["me"])
-        name = shorten(printable(network.name), name_width).ljust(name_width)
-        line.append(f"{name}  ", style=styles["title" if chosen else "label"])
-        line.append(f"{state:<9}  " if several else f"{state}  ", style=styles[state_style])
-        line.append(f"{network.ip}  {network.interface}  ", style=styles["label"])
+        line.append(f"{self._aligned(_name, network)}  ", style=styles["title" if chosen else "label"])
+        line.append(f"{self._aligned(_state, network)}  ", style=styles[_STATE[network.state][1]])
+        line.append(f"{self._aligned(_ip, network)}  ", style=styles["label"])
+        line.append(f"{self._aligned(_interface, network)}  ", style=styles["label"])
         connected = network.controller == "connected"
         line.append("controller ", style=styles["muted"])
         word = "●" if connected and not wide else f"{'●' if connected else '○'} {network.controller}"
@@ -69,6 +85,9 @@ class NetworkList(Static):
             line.append(f", {counts.relay} relay", style=styles["relay"])
             line.append(f", {counts.none} none", style=styles["muted"])
         return line
+
+    def _aligned(self, text: Callable[[NetworkStatus], str], network: NetworkStatus) -> str:
+        return text(network).ljust(max(len(text(n)) for n in self._shown))
 
     def on_click(self, event: events.Click) -> None:
         if 0 <= event.y < len(self._shown):

@@ -35,7 +35,10 @@ class PeerTable(DataTable[Text]):
     ]
     DEFAULT_CSS = """
     PeerTable { height: 1fr; scrollbar-size-vertical: 1; overflow-x: hidden; background: $background; padding: 0 0 0 1; }
-    PeerTable > .datatable--header { background: $background; text-style: bold; }
+    PeerTable:focus { background-tint: $foreground 0%; }
+    PeerTable > .datatable--header, PeerTable:focus > .datatable--header {
+        background: $background; background-tint: $foreground 0%; text-style: bold;
+    }
     PeerTable.-stale { opacity: 60%; }
     """
 
