@@ -1,0 +1,242 @@
+"""A real controller on loopback: TLS, WebSockets, SQLite on disk; and devices as the daemon would be."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import shutil
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from shadowmesh.client_api import enroll as enrolment
+from shadowmesh.client_api.link import ControllerLink, MapChanged
+from shadowmesh.client_api.rest import ControllerClient
+from shadowmesh.controller.app import InitOptions, InitResult, init, serving
+from shadowmesh.controller.keys import KeyRing
+from shadowmesh.controller.service.services import Services
+from shadowmesh.controller.settings import DataDir, Settings, Timing
+from shadowmesh.controller.store.engine import database_url
+from shadowmesh.model.api import InviteCreate, NetworkCreate
+from shadowmesh.model.enrol import EnrolAnswer
+from shadowmesh.model.ids import ClientID
+from shadowmesh.model.keys import NetworkID, WireGuardPublicKey
+from shadowmesh.model.link import Grant, PresenceUpdate
+from shadowmesh.model.netmap import NetworkMap
+from shadowmesh.protocol.noise import generate_private_key, public_key
+from shadowmesh.protocol.sealing import generate_sealing_keys
+from shadowmesh.protocol.signing import Signer
+
+FAST = Timing(presence_gather=0.02, offline_after=0.1, duplicate_probe=0.3, housekeeping=0.1, shutdown_grace=1.0)
+PATIENCE = 8.0
+
+
+def free_port() -> int:
+    """A TCP port whose UDP twin and the next one are free, too."""
+    while True:
+        with socket.socket() as tcp:
+            tcp.bind(("127.0.0.1", 0))
+            port = int(tcp.getsockname()[1])
+            try:
+                for number in (port, port + 1):
+                    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+                        udp.bind(("127.0.0.1", number))
+            except OSError:
+                continue
+            return port
+
+
+class Clock:
+    """The controller's time, moved by hand on top of the real one."""
+
+    def __init__(self) -> None:
+        self.ahead = dt.timedelta()
+
+    def __call__(self) -> dt.datetime:
+        return dt.datetime.now(dt.UTC) + self.ahead
+
+    def advance(self, **by: float) -> None:
+        self.ahead += dt.timedelta(**by)
+
+
+@dataclass
+class Device:
+    """A machine with its keys, and what its link has told it."""
+
+    world: World
+    signer: Signer = field(default_factory=Signer.generate)
+    boot_id: str = "boot-1"
+    wg_key: WireGuardPublicKey = field(default_factory=lambda: public_key(generate_private_key()))
+    events: list[Any] = field(default_factory=list)
+    presence: dict[ClientID, Any] = field(default_factory=dict)
+    grants: dict[NetworkID, Grant] = field(default_factory=dict)
+    link: ControllerLink | None = None
+    answer: EnrolAnswer | None = None
+    identity: Any = None
+    _task: asyncio.Task[None] | None = None
+    _news: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    def __post_init__(self) -> None:
+        self.sealing_secret, self.sealing_key = generate_sealing_keys()
+
+    async def join(self, invite: str, **options: Any) -> EnrolAnswer:
+        parsed = enrolment.parse_invite(invite, controller=self.world.url, fingerprint=self.world.fingerprint)
+        result = await asyncio.to_thread(
+            enrolment.enroll,
+            parsed,
+            device=self.signer,
+            wg_key=self.wg_key,
+            sealing_key=self.sealing_key,
+            **({"hostname": "laptop"} | options),
+        )
+        self.answer, self.identity = result.answer, result.contact.identity
+        return result.answer
+
+    async def connect(self, *, maps: tuple[NetworkMap, ...] = ()) -> Self:
+        if not maps and self.answer is not None and self.answer.map is not None:
+            assert self.answer.map.snapshot is not None
+            maps = (self.answer.map.snapshot,)
+        self.link = ControllerLink(
+            urls=(self.world.url,),
+            fingerprint=self.world.fingerprint,
+            device=self.signer,
+            boot_id=self.boot_id,
+            identity=self.identity,
+            maps=maps,
+            wall=lambda: self.world.clock().timestamp(),
+            jitter=lambda most: 0.02 * most / 5.0,
+        )
+        self.world.devices.append(self)
+        self._task = asyncio.create_task(self._listen(self.link))
+        return self
+
+    async def _listen(self, link: ControllerLink) -> None:
+        async for event in link.run():
+            async with self._news:
+                self.events.append(event)
+                if isinstance(event, PresenceUpdate):
+                    self.presence.update((p.client_id, p) for p in event.changes)
+                if isinstance(event, Grant):
+                    self.grants[event.network_id] = event
+                self._news.notify_all()
+
+    async def until(self, condition: Callable[[], Any]) -> Any:
+        """Waits until it is true after some event; returns its value."""
+        async with self._news:
+            async with asyncio.timeout(PATIENCE):
+                await self._news.wait_for(condition)
+            return condition()
+
+    async def until_event(self, kind: type, matching: Callable[[Any], bool] = lambda _: True) -> Any:
+        return await self.until(lambda: next((e for e in self.events if isinstance(e, kind) and matching(e)), None))
+
+    async def until_map(self, matching: Callable[[NetworkMap], bool]) -> NetworkMap:
+        def newest() -> NetworkMap | None:
+            assert self.link is not None
+            return next((m for m in self.link.maps.values() if matching(m)), None)
+
+        found = await self.until(newest)
+        assert isinstance(found, NetworkMap)
+        return found
+
+    @property
+    def map(self) -> NetworkMap:
+        assert self.link is not None
+        (found,) = self.link.maps.values()
+        return found
+
+    async def settled(self) -> Self:
+        """The link is up and has its map."""
+        await self.until_event(MapChanged)
+        return self
+
+    async def close(self) -> None:
+        if self.link is not None:
+            await self.link.close()
+        if self._task is not None:
+            await asyncio.wait_for(self._task, PATIENCE)
+            self._task = None
+
+
+@dataclass
+class World:
+    """One controller and those who talk to it."""
+
+    at: Services
+    url: str
+    data_dir: Path
+    first: InitResult
+    clock: Clock
+    devices: list[Device] = field(default_factory=list)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.first.fingerprint
+
+    async def call(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """A verb of the local administrator's client, in a thread as it blocks."""
+
+        def run() -> Any:
+            with ControllerClient.local(self.data_dir) as client:
+                return getattr(client, method)(*arguments, **options)
+
+        return await asyncio.to_thread(run)
+
+    async def network(self, name: str = "office", subnet: str = "10.42.0.0/24", **options: Any) -> Any:
+        return await self.call("network_create", NetworkCreate(name=name, subnet=subnet, **options))
+
+    async def invite(self, network: str = "office", **options: Any) -> Any:
+        return await self.call("invite_create", network, InviteCreate(**options))
+
+    async def member(self, network: str = "office", **options: Any) -> Device:
+        """A device that joined and is connected."""
+        device = Device(self)
+        await device.join((await self.invite(network)).invite, **options)
+        return await (await device.connect()).settled()
+
+    def device(self) -> Device:
+        return Device(self)
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, InitResult]:
+    """An initialised data directory, made once and copied."""
+    path = tmp_path_factory.mktemp("template") / "controller"
+    result = init(InitOptions(path, ("https://127.0.0.1:18443",)))
+    return path, result
+
+
+@pytest.fixture
+def data_dir(template: tuple[Path, InitResult], tmp_path: Path) -> Path:
+    target = tmp_path / "controller"
+    shutil.copytree(template[0], target)
+    return target
+
+
+@pytest.fixture
+def timing() -> Timing:
+    return FAST
+
+
+@pytest.fixture
+async def world(data_dir: Path, template: tuple[Path, InitResult], timing: Timing) -> AsyncIterator[World]:
+    port = free_port()
+    url = f"https://127.0.0.1:{port}"
+    where, clock = DataDir(data_dir), Clock()
+    settings = Settings(public_urls=(url,), listen=f"127.0.0.1:{port}")
+    keys = KeyRing.load(where.keys)
+    async with serving(where, settings, keys, database_url(None, where.database), timing, clock) as at:
+        found = World(at, url, data_dir, template[1], clock)
+        yield found
+        for device in found.devices:
+            await device.close()
+
+
+@pytest.fixture
+def login_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path / "config"
