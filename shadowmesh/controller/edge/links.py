@@ -77,8 +77,7 @@ async def device_link(socket: WebSocket) -> None:
     finally:
         outbox.stop()
         if link is not None:
-            at.devices.gone(link, clean=clean)
-            await at.devices.seen([link])
+            await at.devices.seen(at.devices.gone(link, clean=clean))
 
 
 async def relay_link(socket: WebSocket) -> None:

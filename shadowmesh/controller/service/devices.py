@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -215,25 +215,28 @@ class Devices:
         if gone is not None:
             await self._clients.tell_gone(gone)
 
-    def gone(self, link: DeviceLink, *, clean: bool) -> None:
-        """The link has ended. `clean`: the device said so; otherwise it may be back in a moment."""
+    def gone(self, link: DeviceLink, *, clean: bool) -> dict[ClientID, str]:
+        """The link has ended. `clean`: the device said so; otherwise it may be back in a moment.
+
+        Returns the clients that it was, with their version: to be noted by `seen`.
+        """
         if self._hub.devices.get(link.device_key) is link:
             del self._hub.devices[link.device_key]
+        were = dict.fromkeys(link.clients.values(), link.version)
         for ref, client_id in list(link.clients.items()):
             self._hub.part(link, ref)
             self._presences.went(ref, client_id, at_once=clean)
+        return were
 
-    async def seen(self, links: list[DeviceLink]) -> None:
-        """Notes when these were here last."""
-        ids = [client_id for link in links for client_id in link.clients.values()]
-        versions = {c: link.version for link in links for c in link.clients.values()}
-        if not ids:
+    async def seen(self, clients: Mapping[ClientID, str]) -> None:
+        """Notes that these were here now."""
+        if not clients:
             return
         c, now = schema.clients, self._core.now()
 
         def tx(conn: Connection) -> None:
-            for client_id in ids:
-                conn.execute(c.update().where(c.c.id == client_id).values(last_seen=now, version=versions[client_id]))
+            for client_id, version in clients.items():
+                conn.execute(c.update().where(c.c.id == client_id).values(last_seen=now, version=version))
 
         await self._core.write(tx)
 

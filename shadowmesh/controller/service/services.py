@@ -136,9 +136,9 @@ class Services:
                 await self.clients.tell_gone(gone)
 
     async def _note_seen(self) -> None:
-        links = list(self.hub.devices.values())
-        for start in range(0, len(links), _SEEN_AT_ONCE):
-            await self.devices.seen(links[start : start + _SEEN_AT_ONCE])
+        here = [(client, link.version) for link in self.hub.devices.values() for client in link.clients.values()]
+        for start in range(0, len(here), _SEEN_AT_ONCE):
+            await self.devices.seen(dict(here[start : start + _SEEN_AT_ONCE]))
 
     async def _tell_alive(self) -> None:
         self.hub.to_relays(Alive(wall=self.core.now().timestamp()))

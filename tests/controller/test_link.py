@@ -1,0 +1,349 @@
+"""The device's link: maps as deltas, grants, presence, removal, rotation, clones; and what happens to who was away."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from websockets.asyncio.client import connect
+
+from shadowmesh.client_api.contact import first_contact
+from shadowmesh.client_api.link import Connected, Disconnected, MapChanged, MapRefused, Refused
+from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.codec import from_json, to_json
+from shadowmesh.model.ids import RelayID
+from shadowmesh.model.keys import NetworkID
+from shadowmesh.model.link import (
+    EpochHeld,
+    Hello,
+    Leave,
+    PathChange,
+    Pending,
+    RefreshGrant,
+    Removed,
+    Report,
+    Watch,
+)
+from shadowmesh.protocol.sealing import network_key_info, open_sealed
+from shadowmesh.protocol.signing import Context, Signer, hello_message, sign_map, sign_text
+
+if TYPE_CHECKING:
+    from tests.controller.conftest import Device, World
+
+
+def keys_of(device: Device, network_id: NetworkID) -> dict[int, bytes]:
+    return {
+        k.epoch: open_sealed(device.sealing_secret, base64.b64decode(k.sealed), network_key_info(network_id, k.epoch))
+        for k in device.grants[network_id].keys
+    }
+
+
+async def eventually(ask: Callable[[], Awaitable[Any]], good: Callable[[Any], bool]) -> Any:
+    """What is asked again and again until it is as wanted: for what nobody is told of."""
+    for _ in range(100):
+        answer = await ask()
+        if good(answer):
+            return answer
+        await asyncio.sleep(0.03)
+    raise AssertionError(f"still {answer}")
+
+
+async def test_two_devices_learn_of_each_other_by_deltas(world: World) -> None:
+    await world.network()
+    one = await world.member(name="one")
+    two = await world.member(name="two")
+    seen = await one.until_map(lambda m: {x.name for x in m.members} == {"one", "two"})
+    assert seen == two.map
+    await world.call("client_set", "office", "two", name="zwei", tags=["web"])
+    for device in (one, two):
+        found = await device.until_map(lambda m: any(x.name == "zwei" and x.tags == ("web",) for x in m.members))
+        assert found.digest == (await world.at.maps.get(found.head.network_ref)).map.digest
+    assert not any(isinstance(e, Disconnected) for e in one.events)
+
+
+async def test_presence_tells_who_is_online_and_where(world: World) -> None:
+    await world.network()
+    one, two = await world.member(name="one"), await world.member(name="two")
+    await one.until(lambda: one.presence.get(two.answer.client_id))
+    await two.until(lambda: two.presence.get(one.answer.client_id))
+    home = RelayID("rly_x")
+    two.link.post(Report(network_id=two.answer.network_id, home=home, endpoints=(SockAddr("192.0.2.7", 4500),)))
+    await one.until(lambda: one.presence[two.answer.client_id].home == home)
+    assert one.presence[two.answer.client_id].endpoints == (SockAddr("192.0.2.7", 4500),)
+    shown = await world.call("client_show", "office", "two")
+    assert shown.online and shown.endpoints == ["192.0.2.7:4500"]
+    await two.close()
+    await one.until(lambda: not one.presence[two.answer.client_id].online)
+    shown = await eventually(lambda: world.call("client_show", "office", "two"), lambda c: c.last_seen is not None)
+    assert not shown.online
+
+
+async def test_who_says_whom_it_talks_to_hears_of_these_only(world: World) -> None:
+    await world.network()
+    one, two, three = [await world.member(name=n) for n in ("one", "two", "three")]
+    await one.until(lambda: {two.answer.client_id, three.answer.client_id} <= one.presence.keys())
+    one.link.post(Watch(network_id=one.answer.network_id, peers=(two.answer.client_id,)))
+    one.link.post(RefreshGrant(network_id=one.answer.network_id))  # its answer shows that the watch has arrived
+    before = len(one.events)
+    await one.until(lambda: len(one.events) >= before + 2)
+    for device in (three, two):
+        device.link.post(Report(network_id=device.answer.network_id, home=RelayID("rly_y")))
+        await asyncio.sleep(0.06)  # two gatherings
+    await one.until(lambda: one.presence[two.answer.client_id].home == "rly_y")
+    assert one.presence[three.answer.client_id].home is None
+
+
+async def test_a_removed_client_is_out_at_once_and_the_key_rotates(world: World) -> None:
+    await world.network()
+    one, two = await world.member(name="one"), await world.member(name="two")
+    await one.until_map(lambda m: len(m.members) == 2)
+    started = time.monotonic()
+    await world.call("client_remove", "office", "two")
+    gone = await two.until_event(Removed)
+    assert gone.reason == "removed"
+    found = await one.until_map(lambda m: len(m.members) == 1)
+    assert time.monotonic() - started < 2
+    assert [e.epoch for e in found.head.epochs] == [0, 1]
+    network_id = one.answer.network_id
+    await one.until(lambda: set(keys_of(one, network_id)) == {0, 1})
+    assert set(keys_of(two, network_id)) == {0}, "the removed one has no key of the new epoch"
+    refused = await two.until_event(Refused)
+    assert refused.code == "device_unknown"
+
+
+async def test_rotation_hands_out_first_and_ends_the_old_epoch_when_all_hold_the_new(world: World) -> None:
+    await world.network()
+    one, two = await world.member(name="one"), await world.member(name="two")
+    network_id = one.answer.network_id
+    old = await one.until_map(lambda m: len(m.members) == 2)
+    await world.call("network_rotate_key", "office")
+    new = await one.until_map(lambda m: len(m.head.epochs) == 2)
+    handed, told = (
+        next(i for i, e in enumerate(one.events) if condition(e))
+        for condition in (
+            lambda e: getattr(e, "keys", None) and len(e.keys) == 2,
+            lambda e: isinstance(e, MapChanged) and e.map.serial == new.serial,
+        )
+    )
+    assert handed < told, "the key comes before the map speaks of it"
+    now = world.clock().timestamp()
+    assert old.current_epoch(now) == new.current_epoch(now) == 0
+    assert new.current_epoch(now + 31) == 1
+    assert keys_of(one, network_id)[1] == keys_of(two, network_id)[1] != keys_of(one, network_id)[0]
+    one.link.post(EpochHeld(network_id=network_id, epoch=1))
+    world.clock.advance(seconds=31)
+    await asyncio.sleep(0.3)
+    assert len(one.map.head.epochs) == 2, "the other one hasn't said that it holds it"
+    two.link.post(EpochHeld(network_id=network_id, epoch=1))
+    await one.until_map(lambda m: m.head.epochs[0].ends is not None and m.head.epochs[0].ends < now + 60)
+    world.clock.advance(seconds=11)
+    final = await one.until_map(lambda m: [e.epoch for e in m.head.epochs] == [1])
+    assert final.current_epoch(world.clock().timestamp()) == 1
+    assert (await world.call("network_show", "office")).epoch == 1
+
+
+async def test_an_old_epoch_ends_after_a_week_though_one_never_acknowledged(world: World) -> None:
+    await world.network()
+    one = await world.member(name="one")
+    await world.call("network_rotate_key", "office")
+    found = await one.until_map(lambda m: len(m.head.epochs) == 2)
+    assert found.head.epochs[0].ends == pytest.approx(world.clock().timestamp() + 7 * 86400, abs=30)
+    world.clock.advance(days=7, seconds=1)
+    await one.until_map(lambda m: [e.epoch for e in m.head.epochs] == [1])
+
+
+async def test_removals_rotate_once_in_ten_minutes(world: World) -> None:
+    await world.network()
+    stays = await world.member(name="stays")
+    for i in range(3):
+        await world.device().join((await world.invite()).invite, name=f"m{i}")
+        await world.call("client_remove", "office", f"m{i}")
+    shown = await world.call("network_show", "office")
+    assert [e.epoch for e in shown.epochs] == [0, 1] and shown.rotation_due is not None
+    world.clock.advance(minutes=10, seconds=1)
+    await stays.until_map(lambda m: max(e.epoch for e in m.head.epochs) == 2)
+    assert (await world.call("network_show", "office")).rotation_due is None
+
+
+async def test_who_was_away_gets_one_delta(world: World) -> None:
+    await world.network()
+    one = await world.member(name="one")
+    held = one.map
+    await one.close()
+    gone = await world.device().join((await world.invite()).invite, name="gone")
+    await world.device().join((await world.invite()).invite, name="new")
+    await world.call("client_remove", "office", "gone")
+    back = world.device()
+    back.signer, back.boot_id = one.signer, "boot-2"
+    await back.connect(maps=(held,))
+    found = await back.until_map(lambda m: m.serial > held.serial)
+    assert {m.name for m in found.members} == {"one", "new"}
+    live = await world.at.maps.get(found.head.network_ref)
+    delta = live.delta_from(held.serial)
+    assert gone.client_id in delta.remove and len(delta.upsert) == 1
+
+
+async def test_who_holds_the_newest_map_gets_an_empty_delta_after_a_restart(world: World) -> None:
+    await world.network()
+    one = await world.member(name="one")
+    held = one.map
+    await one.close()
+    back = world.device()
+    back.signer, back.boot_id = one.signer, "boot-2"
+    await back.connect(maps=(held,))
+    event = await back.until_event(MapChanged)
+    assert event.map == held
+    live = await world.at.maps.get(held.head.network_ref)
+    assert len(live.text_for(one.answer.client_id, held.generation, held.serial)) < 700
+
+
+async def test_a_clone_is_refused_naming_both_and_the_first_goes_on(world: World) -> None:
+    await world.network()
+    first = await world.member(name="web")
+    clone = world.device()
+    clone.signer, clone.boot_id, clone.identity = first.signer, "boot-2", first.identity
+    await clone.connect()
+    refused = await clone.until_event(Refused)
+    assert refused.code == "client_duplicate"
+    assert "web@office" in refused.what and refused.what.count("127.0.0.1:") == 2
+    await world.call("client_set", "office", "web", tags=["still"])
+    await first.until_map(lambda m: m.members[0].tags == ("still",))
+
+
+async def test_a_boot_replaces_one_that_doesnt_answer_any_more(world: World) -> None:
+    """A host that lost its power leaves a connection behind, which nobody answers on."""
+    await world.network()
+    device = world.device()
+    await device.join((await world.invite()).invite)
+    contact = await asyncio.to_thread(first_contact, world.url, world.fingerprint)
+    async with connect(world.url.replace("https", "wss") + "/api/v1/link", ssl=contact.tls, proxy=None) as dead:
+        nonce = bytes.fromhex(from_json(await dead.recv(), Any)["nonce"])
+        message = hello_message(nonce, contact.identity.identity, "dead")
+        await dead.send(to_json(hello(device.signer, message, "dead")).decode())
+        await dead.recv()
+        await (await device.connect()).until_event(Connected)
+        await device.settled()
+        assert len(world.at.hub.devices) == 1
+
+
+def hello(signer: Signer, message: bytes, boot_id: str) -> Hello:
+    return Hello(
+        device_key=signer.device_key,
+        signature=sign_text(signer, Context.HELLO, message),
+        boot_id=boot_id,
+        version="0",
+    )
+
+
+async def test_a_hello_signed_for_another_nonce_is_refused(world: World) -> None:
+    await world.network()
+    device = world.device()
+    await device.join((await world.invite()).invite)
+    contact = await asyncio.to_thread(first_contact, world.url, world.fingerprint)
+    async with connect(world.url.replace("https", "wss") + "/api/v1/link", ssl=contact.tls, proxy=None) as socket:
+        await socket.recv()
+        stale = hello_message(bytes(32), contact.identity.identity, "b")
+        await socket.send(to_json(hello(device.signer, stale, "b")).decode())
+        assert from_json(await socket.recv(), Any)["code"] == "bad_signature"
+        await socket.wait_closed()
+        assert socket.close_code == 4003
+
+
+async def test_who_waits_is_told_and_let_in_on_the_same_link(world: World) -> None:
+    await world.network(approval=True)
+    device = world.device()
+    await device.join((await world.invite()).invite)
+    await device.connect()
+    assert (await device.until_event(Pending)).client_id == device.answer.client_id
+    await world.call("client_approve", "office", "laptop")
+    found = await device.until_map(lambda m: True)
+    assert [m.client_id for m in found.members] == [device.answer.client_id]
+    assert set(keys_of(device, device.answer.network_id)) == {0}
+
+
+async def test_who_is_denied_is_told(world: World) -> None:
+    await world.network(approval=True)
+    device = world.device()
+    await device.join((await world.invite()).invite)
+    await device.connect()
+    await device.until_event(Pending)
+    await world.call("client_deny", "office", "laptop")
+    assert (await device.until_event(Removed)).reason == "denied"
+    shown = await world.call("network_show", "office")
+    assert shown.serial == 1 and len(shown.epochs) == 1, "it never was a member: nothing rotates"
+
+
+async def test_a_connected_device_that_joins_another_network_follows_it_on_the_same_link(world: World) -> None:
+    await world.network()
+    await world.network("lab", "10.43.0.0/24")
+    device = await world.member(name="both")
+    other = world.device()
+    other.signer = device.signer
+    answer = await other.join((await world.invite("lab")).invite)
+    await device.until_event(MapChanged, lambda e: e.network_id == answer.network_id)
+    assert len(device.link.maps) == 2
+    await world.call("network_delete", "lab")
+    assert (await device.until_event(Removed)).reason == "deleted"
+    assert len(device.link.maps) == 1 and device.link.connected
+
+
+async def test_a_device_leaves(world: World) -> None:
+    await world.network()
+    device = await world.member()
+    device.link.post(Leave(network_id=device.answer.network_id))
+    assert (await device.until_event(Removed)).reason == "left"
+    assert await world.call("client_list", "office") == []
+
+
+async def test_a_refreshed_grant_has_a_newer_token(world: World) -> None:
+    await world.network()
+    device = await world.member()
+    first = device.grants[device.answer.network_id]
+    world.clock.advance(minutes=16)
+    device.link.post(RefreshGrant(network_id=device.answer.network_id))
+    await device.until(lambda: device.grants[device.answer.network_id].relay_token != first.relay_token)
+
+
+async def test_a_direct_path_is_an_event(world: World) -> None:
+    await world.network()
+    device = await world.member()
+    ref = device.answer.client_id
+    device.link.post(PathChange(network_id=device.answer.network_id, peer=ref, path="direct", reason="direct.lan"))
+    await eventually(lambda: world.call("events"), lambda events: any(e.type == "connection_upgrade" for e in events))
+
+
+async def test_a_map_that_goes_back_or_is_forged_is_not_taken(world: World) -> None:
+    await world.network()
+    device = await world.member()
+    held = device.map
+    await world.call("network_set", "office", _patch(description="x"))
+    newer = await device.until_map(lambda m: m.serial > held.serial)
+    live = await world.at.maps.get(held.head.network_ref)
+    (link,) = world.at.hub.devices.values()
+    old = _update(device, held, sign_map(world.at.core.keys.maps, held))
+    link.post(old)
+    await device.until_event(MapRefused)
+    assert device.map == newer
+    link.post(_update(device, held, sign_map(Signer.generate(), live.map)))
+    await device.until_event(Disconnected)
+    await device.until(lambda: sum(isinstance(e, Connected) for e in device.events) == 2)
+    assert device.map == newer
+
+
+def _patch(**values: Any) -> Any:
+    from shadowmesh.model.api import NetworkPatch
+
+    return NetworkPatch(**values)
+
+
+def _update(device: Device, netmap: Any, signature: Any) -> str:
+    from shadowmesh.model.link import MapUpdate
+
+    update = MapUpdate(
+        network_id=netmap.head.network_id, client_id=device.answer.client_id, snapshot=netmap, signature=signature
+    )
+    return to_json(update).decode()
