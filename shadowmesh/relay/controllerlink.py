@@ -112,6 +112,7 @@ class ControllerLink:
         self._send = send
         self._url = url
         self._token = token
+        self._changed = asyncio.Event()
         self._boot_id = secrets.token_hex(16)
         self._said = ""
         self._unknown = False  # the controller doesn't know this relay any more: with a new token it can register anew
@@ -141,6 +142,14 @@ class ControllerLink:
 
     async def run(self) -> None:
         """Registers if need be, then holds the link for ever. Raises ShadowMeshError where it makes no sense to go on."""
+        saving = asyncio.create_task(self._save_changes())
+        try:
+            await self._run()
+        finally:
+            saving.cancel()
+            await asyncio.gather(saving, return_exceptions=True)
+
+    async def _run(self) -> None:
         delay = _FIRST_RETRY
         while True:
             began = self._clock().boot
@@ -211,7 +220,7 @@ class ControllerLink:
                 version=__version__,
             )
             answer = await self._post(http, "/api/v1/relays/register", to_json(request), RelayRegistered)
-        await self._keep(
+        self._keep(
             msgspec.structs.replace(
                 self._state,
                 relay_id=answer.relay_id,
@@ -308,7 +317,7 @@ class ControllerLink:
                     self._said, self._unknown = "", False
                     self._core.set_draining(False)  # it says so anew if it is to be
                     log.info("linked to the controller", controller=contact.url)
-                await self._take(message)
+                self._take(message)
         finally:
             if reporter is not None:
                 reporter.cancel()
@@ -333,7 +342,7 @@ class ControllerLink:
         )
         await self._tell(connection, hello)
 
-    async def _take(self, message: FromController) -> None:
+    def _take(self, message: FromController) -> None:
         core, state = self._core, self._state
         match message:
             case TokenKeys(keys=keys):
@@ -344,7 +353,7 @@ class ControllerLink:
                 core.set_draining(draining)
                 log.info("draining" if draining else "taking new sessions again")
         offset = core.wall_offset if abs(core.wall_offset - state.wall_offset) > 1 else state.wall_offset
-        await self._keep(
+        self._keep(
             msgspec.structs.replace(
                 state, token_keys=core.token_keys, revocations=core.revocations.entries(), wall_offset=offset
             )
@@ -376,13 +385,32 @@ class ControllerLink:
     async def _tell(connection: ClientConnection, message: FromRelay) -> None:
         await connection.send(to_json(message).decode())
 
-    async def _keep(self, state: RelayState) -> None:
-        """On disk, if it changed. A full disk doesn't stop the relay."""
-        if state == self._state:
-            return
-        self._state = state
+    def _keep(self, state: RelayState) -> None:
+        """To be on disk soon. Not awaited: a hundred revocations at once must not wait for a hundred writes."""
+        if state != self._state:
+            self._state = state
+            self._changed.set()
+
+    async def _save_changes(self) -> None:
+        """Until cancelled; then what is still to be written is written."""
         try:
-            await asyncio.to_thread(self._store.save, state)
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                writing = asyncio.ensure_future(asyncio.to_thread(self._save, self._state))
+                try:
+                    await asyncio.shield(writing)
+                except asyncio.CancelledError:
+                    await writing
+                    raise
+        finally:
+            if self._changed.is_set():
+                self._save(self._state)
+
+    def _save(self, state: RelayState) -> None:
+        """A full disk doesn't stop the relay."""
+        try:
+            self._store.save(state)
         except ShadowMeshError as e:
             log.error("state not saved", what=e.what, remedy=e.remedy)
 

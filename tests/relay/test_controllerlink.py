@@ -166,7 +166,7 @@ async def test_restarted_with_the_controller_away_it_serves_and_still_knows_who_
         await controller.say(Revocations(complete=False, entries=(entry,)))
         async with asyncio.timeout(PATIENCE):
             while not site.link.state.revocations:  # noqa: ASYNC110 - another task takes it in
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0)
     await controller.stop()
     async with running(controller, tmp_path) as site:
         good = await site.client(age=86400.0)
