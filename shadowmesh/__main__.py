@@ -11,6 +11,10 @@ def main() -> None:
 
         print(f"shadowmesh {__version__}")
         return
+    if sys.argv[1:2] == ["__pump"]:  # how the single binary becomes its own pump: dataplane.python.process
+        from shadowmesh.dataplane.python.child import main as pump
+
+        raise SystemExit(pump(sys.argv[2:]))
     from shadowmesh.cli.main import run
 
     run(sys.argv[1:])

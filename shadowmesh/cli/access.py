@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from shadowmesh.cli.base import Call, new_app, read_secret, table, verb
-from shadowmesh.cli.managed import connect, seconds, when
+from shadowmesh.cli.managed import connect, request, seconds, when
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
 
@@ -33,14 +33,23 @@ def login(
     token: Annotated[str | None, typer.Option("--token", help="An API key: sk_…, `-` (stdin) or @FILE.")] = None,
     email: Annotated[str | None, typer.Option("--email", help="Sign in with a password instead.")] = None,
     password: Annotated[str, typer.Option("--password", help="`-` (stdin) or @FILE; asked for on a terminal.")] = "",
+    new_password: Annotated[
+        str | None, typer.Option("--new-password", help="`-` or @FILE: sets it; the first time it is required.")
+    ] = None,
 ) -> None:
     """Sign in to a controller: later verbs use it."""
-    from shadowmesh.client_api.rest import sign_in, sign_in_with_password
+    from shadowmesh.client_api import rest
 
     if token is not None:
-        who = sign_in(url, fingerprint, read_secret(token, "token"))
+        who = rest.login(url, fingerprint=fingerprint, token=read_secret(token, "token"))
     elif email is not None:
-        who = sign_in_with_password(url, fingerprint, email, _password(password))
+        who = rest.login(
+            url,
+            fingerprint=fingerprint,
+            email=email,
+            password=_password(password),
+            new_password=_new_password(new_password),
+        )
     else:
         raise ShadowMeshError("no_login", "neither --token nor --email", "name one of them", kind=Kind.USAGE)
     call.done("login/1", who.model_dump(mode="json"), f"signed in to {url} as {who.name}")
@@ -56,11 +65,15 @@ def _password(argument: str) -> str:
     return getpass.getpass("Password: ")
 
 
+def _new_password(argument: str | None) -> str | None:
+    return None if argument is None else read_secret(argument, "new password")
+
+
 def logout(call: Call) -> None:
     """Forget the controller signed in to."""
-    from shadowmesh.client_api.rest import sign_out
+    from shadowmesh.client_api import rest
 
-    sign_out()
+    rest.logout()
     call.done("logout/1", {"signed_in": False}, "signed out")
 
 
@@ -70,15 +83,19 @@ def key_create(
     expires: Annotated[str | None, typer.Option("--expires", help="90d; without it, it stays good.")] = None,
 ) -> None:
     """Make an API key; it is shown once."""
+    from shadowmesh.model import api
+
     with connect(call) as controller:
-        made = controller.create_api_key(name=name, expires_in=None if expires is None else seconds(expires))
+        made = controller.api_key_create(
+            request(api.ApiKeyCreate, name=name, expires_in=None if expires is None else seconds(expires))
+        )
     call.done("api-key/1", made.model_dump(mode="json"), made.key)
 
 
 def key_list(call: Call) -> None:
     """The API keys."""
     with connect(call) as controller:
-        found = list(controller.api_keys())
+        found = controller.api_key_list()
     call.done(
         "api-keys/1",
         {"api_keys": [k.model_dump(mode="json") for k in found]},
@@ -92,14 +109,14 @@ def key_list(call: Call) -> None:
 def key_revoke(call: Call, key_id: Annotated[str, typer.Argument(help="key_…", metavar="ID")]) -> None:
     """Make an API key useless."""
     with connect(call) as controller:
-        controller.revoke_api_key(key_id)
+        controller.api_key_revoke(key_id)
     call.done("api-key-revoked/1", {"id": key_id}, f"{key_id}: revoked")
 
 
 def audit_list(call: Call) -> None:
     """The audit entries, oldest first."""
     with connect(call) as controller:
-        found = list(controller.audit())
+        found = list(controller.audit_list())
     call.done(
         "audit/1",
         {"entries": [e.model_dump(mode="json") for e in found]},
@@ -112,7 +129,7 @@ def audit_list(call: Call) -> None:
 def audit_verify(call: Call) -> None:
     """Check that no audit entry was changed or taken out."""
     with connect(call) as controller:
-        verdict = controller.verify_audit()
+        verdict = controller.audit_verify()
     text = f"{verdict.entries} entries, the chain holds; head {verdict.head}"
     call.done("audit-verdict/1", verdict.model_dump(mode="json"), text if verdict.ok else "")
     if not verdict.ok:

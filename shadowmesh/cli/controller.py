@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,8 @@ import typer
 from shadowmesh.cli.base import Call, new_app, verb
 
 DataDir = Annotated[
-    Path, typer.Option("--data-dir", envvar="SHADOWMESH_DATA_DIR", help="The controller's directory; holds its secrets.")
+    Path,
+    typer.Option("--data-dir", envvar="SHADOWMESH_DATA_DIR", help="The controller's directory; holds its secrets."),
 ]
 
 
@@ -18,20 +20,33 @@ def attach(app: typer.Typer) -> None:
     group = new_app("The controller: networks, clients, invites, approval, audit.")
     verb(group, "init")(init)
     verb(group, "run")(run)
+    secrets = new_app("The controller's secrets.")
+    verb(secrets, "export")(secrets_export)
+    group.add_typer(secrets, name="secrets")
     app.add_typer(group, name="controller")
 
 
 def init(
     call: Call,
     data_dir: DataDir,
-    public_url: Annotated[list[str], typer.Option("--public-url", help="https://HOST:8443, as clients reach it; repeats.")],
-    listen: Annotated[str | None, typer.Option("--listen", help="ADDRESS:PORT; default: all addresses, the URL's port.")] = None,
+    public_url: Annotated[
+        list[str], typer.Option("--public-url", help="https://HOST:8443, as clients reach it; repeats.")
+    ],
+    listen: Annotated[
+        str | None, typer.Option("--listen", help="ADDRESS:PORT; default: all addresses, the URL's port.")
+    ] = None,
     database_url: Annotated[
         str | None, typer.Option("--database-url", help="postgresql://…; default: SQLite in the data directory.")
     ] = None,
-    admin_email: Annotated[str, typer.Option("--admin-email", help="The first administrator.")] = "admin@localhost",
-    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="An own certificate chain instead of a made one.")] = None,
+    admin_email: Annotated[str | None, typer.Option("--admin-email", help="The first administrator.")] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", help="An own certificate chain instead of a made one.")
+    ] = None,
     tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its key.")] = None,
+    join_secrets: Annotated[
+        Path | None,
+        typer.Option("--join-secrets", help="From `controller secrets`: a further node of the same controller."),
+    ] = None,
 ) -> None:
     """Make a controller: database, certificate authority, keys, first administrator."""
     from shadowmesh.controller.app import InitOptions
@@ -46,6 +61,7 @@ def init(
             admin_email=admin_email,
             tls_cert=tls_cert,
             tls_key=tls_key,
+            join_secrets=join_secrets,
         )
     )
     call.done(
@@ -64,8 +80,20 @@ def init(
     )
 
 
-def run(call: Call, data_dir: DataDir) -> None:
+def run(
+    call: Call,
+    data_dir: DataDir,
+    listen: Annotated[str | None, typer.Option("--listen", help="ADDRESS:PORT, instead of what init wrote.")] = None,
+) -> None:
     """Run the controller in the foreground."""
+    from shadowmesh.controller.app import RunOptions
     from shadowmesh.controller.app import run as serve
 
-    serve(data_dir, debug=call.debug)
+    serve(RunOptions(data_dir=data_dir, listen=listen))
+
+
+def secrets_export(call: Call, data_dir: DataDir) -> None:
+    """Print the controller's secrets for a further node; keep them as you keep a root password."""
+    from shadowmesh.controller.app import export_secrets
+
+    sys.stdout.write(export_secrets(data_dir).decode())

@@ -47,7 +47,9 @@ def help_(
         _reason(call, words[1] if len(words) > 1 else None)
         return
     wanted = {w.lower() for w in words}
-    found = list(dict.fromkeys(v for names, verbs in TOPICS.items() if not wanted or wanted & set(names) for v in verbs))
+    found = list(
+        dict.fromkeys(v for names, verbs in TOPICS.items() if not wanted or wanted & set(names) for v in verbs)
+    )
     if not found:
         raise ShadowMeshError(
             "no_topic", f"nothing about {' '.join(words)!r}", "see `shadowmesh --help`", kind=Kind.NOT_FOUND

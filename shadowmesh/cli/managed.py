@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from shadowmesh.cli.base import Call
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from shadowmesh.client_api.rest import ControllerClient
+
+M = TypeVar("M", bound="BaseModel")
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -20,6 +24,23 @@ def connect(call: Call) -> ControllerClient:
     from shadowmesh.client_api.rest import ControllerClient
 
     return ControllerClient.choose(data_dir=call.data_dir)
+
+
+def request(kind: type[M], **fields: Any) -> M:
+    """A request of the API from the options that were given (those that are None weren't). Raises ShadowMeshError(USAGE)."""
+    from pydantic import ValidationError
+
+    try:
+        return kind(**{name: value for name, value in fields.items() if value is not None})
+    except ValidationError as e:
+        first = e.errors()[0]
+        option = "".join(str(part) for part in first["loc"][:1]).replace("_", "-")
+        raise ShadowMeshError(
+            "bad_option",
+            f"{option} {first['input']!r} isn't usable ({first['msg'].lower()})",
+            "correct it",
+            kind=Kind.USAGE,
+        ) from e
 
 
 def seconds(text: str) -> int:

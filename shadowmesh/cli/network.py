@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from shadowmesh.cli.base import Call, new_app, table, verb
-from shadowmesh.cli.managed import connect, seconds, when
+from shadowmesh.cli.managed import connect, request, seconds, when
 
 Name = Annotated[str, typer.Argument(help="The network's name or id (net_…).", metavar="NAME")]
 Subnet = Annotated[str | None, typer.Option("--subnet", help="IPv4 subnet, such as 10.20.0.0/16; it may only grow.")]
@@ -38,10 +38,6 @@ def attach(app: typer.Typer) -> None:
     app.add_typer(group, name="network")
 
 
-def _given(**options: Any) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if value is not None}
-
-
 def create(
     call: Call,
     name: Name,
@@ -55,11 +51,14 @@ def create(
     relay: Relay = None,
 ) -> None:
     """Create a network."""
+    from shadowmesh.model import api
+
     with connect(call) as controller:
-        made = controller.create_network(
-            name=name,
-            subnet=subnet,
-            **_given(
+        made = controller.network_create(
+            request(
+                api.NetworkCreate,
+                name=name,
+                subnet=subnet,
                 subnet6=subnet6,
                 description=description,
                 approval=approval,
@@ -67,7 +66,7 @@ def create(
                 p2p=p2p,
                 relay_fallback=relay_fallback,
                 relay=relay,
-            ),
+            )
         )
     call.done(
         "network/1",
@@ -79,7 +78,7 @@ def create(
 def list_(call: Call) -> None:
     """All networks that you may see."""
     with connect(call) as controller:
-        found = list(controller.networks())
+        found = controller.network_list()
     call.done(
         "networks/1",
         {"networks": [n.model_dump(mode="json") for n in found]},
@@ -97,7 +96,7 @@ def _details(value: dict[str, Any]) -> str:
 def show(call: Call, name: Name) -> None:
     """One network in full."""
     with connect(call) as controller:
-        found = controller.network(name).model_dump(mode="json")
+        found = controller.network_show(name).model_dump(mode="json")
     call.done("network/1", found, lambda: _details(found))
 
 
@@ -114,7 +113,10 @@ def set_(
     relay: Relay = None,
 ) -> None:
     """Change a network; what isn't named stays."""
-    changes = _given(
+    from shadowmesh.model import api
+
+    changes = request(
+        api.NetworkPatch,
         name=rename,
         subnet=subnet,
         description=description,
@@ -125,7 +127,7 @@ def set_(
         relay=relay,
     )
     with connect(call) as controller:
-        changed = controller.change_network(name, **changes)
+        changed = controller.network_set(name, changes)
     call.done("network/1", changed.model_dump(mode="json"), f"{changed.name}: changed")
 
 
@@ -133,14 +135,14 @@ def delete(call: Call, name: Name) -> None:
     """Delete a network: all its clients are cut off."""
     call.confirm(f"delete {name} and cut off all its clients?")
     with connect(call) as controller:
-        controller.delete_network(name)
+        controller.network_delete(name)
     call.done("network-deleted/1", {"name": name}, f"{name}: deleted")
 
 
 def rotate_key(call: Call, name: Name) -> None:
     """Give the network a new key epoch; no running session is dropped."""
     with connect(call) as controller:
-        changed = controller.rotate_key(name)
+        changed = controller.network_rotate_key(name)
     newest = max(e.epoch for e in changed.epochs)
     call.done("network/1", changed.model_dump(mode="json"), f"{changed.name}: epoch {newest} becomes current in 30 s")
 
@@ -157,15 +159,21 @@ def invite(
     idle: Annotated[str, typer.Option("--idle", help="How long an ephemeral machine may be away.")] = "1h",
 ) -> None:
     """Make an invite: `shadowmesh join` takes it."""
+    from shadowmesh.model import api
+
     with connect(call) as controller:
-        made = controller.create_invite(
+        made = controller.invite_create(
             name,
-            uses=uses,
-            expires_in=seconds(expires),
-            ephemeral=ephemeral,
-            idle=seconds(idle),
-            tags=tag or [],
-            **_given(client_name=client_name, ip=ip),
+            request(
+                api.InviteCreate,
+                uses=uses,
+                expires_in=seconds(expires),
+                ephemeral=ephemeral,
+                idle=seconds(idle),
+                tags=tag or [],
+                client_name=client_name,
+                ip=ip,
+            ),
         )
     call.done("invite/1", made.model_dump(mode="json"), f"{made.invite}\n\nor by hand: {made.code}")
 
@@ -173,13 +181,16 @@ def invite(
 def invites(call: Call, name: Name) -> None:
     """The invites of a network and their state."""
     with connect(call) as controller:
-        found = list(controller.invites(name))
+        found = controller.invite_list(name)
     call.done(
         "invites/1",
         {"invites": [i.model_dump(mode="json") for i in found]},
         lambda: table(
             ("ID", "STATE", "USES LEFT", "EXPIRES", "CLIENT", "BY"),
-            ([i.id, i.state, f"{i.uses_left}/{i.uses}", when(i.expires_at), i.client_name, i.created_by] for i in found),
+            (
+                [i.id, i.state, f"{i.uses_left}/{i.uses}", when(i.expires_at), i.client_name, i.created_by]
+                for i in found
+            ),
         ),
     )
 
@@ -189,5 +200,5 @@ def revoke_invite(
 ) -> None:
     """Make an invite useless."""
     with connect(call) as controller:
-        controller.revoke_invite(name, invite_id)
+        controller.invite_revoke(name, invite_id)
     call.done("invite-revoked/1", {"id": invite_id}, f"{invite_id}: revoked")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from shadowmesh.cli.base import Call, new_app, read_secret, table, verb
-from shadowmesh.cli.managed import connect, seconds, when
+from shadowmesh.cli.managed import connect, request, seconds, when
 
 RelayName = Annotated[str, typer.Argument(help="The relay's name or id (rly_…).", metavar="RELAY")]
 
@@ -25,7 +25,9 @@ def attach(app: typer.Typer) -> None:
 
 def run(
     call: Call,
-    data_dir: Annotated[Path, typer.Option("--data-dir", envvar="SHADOWMESH_DATA_DIR", help="Holds the relay's own key.")],
+    data_dir: Annotated[
+        Path, typer.Option("--data-dir", envvar="SHADOWMESH_DATA_DIR", help="Holds the relay's own key.")
+    ],
     public_url: Annotated[str, typer.Option("--public-url", help="ws://HOST:9545 or wss://…, as clients reach it.")],
     listen: Annotated[str, typer.Option("--listen", help="ADDRESS:PORT for TCP and UDP.")] = "0.0.0.0:9545",
     controller: Annotated[str | None, typer.Option("--controller", help="The controller's URL.")] = None,
@@ -68,15 +70,17 @@ def token(
     uses: Annotated[int, typer.Option("--uses", min=1, help="How many relays may register with it.")] = 1,
 ) -> None:
     """Make a token with which a relay registers."""
+    from shadowmesh.model import api
+
     with connect(call) as controller:
-        made = controller.create_relay_token(expires_in=seconds(expires), uses=uses)
+        made = controller.relay_token(request(api.RelayTokenCreate, expires_in=seconds(expires), uses=uses))
     call.done("relay-token/1", made.model_dump(mode="json"), made.token)
 
 
 def list_(call: Call) -> None:
     """The relays of the controller."""
     with connect(call) as controller:
-        found = list(controller.relays())
+        found = controller.relay_list()
     call.done(
         "relays/1",
         {"relays": [r.model_dump(mode="json") for r in found]},
@@ -102,7 +106,7 @@ def list_(call: Call) -> None:
 def drain(call: Call, relay: RelayName) -> None:
     """Move a relay's clients to others."""
     with connect(call) as controller:
-        controller.drain_relay(relay)
+        controller.relay_drain(relay)
     call.done("relay-draining/1", {"relay": relay}, f"{relay}: draining")
 
 
@@ -110,5 +114,5 @@ def remove(call: Call, relay: RelayName) -> None:
     """Take a relay out: clients no longer use it."""
     call.confirm(f"remove the relay {relay}?")
     with connect(call) as controller:
-        controller.remove_relay(relay)
+        controller.relay_remove(relay)
     call.done("relay-removed/1", {"relay": relay}, f"{relay}: removed")

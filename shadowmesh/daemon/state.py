@@ -20,6 +20,7 @@ from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.ids import ClientID, NetworkRef
 from shadowmesh.model.keys import NetworkID, SealingPublicKey, Secret
 from shadowmesh.model.link import MapUpdate
+from shadowmesh.protocol.signing import IdentityDocument
 
 if TYPE_CHECKING:
     import sqlite_utils
@@ -31,7 +32,7 @@ class ControllerRecord(Struct, frozen=True, kw_only=True):
     """How to reach and verify the controller of a network."""
 
     fingerprint: str
-    identity: str  # the signed identity document, as received
+    identity: IdentityDocument  # as checked by the fingerprint
     clock_offset: float = 0.0  # controller's wall clock minus ours, seconds
 
 
@@ -121,6 +122,16 @@ class State:
     def set_port(self, port: int) -> None:
         with self._transaction() as db:
             db.execute("UPDATE device SET port = ?", (port,))
+
+    def timestamp(self) -> float:
+        """The newest handshake timestamp that was kept, 0.0 if none: Unix time."""
+        with self._transaction() as db:
+            row = db.execute("SELECT value FROM meta WHERE key = 'timestamp'").fetchone()
+        return float(row[0]) if row else 0.0
+
+    def keep_timestamp(self, timestamp: float) -> None:
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('timestamp', ?)", (repr(timestamp),))
 
     # networks
 

@@ -1,0 +1,176 @@
+"""`shadowmesh lab …` and `shadowmesh demo`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from shadowmesh.cli.base import Call, new_app, table, verb
+
+LabID = Annotated[str, typer.Option("--lab", envvar="SHADOWMESH_LAB", help="The lab's id; several may be up.")]
+Site = Annotated[str, typer.Argument(help="A site: s1, s2, …", metavar="SITE")]
+Host = Annotated[str, typer.Argument(help="A host: h1, …, relay1, controller1.", metavar="HOST")]
+
+
+def attach(app: typer.Typer) -> None:
+    verb(app, "demo")(demo)
+    group = new_app("A whole internet on this machine: sites behind NATs, faults. Needs root.")
+    verb(group, "up")(up)
+    verb(group, "exec")(execute)
+    verb(group, "status")(status)
+    verb(group, "down")(down)
+    verb(group, "nat")(nat)
+    verb(group, "cut")(cut)
+    verb(group, "loss")(loss)
+    verb(group, "reboot")(reboot)
+    verb(group, "roam")(roam)
+    verb(group, "heal")(heal)
+    app.add_typer(group, name="lab")
+
+
+def demo(
+    call: Call,
+    once: Annotated[bool, typer.Option("--once", help="Take the lab down at the end.")] = False,
+    lab: LabID = "demo",
+) -> None:
+    """Machines behind NATs find each other, on this machine, before your eyes. Needs root."""
+    from rich.console import Console
+
+    from shadowmesh.lab.demo import DemoOptions
+    from shadowmesh.lab.demo import run as show
+
+    console = Console(stderr=call.json, quiet=call.quiet, no_color=not call.color)
+    result = show(DemoOptions(once=once, lab_id=lab), console)
+    call.done("demo/1", result)
+    raise typer.Exit(0 if result.ok else 1)
+
+
+def up(
+    call: Call,
+    site: Annotated[
+        list[str] | None, typer.Option("--site", help="A site's NAT; repeats. Without it, those of the demo.")
+    ] = None,
+    relays: Annotated[int, typer.Option("--relays", help="Public hosts for relays.")] = 1,
+    controllers: Annotated[int, typer.Option("--controllers", help="Public hosts for controllers.")] = 1,
+    hosts: Annotated[int, typer.Option("--hosts", min=1, help="Hosts at each site.")] = 1,
+    ipv6: Annotated[bool, typer.Option("--ipv6", help="IPv6 on the sites' LANs, too.")] = False,
+    lab: LabID = "lab",
+) -> None:
+    """Bring a lab up."""
+    from shadowmesh.lab import verbs
+
+    made = verbs.up(site or (), relays=relays, controllers=controllers, hosts=hosts, ipv6=ipv6, lab_id=lab)
+    call.done("lab/1", made, lambda: _lab_text(made))
+
+
+def _lab_text(lab: dict[str, Any]) -> str:
+    sites = table(
+        ("SITE", "NAT", "PUBLIC", "LAN", "HOSTS"),
+        ([s["name"], s["nat"], s["public_address"], s["lan"], " ".join(s["hosts"])] for s in lab["sites"]),
+    )
+    hosts = table(
+        ("HOST", "SITE", "ADDRESS", "NAMESPACE", "STATE DIR"),
+        ([h["name"], h["site"], h["address"], h["namespace"], h["state_dir"]] for h in lab["hosts"]),
+    )
+    return f"{sites}\n\n{hosts}"
+
+
+def execute(
+    call: Call,
+    host: Host,
+    command: Annotated[list[str], typer.Argument(help="-- COMMAND …", metavar="COMMAND")],
+    lab: LabID = "lab",
+) -> None:
+    """Run a program on a host of the lab: `lab exec h1 -- ping 10.77.0.2`."""
+    from shadowmesh.lab import verbs
+
+    sys.stdout.flush()
+    raise typer.Exit(verbs.execute(host, command, lab_id=lab))
+
+
+def status(call: Call, lab: LabID = "lab") -> None:
+    """Sites, hosts, addresses, state directories, faults."""
+    from shadowmesh.lab import verbs
+
+    found = verbs.status(lab_id=lab)
+    call.done("lab/1", found, lambda: _lab_text(found))
+
+
+def down(
+    call: Call,
+    everything: Annotated[bool, typer.Option("--all", help="All labs on this machine.")] = False,
+    lab: LabID = "lab",
+) -> None:
+    """Take a lab down; nothing remains."""
+    from shadowmesh.lab import verbs
+
+    gone = verbs.down(lab_id=lab, everything=everything)
+    call.done("lab-down/1", gone, f"removed {len(gone['removed'])} namespaces and what ran in them")
+
+
+def nat(
+    call: Call,
+    site: Site,
+    kind: Annotated[str, typer.Argument(help="The NAT type.", metavar="TYPE")],
+    lab: LabID = "lab",
+) -> None:
+    """Give a site another NAT."""
+    from shadowmesh.lab import verbs
+
+    changed = verbs.nat(site, kind, lab_id=lab)
+    call.done("lab-site/1", changed, f"{site}: {changed['nat']}")
+
+
+def cut(
+    call: Call,
+    a: Annotated[str, typer.Argument(help="A host.", metavar="A")],
+    b: Annotated[str, typer.Argument(help="Another.", metavar="B")],
+    one_way: Annotated[bool, typer.Option("--one-way", help="Only from A to B.")] = False,
+    lab: LabID = "lab",
+) -> None:
+    """Drop everything between two hosts' outer addresses."""
+    from shadowmesh.lab import verbs
+
+    call.done("lab-faults/1", verbs.cut(a, b, one_way=one_way, lab_id=lab), f"cut between {a} and {b}")
+
+
+def loss(
+    call: Call,
+    site: Site,
+    percent: Annotated[float, typer.Argument(help="0 to 100.", metavar="PCT")],
+    lab: LabID = "lab",
+) -> None:
+    """Lose a part of a site's packets, each way."""
+    from shadowmesh.lab import verbs
+
+    call.done("lab-faults/1", verbs.loss(site, percent, lab_id=lab), f"{site}: {percent:g} % loss")
+
+
+def reboot(
+    call: Call,
+    site: Site,
+    new_address: Annotated[bool, typer.Option("--new-address", help="With another public address.")] = False,
+    lab: LabID = "lab",
+) -> None:
+    """Restart a site's router: all its mappings are gone."""
+    from shadowmesh.lab import verbs
+
+    changed = verbs.reboot(site, new_address=new_address, lab_id=lab)
+    call.done("lab-site/1", changed, f"{site}: restarted, public address {changed['public_address']}")
+
+
+def roam(call: Call, host: Host, site: Site, lab: LabID = "lab") -> None:
+    """Move a host to another site."""
+    from shadowmesh.lab import verbs
+
+    moved = verbs.roam(host, site, lab_id=lab)
+    call.done("lab-host/1", moved, f"{host}: at {site} with {moved['address']}")
+
+
+def heal(call: Call, lab: LabID = "lab") -> None:
+    """End all faults."""
+    from shadowmesh.lab import verbs
+
+    call.done("lab-faults/1", verbs.heal(lab_id=lab), "all faults ended")

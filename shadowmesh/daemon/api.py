@@ -1,0 +1,350 @@
+"""The methods of the daemon's socket: what the client verbs ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from shadowmesh import __version__
+from shadowmesh.daemon.clock import now
+from shadowmesh.daemon.daemon import Daemon
+from shadowmesh.daemon.join import enrol
+from shadowmesh.daemon.local_api import Access, Caller, Method
+from shadowmesh.daemon.network import Network
+from shadowmesh.daemon.wgexport import wireguard_config
+from shadowmesh.engine import PingResult
+from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.link import Leave
+from shadowmesh.model.netmap import Member
+from shadowmesh.model.reasons import Reason
+from shadowmesh.model.status import JoinResult, NetworkStatus, PingTry, Status, Why
+
+_PING_TIMEOUT = 2.0
+_PING_PACE = 1.0  # seconds between two tries, as ping(8)
+_UNTIL_PACE = 0.2
+_LEAVE_GRACE = 2.0
+
+
+class Api:
+    """`methods` is for LocalApi."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self.methods: dict[str, tuple[Access, Method]] = {
+            "status": (Access.STATUS, self.status),
+            "watch": (Access.STATUS, self.watch),
+            "join": (Access.CHANGE, self.join),
+            "leave": (Access.CHANGE, self.leave),
+            "up": (Access.CHANGE, self.up),
+            "down": (Access.CHANGE, self.down),
+            "ping": (Access.READ, self.ping),
+            "why": (Access.READ, self.why),
+            "wait": (Access.STATUS, self.wait),
+            "export_wireguard": (Access.CHANGE, self.export_wireguard),
+        }
+
+    # status
+
+    async def status(self, caller: Caller, _params: dict[str, Any]) -> Status:
+        return self._status(caller)
+
+    async def watch(self, caller: Caller, params: dict[str, Any]) -> AsyncIterator[Status]:
+        """A Status now, at each change (at most ten a second), and at least each `interval_s`."""
+        interval = max(0.1, _number(params, "interval_s", 1.0))
+        changed = asyncio.Event()
+        stop = self._daemon.watch(changed)
+        try:
+            while True:
+                changed.clear()
+                yield self._status(caller)
+                await asyncio.sleep(0.1)
+                await _wait_for(changed, interval - 0.1)
+        finally:
+            stop()
+
+    def _status(self, caller: Caller) -> Status:
+        daemon = self._daemon
+        networks = tuple(self._network_status(n, caller) for n in _by_name(daemon.networks.values()))
+        nat = daemon.node.nat
+        if caller.access < Access.READ:
+            nat = msgspec.structs.replace(nat, public=None)
+        warnings = [f"{n.name}: {n.error}" for n in networks if n.error]
+        return Status(version=__version__, pump=daemon.pump_name, networks=networks, nat=nat, warnings=tuple(warnings))
+
+    def _network_status(self, network: Network, caller: Caller) -> NetworkStatus:
+        daemon, moment = self._daemon, now()
+        running = network.interface is not None
+        peers = daemon.node.status(network.id, moment) if running else []
+        if caller.access < Access.READ:
+            peers = [msgspec.structs.replace(p, endpoint=None) for p in peers]
+        return NetworkStatus(
+            name=network.name,
+            network_id=str(network.id),
+            ip=network.record.ip,
+            interface=network.interface.name if network.interface is not None else "",
+            state=network.run_state,
+            controller="connected" if network.connected else "offline",
+            map_serial=network.map.serial if network.map is not None else 0,
+            epoch=daemon.node.epoch(network.id, moment) if running else 0,
+            client_id=network.record.client_id,
+            subnet=str(network.map.head.subnet) if network.map is not None else "",
+            home_relay=daemon.node.relay_name(network.id) if running else None,
+            error=network.error,
+            peers=tuple(peers),
+        )
+
+    # networks
+
+    async def join(self, _caller: Caller, params: dict[str, Any]) -> JoinResult:
+        daemon = self._daemon
+        record = await asyncio.to_thread(
+            enrol,
+            daemon.state,
+            _text(params, "invite"),
+            name=params.get("name"),
+            controller=params.get("controller"),
+            fingerprint=params.get("fingerprint"),
+            refuse=daemon.check_subnet,
+        )
+        known = daemon.networks.get(record.network_id)
+        if known is not None:
+            daemon.take_down(known)
+        network = daemon.add(record)
+        daemon.links.refresh()
+        if params.get("wait", True) and record.approved:
+            timeout = _number(params, "wait_s", 30.0)
+            if not await self._until(lambda: network.run_state == "up" and network.error is None, timeout):
+                raise ShadowMeshError(
+                    "not_up", f"{network.name} was joined but is not up: {network.error or 'no map yet'}",
+                    "`shadowmesh status` follows it",
+                )  # fmt: skip
+        return join_result(network)
+
+    async def leave(self, _caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        """The controller is told if it can be reached; the keys here go either way."""
+        network = self._find(_text(params, "network"))
+        told = self._daemon.links.send(network.id, Leave(network_id=network.id))
+        gone = told and await self._until(lambda: network.id not in self._daemon.networks, _LEAVE_GRACE)
+        if not gone and network.id in self._daemon.networks:
+            self._daemon.forget(network)
+        return {"name": network.name, "controller_told": bool(gone)}
+
+    async def up(self, _caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        chosen = self._chosen(params)
+        for network in chosen:
+            if network.interface is None and network.map is not None and network.record.approved:
+                self._daemon.check_overlap(network)
+            network.change(wanted=True)
+            self._daemon.bring_up(network)
+            if network.error is not None:
+                raise ShadowMeshError("not_up", f"{network.name} can't run", network.error)
+        return {"networks": [self._brief(n) for n in chosen]}
+
+    async def down(self, _caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        chosen = self._chosen(params)
+        for network in chosen:
+            network.change(wanted=False)
+            self._daemon.take_down(network)
+        return {"networks": [self._brief(n) for n in chosen]}
+
+    @staticmethod
+    def _brief(network: Network) -> dict[str, Any]:
+        interface = network.interface.name if network.interface is not None else ""
+        return {
+            "name": network.name,
+            "network_id": str(network.id),
+            "ip": network.record.ip,
+            "interface": interface,
+            "state": network.run_state,
+        }
+
+    # peers
+
+    async def ping(self, _caller: Caller, params: dict[str, Any]) -> AsyncIterator[PingTry]:
+        network, member = self.peer(_text(params, "peer"))
+        count, until_direct = int(_number(params, "count", 4)), bool(params.get("until_direct"))
+        end = now().boot + _number(params, "timeout_s", 30.0)
+        seq = 0
+        while (until_direct or seq < count) and now().boot < end:
+            seq += 1
+            started = now().boot
+            result = await self._ping_once(network, member, min(_PING_TIMEOUT, end - started))
+            attempt = _ping_try(seq, result)
+            yield attempt
+            if until_direct and attempt.ok and attempt.path == "direct":
+                return
+            if until_direct or seq < count:
+                pace = _UNTIL_PACE if until_direct else _PING_PACE
+                await asyncio.sleep(min(max(0.0, started + pace - now().boot), max(0.0, end - now().boot)))
+
+    async def _ping_once(self, network: Network, member: Member, timeout: float) -> PingResult | None:
+        if network.interface is None:
+            return None
+        try:
+            return await self._daemon.ping(network, member.client_id, timeout)
+        except (TimeoutError, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return None  # the pump was started anew meanwhile
+
+    async def why(self, _caller: Caller, params: dict[str, Any]) -> Why:
+        network, member = self.peer(_text(params, "peer"))
+        self._running(network)
+        return self._daemon.node.why(network.id, member.client_id, now())
+
+    async def wait(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        """Until a network is up, or a peer answers (`up`) or is direct."""
+        target, state = _text(params, "target"), _text(params, "state")
+        timeout = _number(params, "timeout_s", 30.0)
+        started = now().boot
+        if any(n.name == target for n in self._daemon.networks.values()):
+            network = self._find(target)
+            reached = await self._until(lambda: network.run_state == "up", timeout)
+        else:
+            reached = False
+            want_direct = state == "direct"
+            async for attempt in self.ping(caller, {"peer": target, "until_direct": True, "timeout_s": timeout}):
+                if attempt.ok and (attempt.path == "direct" or not want_direct):
+                    reached = True
+                    break
+        if not reached:
+            raise ShadowMeshError(
+                "not_reached", f"{target} was not {state} within {timeout:.0f} s", f"see `shadowmesh why {target}`"
+            )
+        return {"target": target, "state": state, "seconds": round(now().boot - started, 3)}
+
+    async def export_wireguard(self, _caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        network, member = self.peer(_text(params, "peer"))
+        takeover = bool(params.get("takeover"))
+        if not takeover:
+            raise ShadowMeshError(
+                "daemon_up", f"{network.name} runs here, and one identity can't run twice",
+                "say --takeover to stop it here", kind=Kind.CONFLICT,
+            )  # fmt: skip
+        self._running(network)
+        export = self._daemon.node.export_wireguard(network.id, member.client_id, now())
+        config = wireguard_config(network.name, member, export)
+        network.change(wanted=False)
+        self._daemon.take_down(network)
+        return {"config": config, "peer": member.name, "network": network.name}
+
+    # finding
+
+    def _running(self, network: Network) -> None:
+        if network.interface is None:
+            raise ShadowMeshError(
+                "network_down", f"{network.name} is {network.run_state} here", f"`shadowmesh up {network.name}`",
+                kind=Kind.CONFLICT,
+            )  # fmt: skip
+
+    def _find(self, name: str) -> Network:
+        found = [n for n in self._daemon.networks.values() if name in (n.name, str(n.id), n.record.ref)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            ids = ", ".join(n.record.ref for n in found)
+            raise ShadowMeshError("ambiguous", f"{name} names several networks", f"use one of {ids}", kind=Kind.USAGE)
+        names = ", ".join(n.name for n in _by_name(self._daemon.networks.values())) or "none"
+        raise ShadowMeshError("network_unknown", f"no network {name} here", f"there is {names}", kind=Kind.NOT_FOUND)
+
+    def _chosen(self, params: dict[str, Any]) -> list[Network]:
+        name = params.get("network")
+        return _by_name(self._daemon.networks.values()) if name is None else [self._find(str(name))]
+
+    def peer(self, text: str) -> tuple[Network, Member]:
+        """The one peer that a person means: NAME, NAME@NETWORK, an overlay address or a client id."""
+        name, _, network_name = text.partition("@")
+        networks = [self._find(network_name)] if network_name else _by_name(self._daemon.networks.values())
+        found = [(n, m) for n in networks for m in _members(n) if _means(m, name)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            candidates = ", ".join(f"{m.name}@{n.name}" for n, m in found)
+            raise ShadowMeshError("ambiguous", f"{text} names several peers", f"say {candidates}", kind=Kind.USAGE)
+        raise ShadowMeshError(
+            "peer_unknown", f"no peer {text} in the networks here", "`shadowmesh peers` lists them", kind=Kind.NOT_FOUND
+        )
+
+    async def _until(self, reached: Callable[[], bool], timeout: float) -> bool:
+        """Whether it came true within `timeout` seconds; looked at on each change."""
+        changed = asyncio.Event()
+        stop = self._daemon.watch(changed)
+        end = now().boot + timeout
+        try:
+            while not reached():
+                left = end - now().boot
+                if left <= 0:
+                    return False
+                changed.clear()
+                await _wait_for(changed, left)
+            return True
+        finally:
+            stop()
+
+
+def join_result(network: Network) -> JoinResult:
+    return JoinResult(
+        network=network.name,
+        network_id=str(network.id),
+        client_id=network.record.client_id,
+        ip=network.record.ip,
+        interface=network.interface.name if network.interface is not None else "",
+        state=network.run_state if network.record.approved else "pending-approval",
+    )
+
+
+def _members(network: Network) -> Iterator[Member]:
+    if network.map is not None:
+        yield from (m for m in network.map.members if m.client_id != network.record.client_id)
+
+
+def _means(member: Member, text: str) -> bool:
+    if text in (member.name, member.client_id):
+        return True
+    try:
+        return ipaddress.ip_address(text) in (member.ip, member.ip6)
+    except ValueError:
+        return False
+
+
+def _ping_try(seq: int, result: PingResult | None) -> PingTry:
+    if result is None:
+        return PingTry(seq=seq, ok=False, reason=Reason.NONE_NETWORK_DOWN.value)
+    return PingTry(
+        seq=seq,
+        ok=result.ok,
+        latency_ms=None if result.latency is None else round(result.latency * 1000, 3),
+        path=result.path,
+        endpoint=None if result.endpoint is None else str(result.endpoint),
+        relay=result.relay,
+        reason=result.reason.value,
+    )
+
+
+def _by_name(networks: Any) -> list[Network]:
+    return sorted(networks, key=lambda n: n.name)
+
+
+async def _wait_for(event: asyncio.Event, timeout: float) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), max(timeout, 0.0))
+
+
+def _text(params: dict[str, Any], key: str) -> str:
+    value = params.get(key)
+    if not isinstance(value, str) or not value:
+        raise ShadowMeshError("malformed", f"the request has no {key}", "update the command", kind=Kind.USAGE)
+    return value
+
+
+def _number(params: dict[str, Any], key: str, default: float) -> float:
+    value = params.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ShadowMeshError("malformed", f"{key} is no number", "update the command", kind=Kind.USAGE)
+    return float(value)

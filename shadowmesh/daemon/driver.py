@@ -1,0 +1,99 @@
+"""Node and pump on one event loop: events up, commands down, one timer.
+
+All inputs end in `flush`: commands go to the pump, the Node's events to `on_event`, and the timer is set anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from shadowmesh.daemon.clock import now
+from shadowmesh.dataplane.interface import Pump, PumpDied
+from shadowmesh.engine.events import NodeEvent
+from shadowmesh.engine.node import Node
+
+_LONGEST_WAIT = 2.0  # the loop's clock stands still in sleep; CLOCK_BOOTTIME doesn't: look at least so often
+_BATCH = 512
+
+
+class Driver:
+    """Runs until `stop`, or until the pump dies (then `on_death` is called once)."""
+
+    def __init__(
+        self, node: Node, pump: Pump, on_event: Callable[[NodeEvent], None], on_death: Callable[[], None]
+    ) -> None:
+        self.node = node
+        self.pump = pump
+        self._on_event = on_event
+        self._on_death = on_death
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._flush_soon: asyncio.Handle | None = None
+        self._stopped = False
+        self._fileno = pump.fileno()
+        self._loop.add_reader(self._fileno, self._readable)
+
+    def stop(self) -> None:
+        """Stops looking; the pump stays the caller's to close."""
+        if not self._stopped:
+            self._stopped = True
+            self._loop.remove_reader(self._fileno)
+            for handle in (self._timer, self._flush_soon):
+                if handle is not None:
+                    handle.cancel()
+
+    def poke(self) -> None:
+        """To be called after each call into the Node: flushes once, soon."""
+        if self._flush_soon is None and not self._stopped:
+            self._flush_soon = self._loop.call_soon(self._poked)
+
+    def _poked(self) -> None:
+        self._flush_soon = None
+        self.flush()
+
+    def flush(self) -> None:
+        """Everything that waits goes out now."""
+        if self._stopped:
+            return
+        try:
+            while True:
+                commands = self.node.pump_commands()
+                if commands:
+                    self.pump.apply(commands)
+                events = self.node.events()
+                for event in events:
+                    self._on_event(event)
+                if not commands and not events:
+                    break
+        except PumpDied:
+            self._died()
+            return
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        deadline = self.node.next_deadline()
+        wait = _LONGEST_WAIT if deadline is None else min(max(deadline - now().boot, 0.0), _LONGEST_WAIT)
+        self._timer = self._loop.call_later(wait, self._tick)
+
+    def _tick(self) -> None:
+        self.node.tick(now())
+        self.flush()
+
+    def _readable(self) -> None:
+        try:
+            events = self.pump.drain(_BATCH)
+        except PumpDied:
+            self._died()
+            return
+        moment = now()
+        for event in events:
+            self.node.receive(event, moment)
+        self.flush()
+
+    def _died(self) -> None:
+        if not self._stopped:
+            self.stop()
+            self._on_death()

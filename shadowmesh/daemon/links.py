@@ -1,0 +1,143 @@
+"""One link per controller, whatever number of its networks this machine is in."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from shadowmesh.client_api.link import (
+    Connected,
+    ControllerLink,
+    Disconnected,
+    LinkEvent,
+    MapChanged,
+    MapRefused,
+    Refused,
+)
+from shadowmesh.daemon.network import Network
+from shadowmesh.model.keys import NetworkID
+from shadowmesh.model.link import Grant, LinkMessage, Pending, PresenceUpdate, Removed
+
+if TYPE_CHECKING:
+    from shadowmesh.protocol.signing import Signer
+
+log = structlog.get_logger(__name__)
+
+_ANEW = 5.0  # seconds
+
+
+class LinkUser(Protocol):
+    """Who is told what the controllers say: the daemon."""
+
+    device: Signer
+    boot_id: str
+    networks: dict[NetworkID, Network]
+
+    def link_changed(self, network: Network, connected: bool, refusal: str | None = None) -> None: ...
+    def clock_offset(self, network: Network, offset: float) -> None: ...
+    def map_changed(self, network: Network, change: MapChanged) -> None: ...
+    def message(self, network: Network, message: Grant | PresenceUpdate | Removed | Pending) -> None: ...
+
+
+class Links:
+    """Follows the set of networks: `refresh` after each change of it."""
+
+    def __init__(self, user: LinkUser) -> None:
+        self._user = user
+        self._links: dict[str, ControllerLink] = {}  # by fingerprint
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def refresh(self) -> None:
+        """Opens links to controllers that have networks here, tells them of new ones, closes the others."""
+        wanted: dict[str, list[Network]] = {}
+        for network in self._user.networks.values():
+            wanted.setdefault(network.record.controller.fingerprint, []).append(network)
+        for fingerprint in [f for f in self._links if f not in wanted]:
+            del self._links[fingerprint]
+            self._tasks.pop(fingerprint).cancel()
+        for fingerprint, networks in wanted.items():
+            link = self._links.get(fingerprint)
+            if link is None:
+                self._open(fingerprint, networks)
+                continue
+            for network in networks:
+                if network.map is not None:
+                    link.hold(network.map)
+                if network.connected != link.connected:
+                    self._user.link_changed(network, link.connected)
+
+    def _open(self, fingerprint: str, networks: list[Network]) -> None:
+        link = ControllerLink(
+            urls=networks[0].identity.urls,
+            fingerprint=fingerprint,
+            device=self._user.device,
+            boot_id=self._user.boot_id,
+            identity=networks[0].identity,
+            maps=[n.map for n in networks if n.map is not None],
+            wall=time.time,
+        )
+        self._links[fingerprint] = link
+        self._tasks[fingerprint] = asyncio.create_task(self._follow(fingerprint, link))
+
+    async def _follow(self, fingerprint: str, link: ControllerLink) -> None:
+        try:
+            async for event in link.run():
+                self._event(fingerprint, event)
+        except asyncio.CancelledError:
+            await link.close()
+            raise
+        except Exception:
+            # Anything that a controller makes happen here must not end the daemon's link to it.
+            log.exception("link failed; opening it anew", controller=fingerprint)
+            await link.close()
+            if self._links.get(fingerprint) is link:
+                del self._links[fingerprint]
+                asyncio.get_running_loop().call_later(_ANEW, self.refresh)
+
+    def _event(self, fingerprint: str, event: LinkEvent) -> None:
+        user = self._user
+        networks = [n for n in user.networks.values() if n.record.controller.fingerprint == fingerprint]
+        match event:
+            case Connected():
+                log.info("controller connected", url=event.url)
+                for network in networks:
+                    user.clock_offset(network, event.offset)
+                    user.link_changed(network, True)
+            case Disconnected():
+                log.warning("controller away", why=str(event.error), retry_in=round(event.retry_in, 1))
+                for network in networks:
+                    user.link_changed(network, False)
+            case Refused():
+                log.error("controller refuses this device", code=event.code, why=event.what)
+                for network in networks:
+                    user.link_changed(network, False, f"{event.what} ({event.code})")
+            case _:
+                concerned = user.networks.get(event.network_id)
+                if concerned is None:
+                    return
+                if isinstance(event, MapChanged):
+                    user.map_changed(concerned, event)
+                elif isinstance(event, MapRefused):
+                    log.error("map refused", network=concerned.name, why=event.what)
+                else:
+                    user.message(concerned, event)
+
+    def send(self, network_id: NetworkID, message: LinkMessage) -> bool:
+        """False if the controller isn't connected: what it needs is told anew on connecting."""
+        network = self._user.networks.get(network_id)
+        link = None if network is None else self._links.get(network.record.controller.fingerprint)
+        return link is not None and link.post(message)
+
+    def kick(self) -> None:
+        """The host's network changed, or it woke."""
+        for link in self._links.values():
+            link.kick()
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(link.close() for link in self._links.values()), return_exceptions=True)
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)

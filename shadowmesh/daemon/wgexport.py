@@ -1,0 +1,46 @@
+"""`export wireguard`: this machine's identity as a wg(8) configuration with one peer."""
+
+from __future__ import annotations
+
+import base64
+
+from shadowmesh.engine import WireGuardExport
+from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.netmap import Member
+
+_MTU = 1376
+_KEEPALIVE = 25
+
+
+def wireguard_config(network: str, peer: Member, export: WireGuardExport | None) -> str:
+    """The text of a wg-quick(8) file. Raises ShadowMeshError(CONFLICT) where standard WireGuard couldn't reach the peer."""
+    if export is None:
+        raise ShadowMeshError("no_network_key", f"no key of {network} is held yet", "wait for the controller")
+    if export.endpoint is None:
+        raise ShadowMeshError(
+            "no_endpoint",
+            f"{peer.name} has no endpoint that this machine could reach, and standard WireGuard has neither disco nor relay",
+            "choose a peer with a public address or a forwarded port",
+            kind=Kind.CONFLICT,
+        )
+    lines = [
+        f"# {network}: this machine towards {peer.name}; contains the private key",
+        "[Interface]",
+        f"PrivateKey = {_b64(export.private.reveal())}",
+        f"Address = {', '.join(f'{a}/{a.max_prefixlen}' for a in export.addresses)}",
+        f"MTU = {_MTU}",
+        *([f"ListenPort = {export.listen_port}"] if export.listen_port is not None else []),
+        "",
+        "[Peer]",
+        f"PublicKey = {export.peer}",
+        f"PresharedKey = {_b64(export.psk.reveal())}",
+        f"AllowedIPs = {', '.join(f'{a}/{a.max_prefixlen}' for a in export.allowed)}",
+        f"Endpoint = {export.endpoint}",
+        f"PersistentKeepalive = {_KEEPALIVE}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _b64(key: bytes) -> str:
+    return base64.b64encode(key).decode()
