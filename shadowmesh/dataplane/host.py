@@ -14,11 +14,13 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import ip_address, ip_network
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
+from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
 from shadowmesh.model.addresses import IPAddress, IPNetwork
 from shadowmesh.model.errors import Kind, ShadowMeshError
+
+IPInterface: TypeAlias = IPv4Interface | IPv6Interface
 
 ROUTE_PROTOCOL: Final = 83  # marks our routes; `ip route show proto 83`
 
@@ -203,10 +205,10 @@ class HostNetwork:
             ]
 
     @_on_its_thread
-    def candidates(self, ignore: Collection[str] = ()) -> list[IPAddress]:
+    def candidates(self, ignore: Collection[str] = ()) -> list[IPInterface]:
         """Addresses at which others may reach this host: of interfaces that are up, not loopback, not in `ignore`, and not overlays.
 
-        IPv6 link-local addresses and those not (or no more) in use are left out.
+        With the prefix of their network. IPv6 link-local addresses and those not (or no more) in use are left out.
         """
         with _told("addresses"):
             ipr = self._ipr()
@@ -219,14 +221,14 @@ class HostNetwork:
                 and link["index"] not in overlays
                 and link.get_attr("IFLA_IFNAME") not in ignore
             }
-            found = []
+            found: list[IPInterface] = []
             for entry in ipr.get_addr():
                 address = ip_address(entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS"))
                 flags = entry.get_attr("IFA_FLAGS") or entry["flags"]
                 if entry["index"] in good and not flags & _UNUSABLE:
                     if address.version == 6 and address.is_link_local:
                         continue
-                    found.append(address)
+                    found.append(ip_interface(f"{address}/{entry['prefixlen']}"))
             return found
 
     @_on_its_thread
