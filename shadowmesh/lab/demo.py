@@ -123,7 +123,6 @@ def _watch(world: World, addresses: dict[str, str], progress: Progress, screen: 
             if pair.path == "direct" and not pair.relay_seen:
                 history = world.json(a, "why", b, codes=(0, 10, 20))["history"]
                 pair.relay_seen = any("relay" in line for line in history)
-        screen.show(progress)
 
 
 class _Screen:
@@ -136,7 +135,7 @@ class _Screen:
         self._last: Progress | None = None
 
     def say(self, text: str) -> None:
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> _Screen:
         if self._console.is_terminal:
@@ -167,7 +166,7 @@ class _Screen:
         direct = sum(pair.path == "direct" for pair in result.pairs)
         self.say(f"{len(result.pairs)} pairs: {direct} direct, {len(result.pairs) - direct} by relay")
         for problem in result.problems:
-            self._console.print(f"NOT AS PROMISED: {problem}", style="bold red", highlight=False)
+            self._console.print(f"NOT AS PROMISED: {problem}", style="bold red", highlight=False, soft_wrap=True)
         if result.left_up:
             option = "" if result.lab == "lab" else f" --lab {result.lab}"
             self.say(

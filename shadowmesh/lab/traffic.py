@@ -69,14 +69,11 @@ class Pulse:
     async def _everything(self) -> None:
         self._task = asyncio.current_task()
         self._ready.set()
-        servers = [await asyncio.start_server(_echo, sock=_listener(host, PORT)) for host in self._hosts.values()]
-        try:
-            async with asyncio.TaskGroup() as group:
-                for pair, conversation in self.pairs.items():
-                    group.create_task(self._converse(*pair, conversation))
-        finally:
-            for server in servers:
-                server.close()
+        async with asyncio.TaskGroup() as group:
+            for host in self._hosts.values():
+                group.create_task(_answer(group, host))
+            for pair, conversation in self.pairs.items():
+                group.create_task(self._converse(*pair, conversation))
 
     async def _converse(self, a: str, b: str, conversation: Conversation) -> None:
         while True:
@@ -104,12 +101,21 @@ class Pulse:
                 await asyncio.sleep(_BEAT)
 
 
-async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while data := await reader.read(64):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
+async def _answer(group: asyncio.TaskGroup, host: Host) -> None:
+    with _listener(host, PORT) as listener:
+        listener.setblocking(False)
+        while True:
+            connection, _ = await asyncio.get_running_loop().sock_accept(listener)
+            group.create_task(_echo(connection))
+
+
+async def _echo(connection: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    with connection, suppress(OSError):
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while data := await loop.sock_recv(connection, 64):
+            await loop.sock_sendall(connection, data)
 
 
 def _listener(host: Host, port: int) -> socket.socket:

@@ -31,7 +31,7 @@ CONTROLLER_PORT = 8443
 RELAY_PORT = 9545
 NETWORK = "demo"
 SUBNET = "10.77.0.0/24"
-_STARTING = 20.0  # seconds that a role may take to be ready on a busy machine
+_STARTING = 40.0  # seconds that a role may take to be ready on a busy machine
 
 
 def this_program() -> list[str]:
@@ -164,13 +164,13 @@ class World:
         """Everything: controllers, relays, a network, a daemon on each host, all joined. Returns host → overlay address."""
         machines = self.lab.state.machines
         chosen = list(hosts or (m.name for m in machines if m.role == "host"))
-        self.start_controller()
-        self.create_network(network, subnet)
         with ThreadPoolExecutor(4) as pool:
+            daemons = [pool.submit(self.start_daemon, host) for host in chosen]
+            self.start_controller()
             relays = [pool.submit(self.start_relay, m.name) for m in machines if m.role == "relay"]
-            list(pool.map(self.start_daemon, chosen))
-            for relay in relays:
-                relay.result()
+            self.create_network(network, subnet)
+            for started in (*daemons, *relays):
+                started.result()
         invite = self.invite(network, uses=len(chosen))
         with ThreadPoolExecutor(4) as pool:
             joined = list(pool.map(lambda host: self.join(host, invite), chosen))
