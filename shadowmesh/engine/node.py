@@ -368,6 +368,10 @@ class Node:
             self.stun.ask_all(now.boot)
             self._send_stun()
 
+    def relays_in_doubt(self, now: Now) -> None:
+        for engine in self._living():
+            engine.relays.verify(now)
+
     def pong(self, peer: Peer, tx_id: bytes, rtt: float, direct: object, now: Now) -> None:
         self.pings.pong(peer, tx_id, rtt, direct is not None, now)
 

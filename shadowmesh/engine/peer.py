@@ -296,7 +296,7 @@ class Peer:
             self._pulse_at = inf
         relay = self.relay
         if relay is not None and "relay" in self.path.route and boot - last < QUIET:
-            relay.busy(boot)
+            self.engine.relays.busy(relay, boot)
 
     def _keepalive(self, last_tx: float, last_rx: float, now: float) -> None:
         """Paper, section 6.5: data came and nothing was sent for ten seconds."""

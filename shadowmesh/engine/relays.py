@@ -218,6 +218,21 @@ class RelaySet:
         if moved:
             self._user.relays_changed(now)
 
+    def in_doubt(self, now: Now) -> None:
+        """One relay knows us no more: perhaps our NAT restarted, and the others don't, either."""
+        self._node.relays_in_doubt(now)
+
+    def verify(self, now: Now) -> None:
+        for session in self.sessions.values():
+            session.verify(now)
+
+    def busy(self, session: RelaySession, now: float) -> None:
+        """Traffic goes through `session`; what is answered comes through our home."""
+        session.busy(now)
+        home = self.sessions.get(self.home) if self.home is not None else None
+        if home is not None and home is not session:
+            home.busy(now)
+
     def changed(self, now: Now) -> None:
         self.review(now)
         self._user.relays_changed(now)

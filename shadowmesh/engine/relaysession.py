@@ -113,6 +113,12 @@ class RelaySession:
             self._ping_at = now + BUSY_PING
             self._set.timers.schedule(self)
 
+    def verify(self, now: Now) -> None:
+        """Whether the session still stands is in doubt: asks at once."""
+        if self.up and self._ping_at > now.boot + 0.05:
+            self._ping_at = now.boot
+            self._set.timers.schedule(self)
+
     def login_again(self, now: Now) -> None:
         """A new token, or this host's address may have changed. The present session stays until the new one stands."""
         if self.wanted:
@@ -331,6 +337,7 @@ class RelaySession:
         """The relay restarted, or we have another address: log in again at once."""
         if self.up:
             self._lost(now, grace=True)
+            self._set.in_doubt(now)
         if self._attempt is None or now.boot - self._attempt_started > 1.0:
             self._login(now)
 

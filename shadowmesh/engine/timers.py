@@ -8,6 +8,8 @@ from typing import Protocol
 
 from shadowmesh.model.clock import Now
 
+SPIN = 0.001  # seconds between two turns of one item, should it still claim to be due
+
 
 class Timed(Protocol):
     """Something with one deadline. `queued_at` belongs to the heap: inf at first."""
@@ -27,9 +29,9 @@ class Timers:
         self._heap: list[tuple[float, int, Timed]] = []
         self._count = 0
 
-    def schedule(self, item: Timed) -> None:
+    def schedule(self, item: Timed, not_before: float = -inf) -> None:
         """Takes note of an item's present deadline. Call it whenever that may have become earlier."""
-        when = item.deadline()
+        when = max(item.deadline(), not_before)
         if when < item.queued_at:
             self._count += 1
             item.queued_at = when
@@ -53,4 +55,4 @@ class Timers:
             item.queued_at = inf
             if item.deadline() <= boot:
                 item.on_timer(now)
-            self.schedule(item)
+            self.schedule(item, boot + SPIN)

@@ -209,7 +209,7 @@ class PeerPath:
         return self._retry_at if not self.direct and self._retry_at > 0 else inf
 
     def active(self, now: float) -> bool:
-        return now - self._last_traffic < ACTIVE
+        return now < self._last_traffic + ACTIVE
 
     def trusted(self, now: float) -> bool:
         return self.best is not None and now - self.best.pong_at <= TRUST
@@ -403,7 +403,7 @@ class PeerPath:
                 self._send(None, now)
         if self.best is None and not self.checking and self.active(now) and now >= self._retry_at:
             self._start_check(now, ask=True)
-        if self.probes and now - max(self._last_traffic, self._check_started) >= FORGET:
+        if self.probes and now >= self._forget_at():
             self.forget()
         self._settle(now)
 
@@ -415,6 +415,9 @@ class PeerPath:
         if self._unanswered_since == inf:
             return inf
         return max(self.best.pong_at, self._unanswered_since - HEARTBEAT) + TRUST
+
+    def _forget_at(self) -> float:
+        return max(self._last_traffic, self._check_started) + FORGET
 
     def _beat(self, best: Probe, now: float) -> None:
         if self._unanswered_since == inf:
@@ -529,16 +532,17 @@ class PeerPath:
         self._call_round = len(CALL_REPEATS)
 
     def _run_check(self, now: float) -> None:
-        since = now - self._check_started
-        if self._call_round < len(CALL_REPEATS) and since >= CALL_REPEATS[self._call_round]:
+        # Compared as sums, as the deadline is: a difference may be rounded to just below.
+        started = self._check_started
+        if self._call_round < len(CALL_REPEATS) and now >= started + CALL_REPEATS[self._call_round]:
             self._call_round += 1
             if self._heard_candidates_at < self._check_started:
                 self._call(now, ask=True)
-        if self.best is not None and not self._unproven and since >= CHECK_SETTLED and self.trusted(now):
+        if self.best is not None and not self._unproven and now >= started + CHECK_SETTLED and self.trusted(now):
             self._end_check()
             return
-        if since >= CHECK_ROUNDS[self._check_round]:
-            while self._check_round < len(CHECK_ROUNDS) and since >= CHECK_ROUNDS[self._check_round]:
+        if now >= started + CHECK_ROUNDS[self._check_round]:
+            while self.checking and now >= started + CHECK_ROUNDS[self._check_round]:
                 self._check_round += 1
             self._ping_all(now)
             if not self.checking:
@@ -584,7 +588,7 @@ class PeerPath:
             return Reason.RELAY_PATH_LOST
         if not self._failed:
             return Reason.RELAY_UPGRADING if self.checking else Reason.NONE_IDLE
-        if not self.policy.udp or (self._remote and looks_udp_blocked(self._remote) and not self._view.is_public):
+        if not self.policy.udp or (self._remote and looks_udp_blocked(self._remote)):
             return Reason.RELAY_UDP_BLOCKED
         if self._view.symmetric:
             theirs = looks_symmetric(self._remote)
@@ -612,5 +616,5 @@ class PeerPath:
         elif self.active(now) and not self.checking and self.plain is None:
             at = min(at, self._retry_at)
         if self.probes:
-            at = min(at, max(self._last_traffic, self._check_started) + FORGET)
+            at = min(at, self._forget_at())
         self.deadline = at
