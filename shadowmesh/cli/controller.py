@@ -86,9 +86,11 @@ def run(
     listen: Annotated[str | None, typer.Option("--listen", help="ADDRESS:PORT, instead of what init wrote.")] = None,
 ) -> None:
     """Run the controller in the foreground."""
+    from shadowmesh.cli.logs import set_up
     from shadowmesh.controller.app import RunOptions
     from shadowmesh.controller.app import run as serve
 
+    set_up(call)
     serve(RunOptions(data_dir=data_dir, listen=listen))
 
 

@@ -15,6 +15,8 @@ def attach(app: typer.Typer) -> None:
 
 def run(call: Call) -> None:
     """Run the client daemon in the foreground."""
+    from shadowmesh.cli.logs import set_up
     from shadowmesh.daemon.app import run_daemon
 
-    run_daemon(call.state_dir, debug=call.debug)
+    set_up(call)
+    run_daemon(call.state_dir)

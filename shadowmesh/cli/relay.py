@@ -43,9 +43,11 @@ def run(
     tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its key.")] = None,
 ) -> None:
     """Run a relay in the foreground."""
+    from shadowmesh.cli.logs import set_up
     from shadowmesh.relay.app import RelayOptions
     from shadowmesh.relay.app import run as serve
 
+    set_up(call)
     serve(
         RelayOptions(
             data_dir=data_dir,

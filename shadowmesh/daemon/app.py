@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import socket
-import sys
 from pathlib import Path
 
 import structlog
@@ -22,9 +20,8 @@ from shadowmesh.model.errors import Kind, ShadowMeshError
 log = structlog.get_logger(__name__)
 
 
-def run_daemon(state_dir: Path, *, debug: bool = False) -> None:
+def run_daemon(state_dir: Path) -> None:
     """Runs until SIGTERM or SIGINT. Raises ShadowMeshError if it can't start, or can't go on."""
-    _set_up_log(debug)
     if os.geteuid() != 0:
         raise ShadowMeshError(
             "not_root", "the daemon makes network interfaces and needs root", "run it with sudo or by systemd",
@@ -66,20 +63,3 @@ def _tell_systemd(state: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.connect("\0" + path[1:] if path.startswith("@") else path)
             sock.send(state.encode())
-
-
-def _set_up_log(debug: bool) -> None:
-    """Events with fields on stderr: for people on a terminal, as JSON lines elsewhere."""
-    renderer: structlog.types.Processor = (
-        structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if debug else logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )

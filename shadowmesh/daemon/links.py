@@ -121,7 +121,7 @@ class Links:
                 if isinstance(event, MapChanged):
                     user.map_changed(concerned, event)
                 elif isinstance(event, MapRefused):
-                    log.error("map refused", network=concerned.name, why=event.what)
+                    log.error("older map refused", network=concerned.name, held=event.held, offered=event.offered)
                 else:
                     user.message(concerned, event)
 
