@@ -313,11 +313,14 @@ def _check_owner(engine: Engine, keys: KeyRing) -> None:
 
 
 async def _serve(where: DataDir, settings: Settings, keys: KeyRing, url: sa.URL, options: RunOptions) -> None:
+    from shadowmesh.controller.edge.server import tune
+
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     async with serving(where, settings, keys, url, options.timing):
+        tune()
         log.info("controller ready", listen=settings.listen, urls=settings.public_urls)
         if options.ready is not None:
             options.ready()

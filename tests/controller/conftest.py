@@ -182,7 +182,8 @@ class World:
 
         def run() -> Any:
             with ControllerClient.local(self.data_dir) as client:
-                return getattr(client, method)(*arguments, **options)
+                answer = getattr(client, method)(*arguments, **options)
+                return list(answer) if isinstance(answer, Iterator) else answer
 
         return await asyncio.to_thread(run)
 

@@ -41,11 +41,40 @@ class _DeepSocket(socket.socket):
 
 
 class _Server(uvicorn.Server):
-    """Signals are the caller's business: two servers run in one loop."""
+    """Two of them run in one loop: signals are the caller's business, and nothing wakes ten times a second."""
+
+    def __init__(self, config: uvicorn.Config, grace: float) -> None:
+        super().__init__(config)
+        self._grace = grace
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        self._stopping.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def main_loop(self) -> None:
+        while not self._stopping.is_set():
+            await self.on_tick(0)  # the Date header
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), 1.0)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """No new connections; those that are there get their answers or a close frame, within the grace."""
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._grace
+        while (self.server_state.connections or self.server_state.tasks) and loop.time() < end:  # noqa: ASYNC110 - plain sets
+            await asyncio.sleep(0.01)
+        left = list(self.server_state.tasks)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
 
 def _taken(address: SockAddr, transport: str, error: OSError) -> ShadowMeshError:
@@ -114,13 +143,15 @@ def _unix(path: Path) -> socket.socket:
 
 
 def tune() -> None:
-    """Once, before serving. What isn't there in this Python is left alone, and said."""
+    """Once for a process that does nothing but serve. What isn't there in this Python is left alone, and said."""
     protocol = asyncio.sslproto.SSLProtocol
     if isinstance(getattr(protocol, "max_size", None), int):
         protocol.max_size = _TLS_BUFFER
     else:
         log.warning("this Python's asyncio has no SSLProtocol.max_size: connections take more memory")
     gc.set_threshold(50_000, 50, 1_000)
+    gc.collect()
+    gc.freeze()
 
 
 class Serving:
@@ -128,7 +159,6 @@ class Serving:
 
     def __init__(self, app: ASGIApp, tls: ssl.SSLContext, listen: SockAddr, local: Path, grace: float) -> None:
         """Binds everything. Raises ShadowMeshError: port_taken, cannot_listen."""
-        self._grace = grace
         self._local_path = local
         with contextlib.ExitStack() as undo:
             self._tcp = undo.enter_context(contextlib.closing(_tcp(listen)))
@@ -139,8 +169,8 @@ class Serving:
             undo.pop_all()
         self._stun: StunShell | None = None
         self._servers = [
-            (_Server(self._config(app, tls)), self._tcp),
-            (_Server(self._config(LocalSocket(app), None)), self._unix),
+            (_Server(self._config(app, tls), grace), self._tcp),
+            (_Server(self._config(LocalSocket(app), None), grace), self._unix),
         ]
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -161,12 +191,10 @@ class Serving:
             proxy_headers=False,
             backlog=_ACCEPTS_PER_TURN,
             timeout_keep_alive=30,
-            timeout_graceful_shutdown=max(1, round(self._grace)),
             ssl_context_factory=None if tls is None else lambda *_: tls,
         )
 
     async def start(self) -> None:
-        tune()
         self._stun = StunShell(self._udp)
         for server, sock in self._servers:
             self._tasks.append(asyncio.create_task(server.serve([sock])))
@@ -175,13 +203,11 @@ class Serving:
                 if task.done():
                     task.result()
             await asyncio.sleep(0.005)
-        gc.collect()
-        gc.freeze()
 
     async def stop(self) -> None:
         """Answers what is under way, closes all connections."""
         for server, _ in self._servers:
-            server.should_exit = True
+            server.stop()
         await asyncio.gather(*self._tasks)
         if self._stun is not None:
             self._stun.close()
