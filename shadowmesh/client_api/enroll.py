@@ -5,6 +5,8 @@ Blocking. Safe to repeat with the same keys: the controller answers the same mem
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -13,15 +15,18 @@ import httpx
 from shadowmesh import __version__
 from shadowmesh.client_api.contact import API, Contact, error_of, first_contact, unreachable
 from shadowmesh.model.codec import from_json, to_json
-from shadowmesh.model.enrol import EnrolAnswer, EnrolChallenge, EnrolRequest
+from shadowmesh.model.enrol import ChallengeRequest, EnrolAnswer, EnrolChallenge, EnrolRequest
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.invite import Invite, is_short_code
-from shadowmesh.model.keys import SealingPublicKey, WireGuardPublicKey
+from shadowmesh.model.keys import NetworkID, SealingPublicKey, WireGuardPublicKey
 from shadowmesh.protocol.signing import Context, Signer, registration_message, sign_text, verify_map
 
 T = TypeVar("T")
 
+Check = Callable[[NetworkID, str, ipaddress.IPv4Network], None]
+
 _TIMEOUT = 20.0
+_JSON = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +75,12 @@ def enroll(
     name: str | None = None,
     hostname: str = "",
     timeout: float = _TIMEOUT,
+    check: Check | None = None,
 ) -> EnrolResult:
     """The membership, approved or pending; of several URLs the first that answers is used.
+
+    `check` is told where the invite leads before it is redeemed; what it raises ends the enrolment, and nothing is
+    used up.
 
     Raises ShadowMeshError: what `first_contact` raises, and the controller's own: invite_invalid, invite_expired,
     invite_revoked (NOT_ALLOWED), invite_used_up, network_full, pool_empty, name_taken (CONFLICT), rate_limited.
@@ -81,12 +90,14 @@ def enroll(
     tls = contact.tls
     with httpx.Client(base_url=contact.url + API, verify=tls, timeout=timeout, trust_env=False) as client:
         try:
-            challenge = _answer(client.post("/enroll/challenge"), EnrolChallenge, contact.url)
-            request = _request(contact, challenge, invite, device, wg_key, sealing_key, name, hostname)
-            headers = {"Content-Type": "application/json"}
-            answer = _answer(
-                client.post("/enroll", content=to_json(request), headers=headers), EnrolAnswer, contact.url
+            wish = _challenge_request(invite)
+            challenge = _answer(
+                client.post("/enroll/challenge", content=to_json(wish), headers=_JSON), EnrolChallenge, contact.url
             )
+            if check is not None and challenge.network_id is not None and challenge.subnet is not None:
+                check(challenge.network_id, challenge.network_name or "", challenge.subnet)
+            request = _request(contact, challenge, invite, device, wg_key, sealing_key, name, hostname)
+            answer = _answer(client.post("/enroll", content=to_json(request), headers=_JSON), EnrolAnswer, contact.url)
         except httpx.HTTPError as e:
             raise unreachable(contact.url, e, offset=contact.offset) from e
     return EnrolResult(contact, _checked(answer, contact))
@@ -104,6 +115,12 @@ def reach(urls: tuple[str, ...], fingerprint: str | None, *, timeout: float = _T
                 raise
     assert failed is not None, "an invite names at least one URL"
     raise failed
+
+
+def _challenge_request(invite: Invite | ShortCode) -> ChallengeRequest:
+    if isinstance(invite, Invite):
+        return ChallengeRequest(invite_id=invite.invite_id, secret=invite.secret)
+    return ChallengeRequest(code=invite.code)
 
 
 def _request(

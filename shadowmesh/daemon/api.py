@@ -109,7 +109,7 @@ class Api:
             name=params.get("name"),
             controller=params.get("controller"),
             fingerprint=params.get("fingerprint"),
-            refuse=daemon.check_subnet,
+            refuse=lambda network_id, name, subnet: daemon.check_subnet(name, subnet, network_id),
         )
         known = daemon.networks.get(record.network_id)
         if known is not None:

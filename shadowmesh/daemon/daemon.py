@@ -21,6 +21,7 @@ from shadowmesh.client_api.link import MapChanged
 from shadowmesh.daemon.clock import now
 from shadowmesh.daemon.driver import Driver
 from shadowmesh.daemon.hostnet import HostNet
+from shadowmesh.daemon.join import overlap_error
 from shadowmesh.daemon.links import Links
 from shadowmesh.daemon.network import Interface, Network
 from shadowmesh.daemon.relay_stream import RelayStream
@@ -46,7 +47,7 @@ from shadowmesh.engine import (
 )
 from shadowmesh.model import link as wire
 from shadowmesh.model.addresses import IPAddress, IPNetwork
-from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
+from shadowmesh.model.errors import MalformedError, ShadowMeshError
 from shadowmesh.model.ids import ClientID, RelayID
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.link import Grant, Pending, PresenceUpdate, Removed
@@ -475,12 +476,3 @@ class Daemon:
             return await asyncio.wait_for(future, timeout + 5.0)
         finally:
             self._pings.pop(token, None)
-
-
-def overlap_error(name: str, subnet: IPNetwork, what: str, other: IPNetwork) -> ShadowMeshError:
-    return ShadowMeshError(
-        "overlap",
-        f"the subnet {subnet} of {name} overlaps {other} of {what}",
-        "take that one down first, or ask for another subnet",
-        kind=Kind.CONFLICT,
-    )

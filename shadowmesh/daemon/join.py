@@ -5,23 +5,35 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
-from shadowmesh.client_api.enroll import enroll, parse_invite
+from shadowmesh.client_api.enroll import Check, enroll, parse_invite
 from shadowmesh.daemon.network import Network
 from shadowmesh.daemon.state import ControllerRecord, NetworkRecord, NetworkSecrets, State
+from shadowmesh.dataplane.host import HostNetwork
+from shadowmesh.model.addresses import IPNetwork
+from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.pump import NetIndex
 from shadowmesh.model.status import JoinResult
 from shadowmesh.protocol.noise import generate_private_key, public_key
 from shadowmesh.protocol.sealing import generate_sealing_keys
 from shadowmesh.protocol.signing import Signer
 
-Refuse = Callable[[str, ipaddress.IPv4Network], None]
+_NO_USE = {"invite_invalid", "invite_expired", "invite_revoked", "invite_used_up"}  # no later try can succeed
 
 
 def _new_keys() -> NetworkSecrets:
     return NetworkSecrets(generate_private_key(), *generate_sealing_keys())
+
+
+def overlap_error(name: str, subnet: IPNetwork, what: str, other: IPNetwork) -> ShadowMeshError:
+    return ShadowMeshError(
+        "overlap",
+        f"the subnet {subnet} of {name} overlaps {other} of {what}",
+        "take that one down first, or ask for another subnet",
+        kind=Kind.CONFLICT,
+    )
 
 
 def enrol(
@@ -31,27 +43,48 @@ def enrol(
     name: str | None,
     controller: str | None,
     fingerprint: str | None,
-    refuse: Refuse,
+    refuse: Check,
 ) -> NetworkRecord:
     """Enrols this device with fresh keys and keeps the membership. Raises ShadowMeshError.
 
     Keys are kept before the first request: a join that was cut off and is tried again is the same join. `refuse`
-    raises if this host can't carry the network.
+    raises if this host can't carry the network; it is asked before the invite is used up.
     """
     invite = parse_invite(text, controller=controller, fingerprint=fingerprint)
     mark = hashlib.sha256(text.strip().encode()).digest()
-    keys = state.enrolment_keys(mark, _new_keys)
+    keys, fresh = state.enrolment_keys(mark, _new_keys)
+    refused = False
+
+    def check(network_id: NetworkID, network_name: str, subnet: ipaddress.IPv4Network) -> None:
+        nonlocal refused
+        refused = True
+        member = next((n for n in state.networks() if n.network_id == network_id), None)
+        if member is not None and state.secrets_of(network_id).wg_private != keys.wg_private:
+            raise ShadowMeshError(
+                "already_joined",
+                f"this machine is in {member.name} already, as {member.ip}",
+                f"`shadowmesh leave {member.name}` first, to join anew",
+                kind=Kind.CONFLICT,
+            )
+        refuse(network_id, network_name, subnet)
+        refused = False
+
     device, _ = state.device()
-    result = enroll(
-        invite,
-        device=Signer.from_secret(device),
-        wg_key=public_key(keys.wg_private),
-        sealing_key=keys.sealing_public,
-        name=name,
-        hostname=socket.gethostname(),
-    )
+    try:
+        result = enroll(
+            invite,
+            device=Signer.from_secret(device),
+            wg_key=public_key(keys.wg_private),
+            sealing_key=keys.sealing_public,
+            name=name,
+            hostname=socket.gethostname(),
+            check=check,
+        )
+    except ShadowMeshError as e:
+        if e.code in _NO_USE or (fresh and refused):  # else a later try may be the same enrolment
+            state.end_enrolment(mark)
+        raise
     answer, contact = result.answer, result.contact
-    refuse(answer.network_name, answer.subnet)
     record = NetworkRecord(
         network_id=answer.network_id,
         ref=answer.network,
@@ -80,13 +113,19 @@ def join_offline(
     state = State(state_dir)
     try:
 
-        def refuse(wanted: str, subnet: ipaddress.IPv4Network) -> None:
+        def refuse(network_id: NetworkID, wanted: str, subnet: ipaddress.IPv4Network) -> None:
             for other in state.networks():
                 kept = state.load_map(other.network_id)
-                if kept is not None and kept.snapshot is not None and kept.snapshot.head.subnet.overlaps(subnet):
-                    from shadowmesh.daemon.daemon import overlap_error
-
+                if other.network_id == network_id or not other.wanted or kept is None or kept.snapshot is None:
+                    continue
+                if kept.snapshot.head.subnet.overlaps(subnet):
                     raise overlap_error(wanted, subnet, f"network {other.name}", kept.snapshot.head.subnet)
+            host = HostNetwork()
+            try:
+                for interface, lan in host.find_overlaps(subnet, {"lo"}):
+                    raise overlap_error(wanted, subnet, f"interface {interface}", lan)
+            finally:
+                host.close()
 
         record = enrol(state, text, name=name, controller=controller, fingerprint=fingerprint, refuse=refuse)
     finally:

@@ -10,10 +10,10 @@ import os
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shadowmesh.model.codec import Struct, from_json, to_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
@@ -212,21 +212,21 @@ class State:
 
     # enrolments under way: a join that is tried again after a crash uses the same keys, so the invite isn't used twice
 
-    def enrolment_keys(self, invite_hash: bytes, make: Any) -> NetworkSecrets:
-        """The keys of an enrolment begun with this invite, or those that `make()` returns, kept."""
+    def enrolment_keys(self, invite_hash: bytes, make: Callable[[], NetworkSecrets]) -> tuple[NetworkSecrets, bool]:
+        """The keys of an enrolment begun with this invite, or those that `make()` returns, kept; whether they are fresh."""
         with self._transaction() as db:
             row = db.execute(
                 "SELECT wg_private, sealing_private, sealing_public FROM enrolments WHERE invite_hash = ?",
                 (invite_hash,),
             ).fetchone()
             if row is not None:
-                return NetworkSecrets(Secret(row[0]), Secret(row[1]), SealingPublicKey(row[2]))
-            keys: NetworkSecrets = make()
+                return NetworkSecrets(Secret(row[0]), Secret(row[1]), SealingPublicKey(row[2])), False
+            keys = make()
             db.execute(
                 "INSERT INTO enrolments VALUES (?, ?, ?, ?)",
                 (invite_hash, keys.wg_private.reveal(), keys.sealing_private.reveal(), bytes(keys.sealing_public)),
             )
-            return keys
+            return keys, True
 
     def end_enrolment(self, invite_hash: bytes) -> None:
         with self._transaction() as db:

@@ -15,12 +15,26 @@ from shadowmesh.model.keys import DevicePublicKey, NetworkID, SealingPublicKey, 
 from shadowmesh.model.link import Grant, MapUpdate
 
 
+class ChallengeRequest(Struct, frozen=True, kw_only=True):
+    """Naming an invite (`invite_id` and `secret`, or `code`) has the answer say where it leads. Nothing is used up."""
+
+    invite_id: InviteID | None = None
+    secret: str | None = None
+    code: str | None = None
+
+
 class EnrolChallenge(Struct, frozen=True, kw_only=True):
-    """`nonce` is hex of 32 bytes and good for some minutes; `wall` is the controller's clock."""
+    """`nonce` is hex of 32 bytes and good for some minutes; `wall` is the controller's clock.
+
+    Where the invite leads is told of one that exists, also if it can't be redeemed any more.
+    """
 
     nonce: str
     wall: float
     identity: SigningPublicKey
+    network_name: str | None = None
+    network_id: NetworkID | None = None
+    subnet: ipaddress.IPv4Network | None = None
 
 
 class EnrolRequest(Struct, frozen=True, kw_only=True):

@@ -231,3 +231,19 @@ async def test_no_controller_is_unreachable(world: World) -> None:
         secret=good.secret,
     )
     assert (await world.device().join(both.encode())).state == "approved"
+
+
+async def test_where_an_invite_leads_is_told_before_it_is_used_up(world: World) -> None:
+    network = await world.network()
+    invite = await world.invite()
+    told: list[Any] = []
+
+    def check(*what: Any) -> None:
+        told.append(tuple(map(str, what)))
+        raise ShadowMeshError("unwanted", "this host can't carry it", kind=Kind.CONFLICT)
+
+    for text in (invite.invite, *[invite.code] * 10):  # a right code is no guess: looking doesn't use up attempts
+        assert (await refused(world.device().join(text, check=check))).code == "unwanted"
+    assert set(told) == {(network.network_id, "office", "10.42.0.0/24")}
+    assert [i.state for i in await world.call("invite_list", "office")] == ["open"]
+    assert (await world.device().join(invite.invite)).state == "approved"

@@ -11,7 +11,7 @@ from shadowmesh.controller.edge.access import MAX_BODY, At, Cursor, IdempotencyK
 from shadowmesh.controller.service.core import Once, require_admin, usage
 from shadowmesh.model import api
 from shadowmesh.model.codec import from_json, to_builtins, to_json
-from shadowmesh.model.enrol import EnrolRequest
+from shadowmesh.model.enrol import ChallengeRequest, EnrolRequest
 from shadowmesh.model.ids import NetworkRef
 from shadowmesh.model.relaylink import RelayRegistration
 from shadowmesh.protocol.signing import IdentityDocument, sign_identity
@@ -49,9 +49,10 @@ async def identity(at: At, request: Request) -> Response:
 
 
 @router.post("/enroll/challenge", tags=["enrolment"])
-async def challenge(at: At) -> Response:
-    """A nonce for the signature of an enrolment or a relay's registration."""
-    return _json(at.enrolment.challenge())
+async def challenge(at: At, request: Request) -> Response:
+    """A nonce for the signature of an enrolment or a relay's registration. A body may name an invite; see `model.enrol`."""
+    wish = from_json(await request.body() or b"{}", ChallengeRequest)
+    return _json(await at.enrolment.challenge(wish, source(request)))
 
 
 @router.post("/enroll", tags=["enrolment"], openapi_extra=_struct_body("EnrolRequest"))

@@ -27,7 +27,7 @@ from shadowmesh.controller.service.limits import Limiter
 from shadowmesh.controller.service.maps import LiveMap, Maps
 from shadowmesh.controller.service.presence import Presences
 from shadowmesh.controller.store import schema
-from shadowmesh.model.enrol import EnrolAnswer, EnrolChallenge, EnrolRequest
+from shadowmesh.model.enrol import ChallengeRequest, EnrolAnswer, EnrolChallenge, EnrolRequest
 from shadowmesh.model.ids import ClientID, NetworkRef, new_id
 from shadowmesh.model.keys import NetworkID, SealingPublicKey
 from shadowmesh.model.link import Grant
@@ -82,9 +82,36 @@ class Enrolment:
         self._codes = Limiter(_CODE_BURST, _CODE_PER)
         self._all_codes = Limiter(_ALL_BURST, _ALL_PER)
 
-    def challenge(self) -> EnrolChallenge:
+    async def challenge(self, wish: ChallengeRequest, source: str) -> EnrolChallenge:
+        """With where the invite leads, if the wish names one. Raises ShadowMeshError: invite_invalid, rate_limited."""
         now = self._core.now().timestamp()
-        return EnrolChallenge(nonce=self.nonces.fresh().hex(), wall=now, identity=self._core.keys.identity.public)
+        network = await self._preview(wish, source, now) if wish != ChallengeRequest() else None
+        return EnrolChallenge(
+            nonce=self.nonces.fresh().hex(),
+            wall=now,
+            identity=self._core.keys.identity.public,
+            network_name=None if network is None else network.name,
+            network_id=None if network is None else NetworkID(network.network_id),
+            subnet=None if network is None else ipaddress.IPv4Network(network.subnet),
+        )
+
+    async def _preview(self, wish: ChallengeRequest, source: str, now: float) -> Row[Any]:
+        if wish.code is not None:
+            self._codes.take(source, now)
+            self._all_codes.take("", now)
+        n = schema.networks
+
+        def tx(conn: Connection) -> Row[Any] | None:
+            ref = self._find_invite(conn, wish).network_ref
+            return conn.execute(sa.select(n).where(n.c.ref == ref, n.c.deleted_at.is_(None))).first()
+
+        network = await self._core.read(tx)
+        if network is None:
+            raise invites.invalid()
+        if wish.code is not None:  # no guess: the attempt is counted when it is redeemed
+            self._codes.give_back(source)
+            self._all_codes.give_back("")
+        return network
 
     async def enrol(self, request: EnrolRequest, source: str) -> EnrolAnswer:
         """`source` is the address that short codes are limited by."""
@@ -142,7 +169,7 @@ class Enrolment:
         self._check_room(conn, network)
         return self._insert(conn, network, invite, request, now)
 
-    def _find_invite(self, conn: Connection, request: EnrolRequest) -> Row[Any]:
+    def _find_invite(self, conn: Connection, request: ChallengeRequest | EnrolRequest) -> Row[Any]:
         t, vault = schema.invites, self._core.keys.vault
         if request.code is not None:
             mac = vault.mac(invites.CODE, invites.normal_code(request.code))

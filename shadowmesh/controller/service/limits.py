@@ -52,6 +52,12 @@ class Limiter:
                 del self._buckets[old]
         self._buckets[key] = _Bucket(self._level(key, now) - 1, now)
 
+    def give_back(self, key: str) -> None:
+        """An attempt that was taken doesn't count after all."""
+        bucket = self._buckets.get(key)
+        if bucket is not None:
+            bucket.level = min(float(self._burst), bucket.level + 1)
+
     def _level(self, key: str, now: float) -> float:
         bucket = self._buckets.get(key)
         if bucket is None:
