@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -252,7 +253,8 @@ class Lab:
                 self._guard = guard.start(lambda: down(self.id, directory))
             try:
                 self._save()
-                build.everything(self.state)
+                with _uninterrupted():
+                    build.everything(self.state)
             except BaseException:
                 _remove(self.id, directory)
                 self._dismiss_guard()
@@ -489,6 +491,16 @@ def _locked(lab_id: str, directory: Path) -> Iterator[None]:
                 return
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits for the half second that building takes; netlink's event loops don't like it in their middle."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

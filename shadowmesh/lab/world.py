@@ -56,12 +56,23 @@ class CommandFailed(ShadowMeshError):
 class World:
     """The roles running in a lab: controllers, relays, daemons, and what they gave out."""
 
-    def __init__(self, lab: Lab, program: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        program: Sequence[str] | None = None,
+        *,
+        controller_port: int = CONTROLLER_PORT,
+        relay_port: int = RELAY_PORT,
+    ) -> None:
+        """`program`: the arguments that run ShadowMesh. Where sites let only HTTPS out, both ports have to be 443."""
         self.lab = lab
         self.program = list(program or this_program())
+        self.controller_port = controller_port
+        self.relay_port = relay_port
         self.running: dict[str, subprocess.Popen[Any]] = {}
         self.secrets: dict[str, str] = {}
         self.fingerprint = ""
+        self._abandoned = threading.Event()
 
     # commands
 
@@ -106,10 +117,10 @@ class World:
             self.fingerprint = made["fingerprint"]
             self.secrets |= {"admin password": made["admin_password"], "api key": made["api_key"]}
         self._start(host, "controller", "run", "--data-dir", str(data))
-        self.until(lambda: _answers(machine, "/readyz"), f"the controller on {host}", watching=host)
+        self.until(lambda: _answers(machine, self.controller_port, "/readyz"), f"the controller on {host}", watching=host)
 
     def controller_url(self, host: str = "controller1") -> str:
-        return f"https://{self.lab.host(host).address}:{CONTROLLER_PORT}"
+        return f"https://{self.lab.host(host).address}:{self.controller_port}"
 
     def manage(self, *arguments: str, controller: str = "controller1") -> Any:
         """A management verb on the controller's host, as JSON."""
@@ -120,8 +131,8 @@ class World:
         machine = self.lab.host(host)
         data = machine.state_directory
         arguments = [
-            "relay", "run", "--data-dir", str(data), "--listen", f"0.0.0.0:{RELAY_PORT}",
-            "--public-url", f"ws://{machine.address}:{RELAY_PORT}", "--name", host,
+            "relay", "run", "--data-dir", str(data), "--listen", f"0.0.0.0:{self.relay_port}",
+            "--public-url", f"ws://{machine.address}:{self.relay_port}", "--name", host,
             "--controller", self.controller_url(controller), "--fingerprint", self.fingerprint,
         ]  # fmt: skip
         if not data.exists():
@@ -165,15 +176,19 @@ class World:
         machines = self.lab.state.machines
         chosen = list(hosts or (m.name for m in machines if m.role == "host"))
         with ThreadPoolExecutor(4) as pool:
-            daemons = [pool.submit(self.start_daemon, host) for host in chosen]
-            self.start_controller()
-            relays = [pool.submit(self.start_relay, m.name) for m in machines if m.role == "relay"]
-            self.create_network(network, subnet)
-            for started in (*daemons, *relays):
-                started.result()
-        invite = self.invite(network, uses=len(chosen))
-        with ThreadPoolExecutor(4) as pool:
-            joined = list(pool.map(lambda host: self.join(host, invite), chosen))
+            try:
+                daemons = [pool.submit(self.start_daemon, host) for host in chosen]
+                self.start_controller()
+                relays = [pool.submit(self.start_relay, m.name) for m in machines if m.role == "relay"]
+                self.create_network(network, subnet)
+                for started in (*daemons, *relays):
+                    started.result()
+                invite = self.invite(network, uses=len(chosen))
+                joined = list(pool.map(lambda host: self.join(host, invite), chosen))
+            except BaseException:  # Ctrl-C, too: nobody goes on waiting for what will not be
+                self._abandoned.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
         return {host: result.ip for host, result in zip(chosen, joined, strict=True)}
 
     # life of a role
@@ -206,7 +221,8 @@ class World:
                 raise ShadowMeshError("lab_role_ended", f"{what} ended with {process.returncode}", self._tail(watching))
             if time.monotonic() > deadline:
                 raise ShadowMeshError("lab_timeout", f"{what} was not ready in {timeout:.0f} s", self._tail(watching))
-            time.sleep(pause)
+            if self._abandoned.wait(pause):
+                raise ShadowMeshError("lab_abandoned", f"nobody waits for {what} any more")
             pause = min(pause * 1.5, 0.3)
         return answer
 
@@ -265,14 +281,14 @@ def write_secret(path: Path, secret: str) -> Path:
     return path
 
 
-def _answers(host: Host, path: str) -> bool:
+def _answers(host: Host, port: int, path: str) -> bool:
     """Whether the host's own HTTPS answers 200. Asks for no secret and gives none, so it needs no verified name."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
 
     def ask() -> bool:
-        connection = http.client.HTTPSConnection(host.address, CONTROLLER_PORT, timeout=2, context=context)
+        connection = http.client.HTTPSConnection(host.address, port, timeout=2, context=context)
         try:
             connection.request("GET", path)
             return connection.getresponse().status == 200
