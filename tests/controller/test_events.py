@@ -1,0 +1,104 @@
+"""Events for people: as they happen, and those missed while away; for eyes that may see them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from websockets.asyncio.client import ClientConnection, connect
+
+from shadowmesh.client_api.contact import first_contact
+from shadowmesh.model import api
+
+if TYPE_CHECKING:
+    from tests.controller.conftest import World
+
+
+@asynccontextmanager
+async def watching(world: World, token: str, **subscription: Any) -> AsyncIterator[ClientConnection]:
+    contact = await asyncio.to_thread(first_contact, world.url, world.fingerprint)
+    headers = {"Authorization": f"Bearer {token}"}
+    url = world.url.replace("https", "wss") + "/api/v1/ws"
+    async with connect(url, ssl=contact.tls, proxy=None, additional_headers=headers) as socket:
+        await socket.send(json.dumps({"type": "subscribe"} | subscription))
+        yield socket
+
+
+async def until(socket: ClientConnection, kind: str) -> list[dict[str, Any]]:
+    """What comes until the first of this type, and that one."""
+    got = []
+    while not got or got[-1]["type"] != kind:
+        got.append(json.loads(await asyncio.wait_for(socket.recv(), 5)))
+    return got
+
+
+async def test_events_come_numbered_and_a_watcher_that_was_away_misses_none(world: World) -> None:
+    network = await world.network()
+    async with watching(world, world.first.api_key, network_id="office") as socket:
+        (subscribed,) = await until(socket, "subscribed")
+        device = await world.member(name="one")
+        seen = await until(socket, "client_online")
+        assert [e["data"].get("change") for e in seen if e["type"] == "network_changed"] == ["client_joined"]
+        assert seen[-1]["data"]["client_id"] == device.answer.client_id
+        assert all(e["network_id"] == network.id and e["at"].endswith("Z") for e in seen)
+        numbers = [e["seq"] for e in seen]
+        assert numbers == sorted(set(numbers)) and numbers[0] > subscribed["seq"]
+    await device.close()
+    await world.network("other", "10.43.0.0/24")
+    await world.call("client_remove", "office", "one")
+    async with watching(world, world.first.api_key, network_id=network.id, since=numbers[-1]) as socket:
+        missed = await until(socket, "client_removed")
+        assert [e["type"] for e in missed[1:]] == ["client_offline", "client_removed"]
+        assert missed[1]["seq"] > numbers[-1]
+    answered = await world.call("events", since=numbers[-1], network="office")
+    assert [e.seq for e in answered] == [e["seq"] for e in missed[1:]]
+
+
+async def test_someone_who_waits_is_an_event(world: World) -> None:
+    await world.network(approval=True)
+    async with watching(world, world.first.api_key) as socket:
+        await until(socket, "subscribed")
+        await world.device().join((await world.invite()).invite)
+        assert (await until(socket, "client_pending"))[-1]["data"]["name"] == "laptop"
+
+
+async def test_a_member_sees_its_networks_only_and_a_stranger_nothing(world: World) -> None:
+    await world.network()
+    await world.network("secret", "10.43.0.0/24")
+    await world.call("user_create", api.UserCreate(email="ann@example.org"))
+    await world.call("member_set", "office", api.MemberPut(email="ann@example.org", role="guest"))
+    user = await world.call("user_reset_password", "ann@example.org")
+    session = await world.at.accounts.login(
+        api.Login(email=user.email, password=user.password, new_password="longer than ten"), "test"
+    )
+    async with watching(world, session.access_token, since=0) as socket:
+        await until(socket, "subscribed")
+        await world.invite("secret")
+        await world.call("network_set", "secret", api.NetworkPatch(description="x"))
+        await world.call("network_set", "office", api.NetworkPatch(description="y"))
+        events = await until(socket, "network_changed")
+        while events[-1]["data"].get("change") != "set":
+            events += await until(socket, "network_changed")
+        office = (await world.call("network_show", "office")).id
+        assert {e["network_id"] for e in events} == {office}
+    async with watching(world, session.access_token, network_id="secret") as socket:
+        assert (await until(socket, "error"))[-1]["code"] == "network_unknown"
+    async with watching(world, "sk_wrong") as socket:
+        assert (await until(socket, "error"))[-1]["code"] == "not_signed_in"
+        await socket.wait_closed()
+        assert socket.close_code == 4401
+
+
+async def test_a_page_of_another_site_is_kept_out(world: World) -> None:
+    contact = await asyncio.to_thread(first_contact, world.url, world.fingerprint)
+    url = world.url.replace("https", "wss") + "/api/v1/ws"
+    try:
+        async with connect(url, ssl=contact.tls, proxy=None, origin="https://evil.example"):  # type: ignore[arg-type]
+            raise AssertionError("it was let in")
+    except Exception as e:
+        assert "403" in str(e)
+    async with connect(url, ssl=contact.tls, proxy=None, origin=world.url):  # type: ignore[arg-type]
+        pass

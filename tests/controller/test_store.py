@@ -1,0 +1,245 @@
+"""The store: groups that share a commit but no fate; migrations; the same functions on PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from shadowmesh.controller.store import schema
+from shadowmesh.controller.store.engine import SqliteStore, StorageFailed, Store, database_url, make_engine, open_store
+from shadowmesh.controller.store.migrate import migrate
+from shadowmesh.model.errors import Kind, ShadowMeshError
+
+META = schema.meta
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    found = SqliteStore(database_url(None, tmp_path / "db"))
+    migrate(found.engine)
+    yield found
+    found.close()
+
+
+def put(key: str, value: str = "") -> Any:
+    return lambda conn: conn.execute(META.insert().values(key=key, value=value)) and None
+
+
+def count(conn: sa.Connection) -> int:
+    return int(conn.execute(sa.select(sa.func.count()).select_from(META)).scalar_one())
+
+
+async def test_one_that_fails_in_a_group_takes_nobody_along(store: SqliteStore) -> None:
+    def fails(conn: sa.Connection) -> None:
+        conn.execute(META.insert().values(key="half", value=""))
+        raise KeyError("its own")
+
+    results = await asyncio.gather(
+        *(store.write(put(f"k{i % 10}")) for i in range(20)), store.write(fails), return_exceptions=True
+    )
+    assert sum(r is None for r in results) == 10
+    assert sum(isinstance(r, sa.exc.IntegrityError) for r in results) == 10
+    assert isinstance(results[-1], KeyError)
+    assert await store.read(count) == 10
+
+
+async def test_what_was_answered_is_on_disk(store: SqliteStore, tmp_path: Path) -> None:
+    await store.write(put("a"))
+    other = make_engine(database_url(None, tmp_path / "db"))
+    with other.connect() as conn:
+        assert conn.exec_driver_sql("PRAGMA synchronous").scalar() == 2, "FULL"
+        assert conn.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert count(conn) == 1
+    other.dispose()
+
+
+async def test_a_reader_cant_write_and_sees_only_what_is_committed(store: SqliteStore) -> None:
+    with pytest.raises(StorageFailed):
+        await store.read(put("x"))
+    assert await store.read(count) == 0
+
+
+async def test_a_caller_that_goes_away_leaves_its_transaction_whole(store: SqliteStore) -> None:
+    task = asyncio.create_task(store.write(put("a")))
+    await asyncio.sleep(0)
+    task.cancel()
+    await store.write(put("b"))
+    assert await store.read(count) == 2
+
+
+async def test_a_database_that_fails_is_said_and_works_again(store: SqliteStore) -> None:
+    def full(conn: sa.Connection) -> None:
+        conn.execute(META.insert().values(key="a", value=""))
+        raise sa.exc.OperationalError("INSERT", {}, Exception("database or disk is full"))
+
+    with pytest.raises(StorageFailed, match="disk is full"):
+        await store.write(full)
+    assert await store.read(count) == 0
+    await store.write(put("a"))
+
+
+def test_the_migrations_make_what_the_schema_says(tmp_path: Path) -> None:
+    engine = make_engine(database_url(None, tmp_path / "db"))
+    migrate(engine)
+    migrate(engine)  # again is nothing
+    with engine.connect() as conn:
+        assert compare_metadata(MigrationContext.configure(conn), schema.metadata) == []
+    engine.dispose()
+
+
+def test_a_newer_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    engine = make_engine(database_url(None, tmp_path / "db"))
+    migrate(engine)
+    with engine.begin() as conn:
+        conn.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(ShadowMeshError) as caught:
+        migrate(engine)
+    assert caught.value.code == "database_newer" and "9999" in str(caught.value)
+    engine.dispose()
+
+
+def test_a_url_that_is_none_is_wrong_use(tmp_path: Path) -> None:
+    for url in ("mysql://x", "nonsense", "sqlite://", "://"):
+        with pytest.raises(ShadowMeshError) as caught:
+            database_url(url, tmp_path / "db")
+        assert caught.value.kind is Kind.USAGE
+    assert database_url("postgresql://u:p@h/d", tmp_path).drivername == "postgresql+psycopg"
+
+
+async def test_times_are_utc_with_zone(store: SqliteStore) -> None:
+    at = dt.datetime(2026, 1, 1, 12, 0, 0, 5, tzinfo=dt.timezone(dt.timedelta(hours=2)))
+    t = schema.events
+    await store.write(lambda c: c.execute(t.insert().values(at=at, type="x", data={})))
+    (found,) = await store.read(lambda c: list(c.execute(sa.select(t.c.at)).scalars()))
+    assert found == at and found.utcoffset() == dt.timedelta()
+
+
+# PostgreSQL
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of our own on a unix socket, without durability, gone afterwards."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not found:
+        pytest.skip("needs PostgreSQL's server programs (apt install postgresql)")
+    binaries = found[-1].parent
+    base = Path(tmp_path_factory.mktemp("pg"))
+    as_user: list[str] = []
+    if os.geteuid() == 0:  # PostgreSQL doesn't run as root
+        base = Path("/tmp") / f"shadowmesh-controller-pg-{os.getpid()}"
+        base.mkdir()
+        shutil.chown(base, "postgres", "postgres")
+        as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+    data = base / "data"
+
+    def run(*command: str | Path) -> None:
+        subprocess.run([*as_user, *command], check=True, capture_output=True, cwd="/")
+
+    run(binaries / "initdb", "-D", data, "-A", "trust", "-U", "shadowmesh", "--no-sync", "-E", "UTF8")
+    options = f"-F -c listen_addresses='' -c unix_socket_directories={base} -c fsync=off"
+    run(binaries / "pg_ctl", "-D", data, "-w", "-o", options, "-l", base / "log", "start")
+    try:
+        yield f"postgresql://shadowmesh@/postgres?host={base}"
+    finally:
+        run(binaries / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+        shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture
+async def pg(postgres: str, tmp_path: Path) -> AsyncIterator[Store]:
+    found = open_store(database_url(postgres, tmp_path))
+    with found.engine.begin() as conn:
+        conn.exec_driver_sql("DROP SCHEMA public CASCADE")
+        conn.exec_driver_sql("CREATE SCHEMA public")
+    migrate(found.engine)
+    yield found
+    found.close()
+
+
+@pytest.mark.lab
+async def test_postgresql_has_the_same_schema(pg: Store) -> None:
+    with pg.engine.connect() as conn:
+        assert compare_metadata(MigrationContext.configure(conn), schema.metadata) == []
+
+
+@pytest.mark.lab
+async def test_postgresql_keeps_the_same_promises(pg: Store) -> None:
+    results = await asyncio.gather(*(pg.write(put(f"k{i % 10}")) for i in range(20)), return_exceptions=True)
+    assert sum(r is None for r in results) == 10
+    assert sum(isinstance(r, sa.exc.IntegrityError) for r in results) == 10
+    with pytest.raises(StorageFailed):
+        await pg.read(put("x"))
+
+
+@pytest.mark.lab
+async def test_fifty_joins_on_postgresql_give_exactly_one_member_and_no_address_twice(
+    pg: Store, template: tuple[Path, Any]
+) -> None:
+    """Two controllers on one database: their services, without sockets."""
+    from shadowmesh.controller.keys import KeyRing
+    from shadowmesh.controller.service.core import LOCAL, Core
+    from shadowmesh.controller.service.services import Services
+    from shadowmesh.controller.settings import Settings, Timing
+    from shadowmesh.model.api import InviteCreate, NetworkCreate
+    from shadowmesh.model.enrol import EnrolAnswer, EnrolRequest
+    from shadowmesh.model.invite import Invite
+    from shadowmesh.protocol.noise import generate_private_key, public_key
+    from shadowmesh.protocol.sealing import generate_sealing_keys
+    from shadowmesh.protocol.signing import Context, Signer, registration_message, sign_text
+
+    keys = KeyRing.load(template[0] / "keys")
+    settings = Settings(public_urls=("https://192.0.2.1:8443",), listen="127.0.0.1:8443")
+    core = Core(pg, keys, settings, Timing(), lambda: dt.datetime.now(dt.UTC))
+    nodes = [Services(core), Services(core)]
+    _, sealing = generate_sealing_keys()
+
+    async def join(node: Services, invite: Invite) -> EnrolAnswer:
+        device, wg = Signer.generate(), public_key(generate_private_key())
+        nonce = node.enrolment.nonces.fresh()
+        message = registration_message(
+            nonce,
+            keys.identity.public,
+            device_key=device.device_key,
+            wg_key=wg,
+            sealing_key=sealing,
+            invite=invite.invite_id,
+        )
+        request = EnrolRequest(
+            nonce=nonce.hex(),
+            device_key=device.device_key,
+            wg_key=wg,
+            sealing_key=sealing,
+            signature=sign_text(device, Context.REGISTRATION, message),
+            invite_id=invite.invite_id,
+            secret=invite.secret,
+            hostname="h",
+        )
+        return await node.enrolment.enrol(request, "test")
+
+    async def storm(uses: int) -> list[EnrolAnswer]:
+        made = await nodes[0].invites.create(LOCAL, "office", InviteCreate(uses=uses))
+        invite = Invite.decode(made.invite)
+        results = await asyncio.gather(*(join(nodes[i % 2], invite) for i in range(50)), return_exceptions=True)
+        for result in results:
+            assert isinstance(result, EnrolAnswer) or getattr(result, "code", "") == "invite_used_up", result
+        return [r for r in results if isinstance(r, EnrolAnswer)]
+
+    await nodes[0].networks.create(LOCAL, NetworkCreate(name="office", subnet="10.42.0.0/24"))
+    assert len(await storm(uses=1)) == 1
+    many = await storm(uses=30)
+    assert len(many) == 30
+    assert len({a.ip for a in many}) == len({a.name for a in many}) == 30
+    assert (await nodes[1].audit.verify(LOCAL)).ok
+    await asyncio.gather(*(node.events.flush() for node in nodes))
