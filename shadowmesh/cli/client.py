@@ -229,6 +229,8 @@ def why(call: Call, peer: Peer) -> None:
             lines += ["", table(("CANDIDATE", "KIND", "RESULT", "LATENCY"), rows)]
         if value.next_try_s is not None:
             lines.append(f"next attempt in {value.next_try_s:.0f} s")
+        if value.drops:
+            lines.append("packets dropped: " + ", ".join(f"{n} {cause}" for cause, n in sorted(value.drops.items())))
         return "\n".join([*lines, *value.history])
 
     call.done("why/1", value, text)

@@ -74,7 +74,15 @@ class Api:
         if caller.access < Access.READ:
             nat = msgspec.structs.replace(nat, public=None)
         warnings = [f"{n.name}: {n.error}" for n in networks if n.error]
-        return Status(version=__version__, pump=daemon.pump_name, networks=networks, nat=nat, warnings=tuple(warnings))
+        counters = daemon.node.counters
+        return Status(
+            version=__version__,
+            pump=daemon.pump_name,
+            networks=networks,
+            nat=nat,
+            warnings=tuple(warnings),
+            drops=counters.drops(None) if counters is not None else {},
+        )
 
     def _network_status(self, network: Network, caller: Caller) -> NetworkStatus:
         daemon, moment = self._daemon, now()

@@ -12,6 +12,7 @@ _TX_DIRECT, _RX_DIRECT, _TX_RELAY, _RX_RELAY = (
     for name in ("tx_bytes_direct", "rx_bytes_direct", "tx_bytes_relay", "rx_bytes_relay")
 )
 _LAST = COUNTER_FIELDS.index("last_tx_data_ns")
+_DROPS = tuple((at, name.removeprefix("drop_")) for at, name in enumerate(COUNTER_FIELDS) if name.startswith("drop_"))
 _AHEAD = 1024  # records looked at beyond the last one known, for a peer that isn't found
 
 
@@ -55,6 +56,11 @@ class CounterReader:
         t = self._table
         rx, tx = t[at + _RX_RELAY], t[at + _TX_RELAY]
         return Traffic(t[at + _RX_DIRECT] + rx, t[at + _TX_DIRECT] + tx, rx, tx)
+
+    def drops(self, peer: PeerIndex | None) -> dict[str, int]:
+        """Packets that were dropped, by cause, without the causes that never came up. None: those of no peer."""
+        at = 0 if peer is None else self._find(peer)
+        return {} if at is None else {cause: n for field, cause in _DROPS if (n := self._table[at + field])}
 
     def _find(self, peer: PeerIndex) -> int | None:
         at = self._at.get(peer)

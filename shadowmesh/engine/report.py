@@ -88,6 +88,7 @@ def why(engine: Engine, peer: Peer, now: Now, counters: CounterReader | None) ->
         attempts=tuple(_attempt(p, now.boot) for p in probes),
         next_try_s=None if next_try is None else round(max(0.0, next_try), 1),
         history=tuple(_line(e, now) for e in peer.history),
+        drops=counters.drops(peer.index) if counters is not None else {},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from shadowmesh.model.codec import Struct
@@ -57,6 +58,7 @@ class Status(Struct, frozen=True, kw_only=True):
     networks: tuple[NetworkStatus, ...] = ()
     nat: NatStatus = NatStatus()
     warnings: tuple[str, ...] = ()
+    drops: Mapping[str, int] = {}  # packets that belong to no peer and were dropped, by cause
 
 
 class JoinResult(Struct, frozen=True, kw_only=True):
@@ -98,3 +100,4 @@ class Why(Struct, frozen=True, kw_only=True):
     attempts: tuple[PathAttempt, ...] = ()
     next_try_s: float | None = None
     history: tuple[str, ...] = ()  # newest last: "12:03:04Z relay → direct (direct.punched)"
+    drops: Mapping[str, int] = {}  # packets of this peer that were dropped, by cause (`model.pump.COUNTER_FIELDS`)
