@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from shadowmesh.engine.events import PingResult
 from shadowmesh.model.clock import Now
+from shadowmesh.model.reasons import Reason
 
 if TYPE_CHECKING:
     from shadowmesh.engine.node import Node
@@ -80,8 +81,9 @@ class Pings:
         if rtt is not None and not direct:
             kind, endpoint = "relay", None
             relay = peer.relay.relay.name if peer.relay is not None else None
-            if peer.path is not None and not peer.path.direct:
-                reason = peer.path.reason
+            reason = peer.path.reason if peer.path is not None and not peer.path.direct else Reason.RELAY_UPGRADING
+            if not reason.value.startswith("relay."):
+                reason = Reason.RELAY_UPGRADING
         self._node.tell(
             PingResult(
                 attempt.token,
