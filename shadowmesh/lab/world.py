@@ -117,7 +117,9 @@ class World:
             self.fingerprint = made["fingerprint"]
             self.secrets |= {"admin password": made["admin_password"], "api key": made["api_key"]}
         self._start(host, "controller", "run", "--data-dir", str(data))
-        self.until(lambda: _answers(machine, self.controller_port, "/readyz"), f"the controller on {host}", watching=host)
+        self.until(
+            lambda: _answers(machine, self.controller_port, "/readyz"), f"the controller on {host}", watching=host
+        )
 
     def controller_url(self, host: str = "controller1") -> str:
         return f"https://{self.lab.host(host).address}:{self.controller_port}"

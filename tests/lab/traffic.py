@@ -4,11 +4,14 @@
     traffic.py tcp-sink PORT                       traffic.py tcp-source HOST PORT SECONDS [BYTES_PER_S]
 
 A sink prints `ready` when it listens and one JSON document at its end. Sinks end after SECONDS, or when the stream ends.
+A source whose SECONDS are 0 goes on until its stdin is closed. `stalls` are [CLOCK_MONOTONIC of the last arrival before,
+seconds] for each above 0.1 s.
 """
 
 from __future__ import annotations
 
 import json
+import select
 import socket
 import struct
 import sys
@@ -61,21 +64,26 @@ def tcp_sink(port: int) -> None:
     server = socket.create_server(("", port))
     print("ready", flush=True)
     peer, _ = server.accept()
-    total, last, stall, wrong = 0, time.monotonic(), 0.0, 0
+    total, last, wrong = 0, time.monotonic(), 0
+    stalls: list[tuple[float, float]] = []
     while data := peer.recv(1 << 16):
         now = time.monotonic()
-        stall, last = max(stall, now - last), now
+        if now - last > 0.1:
+            stalls.append((last, round(now - last, 3)))
+        last = now
         at = total % len(_BLOCK)
         expected = (_BLOCK * (len(data) // len(_BLOCK) + 2))[at : at + len(data)]
         wrong += data != expected
         total += len(data)
-    print(json.dumps({"bytes": total, "wrong_reads": wrong, "longest_stall_s": round(stall, 3)}), flush=True)
+    longest = max((length for _, length in stalls), default=0.0)
+    document = {"bytes": total, "wrong_reads": wrong, "longest_stall_s": longest, "stalls": stalls}
+    print(json.dumps(document), flush=True)
 
 
 def tcp_source(host: str, port: int, seconds: float, rate: float = 0) -> None:
     sock = socket.create_connection((host, port), timeout=30)
     start, total = time.monotonic(), 0
-    while time.monotonic() - start < seconds:
+    while time.monotonic() - start < seconds if seconds else not select.select([sys.stdin], [], [], 0)[0]:
         sock.sendall(_BLOCK)
         total += len(_BLOCK)
         if rate:
