@@ -46,8 +46,8 @@ def state_dir(tmp_path: Path) -> Path:
 @pytest.fixture
 def daemon(state_dir: Path) -> Iterator[FakeDaemon]:
     """The office, running."""
-    with FakeDaemon(state_dir, scenarios.office()) as running:
-        for peer in scenarios.office_peers(44):
+    with FakeDaemon(state_dir, scenarios.office(4)) as running:
+        for peer in scenarios.office_peers(3):
             running.whys[peer.client_id] = scenarios.why_of(peer)
         running.pings["cli_0001"] = scenarios.answers(0.41, 0.39, None, 0.44, 0.40)
         yield running

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from rich.text import Text
+from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
@@ -67,9 +68,10 @@ class ShadowMeshApp(App[None]):
         self._daemon = Daemon(state_dir, silence_s=silence_s)
         self._clock, self._retry_s, self._refresh_s = clock, retry_s, refresh_s
         self._redraw: Timer | None = None
-        self._drawn_at = 0.0
+        self._next_draw = 0.0
         self._why_mark: tuple[object, ...] | None = None
         self._palette: Palette | None = None
+        self._several = False
 
     @property
     def palette(self) -> Palette:
@@ -80,7 +82,7 @@ class ShadowMeshApp(App[None]):
     def on_mount(self) -> None:
         self.theme_changed_signal.subscribe(self, lambda _theme: self._theme_changed())
         self.switch_mode("dashboard")
-        self.run_worker(self._follow(), group="follow")
+        self._follow()
 
     def _theme_changed(self) -> None:
         self._palette = None
@@ -88,6 +90,7 @@ class ShadowMeshApp(App[None]):
 
     # following the daemon
 
+    @work(group="follow")
     async def _follow(self) -> None:
         while True:
             try:
@@ -96,22 +99,28 @@ class ShadowMeshApp(App[None]):
                     self.changed()
                     self.keep_why_fresh()
             except ShadowMeshError as e:
-                self.mesh.lose(e.what, e.remedy, self._clock())
-                self.changed()
+                if self.mesh.lose(e.what, e.remedy, self._clock()):
+                    self.changed()
             await asyncio.sleep(self._retry_s)
 
     def changed(self) -> None:
         """Has the screens show the mesh anew, soon; many calls in a short time become one."""
         if self._redraw is None:
-            wait = max(0.0, self._drawn_at + self._refresh_s - time.monotonic())
+            wait = max(0.0, self._next_draw - time.monotonic())
             self._redraw = self.set_timer(wait, self._publish) if wait else None
             if not wait:
                 self._publish()
 
     def _publish(self) -> None:
-        self._redraw, self._drawn_at = None, time.monotonic()
+        self._redraw, started = None, time.monotonic()
         self.mesh_changed.publish(self.mesh)
-        self.screen.refresh_bindings()
+        ended = time.monotonic()
+        # A crowd of peers takes long to draw: keys come first, so at most a quarter of the time goes to drawing.
+        self._next_draw = started + max(self._refresh_s, 4 * (ended - started))
+        several = len(self.mesh.networks) > 1
+        if several != self._several:  # the footer is made anew, which is dear, so only when its keys change
+            self._several = several
+            self.screen.refresh_bindings()
 
     def keep_why_fresh(self) -> None:
         """Asks why the chosen peer is where it is: when it is chosen, when its path changes, and every few seconds."""
@@ -121,8 +130,9 @@ class ShadowMeshApp(App[None]):
         mark = (row.key, row.peer.path, row.peer.reason, int(now.boot / _WHY_EVERY_S))
         if mark != self._why_mark:
             self._why_mark = mark
-            self.run_worker(self._ask_why(row.key, row.peer.client_id or row.peer.ip), group="why", exclusive=True)
+            self._ask_why(row.key, row.peer.client_id or row.peer.ip)
 
+    @work(group="why", exclusive=True)
     async def _ask_why(self, key: PeerKey, peer: str) -> None:
         await asyncio.sleep(_WHY_SETTLES_S)
         try:
@@ -155,10 +165,11 @@ class ShadowMeshApp(App[None]):
 
         def answered(yes: bool | None) -> None:
             if yes:
-                self.run_worker(self._switch(verb, name), group="switch")
+                self._switch(verb, name)
 
         self.push_screen(ConfirmScreen(_QUESTIONS[verb].format(printable(name))), answered)
 
+    @work(group="switch")
     async def _switch(self, verb: str, network: str) -> None:
         try:
             await self._daemon.switch(verb, network)

@@ -179,10 +179,12 @@ class Mesh:
         self._histories = seen
         self.whys = {key: why for key, why in self.whys.items() if key in seen}
 
-    def lose(self, what: str, remedy: str, now: Now) -> None:
-        """The daemon can't be asked. What it said last stays, to be shown as old."""
-        since = self.trouble.since if self.trouble else now
-        self.trouble = Trouble(what, remedy, since)
+    def lose(self, what: str, remedy: str, now: Now) -> bool:
+        """The daemon can't be asked. What it said last stays, to be shown as old. Returns whether this is news."""
+        trouble = Trouble(what, remedy, self.trouble.since if self.trouble else now)
+        is_news = trouble != self.trouble
+        self.trouble = trouble
+        return is_news
 
     # networks
 
@@ -217,7 +219,8 @@ class Mesh:
         network = self.network
         if network is None:
             return []
-        return sort_rows([self._row(network, p) for p in network.peers if matches(p, self.needle)], self.order)
+        found = [p for p in network.peers if matches(p, self.needle)] if self.needle else network.peers
+        return sort_rows([self._row(network, p) for p in found], self.order)
 
     def all_rows(self) -> list[PeerRow]:
         """All peers of the chosen network, by name."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.text import Text
+from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
@@ -147,8 +148,9 @@ class PingScreen(ModalScreen[None]):
         self.action_again()
 
     def action_again(self) -> None:
-        self.run_worker(self._ping(), exclusive=True, group="ping")
+        self._ping()
 
+    @work(group="ping", exclusive=True)
     async def _ping(self) -> None:
         self.tries, self.outcome = [], "waiting for the first answer …"
         self._show()

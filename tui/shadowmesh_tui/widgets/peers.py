@@ -13,6 +13,7 @@ from textual.widgets import DataTable
 from shadowmesh_tui.columns import ONLINE, Column, cell, columns_for
 from shadowmesh_tui.palette import Palette
 from shadowmesh_tui.state import Order, PeerKey, PeerRow, SortBy
+from shadowmesh_tui.text import duration
 
 _MANY = 20
 
@@ -63,6 +64,7 @@ class PeerTable(DataTable[Text]):
         self._look: tuple[object, ...] = ()
         self._cells: dict[str, list[tuple[str, str]]] = {}
         self._keys: dict[str, PeerKey] = {}
+        self._seen: dict[str, tuple[object, ...]] = {}  # all that the cells were made of
         self._order: list[str] = []
 
     @property
@@ -85,7 +87,7 @@ class PeerTable(DataTable[Text]):
         else:
             for name in gone:
                 self.remove_row(name)
-                del self._cells[name], self._keys[name]
+                del self._cells[name], self._keys[name], self._seen[name]
         for name, row in wanted.items():
             self._put(name, row, styles)
         names = list(wanted)
@@ -113,9 +115,13 @@ class PeerTable(DataTable[Text]):
 
     def _empty(self, *, columns: bool = False) -> None:
         self.clear(columns=columns)
-        self._cells, self._keys = {}, {}
+        self._cells, self._keys, self._seen = {}, {}, {}
 
     def _put(self, name: str, row: PeerRow, styles: Palette) -> None:
+        seen = (row.peer, row.rx_rate, row.tx_rate, duration(row.handshake_age))
+        if self._seen.get(name) == seen:
+            return
+        self._seen[name] = seen
         cells = [(cell(row, c), self._style(row, c)) for c in self._columns_shown]
         known = self._cells.get(name)
         if known == cells:
