@@ -4,7 +4,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO_PACKAGES := python3:python3 python3-venv:- nft:nftables ip:iproute2
-TEST_PACKAGES := $(DEMO_PACKAGES) ping:iputils-ping wg:wireguard-tools wireguard-go:wireguard-go conntrack:conntrack tmux:tmux miniupnpd:miniupnpd-nftables
+TEST_PACKAGES := $(DEMO_PACKAGES) ping:iputils-ping wg:wireguard-tools wireguard-go:wireguard-go conntrack:conntrack tmux:tmux miniupnpd:miniupnpd-nftables \
+  '/usr/lib/postgresql/*/bin/initdb:postgresql'
 
 .PHONY: help demo test lint format dist bench clean system-demo system-test
 
