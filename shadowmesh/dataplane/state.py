@@ -75,5 +75,6 @@ class PeerState:
 
     def padded(self, size: int) -> int:
         """Size to which a packet of `size` bytes is padded: a multiple of 16, not beyond the MTU (paper, 5.4.6)."""
+        padded = (size + 15) & ~15
         limit = self.mtu or self.net.mtu
-        return max(size, min((size + 15) & ~15, limit))
+        return padded if padded <= limit else max(size, limit)

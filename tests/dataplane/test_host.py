@@ -5,7 +5,7 @@ import os
 import select
 import subprocess
 from collections.abc import Iterator
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 from pump_namespaces import entered
@@ -131,7 +131,7 @@ def test_candidates_are_the_addresses_that_others_can_reach(host: HostNetwork, t
     host.apply(WANTED)
     ip("link", "add", "off0", "type", "veth", "peer", "name", "off1")
     ip("addr", "add", "203.0.113.5/24", "dev", "off0")
-    assert set(host.candidates()) == {ip_address("192.0.2.1"), ip_address("2001:db8::1")}
+    assert set(host.candidates()) == {ip_interface("192.0.2.1/24"), ip_interface("2001:db8::1/64")}
     assert host.candidates(ignore=["lan0"]) == []
 
 
