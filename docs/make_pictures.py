@@ -10,10 +10,10 @@ import io
 from pathlib import Path
 
 from rich.console import Console
-from shadowmesh_tui.app import ShadowMeshApp
 
 from shadowmesh.lab import demo, internet
 from shadowmesh.lab.internet import Lab
+from shadowmesh_tui.app import ShadowMeshApp
 
 IMAGES = Path(__file__).parent / "images"
 LAB = "pictures"
