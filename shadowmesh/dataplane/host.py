@@ -166,17 +166,17 @@ class HostNetwork:
             ipr.link("set", index=index, state="down")
 
     @_on_its_thread
-    def clean(self, keep: Collection[str] = ()) -> list[str]:
-        """Removes routes of ours that a crash left on interfaces other than those in `keep`. Returns what was removed, in words.
+    def clean(self) -> list[str]:
+        """Removes routes of ours that a crash left on interfaces which outlived it. Returns what was removed, in words.
 
-        Interfaces themselves go with their pump's descriptor.
+        TUN devices go with their pump's descriptor: one that is there belongs to a daemon that runs.
         """
         with _told("leftovers"):
             ipr = self._ipr()
-            kept = {index for name in keep if (index := _index_or_none(name)) is not None}
+            tuns = {link["index"] for link in ipr.get_links() if _kind(link) == "tun"}
             removed = []
             for network, oif in list(self._routes(ipr, own=True)):
-                if oif not in kept:
+                if oif not in tuns:
                     self._delete_route(ipr, network, oif)
                     removed.append(f"route {network}")
             return removed
@@ -273,6 +273,11 @@ class HostNetwork:
                 "interface_gone", f"the interface {name} is gone", "restart the network: `shadowmesh down`, `up`"
             )
         return index
+
+
+def _kind(link: Any) -> str | None:
+    info = link.get_attr("IFLA_LINKINFO")
+    return None if info is None else info.get_attr("IFLA_INFO_KIND")
 
 
 def _index_or_none(name: str) -> int | None:

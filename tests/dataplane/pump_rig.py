@@ -9,16 +9,20 @@ import contextlib
 import os
 import select
 import socket
+import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
+
+from pump_namespaces import entered
 
 from shadowmesh.dataplane import counters as c
 from shadowmesh.dataplane.interface import Pump
 from shadowmesh.dataplane.python.process import PumpProcess
 from shadowmesh.dataplane.sim import SimPump
 from shadowmesh.dataplane.sockets import open_udp
+from shadowmesh.dataplane.tun import open_tun
 from shadowmesh.model import pump as m
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
@@ -357,14 +361,15 @@ class TunRig(ProcessRig):
         self._spaces: list[str] = []
         self._names: dict[int, tuple[str, int]] = {}
 
+    def run_inside(self, net: m.NetIndex, *command: str) -> None:
+        """A command in the namespace of this network's interface."""
+        subprocess.run(["ip", "netns", "exec", self._space(net), *command], check=True)
+
+    def _space(self, net: m.NetIndex) -> str:
+        return f"dp-{os.getpid()}-{net}"
+
     def add_net(self, net: m.NetIndex, local: str, mtu: int = 1376) -> None:
-        import subprocess
-
-        from pump_namespaces import entered
-
-        from shadowmesh.dataplane.tun import open_tun
-
-        space = f"dp-{os.getpid()}-{net}"
+        space = self._space(net)
         subprocess.run(["ip", "netns", "add", space], check=True)
         self._spaces.append(space)
         with entered(space):
@@ -396,8 +401,6 @@ class TunRig(ProcessRig):
         return found
 
     def close(self) -> None:
-        import subprocess
-
         super().close()
         for space in self._spaces:
             subprocess.run(["ip", "netns", "del", space], check=True)

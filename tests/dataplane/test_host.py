@@ -108,11 +108,13 @@ def test_networks_coming_and_going_are_told(host: HostNetwork) -> None:
     watcher.close()
 
 
-def test_leftovers_of_a_crash_are_found_by_their_protocol(host: HostNetwork) -> None:
-    ip("route", "add", "10.7.0.0/24", "dev", "lan0", "proto", str(ROUTE_PROTOCOL))
+def test_leftovers_of_a_crash_are_found_by_their_protocol(host: HostNetwork, tun: str) -> None:
+    host.apply(WANTED)  # of a daemon that lives
+    ip("route", "add", "10.19.0.0/24", "dev", "lan0", "proto", str(ROUTE_PROTOCOL))
     ip("route", "add", "10.9.0.0/24", "dev", "lan0")
-    assert host.clean() == ["route 10.7.0.0/24"]
+    assert host.clean() == ["route 10.19.0.0/24"]
     assert host.clean() == []
+    assert host.is_applied(WANTED)
     assert "10.9.0.0/24" in ip("route")
 
 
