@@ -14,6 +14,7 @@ import secrets
 import shutil
 import signal
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -253,6 +254,8 @@ def _import_secrets(path: Path, into: Path) -> KeyRing:
 def run(options: RunOptions) -> None:
     """Serves until SIGTERM or SIGINT. Raises ShadowMeshError with one clear line for what keeps it from starting."""
     os.umask(0o077)
+    if not structlog.is_configured():  # logs go to stderr, whoever started this
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     where = DataDir(options.data_dir)
     settings = _with_overrides(where.read(), options)
     keys = KeyRing.load(where.keys)

@@ -1,0 +1,288 @@
+"""The controller as a process: init, run, signals, kill −9, and what keeps it from starting."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import ssl
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from shadowmesh.client_api.contact import first_contact
+from shadowmesh.client_api.rest import ControllerClient
+from shadowmesh.controller.app import InitOptions, InitResult, RunOptions, export_secrets, init, run
+from shadowmesh.model.api import InviteCreate, NetworkCreate
+from shadowmesh.model.errors import Kind, ShadowMeshError
+
+if TYPE_CHECKING:
+    Starter = Callable[..., subprocess.Popen[str]]
+
+RUN = """
+import sys
+from pathlib import Path
+from shadowmesh.controller.app import RunOptions, run
+from shadowmesh.model.errors import ShadowMeshError
+try:
+    run(RunOptions(Path(sys.argv[1]), listen=sys.argv[2], ready=lambda: print("ready", flush=True)))
+except ShadowMeshError as e:
+    print(e.code, flush=True)
+"""
+
+
+def pair_of_ports() -> int:
+    while True:
+        with socket.socket() as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+            tcp.bind(("127.0.0.1", 0))
+            port = int(tcp.getsockname()[1])
+            with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as next_one:
+                udp.bind(("127.0.0.1", port))
+                next_one.bind(("127.0.0.1", port + 1))
+                return port
+
+
+@pytest.fixture
+def start() -> Iterator[Starter]:
+    """Starts a controller process and waits until it is ready."""
+    running: list[subprocess.Popen[str]] = []
+
+    def go(data_dir: Path, port: int) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUN, str(data_dir), f"127.0.0.1:{port}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        running.append(process)
+        assert process.stdout is not None and process.stderr is not None
+        line = process.stdout.readline().strip()
+        if line != "ready":
+            process.kill()
+            raise AssertionError((line, process.communicate()[1]))
+        return process
+
+    yield go
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def test_init_tells_what_the_contract_says_and_keeps_it_private(template: tuple[Path, InitResult]) -> None:
+    path, result = template
+    assert result.admin_email and len(result.admin_password) >= 16 and result.api_key.startswith("sk_")
+    assert result.fingerprint.startswith("sha256:") and len(result.fingerprint) == 71
+    assert result.public_urls == ("https://127.0.0.1:18443",)
+    assert result.admin_password not in repr(result) and result.api_key not in repr(result)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    for file in path.rglob("*"):
+        assert not stat.S_IMODE(file.stat().st_mode) & 0o077, file
+    raw = b"".join(file.read_bytes() for file in path.rglob("*") if file.is_file())
+    assert result.admin_password.encode() not in raw and result.api_key.encode() not in raw
+
+
+def test_init_refuses_to_overwrite(template: tuple[Path, InitResult]) -> None:
+    path, _ = template
+    before = {f: f.read_bytes() for f in path.rglob("*") if f.is_file()}
+    with pytest.raises(ShadowMeshError) as caught:
+        init(InitOptions(path, ("https://192.0.2.1:8443",)))
+    assert (caught.value.code, caught.value.kind) == ("already_initialized", Kind.CONFLICT)
+    assert {f: f.read_bytes() for f in path.rglob("*") if f.is_file()} == before
+
+
+def test_init_refuses_what_is_wrong_and_leaves_nothing(tmp_path: Path) -> None:
+    where, good = tmp_path / "c", ("https://192.0.2.1:8443",)
+    bad = tmp_path / "bad.pem"
+    bad.write_text("nonsense")
+    for options, code in (
+        (InitOptions(where, ()), "bad_public_url"),
+        (InitOptions(where, ("http://x",)), "bad_public_url"),
+        (InitOptions(where, ("https://x/path",)), "bad_public_url"),
+        (InitOptions(where, ("https://x:99999",)), "bad_public_url"),
+        (InitOptions(where, good, listen="nowhere"), "bad_listen"),
+        (InitOptions(where, good, database_url="mysql://x"), "bad_database_url"),
+        (InitOptions(where, good, tls_cert=bad), "bad_certificate"),
+        (InitOptions(where, good, tls_cert=bad, tls_key=bad), "bad_certificate"),
+        (InitOptions(where, good, join_secrets=bad), "bad_secrets"),
+        (InitOptions(bad / "below", good), "cannot_write"),
+    ):
+        with pytest.raises(ShadowMeshError) as caught:
+            init(options)
+        assert caught.value.code == code
+        assert not where.exists() or not list(where.iterdir())
+
+
+def test_a_second_node_starts_from_the_first_ones_secrets(template: tuple[Path, InitResult], tmp_path: Path) -> None:
+    path, result = template
+    secrets = tmp_path / "secrets.json"
+    secrets.write_bytes(export_secrets(path))
+    shutil.copy(path / "controller.db", tmp_path / "shared.db")
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    second = init(InitOptions(tmp_path / "second", ("https://192.0.2.2:8443",), database_url=url, join_secrets=secrets))
+    assert second.fingerprint == result.fingerprint and second.admin_password == second.api_key == ""
+    with pytest.raises(ShadowMeshError) as caught:
+        init(InitOptions(tmp_path / "third", ("https://192.0.2.3:8443",), database_url=url))
+    assert caught.value.code == "database_in_use"
+
+
+def test_an_operators_own_certificate_is_served_and_trusted(
+    template: tuple[Path, InitResult], tmp_path: Path, start: Starter
+) -> None:
+    given = tmp_path / "own.pem"
+    shutil.copy(template[0] / "server.pem", given)  # key and chain in one file
+    where = tmp_path / "controller"
+    port = pair_of_ports()
+    result = init(InitOptions(where, (f"https://127.0.0.1:{port}",), tls_cert=given, tls_key=given))
+    assert not (where / "server.pem").exists()
+    start(where, port)
+    contact = first_contact(f"https://127.0.0.1:{port}", result.fingerprint)
+    assert httpx.get(contact.url + "/healthz", verify=contact.tls, trust_env=False).status_code == 200
+
+
+def test_what_keeps_it_from_starting_is_one_code(data_dir: Path, tmp_path: Path, start: Starter) -> None:
+    port = pair_of_ports()
+    second = tmp_path / "second"
+    shutil.copytree(data_dir, second)
+
+    def refused(where: Path, number: int = port) -> tuple[str, int]:
+        with pytest.raises(ShadowMeshError) as caught:
+            run(RunOptions(where, listen=f"127.0.0.1:{number}"))
+        assert "\n" not in str(caught.value)
+        return caught.value.code, caught.value.kind.value
+
+    start(data_dir, port)
+    assert refused(second) == ("port_taken", 6)
+    assert refused(data_dir, pair_of_ports()) == ("already_running", 6)
+    number = pair_of_ports()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.bind(("127.0.0.1", number + 1))
+        assert refused(second, number) == ("port_taken", 6)
+    assert refused(tmp_path / "none") == ("not_initialized", 5)
+    with contextlib.closing(sqlite3.connect(second / "controller.db")) as database:
+        database.execute("UPDATE alembic_version SET version_num = 'later'")
+        database.commit()
+    assert refused(second) == ("database_newer", 1)
+    (second / "controller.db").unlink()
+    assert refused(second) == ("database_missing", 1)
+    (second / "keys" / "identity.key").write_text("x")
+    assert refused(second) == ("unreadable_keys", 1)
+    (second / "controller.json").write_text("{")
+    assert refused(second) == ("unreadable_config", 1)
+
+
+def test_sigterm_ends_it_cleanly_and_a_long_path_has_its_socket(data_dir: Path, tmp_path: Path, start: Starter) -> None:
+    deep = tmp_path / ("d" * 120) / "controller"
+    shutil.copytree(data_dir, deep)
+    process = start(deep, pair_of_ports())
+    assert stat.S_IMODE((deep / "controller.sock").stat().st_mode) == 0o600
+    with ControllerClient.local(deep) as client:
+        assert client.whoami().name == "local"
+        started = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 0
+        assert time.monotonic() - started < 3
+        with pytest.raises(ShadowMeshError) as caught:
+            client.whoami()
+        assert caught.value.kind is Kind.UNREACHABLE
+    assert not (deep / "controller.sock").exists()
+
+
+def test_kill_9_loses_nothing_that_was_answered(data_dir: Path, start: Starter) -> None:
+    answered: list[str] = []
+    port = pair_of_ports()
+    for round_ in range(3):
+        process = start(data_dir, port)
+        with ControllerClient.local(data_dir) as client:
+            assert {n.name for n in client.network_list()} >= set(answered)
+            end = time.monotonic() + 0.15 + 0.1 * round_
+            with contextlib.suppress(ShadowMeshError):
+                for i in range(1000):
+                    if time.monotonic() > end:
+                        os.kill(process.pid, signal.SIGKILL)
+                    name = f"n{round_}-{i}"
+                    client.network_create(NetworkCreate(name=name, subnet="10.0.0.0/24"))
+                    answered.append(name)
+                    client.invite_create(name, InviteCreate())
+        process.wait()
+    start(data_dir, port)
+    with ControllerClient.local(data_dir) as client:
+        assert len(answered) > 10 and {n.name for n in client.network_list()} >= set(answered)
+        assert client.audit_verify().ok
+
+
+def test_certificates_start_in_the_past_and_renew_in_place(template: tuple[Path, InitResult], tmp_path: Path) -> None:
+    import datetime as dt
+
+    from cryptography import x509
+
+    from shadowmesh.controller import pki
+    from shadowmesh.controller.settings import Settings
+
+    now = dt.datetime.now(dt.UTC)
+    for name in ("ca.pem", "ca.key", "server.pem"):
+        shutil.copy(template[0] / name, tmp_path / name)
+    same = Settings(public_urls=template[1].public_urls, listen="127.0.0.1:18443")
+    certificate = x509.load_pem_x509_certificate((tmp_path / "server.pem").read_bytes())
+    assert now - certificate.not_valid_before_utc > dt.timedelta(hours=47)
+    assert not pki.needs_renewal(tmp_path, same, now)
+    assert pki.needs_renewal(tmp_path, same, now + dt.timedelta(days=61))
+    more = Settings(public_urls=("https://vpn.example:443", "https://[2001:db8::1]:8443"), listen="127.0.0.1:18443")
+    assert pki.needs_renewal(tmp_path, more, now), "a name that it lacks"
+    pki.make_server_certificate(tmp_path, more, now)
+    assert not pki.needs_renewal(tmp_path, more, now)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_STRICT
+    context.load_verify_locations(tmp_path / "ca.pem")
+    server = pki.server_context(tmp_path, more)
+    for name in ("vpn.example", "2001:db8::1", "127.0.0.1"):
+        _handshake(context, server, name)
+
+
+def _handshake(client: ssl.SSLContext, server: ssl.SSLContext, name: str) -> None:
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        client.wrap_bio(to_client, to_server, server_hostname=name),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    ]
+    done: set[int] = set()
+    for _ in range(6):
+        for i, end in enumerate(ends):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+                done.add(i)
+    assert done == {0, 1}
+
+
+async def test_stun_answers_on_both_ports(data_dir: Path, start: Starter) -> None:
+    from shadowmesh.protocol import stun
+
+    port = pair_of_ports()
+    start(data_dir, port)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(3)
+        sock.bind(("127.0.0.1", 0))
+        for number in (port, port + 1):
+            sock.sendto(stun.binding_request(b"0123456789ab"), ("127.0.0.1", number))
+            data, source = sock.recvfrom(2048)
+            answer = stun.parse_response(data)
+            assert isinstance(answer, stun.BindingResponse)
+            assert (answer.mapped, source) == (sock.getsockname(), ("127.0.0.1", number))
+        sock.sendto(stun.binding_request(b"0123456789ab", change_port=True), ("127.0.0.1", port))
+        assert sock.recvfrom(2048)[1] == ("127.0.0.1", port + 1)
+        sock.sendto(b"junk", ("127.0.0.1", port))
+
+
+def test_exported_secrets_are_whole(template: tuple[Path, InitResult]) -> None:
+    bundle = json.loads(export_secrets(template[0]))
+    assert set(bundle["keys"]) == {"identity", "map-signing", "token-signing", "session-signing", "secrets"}
