@@ -160,7 +160,6 @@ class WireGuardExport:
 
     private: Secret
     addresses: tuple[IPAddress, ...]
-    listen_port: int | None
     peer: WireGuardPublicKey
     psk: Secret
     allowed: tuple[IPAddress, ...]

@@ -166,12 +166,14 @@ class Handshake:
             self._placed(session)
             self._done(epoch, now)
             return True
-        # Not ours, or made with a network key that we lack.
+        self._no_common_key(now)  # or it isn't the peer's at all
+        return False
+
+    def _no_common_key(self, now: Now) -> None:
         self.stale = True
         if now.boot - self._stale_told_at >= STALE_TOLD:
             self._stale_told_at = now.boot
-            engine.want_grant("stale_key")
-        return False
+            self._peer.engine.want_grant("stale_key")
 
     def cookie(self, message: bytes, now: Now) -> None:
         """Message 3: the next initiation will carry the cookie. Raises AuthFailure."""
@@ -184,6 +186,9 @@ class Handshake:
         if received.timestamp <= self._last_timestamp or now.boot - self._last_initiation < MIN_INTERVAL:
             return False
         engine = self._peer.engine
+        crossed = self.initiation is not None and now.boot - self.sent_at < WANT_PATIENCE
+        if crossed and not self._peer.plain and engine.static.public > self._peer.key:
+            return True  # both began at once; ours goes on, so that one session comes of it and none falls out unused
         self._last_timestamp = received.timestamp
         if now.boot - self._last_initiation > RETRY_WINDOW or self.pending is None:
             self._epochs_tried = ()
@@ -191,7 +196,7 @@ class Handshake:
         wall = engine.node.controller_wall(now)
         epoch = engine.keyring.choose(self.known_epoch, self._epochs_tried, wall)
         if epoch is None:
-            self.stale = True
+            self._no_common_key(now)
             return True
         self._epochs_tried = (*(e for e in self._epochs_tried if e != epoch), epoch)
         index = engine.node.new_index(self._peer)
@@ -204,6 +209,9 @@ class Handshake:
             engine.node.free_index(self.pending.local_index)
         self.pending = SessionInfo(index, epoch, False, now.boot)
         self._last_responded = now.boot
+        if self.initiation is not None:  # the peer's goes on; ours may start again if no session comes of it
+            self._abandon()
+            self._want_at = now.boot + WANT_PATIENCE
         engine.node.emit(Install(self._peer.index, _pump_session(keys, now)))
         engine.node.emit(Send(path, self._jar.add_macs(message, now)))
         return True
@@ -216,8 +224,10 @@ class Handshake:
         self.pending = None
         session.confirmed = True
         self._want_at = inf
-        if self.initiation is not None and self.live(now.boot) is False:
-            self._abandon()
+        if self._peer.sent_paths[0] is not None:
+            # What waited has gone out with the promotion. If the pump asked for a session after our answer, it would
+            # not ask again when this one ends: this lets it.
+            self._peer.engine.node.emit(Unstage(self._peer.index))
         self._shift(session)
         self._done(session.epoch, now)
 

@@ -58,7 +58,7 @@ class Peer:
         self.disco_at = -inf  # last authenticated disco message
         self.plain_hint: tuple[PathKey, float] | None = None  # WireGuard came directly from there, unknown to disco
         self.sent_paths: tuple[Path | None, Path | None] = (None, None)
-        self.history: deque[PathChanged] = deque(maxlen=HISTORY)
+        self.history: deque[PathChanged] | None = None
         self.queued_at = inf
         self._box: disco.DiscoBox | None = None
         self._view: tuple[PathKind, Reason, SockAddr | None, str | None] = ("none", Reason.NONE_IDLE, None, None)
@@ -300,9 +300,9 @@ class Peer:
 
     def _keepalive(self, last_tx: float, last_rx: float, now: float) -> None:
         """Paper, section 6.5: data came and nothing was sent for ten seconds."""
-        if last_rx <= last_tx:
+        if last_tx >= self._rx_since:
             self._rx_since = inf
-        elif self._rx_since == inf and now - last_rx < PULSE:
+        if self._rx_since == inf and last_rx > last_tx and now - last_rx < PULSE:
             self._rx_since = last_rx
         if now >= self._rx_since + KEEPALIVE_TIMEOUT:
             self._rx_since = inf
@@ -311,9 +311,9 @@ class Peer:
     def _no_answer(self, last_tx: float, rx_any: float, now: Now) -> None:
         """Paper, section 6.4: data was sent and nothing came for fifteen seconds."""
         assert self.handshake is not None
-        if rx_any >= last_tx:
+        if rx_any >= self._tx_since:
             self._tx_since = inf
-        elif self._tx_since == inf and now.boot - last_tx < PULSE:
+        if self._tx_since == inf and last_tx > rx_any and now.boot - last_tx < PULSE:
             self._tx_since = last_tx
         if now.boot >= self._tx_since + NO_ANSWER:
             self._tx_since = inf
@@ -336,8 +336,10 @@ class Peer:
         assert self.path is not None
         assert self.handshake is not None
         boot = now.boot
-        if boot >= min(self._pulse_at, self._rx_since + KEEPALIVE_TIMEOUT, self._tx_since + NO_ANSWER):
-            self._pulse(now)
+        due = min(self._pulse_at, self._rx_since + KEEPALIVE_TIMEOUT, self._tx_since + NO_ANSWER)
+        if boot >= due or (boot >= self.path.deadline and boot >= self._pulse_at - PULSE / 2):
+            self._pulse(now)  # pulse and heartbeat go together where they are near: one turn instead of two
+            self.path.beat_along(boot)
         if boot >= self.path.deadline:
             self.path.tick(boot)
             hint = self.plain_hint
@@ -421,6 +423,8 @@ class Peer:
             event = PathChanged(
                 now.boot, self.engine.network_id, self.member.client_id, self.member.name, kind, reason, endpoint, relay
             )
+            if self.history is None:
+                self.history = deque(maxlen=HISTORY)
             self.history.append(event)
             self.engine.node.tell(event)
 

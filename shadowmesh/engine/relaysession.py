@@ -30,10 +30,10 @@ ATTEMPT_ENDS = 5.0
 STREAM_AFTER = 1.2  # seconds without an answer on UDP, after which a stream is asked for
 UDP_RETRY = 60.0  # seconds between tries of UDP while on a stream
 STREAM_REASK = 60.0
-BUSY_PING = 1.0  # seconds between pings while traffic depends on the session …
+BUSY_PING = 1.5  # seconds between pings while traffic depends on the session …
 BUSY_FOR = 8.0  # … that is, for so long after the engine last said so
-PING_REPEAT = 0.35
-PINGS_UNANSWERED = 4  # in a row, after which the relay counts as gone
+PING_REPEAT = 0.2
+PINGS_UNANSWERED = 5  # in a row, after which the relay counts as gone
 GRACE = 2.0  # seconds for which frames still go through a relay that wants a new login
 _TOKEN_TROUBLE = frozenset(
     {

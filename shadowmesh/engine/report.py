@@ -87,7 +87,7 @@ def why(engine: Engine, peer: Peer, now: Now, counters: CounterReader | None) ->
         peer=status(engine, peer, now, counters),
         attempts=tuple(_attempt(p, now.boot) for p in probes),
         next_try_s=None if next_try is None else round(max(0.0, next_try), 1),
-        history=tuple(_line(e, now) for e in peer.history),
+        history=tuple(_line(e, now) for e in peer.history or ()),
         drops=counters.drops(peer.index) if counters is not None else {},
     )
 
@@ -126,7 +126,6 @@ def export_wireguard(engine: Engine, peer: Peer, now: Now) -> WireGuardExport | 
     return WireGuardExport(
         private=engine.identity.private,
         addresses=_ips(engine.me.ip, engine.me.ip6),
-        listen_port=next((s.port for s in engine.node.sockets if not s.ipv6), None),
         peer=peer.key,
         psk=engine.keyring.psk(peer.key, epoch),
         allowed=_ips(peer.member.ip, peer.member.ip6),

@@ -1,4 +1,4 @@
-"""One heap of deadlines for everything that waits; who moves its deadline later costs nothing until the old one is due."""
+"""One heap of deadlines for everything that waits. A deadline that moves leaves its old entry behind, to be skipped."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Protocol
 
 from shadowmesh.model.clock import Now
 
+LATER = 0.2  # seconds by which a deadline has to move back for a new entry in the heap to be worth a needless turn
 SPIN = 0.001  # seconds between two turns of one item, should it still claim to be due
 
 
@@ -32,7 +33,9 @@ class Timers:
     def schedule(self, item: Timed, not_before: float = -inf) -> None:
         """Takes note of an item's present deadline. Call it whenever that may have become earlier."""
         when = max(item.deadline(), not_before)
-        if when < item.queued_at:
+        if when == inf:
+            item.queued_at = inf
+        elif when < item.queued_at or when > item.queued_at + LATER:
             self._count += 1
             item.queued_at = when
             heappush(self._heap, (when, self._count, item))

@@ -40,6 +40,7 @@ from shadowmesh.engine import (
     ReportPresence,
     WantGrant,
 )
+from shadowmesh.engine import report
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.model.ids import ClientID, NetworkRef, RelayID
@@ -90,7 +91,7 @@ class Site:
         self.name = name
         self.kind = kind
         self.delay = world.rng.uniform(0.005, 0.04)
-        self.loss = world.loss
+        self.loss = world.loss / 2  # a way through the internet crosses two sites
         self.public_ip = f"198.18.{number // 250}.{number % 250 + 1}"
         self.lan = f"192.168.{number % 200}"
         self.nats: list[Nat] = build(kind, self.public_ip, world.rng, timeout=timeout)
@@ -139,6 +140,8 @@ class Host:
         self.pump: SimPump
 
     def clock(self) -> Now:
+        if not self.wall_shift:
+            return self.world.now()
         t = self.world.time
         return Now(t, START_WALL + t + self.wall_shift)
 
@@ -232,6 +235,10 @@ class Host:
         if at != self.timer_at or not self.running:
             return
         self.timer_at = inf
+        due = self.node.next_deadline()
+        if due is None or due > at:  # what was due has moved back since
+            self.set_timer()
+            return
         now = self.clock()
         self.node.tick(now)
         self.settle(now)
@@ -268,8 +275,8 @@ class Host:
 
     def to(self, other: Host) -> PeerStatus:
         """This host's status of another one."""
-        found = [s for s in self.node.status(self.world.network_id, self.clock()) if s.client_id == other.client_id]
-        return found[0]
+        engine = self.node.engines[self.world.network_id]
+        return report.status(engine, engine.peers[other.client_id], self.clock(), self.node.counters)
 
     def ping(self, other: Host, *, timeout: float = 2.0) -> PingResult:
         """Pings, and lets time pass until the result is there."""
@@ -510,6 +517,7 @@ class World:
         self.aead = aead
         self.loss = loss
         self.time = 1000.0
+        self._now = Now(self.time, START_WALL + self.time)
         self.log: list[tuple[float, str, str]] = []
         self.events = 0
         self.datagrams = 0
@@ -520,6 +528,7 @@ class World:
         self.hosts: dict[str, Host] = {}
         self.relays: dict[str, Relay] = {}
         self.flows: dict[tuple[str, str], Flow] = {}
+        self.conversations: list[tuple[Host, Host, float, float]] = []
         self.cuts: set[tuple[str, str]] = set()  # site → site: datagrams vanish
         self.controller = Controller(self)
         self.network_id = NetworkID.of(self.controller.keys[0])
@@ -528,7 +537,10 @@ class World:
         self._count = 0
 
     def now(self) -> Now:
-        return Now(self.time, START_WALL + self.time)
+        now = self._now
+        if now.boot != self.time:
+            now = self._now = Now(self.time, START_WALL + self.time)
+        return now
 
     # building
 
