@@ -39,8 +39,8 @@ from shadowmesh.engine import (
     PingResult,
     ReportPresence,
     WantGrant,
+    report,
 )
-from shadowmesh.engine import report
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.model.ids import ClientID, NetworkRef, RelayID

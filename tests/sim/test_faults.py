@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from simworld import Host, World
 
@@ -33,7 +35,7 @@ def silence(world: World, a: Host, b: Host, since: float) -> float:
     worst = 0.0
     for src, dst in ((a, b), (b, a)):
         times = [since, *sorted(t for t in world.flow(src, dst).received.values() if t >= since)]
-        worst = max([worst, world.time - times[-1], *(y - x for x, y in zip(times, times[1:], strict=False))])
+        worst = max([worst, world.time - times[-1], *(y - x for x, y in itertools.pairwise(times))])
     return worst
 
 
@@ -144,7 +146,7 @@ def test_nat_restart_of_a_relayed_host_heals_within_10_s() -> None:
     a.site.restart(world)
     world.run(30.0)
     times = sorted(t for t in world.flow(b, a).received.values() if t > began - 1)
-    assert max(y - x for x, y in zip(times, times[1:], strict=False)) <= 10.0
+    assert max(y - x for x, y in itertools.pairwise(times)) <= 10.0
 
 
 def test_host_moves_to_another_network_within_2_s() -> None:
@@ -204,7 +206,7 @@ def test_rekey_under_traffic_loses_nothing() -> None:
         assert not flow.doubled
     done = [t for t, who, what in world.log if who == "a" and "handshake done" in what]
     assert len(done) >= 4
-    assert max(y - x for x, y in zip(done, done[1:], strict=False)) < 135.0
+    assert max(y - x for x, y in itertools.pairwise(done)) < 135.0
 
 
 def test_rotation_drops_no_session_and_the_next_handshake_uses_the_new_key() -> None:
@@ -274,7 +276,7 @@ def test_relay_restart_is_over_within_3_s() -> None:
     relay.restart()
     world.run(10.0)
     times = sorted(t for t in world.flow(a, b).received.values() if t > began - 1)
-    assert max(y - x for x, y in zip(times, times[1:], strict=False)) <= 3.0
+    assert max(y - x for x, y in itertools.pairwise(times)) <= 3.0
     no_doubles(world)
 
 

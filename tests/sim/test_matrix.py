@@ -74,8 +74,8 @@ def test_netcheck_names_the_nat(kind: str) -> None:
         wanted = "none"
     elif kind in PORT_RESTRICTED:
         wanted = "port_restricted"
-    elif kind in CONES:  # full cone can't be told from restricted without a server that was never sent to
-        wanted = "restricted" if kind == "full_cone" else "restricted"
+    elif kind in CONES:
+        wanted = "restricted"  # full cone can't be told from it without a server that was never sent to
     else:
         wanted = kind
     assert a.node.nat.type == wanted

@@ -5,8 +5,11 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from itertools import pairwise
 
+from fake_crypto import Fake
 from simnat import punchable
-from simworld import Host, World
+from simworld import Host, Site, World
+
+from shadowmesh.dataplane.aead import FakeAead
 
 MIX = (  # the lab's NAT types, most of them homes
     "none", "full_cone", "address_restricted", "port_restricted", "port_restricted", "port_restricted", "symmetric",
@@ -99,3 +102,35 @@ def check(world: World, *, silence: float = 10.0) -> None:
         a, b, _ = problems[0]
         lines = "\n".join(text for _, _, text in problems[:20])
         raise AssertionError(f"{len(problems)} problems with seed {world.seed}:\n{lines}\n\n{world.story(a, b)}")
+
+
+def world_b(seed: int, *, count: int = 200, minutes: float = 30.0) -> tuple[World, list[tuple[Host, Host]]]:
+    """FAKE CIPHERS. Each host talks with 5 others, 2 % loss, 5 NAT restarts, one rotation."""
+    world = World(seed, primitives=Fake(seed), aead=FakeAead, loss=0.02)
+    return world, _fill(world, count=count, minutes=minutes, talk=180.0, pause=180.0)
+
+
+def world_a(seed: int, *, count: int = 30, minutes: float = 6.0) -> tuple[World, list[tuple[Host, Host]]]:
+    """Real cryptography, otherwise the same in small."""
+    world = World(seed, loss=0.02)
+    return world, _fill(world, count=count, minutes=minutes, talk=200.0, pause=30.0)
+
+
+def _fill(world: World, *, count: int, minutes: float, talk: float, pause: float) -> list[tuple[Host, Host]]:
+    hosts = populate(world, count, relays=2)
+    world.start()
+    world.run(3.0)
+    seconds = minutes * 60.0
+    pairs = regular_pairs(world, hosts, 5)
+    converse(world, pairs, every=3.3, talk=talk, pause=pause, until=world.time + seconds)
+    routers = [s for s in world.sites.values() if s.nats and s.udp_out]
+    for i in range(5):
+        site = world.rng.choice(routers)
+        new_ip = f"198.18.200.{i + 1}" if i % 2 else None
+        world.after(seconds * (i + 1) / 7, _restart, world, site, new_ip)
+    world.after(seconds / 2, world.controller.rotate)
+    return pairs
+
+
+def _restart(world: World, site: Site, new_ip: str | None) -> None:
+    site.restart(world, new_ip=new_ip)

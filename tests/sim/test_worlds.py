@@ -1,0 +1,61 @@
+"""Whole meshes in virtual time. World B's ciphers are FAKE and say so; world A's are real."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+from worlds import check, world_a, world_b
+
+
+@pytest.fixture(autouse=True)
+def without_gc() -> Iterator[None]:
+    """A world is a million objects that all live: looking through them for garbage would be a third of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    yield
+    gc.enable()
+    gc.unfreeze()
+
+
+def test_world_a_30_nodes_with_real_cryptography() -> None:
+    world, _ = world_a(1)
+    world.run(6 * 60.0)
+    check(world)
+
+
+def test_world_b_200_nodes_half_an_hour_with_fake_ciphers() -> None:
+    world, pairs = world_b(1)
+    world.run(30 * 60.0)
+    assert len(pairs) >= 500
+    assert sum(f.sent for f in world.flows.values()) > 200_000
+    check(world)
+
+
+def test_the_same_seed_gives_the_same_log_and_another_seed_another() -> None:
+    logs = []
+    for seed in (5, 5, 6):
+        world, _ = world_b(seed, count=20, minutes=3.0)
+        world.run(180.0)
+        logs.append((world.log, world.datagrams))
+    assert logs[0] == logs[1]
+    assert logs[0] != logs[2]
+
+
+def test_a_failing_seed_tells_its_story() -> None:
+    world, pairs = world_b(2, count=20, minutes=3.0)
+    world.run(60.0)
+    a, b = pairs[0]
+    for x, y in ((a, b), (b, a)):
+        world.cuts.add((x.site.name, y.site.name))
+    world.relays["relay1"].kill()
+    world.relays["relay2"].kill()
+    world.run(60.0)
+    with pytest.raises(AssertionError) as failed:
+        check(world)
+    story = str(failed.value)
+    assert "seed 2" in story
+    assert "silent" in story
+    assert "handshake done" in story
