@@ -59,7 +59,7 @@ def app(state_dir: Path) -> ShadowMeshApp:
 
 
 def new_app(state_dir: Path) -> ShadowMeshApp:
-    return ShadowMeshApp(state_dir, clock=SteppingClock(), retry_s=0.05, refresh_s=0.0)
+    return ShadowMeshApp(state_dir, clock=SteppingClock(), retry_s=0.05, refresh_s=0.05)
 
 
 Until = Callable[[Pilot[None], Callable[[], bool]], Awaitable[None]]

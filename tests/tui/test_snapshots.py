@@ -45,6 +45,7 @@ class Settled:
         if app.mesh.selected is not None:
             await self._until(pilot, lambda: app.mesh.selected in app.mesh.whys)
         app.changed()
+        await self._until(pilot, lambda: not app.is_redraw_due)
         await pilot.pause()
 
     @staticmethod

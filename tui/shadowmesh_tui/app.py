@@ -111,6 +111,11 @@ class ShadowMeshApp(App[None]):
             if not wait:
                 self._publish()
 
+    @property
+    def is_redraw_due(self) -> bool:
+        """Whether something changed that isn't on the screen yet."""
+        return self._redraw is not None
+
     def _publish(self) -> None:
         self._redraw, started = None, time.monotonic()
         self.mesh_changed.publish(self.mesh)

@@ -7,7 +7,7 @@ from typing import ClassVar
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.widgets import Footer, Static
+from textual.widgets import Footer
 
 from shadowmesh_tui.notices import banner, instead_of_peers
 from shadowmesh_tui.palette import Palette
@@ -17,6 +17,7 @@ from shadowmesh_tui.text import PATH_GLYPH, latency, path_code, printable
 from shadowmesh_tui.topology import OFFLINE_GLYPH, RELAY_GLYPH
 from shadowmesh_tui.widgets.bars import Banner, StatusLine, TitleBar
 from shadowmesh_tui.widgets.diagram import Diagram
+from shadowmesh_tui.widgets.lines import Lines
 from shadowmesh_tui.widgets.networks import NetworkList
 from shadowmesh_tui.widgets.notice import NoticePane
 
@@ -57,9 +58,7 @@ class TopologyScreen(MeshScreen):
         *COMMON_BINDINGS,
     ]
     DEFAULT_CSS = """
-    TopologyScreen #legend, TopologyScreen #caption {
-        height: 1; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis;
-    }
+    TopologyScreen #legend, TopologyScreen #caption { height: 1; padding: 0 1; }
     """
 
     def compose(self) -> ComposeResult:
@@ -68,8 +67,8 @@ class TopologyScreen(MeshScreen):
         yield NetworkList()
         yield NoticePane()
         yield Diagram()
-        yield Static(id="caption")
-        yield Static(id="legend")
+        yield Lines(id="caption")
+        yield Lines(id="legend")
         yield StatusLine()
         yield Footer(show_command_palette=False)
 
@@ -88,8 +87,8 @@ class TopologyScreen(MeshScreen):
             pane.show(notice, styles)
         else:
             diagram.show(mesh, styles)
-            self.query_one("#caption", Static).update(caption(mesh.selected_row, styles))
-            self.query_one("#legend", Static).update(legend(styles))
+            self.query_one("#caption", Lines).put(caption(mesh.selected_row, styles))
+            self.query_one("#legend", Lines).put(legend(styles))
             if diagram.size.height == 0:  # it was hidden until now and gets its room with the next layout
                 self.call_after_refresh(diagram.show, mesh, styles)
 

@@ -11,26 +11,28 @@ from shadowmesh_tui.notices import Notice
 from shadowmesh_tui.palette import Palette
 from shadowmesh_tui.state import Mesh
 from shadowmesh_tui.text import printable
+from shadowmesh_tui.widgets.lines import Lines
 
 
-class TitleBar(Static):
+class TitleBar(Lines):
     """The app's name, the screens with their keys, and whether the daemon answers."""
 
-    DEFAULT_CSS = "TitleBar { height: 1; text-wrap: nowrap; background: $panel; padding: 0 1; }"
+    DEFAULT_CSS = "TitleBar { height: 1; background: $panel; padding: 0 1; }"
 
     def show(self, mesh: Mesh, here: str, styles: Palette) -> None:
-        left = Text("ShadowMesh  ", style=styles["me"])
+        left = Text().append("ShadowMesh  ", style=styles["me"])
         for key, name in (("d", "dashboard"), ("t", "topology")):
             left.append(f" {key} {name} ", style=styles["selected" if name == here else "muted"])
         if mesh.trouble is not None:
-            right = Text("✗ no daemon", style=styles["error"])
+            state, style = "✗ no daemon", "error"
         elif mesh.status is None:
-            right = Text("… asking", style=styles["muted"])
+            state, style = "… asking", "muted"
         else:
-            right = Text("● daemon", style=styles["good"])
+            state, style = "● daemon", "good"
+        right = Text().append(state, style=styles[style])
         right.append(f"  {mesh.status.version if mesh.status else __version__}", style=styles["muted"])
         gap = max(1, self.size.width - 2 - left.cell_len - right.cell_len)
-        self.update(Text(no_wrap=True, overflow="crop").append_text(left).append(" " * gap).append_text(right))
+        self.put(Text(no_wrap=True, overflow="crop").append_text(left).append(" " * gap).append_text(right))
 
 
 class Banner(Static):
@@ -43,21 +45,26 @@ class Banner(Static):
     Banner.-error { background: $error-muted; color: $text-error; }
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._words = ""
+
     def show(self, notice: Notice | None) -> None:
         self.set_class(notice is not None, "-shown")
         if notice is not None:
             self.set_class(notice.level == "error", "-error")
             self.set_class(notice.level != "error", "-warning")
             mark = "✗" if notice.level == "error" else "!"
-            self.update(Text(f"{mark} {notice.title} {notice.remedy}".replace("\n", " ")))
+            words = f"{mark} {notice.title} {notice.remedy}".replace("\n", " ")
+            if words != self._words:
+                self._words = words
+                self.update(Text(words))
 
 
-class StatusLine(Static):
+class StatusLine(Lines):
     """NAT, public address, pump, and the warnings of the daemon. A click on it asks for all of them."""
 
-    DEFAULT_CSS = (
-        "StatusLine { height: 1; text-wrap: nowrap; text-overflow: ellipsis; background: $panel; padding: 0 1; }"
-    )
+    DEFAULT_CSS = "StatusLine { height: 1; background: $panel; padding: 0 1; }"
 
     class Clicked(Message):
         """The person wants to read the warnings."""
@@ -73,7 +80,7 @@ class StatusLine(Static):
             if warnings:
                 more = f"{len(warnings)} warnings (w)" if len(warnings) > 1 else "(w)"
                 line.append(f"  ⚠ {more}: {printable(warnings[0])}", style=styles["warning"])
-        self.update(line)
+        self.put(line)
 
     def on_click(self) -> None:
         self.post_message(self.Clicked())

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
-from textual.widgets import Static
 
 from shadowmesh.model.status import PathAttempt, Why
 from shadowmesh_tui.history import PeerHistory
 from shadowmesh_tui.palette import Palette
 from shadowmesh_tui.state import Mesh, PeerKey, PeerRow
 from shadowmesh_tui.text import PATH_GLYPH, duration, latency, path_code, printable, rate, sparkline, volume
+from shadowmesh_tui.widgets.lines import Lines
 
 _RESULT_STYLE = {"answered": "good", "silent": "muted", "lost": "warning", "not-tried": "muted"}
 
@@ -60,7 +60,7 @@ def _sparklines(row: PeerRow, history: PeerHistory, width: int, styles: Palette)
 
 
 def attempts(why: Why | str | None, styles: Palette) -> Text:
-    """What the daemon answered to `why`: the candidates tried, when the next try comes, and how the path changed."""
+    """What the daemon answered to `why`: the candidates tried, the next try, what was dropped, how the path changed."""
     if why is None:
         return Text("asking why …", style=styles["muted"])
     if isinstance(why, str):
@@ -70,6 +70,10 @@ def attempts(why: Why | str | None, styles: Palette) -> Text:
     lines += [_attempt(a, width, styles) for a in why.attempts] or [Text("  nothing yet", style=styles["muted"])]
     if why.next_try_s is not None:
         lines.append(Text(f"  next try in {duration(why.next_try_s)}", style=styles["label"]))
+    if any(why.drops.values()):
+        lines.append(Text("dropped", style=styles["title"]))
+        causes = sorted((cause.removeprefix("drop_"), n) for cause, n in why.drops.items() if n)
+        lines.append(Text("  " + ", ".join(f"{n} {cause}" for cause, n in causes), style=styles["warning"]))
     if why.history:
         lines.append(Text("history", style=styles["title"]))
         newest_first = [printable(line) for line in reversed(why.history)]
@@ -92,10 +96,9 @@ class PeerDetail(VerticalScroll, can_focus=False):
 
     DEFAULT_CSS = """
     PeerDetail { height: 7; border-top: solid $foreground 25%; padding: 0 1; background: $background; }
-    PeerDetail > Static { height: auto; text-wrap: nowrap; text-overflow: ellipsis; }
     PeerDetail > #attempts { display: none; }
     PeerDetail.-beside { layout: horizontal; height: 10; }
-    PeerDetail.-beside > Static { width: 1fr; }
+    PeerDetail.-beside > Lines { width: 1fr; }
     PeerDetail.-beside > #attempts { display: block; margin-left: 2; }
     PeerDetail.-below { height: 16; }
     PeerDetail.-full { height: 1fr; border-top: none; }
@@ -103,16 +106,16 @@ class PeerDetail(VerticalScroll, can_focus=False):
     """
 
     def compose(self) -> ComposeResult:
-        yield Static(id="facts")
-        yield Static(id="attempts")
+        yield Lines(id="facts")
+        yield Lines(id="attempts")
 
     def show(self, mesh: Mesh, key: PeerKey | None, styles: Palette) -> None:
         row = mesh.row(key) if key else None
         found = row is not None
-        self.query_one("#attempts", Static).visible = found
+        self.query_one("#attempts", Lines).visible = found
         if row is None or key is None:
-            self.query_one("#facts", Static).update(Text("No peer is chosen.", style=styles["muted"]))
+            self.query_one("#facts", Lines).put(Text("No peer is chosen.", style=styles["muted"]))
             return
         width = self.query_one("#facts").size.width
-        self.query_one("#facts", Static).update(facts(row, mesh.history(key), width, styles, wrap=self.size.height > 6))
-        self.query_one("#attempts", Static).update(attempts(mesh.whys.get(key), styles))
+        self.query_one("#facts", Lines).put(facts(row, mesh.history(key), width, styles, wrap=self.size.height > 6))
+        self.query_one("#attempts", Lines).put(attempts(mesh.whys.get(key), styles))

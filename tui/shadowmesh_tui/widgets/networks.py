@@ -7,12 +7,12 @@ from collections.abc import Callable
 from rich.text import Text
 from textual import events
 from textual.message import Message
-from textual.widgets import Static
 
 from shadowmesh.model.status import NetworkStatus
 from shadowmesh_tui.palette import Palette
 from shadowmesh_tui.state import Counts, Mesh
 from shadowmesh_tui.text import UNKNOWN, printable, shorten
+from shadowmesh_tui.widgets.lines import Lines
 
 _STATE = {
     "up": ("▲ up", "good"),
@@ -39,10 +39,10 @@ def _interface(network: NetworkStatus) -> str:
     return network.interface or UNKNOWN
 
 
-class NetworkList(Static):
+class NetworkList(Lines):
     """Up to four lines; with more networks, those around the chosen one. A click chooses."""
 
-    DEFAULT_CSS = "NetworkList { height: auto; text-wrap: nowrap; text-overflow: ellipsis; padding: 0 1; }"
+    DEFAULT_CSS = "NetworkList { padding: 0 1; }"
 
     class Chosen(Message):
         def __init__(self, network_id: str) -> None:
@@ -62,7 +62,7 @@ class NetworkList(Static):
         first = max(0, min(at - MAX_LINES // 2, len(networks) - MAX_LINES))
         self._shown = networks[first : first + MAX_LINES]
         lines = [self._line(n, n is chosen, styles) for n in self._shown]
-        self.update(Text("\n").join(lines))
+        self.put(Text("\n").join(lines))
 
     def _line(self, network: NetworkStatus, chosen: bool, styles: Palette) -> Text:
         wide = self.size.width >= 110
@@ -78,7 +78,7 @@ class NetworkList(Static):
         word = "●" if connected and not wide else f"{'●' if connected else '○'} {network.controller}"
         line.append(word, style=styles["good" if connected else "warning"])
         line.append(f"  serial {network.map_serial}  epoch {network.epoch}", style=styles["muted"])
-        if wide and network.state == "up":
+        if wide and network.peers:
             counts = Counts.of(network.peers)
             line.append("  peers ", style=styles["muted"])
             line.append(f"{counts.direct} direct", style=styles["direct"])

@@ -23,7 +23,7 @@ class NoticePane(Vertical):
         yield Static()
 
     def show(self, notice: Notice, styles: Palette) -> None:
-        words = Text(notice.title, style=styles[_STYLE[notice.level]], justify="center")
+        words = Text(justify="center").append(notice.title, style=styles[_STYLE[notice.level]])
         if notice.remedy:
             words.append("\n\n").append(notice.remedy, style=styles["label"])
         self.query_one(Static).update(words)
