@@ -13,7 +13,7 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -40,6 +40,7 @@ from shadowmesh.model.link import (
     ProbeReply,
     Removed,
     Signature,
+    read_message,
 )
 from shadowmesh.model.netmap import NetworkMap
 from shadowmesh.protocol.signing import Context, IdentityDocument, Signer, hello_message, sign_text, verify_map
@@ -52,7 +53,6 @@ _HELLO_TIMEOUT = 10.0
 _PING = 20.0
 _KICK_TIMEOUT = 3.0
 _MAX_MESSAGE = 64 * 1024 * 1024
-_INCOMING: Any = FromController
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,8 +235,8 @@ class ControllerLink:
             self._ready = True
             yield Connected(url, offset)
             async for text in socket:
-                message: FromController = from_json(text, _INCOMING)
-                event = await self._take(url, message)
+                message: FromController | None = read_message(text, FromController)
+                event = None if message is None else await self._take(url, message)
                 if event is not None:
                     yield event
             if not self._closed:

@@ -8,8 +8,11 @@ passed on); then the controller sends, per network the device is in, a `MapUpdat
 
 from __future__ import annotations
 
+from typing import Any, get_args
+
 from shadowmesh.model.addresses import SockAddr
-from shadowmesh.model.codec import Struct
+from shadowmesh.model.codec import Struct, from_json
+from shadowmesh.model.errors import MalformedError
 from shadowmesh.model.ids import ClientID, RelayID
 from shadowmesh.model.keys import DevicePublicKey, NetworkID, SigningPublicKey
 from shadowmesh.model.netmap import MapDelta, NetworkMap
@@ -179,3 +182,18 @@ class Leave(LinkMessage, frozen=True, kw_only=True):
 
 FromController = Challenge | MapUpdate | Grant | PresenceUpdate | Removed | Pending | Probe | LinkError
 FromDevice = Hello | Report | EpochHeld | RefreshGrant | Watch | PathChange | ProbeReply | Leave
+
+
+class _Tagged(Struct, frozen=True, kw_only=True):
+    type: str
+
+
+def read_message(text: str | bytes, union: Any) -> Any:
+    """A message of this union of link messages; None for a type that a newer version added. Raises MalformedError."""
+    try:
+        return from_json(text, union)
+    except MalformedError:
+        known = {kind.__struct_config__.tag for kind in get_args(union)}
+        if from_json(text, _Tagged).type in known:
+            raise
+        return None

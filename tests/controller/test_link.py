@@ -316,6 +316,18 @@ async def test_a_direct_path_is_an_event(world: World) -> None:
     await eventually(lambda: world.call("events"), lambda events: any(e.type == "connection_upgrade" for e in events))
 
 
+async def test_messages_of_newer_versions_are_passed_over(world: World) -> None:
+    await world.network()
+    device = await world.member()
+    (link,) = world.at.hub.devices.values()
+    link.post('{"type":"tomorrow","x":1}')
+    device.link._unsent.put_nowait('{"type":"someday"}')
+    await world.call("client_set", "office", "laptop", tags=["still"])
+    await device.until_map(lambda m: m.members[0].tags == ("still",))
+    device.link._unsent.put_nowait('{"type":"report"}')  # known, and wrong
+    assert (await device.until_event(Refused)).code == "malformed"
+
+
 async def test_a_map_that_goes_back_or_is_forged_is_not_taken(world: World) -> None:
     await world.network()
     device = await world.member()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import Any
 
 import structlog
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -15,7 +14,7 @@ from shadowmesh.controller.service.hub import encode
 from shadowmesh.controller.service.services import Services
 from shadowmesh.model.codec import from_json
 from shadowmesh.model.errors import MalformedError, ShadowMeshError
-from shadowmesh.model.link import Challenge, FromDevice, Hello, LinkError
+from shadowmesh.model.link import Challenge, FromDevice, Hello, LinkError, read_message
 from shadowmesh.model.relaylink import FromRelay, Load, RelayHello
 from shadowmesh.protocol.signing import NONCE_SIZE
 
@@ -31,13 +30,13 @@ def remote(socket: WebSocket) -> str:
     return "local" if socket.client is None else f"{socket.client.host}:{socket.client.port}"
 
 
-async def receive(socket: WebSocket, kind: Any) -> Any:
-    """The next message, of this type (or union). Raises WebSocketDisconnect, MalformedError."""
+async def receive(socket: WebSocket) -> str | bytes:
+    """The next message. Raises WebSocketDisconnect."""
     message = await socket.receive()
     if message["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(message.get("code", 1006))
-    text = message.get("text")
-    return from_json(text if text is not None else message.get("bytes") or b"", kind)
+    text: str | None = message.get("text")
+    return text if text is not None else message.get("bytes") or b""
 
 
 async def _challenge(socket: WebSocket, outbox: Outbox, at: Services) -> bytes:
@@ -62,10 +61,12 @@ async def device_link(socket: WebSocket) -> None:
     try:
         nonce = await _challenge(socket, outbox, at)
         async with asyncio.timeout(at.core.timing.hello):
-            hello = await receive(socket, Hello)
+            hello = from_json(await receive(socket), Hello)
         link = await at.devices.hello(hello, nonce, remote(socket), outbox.post, outbox.close)
         while True:
-            await at.devices.handle(link, await receive(socket, FromDevice))
+            message = read_message(await receive(socket), FromDevice)
+            if message is not None:
+                await at.devices.handle(link, message)
     except WebSocketDisconnect as e:
         clean = e.code in _NORMAL
     except TimeoutError:
@@ -89,13 +90,13 @@ async def relay_link(socket: WebSocket) -> None:
     try:
         nonce = await _challenge(socket, outbox, at)
         async with asyncio.timeout(at.core.timing.hello):
-            hello = await receive(socket, RelayHello)
+            hello = from_json(await receive(socket), RelayHello)
         link = await at.relays.hello(hello, nonce, outbox.post, outbox.close)
         while True:
-            message = await receive(socket, FromRelay)
+            message = read_message(await receive(socket), FromRelay)
             if isinstance(message, Load):
                 at.relays.loaded(link, message)
-            else:
+            elif message is not None:
                 raise MalformedError("a second hello")
     except WebSocketDisconnect:
         pass

@@ -20,6 +20,7 @@ from shadowmesh.controller.service.core import Principal
 from shadowmesh.controller.service.events import PAGE
 from shadowmesh.controller.service.services import Services
 from shadowmesh.model.api import Event
+from shadowmesh.model.codec import from_json
 from shadowmesh.model.errors import MalformedError, ShadowMeshError
 from shadowmesh.model.ids import NetworkRef
 
@@ -91,7 +92,7 @@ async def watch(socket: WebSocket) -> None:
         watcher = _Watcher(at, await who_asks(socket), outbox)
         stop = at.events.listen(watcher.happened)
         while True:
-            await watcher.subscribe(await receive(socket, Subscribe))
+            await watcher.subscribe(from_json(await receive(socket), Subscribe))
     except WebSocketDisconnect:
         pass
     except MalformedError as e:

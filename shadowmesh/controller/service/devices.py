@@ -15,6 +15,7 @@ from shadowmesh.controller.service.clients import ALIVE, Clients, remove_client
 from shadowmesh.controller.service.core import Core, Principal, conflict, find_network, not_allowed, record
 from shadowmesh.controller.service.events import Events
 from shadowmesh.controller.service.hub import DeviceLink, Hub, encode
+from shadowmesh.controller.service.limits import Limiter
 from shadowmesh.controller.service.maps import LiveMap, Maps
 from shadowmesh.controller.service.presence import Presences
 from shadowmesh.controller.store import schema
@@ -53,6 +54,8 @@ class Devices:
         self._events = events
         self._clients = clients
         self._greeting: dict[bytes, asyncio.Lock] = {}
+        self._grants = Limiter(10, 2.0)
+        self._path_changes = Limiter(100, 0.2)
 
     async def hello(
         self,
@@ -181,9 +184,10 @@ class Devices:
             if message.epoch in found.keys:
                 await self._core.write(lambda conn: _held(conn, client_id, message.epoch))
         elif isinstance(message, RefreshGrant):
-            await self._refresh_grant(link, found, client_id)
+            if self._grants.allows(client_id, self._core.now().timestamp()):
+                await self._refresh_grant(link, found, client_id)
         elif isinstance(message, PathChange):
-            if message.path == "direct":
+            if message.path == "direct" and self._path_changes.allows(client_id, self._core.now().timestamp()):
                 self._events.publish(
                     "connection_upgrade",
                     ref,

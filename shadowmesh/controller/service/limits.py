@@ -52,6 +52,14 @@ class Limiter:
                 del self._buckets[old]
         self._buckets[key] = _Bucket(self._level(key, now) - 1, now)
 
+    def allows(self, key: str, now: float) -> bool:
+        """As `take`, where who asks too often is simply not answered."""
+        try:
+            self.take(key, now)
+        except TooMany:
+            return False
+        return True
+
     def give_back(self, key: str) -> None:
         """An attempt that was taken doesn't count after all."""
         bucket = self._buckets.get(key)
