@@ -13,7 +13,11 @@ _KEEPALIVE = 25
 
 
 def wireguard_config(network: str, peer: Member, export: WireGuardExport | None) -> str:
-    """The text of a wg-quick(8) file. Raises ShadowMeshError(CONFLICT) where standard WireGuard couldn't reach the peer."""
+    """The text of a wg-quick(8) file. Raises ShadowMeshError(CONFLICT) where standard WireGuard couldn't reach the peer.
+
+    It names no port of its own: the daemon, which goes on with other networks, keeps its one, and the peer answers
+    to wherever it is spoken to from.
+    """
     if export is None:
         raise ShadowMeshError("no_network_key", f"no key of {network} is held yet", "wait for the controller")
     if export.endpoint is None:
@@ -29,7 +33,6 @@ def wireguard_config(network: str, peer: Member, export: WireGuardExport | None)
         f"PrivateKey = {_b64(export.private.reveal())}",
         f"Address = {', '.join(f'{a}/{a.max_prefixlen}' for a in export.addresses)}",
         f"MTU = {_MTU}",
-        *([f"ListenPort = {export.listen_port}"] if export.listen_port is not None else []),
         "",
         "[Peer]",
         f"PublicKey = {export.peer}",

@@ -19,7 +19,8 @@ from shadowmesh.model.pump import Arm, Edges, Keepalive, Path, PeerIndex, PutPee
 from shadowmesh.model.reasons import Reason
 from shadowmesh.model.status import PathKind
 from shadowmesh.paths.candidates import Candidate, CandidateKind, PathKey, is_site_local, parse_ip
-from shadowmesh.paths.peerpath import Call, Moved, PeerPath, Ping, Route
+from shadowmesh.paths.peerpath import PeerPath
+from shadowmesh.paths.values import Call, Moved, Ping, Route
 from shadowmesh.protocol import disco
 
 if TYPE_CHECKING:
@@ -154,8 +155,10 @@ class Peer:
         _, path = self.awake(now)
         if not path.policy.p2p:
             return False
-        if path.plain is None and (key in path.probes or now.boot - self.disco_at < DISCO_SILENT):
-            if key not in path.probes:
+        probe = path.probes.get(key)
+        answers = probe is not None and probe.pong_at > probe.lost_at  # there is disco, or was when last looked at
+        if path.plain is None and (answers or now.boot - self.disco_at < DISCO_SILENT):
+            if not answers:
                 self.plain_hint = (key, now.boot)
             return False
         if path.plain is None and path.trusted(now.boot):
@@ -184,10 +187,10 @@ class Peer:
                 rtt = own.pong_received(direct, tx_id, boot)
                 if rtt is not None:
                     self.engine.node.pong(self, tx_id, rtt, direct, now)
-            case disco.CallMeMaybe(candidates=candidates, ask=ask, epoch=epoch):
+            case disco.CallMeMaybe(candidates=candidates, ask=ask, epoch=epoch, filters_ports=filters_ports):
                 handshake.known_epoch = epoch
                 known = tuple(Candidate(c.addr, CandidateKind(c.kind)) for c in candidates)
-                own.call_received(known, ask, boot)
+                own.call_received(known, ask, boot, filters_ports=filters_ports)
         if was_plain and own.plain is None:
             self.put()
         self.after(now)
@@ -389,7 +392,8 @@ class Peer:
         path = self.relay_path()
         if path is not None:
             epoch = self.engine.keyring.newest(node.controller_wall(now))
-            node.emit_send(path, self.box.seal(disco.CallMeMaybe(node.disco_candidates, ask, epoch)))
+            call = disco.CallMeMaybe(node.disco_candidates, ask, epoch, node.view.filters_ports)
+            node.emit_send(path, self.box.seal(call))
 
     def relay_path(self) -> Path | None:
         relay = self.relay
