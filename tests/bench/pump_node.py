@@ -5,11 +5,11 @@ Run inside a network namespace: `pump_node.py NAME LOCAL_INNER PEER_INNER OUTER_
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from ipaddress import ip_address, ip_network
 
+from shadowmesh.dataplane.host import HostNetwork, Interface
 from shadowmesh.dataplane.python.process import PumpProcess
 from shadowmesh.dataplane.sockets import open_udp
 from shadowmesh.dataplane.tun import open_tun
@@ -24,9 +24,7 @@ def main() -> None:
     mtu = int(rest[0]) if rest else 1420
     prefix = 32 if ip_address(local).version == 4 else 128
     tun, name = open_tun(name)
-    subprocess.run(["ip", "link", "set", name, "mtu", str(mtu), "up"], check=True)
-    subprocess.run(["ip", "addr", "add", f"{local}/{prefix}", "dev", name], check=True)
-    subprocess.run(["ip", "route", "add", f"{peer}/{prefix}", "dev", name], check=True)
+    HostNetwork().apply(Interface(name, mtu, (ip_address(local),), (ip_network(f"{peer}/{prefix}"),)))
     sock = open_udp(ip_address("0.0.0.0" if ip_address(outer).version == 4 else "::"), PORT)
     pump = PumpProcess()
     now = time.clock_gettime(time.CLOCK_BOOTTIME)

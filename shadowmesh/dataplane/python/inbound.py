@@ -198,13 +198,13 @@ class Inbound:
             offset += FRAME_HEADER
             header = bytes(buffer[start + skip : start + offset])
             table = np.frombuffer(buffer, U8, full * size, start).reshape(full, size)
-            if not (table[:, skip:offset] == table[0, skip:offset]).all():
+            if np.count_nonzero(table[:, skip:offset] != table[0, skip:offset]):
                 return False
             first = bytes(buffer[start + offset : start + offset + 4])
         if first != TRANSPORT_MAGIC:
             return False
         heads = column(buffer, LE8, start + offset, size, full)
-        if (heads != heads[0]).any():
+        if np.count_nonzero(heads != heads[0]):
             return False
         session = self._core.by_index.get(int(heads[0]) >> 32)
         if session is None or now >= session.dies:
@@ -260,8 +260,8 @@ class Inbound:
 
     def _fresh(self, session: SessionState, counters: Array, count: int) -> Array | None:
         """None if all counters are new, else which of them are."""
-        lowest, highest = int(counters[0]), int(counters[-1])
-        in_order = highest - lowest == count - 1 and (count < 3 or bool((np.diff(counters) == 1).all()))
+        lowest = int(counters[0])
+        in_order = not np.count_nonzero(counters[1:] - counters[:-1] != 1)
         if in_order and session.window.accept_run(lowest, count):
             return None
         kept = np.fromiter((session.window.accept(n) for n in counters.tolist()), bool, count)

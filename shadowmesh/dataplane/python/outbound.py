@@ -250,6 +250,12 @@ class Outbound:
         body = np.frombuffer(packet[headers : headers + full * gso_size], U8).reshape(full, gso_size)
 
         done = 0
+        if (
+            self._rows is not None
+            and self._count + full > self._rows.capacity
+            and 2 * self._count > self._rows.capacity
+        ):
+            self._send(now)  # a batch that is well filled goes, rather than that the super-packet is cut in two
         while done < full:
             rows = self._open(padded, now)
             if rows.size != padded:  # shorter rows than the pending ones: an own batch

@@ -23,7 +23,7 @@ OVERHEAD: Final = 32
 _TRANSPORT: Final = 16
 
 U8: Final = np.dtype("u1")
-LE2, LE8 = np.dtype("<u2"), np.dtype("<u8")
+LE2, LE4, LE8 = np.dtype("<u2"), np.dtype("<u4"), np.dtype("<u8")
 BE2, BE4 = np.dtype(">u2"), np.dtype(">u4")
 
 Array = npt.NDArray[Any]
