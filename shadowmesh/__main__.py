@@ -22,8 +22,8 @@ def main() -> None:
 
 def daemon_main() -> None:
     """`shadowmesh-daemon register|status`: the alias that v0.2.0's users know."""
-    if sys.argv[1:2] == ["run"]:
-        sys.argv[1:2] = ["daemon", "run"]
+    if sys.argv[1:2] in (["run"], ["install"]):
+        sys.argv[1:1] = ["daemon"]
     main()
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -64,16 +63,36 @@ class Call:
         if self.yes:
             return
         if not sys.stdin.isatty():
-            raise ShadowMeshError("not_confirmed", question, "say --yes to confirm", kind=Kind.USAGE)
-        if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
-            raise ShadowMeshError("not_confirmed", "nothing was changed", kind=Kind.FAILED)
+            raise ShadowMeshError(
+                "not_confirmed", f"nobody is there to answer: {question}", "say --yes if you mean it", kind=Kind.USAGE
+            )
+        print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise ShadowMeshError("not_confirmed", "not confirmed", "nothing was changed", kind=Kind.FAILED)
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Aligned plain columns; what is None shows as a dash."""
-    cells = [list(headers), *[["-" if c is None else str(c) for c in row] for row in rows]]
+    cells = [list(headers), *[[_cell(c) for c in row] for row in rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
+
+
+def details(value: Mapping[str, object]) -> str:
+    """One thing in full, a line per field."""
+    width = max(map(len, value), default=0) + 1
+    return "\n".join(f"{key + ':':<{width}}  {_cell(item)}" for key, item in value.items())
+
+
+def _cell(value: object) -> str:
+    """A value for people: one line, a dash for nothing."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return " ".join(f"{k} {_cell(v)}" for k, v in value.items() if v is not None) or "-"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_cell, value)) or "-"
+    return "-" if value is None or value == "" else " ".join(str(value).split("\n"))
 
 
 _COMMON: dict[str, tuple[Any, Any]] = {
@@ -83,12 +102,26 @@ _COMMON: dict[str, tuple[Any, Any]] = {
     "yes": (Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")], False),
     "debug": (Annotated[bool, typer.Option("--debug", help="Show tracebacks.")], False),
 }
+# `readable=False`: others may not list the directory (0711), and may ask at the socket in it
 _STATE_DIR = Annotated[
-    Path, typer.Option("--state-dir", envvar="SHADOWMESH_STATE_DIR", help="The daemon's directory on this host.")
+    Path,
+    typer.Option(
+        "--state-dir",
+        envvar="SHADOWMESH_STATE_DIR",
+        help="The daemon's directory on this host.",
+        readable=False,
+        show_envvar=False,
+    ),
 ]
 _DATA_DIR = Annotated[
     Path | None,
-    typer.Option("--data-dir", envvar="SHADOWMESH_DATA_DIR", help="A controller's directory on this host."),
+    typer.Option(
+        "--data-dir",
+        envvar="SHADOWMESH_DATA_DIR",
+        help="A controller's directory on this host.",
+        readable=False,
+        show_envvar=False,
+    ),
 ]
 
 
@@ -140,7 +173,7 @@ def new_app(help_text: str) -> typer.Typer:
 
 def fail(error: ShadowMeshError) -> NoReturn:
     """The one place where an error becomes a line and an exit code."""
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     raise SystemExit(error.kind.value)
 
 
@@ -161,12 +194,20 @@ def read_secret(argument: str, what: str) -> str:
         hide_argument(argument)
     text = text.strip()
     if not text:
-        raise ShadowMeshError("no_secret", f"the {what} is empty", f"give the {what} itself", kind=Kind.USAGE)
+        where = {"-": "stdin", "@": argument[1:]}.get(argument[:1])
+        raise ShadowMeshError(
+            "no_secret",
+            f"the {what} from {where} is empty" if where else f"the {what} is empty",
+            f"give the {what} as an argument, as `-` on a line of stdin, or as @FILE",
+            kind=Kind.USAGE,
+        )
     return text
 
 
 def hide_argument(secret: str) -> None:
     """Overwrites a secret in this process's visible arguments (/proc/self/cmdline) with x."""
+    import ctypes  # not needed by most calls
+
     try:
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
         start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end: proc(5) fields 48 and 49

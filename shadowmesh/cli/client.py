@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Annotated, Any
 
@@ -57,9 +58,10 @@ def join(
 def register(
     call: Call,
     controller: Controller = None,
+    *,
     invite: Annotated[
         str, typer.Option("--invite", "--auth-key", "--setup-key", help="smi1_…, a short code, `-` or @FILE.")
-    ] = "-",
+    ],
     name: Name = None,
     fingerprint: Fingerprint = None,
     timeout: Timeout = 30.0,
@@ -169,8 +171,9 @@ def status(
         return
     from shadowmesh.model.codec import from_builtins
 
+    clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() else ""
     for item in client.stream("watch", interval_s=2.0):
-        call.line(item, "\x1b[H\x1b[2J" * call.color + _status_text(from_builtins(item, Status)))
+        call.line(item, clear + _status_text(from_builtins(item, Status)))
 
 
 def peers(call: Call, network: OptionalNetwork = None) -> None:

@@ -12,7 +12,13 @@ from shadowmesh.cli.base import Call, new_app, verb
 
 DataDir = Annotated[
     Path,
-    typer.Option("--data-dir", envvar="SHADOWMESH_DATA_DIR", help="The controller's directory; holds its secrets."),
+    typer.Option(
+        "--data-dir",
+        envvar="SHADOWMESH_DATA_DIR",
+        help="The controller's directory; holds its secrets.",
+        readable=False,
+        show_envvar=False,
+    ),
 ]
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from shadowmesh.cli.base import Call, new_app, verb
@@ -10,6 +15,7 @@ from shadowmesh.cli.base import Call, new_app, verb
 def attach(app: typer.Typer) -> None:
     group = new_app("The client daemon.")
     verb(group, "run", client=True)(run)
+    verb(group, "install", client=True)(install)
     app.add_typer(group, name="daemon")
 
 
@@ -20,3 +26,35 @@ def run(call: Call) -> None:
 
     set_up(call)
     run_daemon(call.state_dir)
+
+
+def install(
+    call: Call,
+    show: Annotated[bool, typer.Option("--print", help="Print the unit file, change nothing.")] = False,
+    unit_dir: Annotated[
+        Path | None, typer.Option("--unit-dir", help="Write it there, and don't start it (for images).")
+    ] = None,
+) -> None:
+    """Have systemd start the daemon, now and with the machine."""
+    from shadowmesh.daemon import unit
+
+    text = unit.unit_text(_program(), call.state_dir)
+    if show:
+        call.done("daemon-unit/1", {"name": unit.NAME, "unit": text}, text.rstrip())
+        return
+    path, started = unit.install(text, unit_dir or unit.UNIT_DIR)
+    call.done(
+        "daemon-install/1",
+        {"path": str(path), "started": started},
+        f"{path}: written{' and started' if started else '; systemd was not asked to start it'}",
+    )
+
+
+def _program() -> tuple[str, ...]:
+    """How this very program is started: the single binary, the console script, or the module."""
+    if getattr(sys, "frozen", False):
+        return (sys.executable,)
+    script = shutil.which(sys.argv[0])
+    if script is not None and Path(script).name == "shadowmesh":
+        return (str(Path(script).absolute()),)
+    return (sys.executable, "-m", "shadowmesh")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any
 
 import typer
 
 from shadowmesh.cli.base import Call, table, verb
+from shadowmesh.cli.main import build
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.reasons import EXPLANATIONS, Reason
 
@@ -22,8 +24,8 @@ TOPICS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("stop", "off", "disable", "leave", "remove", "delete"): (
         "down [NETWORK]", "leave NETWORK", "client remove NETWORK CLIENT", "network delete NAME",
     ),
-    ("controller", "server", "setup", "init", "install"): (
-        "controller init", "controller run", "relay token", "relay run", "daemon run",
+    ("controller", "server", "setup", "init", "install", "systemd", "service", "start"): (
+        "controller init", "controller run", "relay token", "relay run", "daemon run", "daemon install",
     ),
     ("key", "rotate", "secret", "token"): ("network rotate-key NAME", "api-key create", "relay token"),
     ("approve", "approval", "pending"): ("client list NETWORK", "client approve NETWORK CLIENT", "client deny NETWORK CLIENT"),
@@ -39,22 +41,50 @@ def attach(app: typer.Typer) -> None:
 
 def help_(
     call: Call,
-    words: Annotated[list[str] | None, typer.Argument(help="A word, or `reason CODE`.", metavar="WORD")] = None,
+    words: Annotated[list[str] | None, typer.Argument(help="A verb, a word, or `reason CODE`.", metavar="WORD")] = None,
 ) -> None:
-    """Find verbs by topic, or explain a reason code: `help reason relay.both_symmetric`."""
+    """Find verbs by topic, show a verb's page, or explain a reason code: `help reason relay.both_symmetric`."""
     words = words or []
     if words[:1] == ["reason"]:
         _reason(call, words[1] if len(words) > 1 else None)
         return
+    verbs = dict(_verbs())
+    page = " ".join(words)
+    if page in verbs and not call.json:
+        build(words[0])(args=[*words, "--help"], prog_name="shadowmesh", standalone_mode=False)
+        return
     wanted = {w.lower() for w in words}
-    found = list(
-        dict.fromkeys(v for names, verbs in TOPICS.items() if not wanted or wanted & set(names) for v in verbs)
-    )
+    found: dict[str, str] = {}  # the verb → how it is called
+    for names, calls in TOPICS.items():
+        if not wanted or wanted & set(names):
+            found |= {_verb_of(text, verbs): text for text in calls if _verb_of(text, verbs) not in found}
+    found |= {path: path for path in verbs if wanted & set(path.split()) and path not in found}
     if not found:
-        raise ShadowMeshError(
-            "no_topic", f"nothing about {' '.join(words)!r}", "see `shadowmesh --help`", kind=Kind.NOT_FOUND
-        )
-    call.done("help/1", {"verbs": found}, "\n".join(f"shadowmesh {v}" for v in found))
+        raise ShadowMeshError("no_topic", f"nothing about {page!r}", "see `shadowmesh --help`", kind=Kind.NOT_FOUND)
+    width = max(map(len, found.values()))
+    call.done(
+        "help/1",
+        {"verbs": [{"verb": path, "usage": text, "help": verbs[path]} for path, text in found.items()]},
+        lambda: "\n".join(f"shadowmesh {text:<{width}}  {verbs[path]}" for path, text in found.items()),
+    )
+
+
+def _verb_of(text: str, verbs: Iterable[str]) -> str:
+    return max((path for path in verbs if f"{text} ".startswith(f"{path} ")), key=len)
+
+
+def _verbs() -> Iterator[tuple[str, str]]:
+    """Every verb with the first line of its help."""
+    import typer.main
+
+    def walk(command: Any, path: str) -> Iterator[tuple[str, str]]:
+        below = getattr(command, "commands", {})
+        for name, child in below.items():
+            yield from walk(child, f"{path} {name}".strip())
+        if path and not below and not command.hidden:
+            yield path, (command.help or "").partition("\n")[0]
+
+    yield from walk(typer.main.get_command(build(None)), "")
 
 
 def _reason(call: Call, code: str | None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
@@ -16,7 +16,7 @@ from shadowmesh.model.errors import Kind, ShadowMeshError
 VERBS = {
     "join": "client", "register": "client", "leave": "client", "up": "client", "down": "client",
     "status": "client", "peers": "client", "ping": "client", "why": "client", "wait": "client", "tui": "client",
-    "help": "help", "demo": "lab",
+    "help": "help", "demo": "lab", "completion": "completion",
 }  # fmt: skip
 GROUPS = {
     "daemon": "daemon", "export": "export", "controller": "controller", "relay": "relay", "network": "network",
@@ -63,9 +63,13 @@ def run(arguments: list[str]) -> None:
 
     debug = "--debug" in arguments
     try:
-        word = next((a for a in arguments if not a.startswith("-")), None)
-        app = build(word)
-        outcome = app(args=arguments, prog_name="shadowmesh", standalone_mode=False)
+        completing = "_SHADOWMESH_COMPLETE" in os.environ
+        if completing:
+            from shadowmesh.cli.completion import prepare
+
+            arguments = prepare()
+        app = build(next((a for a in arguments if not a.startswith("-")), None))
+        outcome = app(args=[] if completing else arguments, prog_name="shadowmesh", standalone_mode=False)
         sys.stdout.flush()
         raise SystemExit(outcome if isinstance(outcome, int) else 0)
     except ShadowMeshError as error:
@@ -81,20 +85,24 @@ def run(arguments: list[str]) -> None:
         if type(error).__name__ == "Abort":
             raise SystemExit(130) from None
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-            _wrong_use(error, arguments)
+            _wrong_use(error)
         if debug:
             raise
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         fail(ShadowMeshError("failed", what, "run it again with --debug to see where", kind=Kind.FAILED))
 
 
-def _wrong_use(error: Any, arguments: list[str]) -> None:
+def _wrong_use(error: Any) -> NoReturn:
     """A usage error of the parser as one line; no arguments at all shows the help instead."""
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error.format_message())
         raise SystemExit(2)
+    from shadowmesh.cli.base import fail
+
     what = " ".join(error.format_message().split()).rstrip(".")
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "shadowmesh"
-    print(f"error: {what}; see `{path} --help`", file=sys.stderr)
-    raise SystemExit(2)
+    what, _, guess = what.partition(" Did you mean ")
+    what = what[:1].lower() + what[1:].rstrip(".")
+    remedy = f"did you mean {guess}" if guess else f"see `{path} --help`"
+    fail(ShadowMeshError("wrong_use", what, remedy, kind=Kind.USAGE))

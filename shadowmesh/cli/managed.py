@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound="BaseModel")
 
+# what to do about a field that the API doesn't take
+_HINTS = {
+    "name": "use letters, digits, ., _ and -, at most 63, the first a letter or digit",
+    "client_name": "use a-z, 0-9 and -, at most 63",
+    "email": "write it as NAME@HOST",
+    "ip": "give an IPv4 address",
+    "expires_in": "give a time from a minute to ten years, as 30m, 24h or 7d",
+    "idle": "give a time as 30m, 24h or 7d",
+}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -34,11 +43,12 @@ def request(kind: type[M], **fields: Any) -> M:
         return kind(**{name: value for name, value in fields.items() if value is not None})
     except ValidationError as e:
         first = e.errors()[0]
-        option = "".join(str(part) for part in first["loc"][:1]).replace("_", "-")
+        field = "".join(str(part) for part in first["loc"][:1])
+        why = first["msg"][:1].lower() + first["msg"][1:]
         raise ShadowMeshError(
             "bad_option",
-            f"{option} {first['input']!r} isn't usable ({first['msg'].lower()})",
-            "correct it",
+            f"{field.replace('_', ' ')} {first['input']!r} isn't usable",
+            _HINTS.get(field, why if first["type"] != "string_pattern_mismatch" else "see --help"),
             kind=Kind.USAGE,
         ) from e
 

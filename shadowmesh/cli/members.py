@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from shadowmesh.cli.base import Call, new_app, table, verb
+from shadowmesh.cli.base import Call, details, new_app, table, verb
 from shadowmesh.cli.managed import connect, request, when
 from shadowmesh.cli.network import Name
 
@@ -48,7 +48,7 @@ def client_list(call: Call, network: Name) -> None:
         {"clients": [c.model_dump(mode="json") for c in found]},
         lambda: table(
             ("NAME", "ADDRESS", "STATE", "ONLINE", "RELAY", "LAST SEEN", "ID"),
-            ([c.name, c.ip, c.state, "yes" if c.online else "no", c.relay, when(c.last_seen), c.id] for c in found),
+            ([c.name, c.ip, c.state, c.online, c.relay, when(c.last_seen), c.id] for c in found),
         ),
     )
 
@@ -57,9 +57,7 @@ def client_show(call: Call, network: Name, client: Client) -> None:
     """One client in full."""
     with connect(call) as controller:
         found = controller.client_show(network, client).model_dump(mode="json")
-    call.done(
-        "client/1", found, lambda: "\n".join(f"{k + ':':<14} {'-' if v is None else v}" for k, v in found.items())
-    )
+    call.done("client/1", found, lambda: details(found))
 
 
 def client_approve(call: Call, network: Name, client: Client) -> None:
@@ -138,7 +136,7 @@ def user_list(call: Call) -> None:
         {"users": [u.model_dump(mode="json") for u in found]},
         lambda: table(
             ("EMAIL", "ADMIN", "DISABLED"),
-            ([u.email, "yes" if u.admin else "no", "yes" if u.disabled else "no"] for u in found),
+            ([u.email, u.admin, u.disabled] for u in found),
         ),
     )
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from shadowmesh.cli.base import Call, new_app, table, verb
+from shadowmesh.cli.base import Call, details, new_app, table, verb
 from shadowmesh.cli.managed import connect, request, seconds, when
+from shadowmesh.model.errors import Kind, ShadowMeshError
 
 Name = Annotated[str, typer.Argument(help="The network's name or id (net_…).", metavar="NAME")]
 Subnet = Annotated[str | None, typer.Option("--subnet", help="IPv4 subnet, such as 10.20.0.0/16; it may only grow.")]
@@ -89,15 +90,11 @@ def list_(call: Call) -> None:
     )
 
 
-def _details(value: dict[str, Any]) -> str:
-    return "\n".join(f"{key + ':':<16} {'-' if item is None else item}" for key, item in value.items())
-
-
 def show(call: Call, name: Name) -> None:
     """One network in full."""
     with connect(call) as controller:
         found = controller.network_show(name).model_dump(mode="json")
-    call.done("network/1", found, lambda: _details(found))
+    call.done("network/1", found, lambda: details(found))
 
 
 def set_(
@@ -126,6 +123,10 @@ def set_(
         relay_fallback=relay_fallback,
         relay=relay,
     )
+    if not changes.model_fields_set:
+        raise ShadowMeshError(
+            "no_change", "nothing to change", "name what is to be changed; see `--help`", kind=Kind.USAGE
+        )
     with connect(call) as controller:
         changed = controller.network_set(name, changes)
     call.done("network/1", changed.model_dump(mode="json"), f"{changed.name}: changed")
@@ -175,7 +176,9 @@ def invite(
                 ip=ip,
             ),
         )
-    call.done("invite/1", made.model_dump(mode="json"), f"{made.invite}\n\nor by hand: {made.code}")
+    call.done("invite/1", made.model_dump(mode="json"), made.invite)
+    machines = "one machine" if uses == 1 else f"{uses} machines"
+    call.note(f"to type by hand: {made.code}   (for {machines}, until {when(made.expires_at)})")
 
 
 def invites(call: Call, name: Name) -> None:

@@ -26,7 +26,14 @@ def attach(app: typer.Typer) -> None:
 def run(
     call: Call,
     data_dir: Annotated[
-        Path, typer.Option("--data-dir", envvar="SHADOWMESH_DATA_DIR", help="Holds the relay's own key.")
+        Path,
+        typer.Option(
+            "--data-dir",
+            envvar="SHADOWMESH_DATA_DIR",
+            help="Holds the relay's own key.",
+            readable=False,
+            show_envvar=False,
+        ),
     ],
     public_url: Annotated[str, typer.Option("--public-url", help="ws://HOST:9545 or wss://…, as clients reach it.")],
     listen: Annotated[str, typer.Option("--listen", help="ADDRESS:PORT for TCP and UDP.")] = "0.0.0.0:9545",

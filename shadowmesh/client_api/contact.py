@@ -17,6 +17,7 @@ import httpx
 
 from shadowmesh.model.codec import Struct, from_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
+from shadowmesh.model.invite import is_fingerprint
 from shadowmesh.protocol.signing import ForgedError, IdentityDocument, read_fingerprint, verify_identity
 
 API = "/api/v1"
@@ -78,10 +79,17 @@ def first_contact(url: str, fingerprint: str | None, *, timeout: float = 10.0) -
 
     Without a fingerprint its TLS certificate has to be one that this machine trusts anyway.
 
-    Raises ShadowMeshError: `controller_unreachable` (UNREACHABLE), `fingerprint_mismatch` (NOT_ALLOWED),
-    `not_a_controller` (FAILED).
+    Raises ShadowMeshError: `bad_url`, `bad_fingerprint` (USAGE), `controller_unreachable` (UNREACHABLE),
+    `fingerprint_mismatch` (NOT_ALLOWED), `not_a_controller` (FAILED).
     """
     url = normal_url(url)
+    if fingerprint is not None and not is_fingerprint(fingerprint):
+        raise ShadowMeshError(
+            "bad_fingerprint",
+            f"{fingerprint[:80]!r} is not a fingerprint",
+            "give it as `controller init` printed it: sha256: and 64 hex digits",
+            kind=Kind.USAGE,
+        )
     try:
         # Unverified on purpose where a fingerprint is known: the answer proves itself by its signature.
         trust = _unverified() if fingerprint else ssl.create_default_context()
@@ -107,7 +115,7 @@ def first_contact(url: str, fingerprint: str | None, *, timeout: float = 10.0) -
         raise ShadowMeshError(
             "fingerprint_mismatch",
             f"{url} is not the controller that was meant: {e}",
-            "someone may be in between, or the invite is of another controller; ask its administrator",
+            "ask its administrator: either the invite is of another controller, or someone is in between",
             kind=Kind.NOT_ALLOWED,
         ) from e
     except MalformedError as e:
@@ -133,6 +141,7 @@ def _offset(date: str | None, ours: float) -> float:
 def unreachable(url: str, cause: BaseException, *, offset: float = 0.0) -> ShadowMeshError:
     """What to tell a person when the way to `url` failed. `offset`: the controller's clock minus ours, if known."""
     found: BaseException | None = cause
+    why = str(cause) or type(cause).__name__
     while found is not None:
         if isinstance(found, ssl.SSLCertVerificationError):
             return _certificate_error(url, found, offset)
@@ -143,8 +152,9 @@ def unreachable(url: str, cause: BaseException, *, offset: float = 0.0) -> Shado
                 "check the name, or the resolver of this machine",
                 kind=Kind.UNREACHABLE,
             )
+        if isinstance(found, OSError) and found.strerror:
+            why = found.strerror.lower()
         found = found.__cause__ or found.__context__
-    why = str(cause) or type(cause).__name__
     return ShadowMeshError(
         "controller_unreachable",
         f"the controller at {url} can't be reached ({why})",

@@ -62,7 +62,7 @@ def parse_invite(text: str, *, controller: str | None = None, fingerprint: str |
         return Invite.decode(text)
     except MalformedError as e:
         raise ShadowMeshError(
-            "bad_invite", f"this is not an invite ({e})", "copy it whole; it starts with smi1_", kind=Kind.USAGE
+            "bad_invite", f"this is not an invite ({e})", "copy it whole, without line breaks", kind=Kind.USAGE
         ) from e
 
 

@@ -10,6 +10,7 @@ import datetime as dt
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -51,6 +52,7 @@ log = structlog.get_logger("shadowmesh.controller")
 
 DEFAULT_ADMIN = "admin@localhost"
 _FILES = ("keys", "ca.key", "ca.pem", "server.pem", "controller.db", "controller.json")  # the last one makes it whole
+_EMAIL = re.compile(r"\s*[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]{1,255}\s*\Z")
 _SECRETS = "shadowmesh.controller-secrets/1"
 
 
@@ -109,7 +111,8 @@ def init(options: InitOptions) -> InitResult:
     keys = KeyRing.generate() if options.join_secrets is None else None
     try:
         where.path.mkdir(parents=True, exist_ok=True)
-        where.path.chmod(0o700)
+        if not any(where.path.iterdir()):  # a directory that holds other things keeps its permissions
+            where.path.chmod(0o700)
         for left in where.path.glob(".init-*"):
             shutil.rmtree(left)
         staging = DataDir(where.path / f".init-{secrets.token_hex(4)}")
@@ -147,6 +150,10 @@ def _settings(options: InitOptions) -> Settings:
     if (options.tls_cert is None) != (options.tls_key is None):
         raise ShadowMeshError(
             "bad_certificate", "a certificate and its key go together", "give --tls-cert and --tls-key", kind=Kind.USAGE
+        )
+    if not _EMAIL.match(options.admin_email or DEFAULT_ADMIN):
+        raise ShadowMeshError(
+            "bad_email", f"{options.admin_email!r} is not an e-mail address", "write it as NAME@HOST", kind=Kind.USAGE
         )
     urls = tuple(dict.fromkeys(check_public_url(url) for url in options.public_urls))
     port = urls[0].rpartition(":")[2]
@@ -223,7 +230,11 @@ def _fill_database(options: InitOptions, settings: Settings, keys: KeyRing, stag
 
 
 def export_secrets(data_dir: Path) -> bytes:
-    """All that another node needs: whoever has it is the controller. JSON, for `--join-secrets`."""
+    """All that another node needs: whoever has it is the controller. JSON, for `--join-secrets`.
+
+    Raises ShadowMeshError: as `DataDir.read` and `KeyRing.load` do.
+    """
+    DataDir(data_dir).read()
     keys = KeyRing.load(DataDir(data_dir).keys)
     files = {name: (data_dir / name).read_text() for name in ("ca.key", "ca.pem")}
     plain = {name: base64.b64encode(secret.reveal()).decode() for name, secret in keys.secrets().items()}

@@ -105,7 +105,9 @@ class KeyRing:
                 ) from e
             except (OSError, ValueError, binascii.Error) as e:
                 raise ShadowMeshError(
-                    "unreadable_keys", f"the key {path} is missing or damaged ({e})", "put it back from a backup"
+                    "unreadable_keys",
+                    f"the key {path} is missing or damaged ({e.strerror if isinstance(e, OSError) else e})",
+                    "put it back from a backup",
                 ) from e
             found[name] = Secret(raw)
         return cls.of(found)

@@ -131,7 +131,8 @@ def needs_renewal(directory: Path, settings: Settings, now: dt.datetime) -> bool
 def given_error(settings: Settings, cause: Exception) -> ShadowMeshError:
     return ShadowMeshError(
         "bad_certificate",
-        f"the certificate {settings.tls_cert} and key {settings.tls_key} can't be used ({cause})",
+        f"the certificate {settings.tls_cert} and key {settings.tls_key} can't be used"
+        f" ({getattr(cause, 'strerror', None) or cause})",
         "give a PEM chain and its unencrypted key with --tls-cert and --tls-key",
         kind=Kind.USAGE,
     )

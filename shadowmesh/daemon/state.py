@@ -5,6 +5,7 @@ The directory is 0711 (others reach the socket, not the files). A lock file hold
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import sqlite_utils
 
 FORMAT = 1
+_DATABASE = "state.db"
 
 
 class ControllerRecord(Struct, frozen=True, kw_only=True):
@@ -84,11 +86,10 @@ class State:
         self._mutex = threading.RLock()  # a join enrols in a worker thread
         self._lock = _lock_directory(directory)
         try:
-            self._db = _open(directory / "state.db")
-            self._db.executescript(_SCHEMA)
-            _check_format(self._db, directory)
-        except sqlite3.DatabaseError as e:
-            raise _unreadable(directory, e) from e
+            self._db = _open(directory)
+        except BaseException:
+            os.close(self._lock)
+            raise
 
     def close(self) -> None:
         with self._mutex:
@@ -101,12 +102,8 @@ class State:
             try:
                 with self._db.conn:
                     yield self._db.conn
-            except sqlite3.OperationalError as e:
-                if "full" in str(e):
-                    raise ShadowMeshError("disk_full", f"no space left in {self.directory}", "free some") from e
-                raise _unreadable(self.directory, e) from e
-            except sqlite3.DatabaseError as e:
-                raise _unreadable(self.directory, e) from e
+            except sqlite3.Error as e:
+                raise _failed(self.directory, e) from e
 
     # the device
 
@@ -235,15 +232,16 @@ class State:
 
 def _lock_directory(directory: Path) -> int:
     try:
-        directory.mkdir(mode=0o711, parents=True, exist_ok=True)
-        if directory.stat().st_uid == os.geteuid():
+        directory.mkdir(parents=True, exist_ok=True)
+        files = {entry.name for entry in directory.iterdir()}
+        if not files or _DATABASE in files:  # ours; what else there may be keeps its own permissions
             directory.chmod(0o711)
         descriptor = os.open(directory / "daemon.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as e:
         kind = Kind.NOT_ALLOWED if isinstance(e, PermissionError) else Kind.FAILED
         raise ShadowMeshError(
-            "state_dir", f"can't use the state directory {directory} ({e.strerror})", "run as root, or say --state-dir",
-            kind=kind,
+            "state_dir", f"can't use the state directory {directory} ({e.strerror})",
+            "run as root, or say another --state-dir", kind=kind,
         ) from e  # fmt: skip
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -256,33 +254,66 @@ def _lock_directory(directory: Path) -> int:
     return descriptor
 
 
-def _open(path: Path) -> sqlite_utils.Database:
+def _open(directory: Path) -> sqlite_utils.Database:
     import sqlite_utils
 
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    path.chmod(0o600)
-    connection = sqlite3.connect(path, check_same_thread=False)
-    database = sqlite_utils.Database(connection)
-    connection.execute("PRAGMA foreign_keys = ON")
-    database.enable_wal()
-    connection.execute("PRAGMA synchronous = FULL")
+    path = directory / _DATABASE
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        path.chmod(0o600)
+        connection = sqlite3.connect(path, check_same_thread=False)
+    except OSError as e:
+        raise _failed(directory, e) from e
+    try:
+        _check_format(connection, directory)  # first: what a newer version wrote isn't touched
+        database = sqlite_utils.Database(connection)
+        connection.execute("PRAGMA foreign_keys = ON")
+        database.enable_wal()
+        connection.execute("PRAGMA synchronous = FULL")
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in _SCHEMA.split(";"):
+                connection.execute(statement)
+            connection.execute("INSERT OR IGNORE INTO meta VALUES ('format', ?)", (str(FORMAT),))
+    except BaseException as e:
+        connection.close()
+        if isinstance(e, sqlite3.Error):
+            raise _failed(directory, e) from e
+        raise
     return database
 
 
-def _check_format(db: sqlite_utils.Database, directory: Path) -> None:
-    with db.conn:
-        row = db.conn.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
-        if row is None:
-            db.conn.execute("INSERT INTO meta VALUES ('format', ?)", (str(FORMAT),))
-        elif int(row[0]) > FORMAT:
-            raise ShadowMeshError(
-                "state_newer",
-                f"the state in {directory} was written by a newer version (format {row[0]}, this one knows {FORMAT})",
-                "install that version again",
-            )
+def _check_format(db: sqlite3.Connection, directory: Path) -> None:
+    if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone() is None:
+        return
+    row = db.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
+    found = str(row[0]) if row is not None else "1"
+    if not found.isdecimal():
+        raise _unreadable(directory, f"format {found[:20]!r}")
+    if int(found) > FORMAT:
+        raise ShadowMeshError(
+            "state_newer",
+            f"the state in {directory} was written by a newer version (format {found}, this one knows {FORMAT})",
+            "install that version again",
+        )
 
 
-def _unreadable(directory: Path, error: Exception) -> ShadowMeshError:
+def _failed(directory: Path, error: sqlite3.Error | OSError) -> ShadowMeshError:
+    """What the disk or SQLite refused, told apart as far as a person can help it."""
+    name = getattr(error, "sqlite_errorname", "")
+    if name == "SQLITE_FULL" or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return ShadowMeshError(
+            "disk_full", f"no space is left for the state in {directory}", "free some, and do it again"
+        )
+    if isinstance(error, OSError) or name.startswith(("SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")):
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        return ShadowMeshError(
+            "state_unwritable", f"the state in {directory} can't be written ({why})", "see to the disk and its rights"
+        )
+    return _unreadable(directory, error)
+
+
+def _unreadable(directory: Path, error: object) -> ShadowMeshError:
     return ShadowMeshError(
         "state_unreadable",
         f"the state in {directory} can't be read ({error})",

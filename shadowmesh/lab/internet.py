@@ -241,7 +241,10 @@ class Lab:
         """
         lacking = missing()
         if lacking:
-            raise ShadowMeshError("lab_unavailable", lacking, "run it as root on a Linux machine that has nft")
+            raise ShadowMeshError(
+                "lab_unavailable", lacking, "run it as root on a Linux machine that has nft",
+                kind=Kind.FAILED if os.geteuid() == 0 else Kind.NOT_ALLOWED,
+            )  # fmt: skip
         directory = Path(self.state.directory)
         with _locked(self.id, directory):
             if netns.names(_pattern(self.id)) or _state_file(self.id, directory).exists():

@@ -78,5 +78,10 @@ def new_short_code(network_name: str) -> str:
     return f"{name}-{letters[:4]}-{letters[4:]}"
 
 
+def is_fingerprint(text: str) -> bool:
+    """`sha256:` and 64 lower-case hex digits."""
+    return bool(_FINGERPRINT.match(text))
+
+
 def is_short_code(text: str) -> bool:
     return bool(_CODE.match(text.strip().lower()))

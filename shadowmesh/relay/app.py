@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from shadowmesh.client_api.contact import normal_url
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.keys import Secret
@@ -61,6 +62,8 @@ def run(options: RelayOptions) -> None:
 
 async def _main(options: RelayOptions) -> None:
     _check_public_url(options.public_url)
+    if options.controller is not None:
+        normal_url(options.controller)
     listen = _listen(options.listen)
     tls = _tls(options)
     with RelayStore(options.data_dir) as store:

@@ -123,6 +123,7 @@ class RelayStore:
             "state_unwritable",
             f"the relay can't write to {self._dir} ({error.strerror or error})",
             "give it a directory of its own with --data-dir, and room on the disk",
+            kind=Kind.NOT_ALLOWED if isinstance(error, PermissionError) else Kind.FAILED,
         )
 
     @staticmethod

@@ -29,17 +29,23 @@ _READERS = 2
 _POOL = 8
 _RETRIES = 5
 _LOST_RACES = ("40001", "40P01")  # serialization_failure, deadlock_detected
+_REMEDIES = {
+    "SQLITE_FULL": "free some space on its disk",
+    "SQLITE_NOTADB": "put the database back from a backup",
+    "SQLITE_CORRUPT": "put the database back from a backup",
+}
 
 
 class StorageFailed(ShadowMeshError):
     """The database can't be written or reached; nothing of the transaction was kept."""
 
     def __init__(self, cause: BaseException) -> None:
-        first = str(getattr(cause, "orig", cause)).splitlines()
+        origin = getattr(cause, "orig", cause)
+        first = (str(origin).splitlines() or [type(cause).__name__])[0]
         super().__init__(
             "storage_failed",
-            f"the controller's database failed ({first[0] if first else type(cause).__name__})",
-            "see the controller's log; nothing was changed",
+            f"the controller's database failed, and nothing was changed ({first})",
+            _REMEDIES.get(getattr(origin, "sqlite_errorname", ""), "see the controller's log"),
             kind=Kind.FAILED,
         )
 
