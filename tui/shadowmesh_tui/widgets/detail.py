@@ -27,12 +27,11 @@ def facts(row: PeerRow, history: PeerHistory | None, width: int, styles: Palette
     head.append(printable(peer.name), style=styles["title"])
     head.append(f"  {peer.ip}  ", style=styles["label"])
     head.append(path_code(peer), style=styles[peer.path])
-    if row.via:
-        head.append(f" via {printable(row.via)}", style=styles["label"])
     second = Text(no_wrap=True, overflow="ellipsis", style=styles["muted"])
     online = {True: "online", False: "offline", None: "presence unknown"}[peer.online]
     shaken = "no handshake yet" if row.handshake_age is None else f"handshake {duration(row.handshake_age)} ago"
-    second.append(f"  {online}, {shaken}{', idle' if peer.idle else ''}, {peer.client_id}")
+    via = f"via {printable(row.via)}, " if row.via else ""
+    second.append(f"  {via}{online}, {shaken}{', idle' if peer.idle else ''}, {peer.client_id}")
     why = textwrap.wrap(peer.explanation, max(20, width - 2)) if wrap else [peer.explanation]
     lines = [head, second, *(Text(f"  {line}", style=styles["label"]) for line in why)]
     if history is not None:
