@@ -38,3 +38,19 @@ def lab_factory() -> Iterator[LabFactory]:
 def module_lab_factory() -> Iterator[LabFactory]:
     """Makes labs that are gone after the tests of the module."""
     yield from _factory()
+
+
+@pytest.fixture(scope="session")
+def session_lab_factory() -> Iterator[LabFactory]:
+    """Makes labs that are gone after all tests."""
+    yield from _factory()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "turn(n): tests of a lower turn run before those of a higher one; 0 without it")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Lets tests that wait for WireGuard's two minutes begin before all others and end after them."""
+    items.sort(key=lambda item: next((mark.args[0] for mark in item.iter_markers("turn")), 0))
