@@ -91,6 +91,7 @@ class Inbound:
         source: Source | None = None
         source_key: tuple[int, Any, bytes] | None = None
         start = end = size = 0  # the open run
+        last: tuple[Any, Any] | None = None  # control messages and address of a run of single datagrams of one size
         for _ in range(RECEIVES_AT_ONCE):
             try:
                 got, control, _, address = receive((view[end : end + _DATAGRAM],), _CONTROL_BYTES)
@@ -100,6 +101,15 @@ class Inbound:
                 if closes(e.errno or 0):
                     raise
                 continue  # an ICMP error of an earlier send
+            if got == size and last is not None and control == last[0] and address == last[1]:
+                end += got  # where the underlay gathers nothing, this is each datagram's way
+                if end - start >= ROWS_AT_ONCE * size or end > _BUFFER - _DATAGRAM:
+                    assert source is not None
+                    self._run(source, start, end, size, 0, now)
+                    start = end = 0
+                    last = None
+                continue
+            last = None
             each = got
             local = b""
             for level, kind, data in control:
@@ -125,6 +135,8 @@ class Inbound:
                 assert source is not None
                 self._run(source, start, end, size, 0, now)
                 start = end = 0
+            elif got == each == size:
+                last = control, address
         if end > start:
             assert source is not None
             self._run(source, start, end, size, 0, now)
