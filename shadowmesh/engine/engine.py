@@ -21,7 +21,7 @@ from shadowmesh.model.netmap import Member, NetworkMap
 from shadowmesh.model.pump import AddIdentity, DropSessions, Path, RemoveIdentity, RemovePeer, SetPath
 from shadowmesh.model.reasons import Reason
 from shadowmesh.model.status import PathKind
-from shadowmesh.paths.peerpath import Policy
+from shadowmesh.paths.values import Policy
 from shadowmesh.protocol.cookies import CookieChecker, mac1_key
 from shadowmesh.protocol.noise import ReceivedInitiation, StaticKeys
 from shadowmesh.protocol.relay import NoPeer

@@ -404,7 +404,8 @@ class Node:
         )
         bare = HostView(self._interfaces, overlay, self.stun.reflexive)
         verdict = self.stun.verdict(bare)
-        view = HostView(self._interfaces, overlay, self.stun.reflexive, verdict.symmetric)
+        filters_ports = verdict.type == "port_restricted"
+        view = HostView(self._interfaces, overlay, self.stun.reflexive, verdict.symmetric, filters_ports)
         candidates = gather(view, self.sockets)
         nat = NatStatus(
             type=verdict.type, mapping=verdict.mapping, public=str(verdict.public) if verdict.public else None
@@ -418,7 +419,8 @@ class Node:
         before = self.view
         self.view, self.candidates = view, candidates
         self.disco_candidates = tuple(disco.Candidate(c.addr, disco.CandidateKind(c.kind)) for c in candidates)
-        if news or force or moved or view.symmetric != before.symmetric:
+        judged = (view.symmetric, view.filters_ports) != (before.symmetric, before.filters_ports)
+        if news or force or moved or judged:
             for engine in self._living():
                 engine.report_presence()
                 for peer in list(engine.awake):

@@ -13,7 +13,7 @@ from shadowmesh.model.clock import Now
 from shadowmesh.model.reasons import EXPLANATIONS, Reason
 from shadowmesh.model.status import PathAttempt, PathKind, PeerStatus, Why
 from shadowmesh.paths.candidates import CandidateKind, Rank, is_site_local, parse_ip
-from shadowmesh.paths.peerpath import Probe
+from shadowmesh.paths.values import Probe
 
 if TYPE_CHECKING:
     from shadowmesh.engine.engine import Engine

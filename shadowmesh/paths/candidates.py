@@ -69,13 +69,15 @@ class Rank(IntEnum):
 class HostView:
     """What this host knows of its own addresses. `overlay`: prefixes of its overlay networks, never candidates.
 
-    `symmetric`: its NAT gives every destination another port.
+    `symmetric`: its NAT gives every destination another port. `filters_ports`: its NAT is known to let in only what
+    comes from an address and port that was sent to.
     """
 
     interfaces: tuple[HostInterface, ...] = ()
     overlay: tuple[IPNetwork, ...] = ()
     reflexive: tuple[SockAddr, ...] = ()
     symmetric: bool = False
+    filters_ports: bool = False
 
     def is_own(self, ip: IPAddress) -> bool:
         return any(i.ip == ip for i in self.interfaces)
@@ -186,6 +188,16 @@ def judge(view: HostView, remote: SockAddr, kind: CandidateKind | None) -> tuple
     if kind is CandidateKind.HOST or view.is_public:
         return Rank.OPEN, Reason.DIRECT_PUBLIC
     return Rank.PUNCHED, Reason.DIRECT_PUNCHED
+
+
+def open_to(view: HostView, candidates: Iterable[Candidate]) -> bool:
+    """Whether a peer may be reached whatever the NATs do: on one's own LAN, by IPv6, a mapped port, a public address."""
+    return any(
+        view.on_link(parse_ip(addr.host))
+        or kind in (CandidateKind.MAPPED, CandidateKind.IPV6, CandidateKind.TURN)
+        or (kind is CandidateKind.HOST and not is_site_local(parse_ip(addr.host)))
+        for addr, kind in candidates
+    )
 
 
 def looks_symmetric(candidates: Iterable[Candidate]) -> bool:

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import inf
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal
 
 from shadowmesh.model.reasons import Reason
 from shadowmesh.paths.candidates import (
@@ -22,85 +21,41 @@ from shadowmesh.paths.candidates import (
     HostView,
     LocalSocket,
     PathKey,
-    Rank,
     judge,
     looks_symmetric,
     looks_udp_blocked,
+    open_to,
     pair,
 )
-
-CHECK_ROUNDS = (0.0, 0.2, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0)
-CHECK_SETTLED = 1.0  # seconds after which a check that found a path ends
-CALL_REPEATS = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds into a check at which an unanswered call-me-maybe is repeated
-TRUST = 6.5
-HEARTBEAT = 3.0
-REPEAT = 0.3
-ACTIVE = 10.0  # seconds after the last data during which a path counts as active
-WORRY = 1.8  # seconds of unanswered heartbeats after which a check starts while the path still counts as trusted
-WORRY_UNPROVEN = 0.6  # the same after waking a dormant path
-DORMANT_PING = 25.0
-FORGET = 300.0
-RETRY = 60.0
-RETRY_JITTER = 10.0
-MAX_TRIGGERED = 8  # addresses learnt from pings out of the blue, per peer
-PING_MEMORY = 10.0  # seconds for which a pong to a ping still counts
-CLEARLY_FASTER = 0.7  # share of the present round trip below which a path of the same rank is taken …
-CLEARLY_FASTER_BY = 0.005  # … if it also gains so many seconds
-
-
-class Ping(NamedTuple):
-    """Send a disco ping. `path` None: through the relay."""
-
-    path: PathKey | None
-    tx_id: bytes
-
-
-class Call(NamedTuple):
-    """Send a call-me-maybe with our candidates through the relay. `ask`: the peer's are wanted in return."""
-
-    ask: bool
-
-
-class Route(NamedTuple):
-    """Where data goes from now on. `also`: the same data is sent there, too, until one of them is proven."""
-
-    primary: PathKey | Literal["relay"] | None
-    also: PathKey | Literal["relay"] | None
-
-
-class Moved(NamedTuple):
-    """The path or its reason changed; for people."""
-
-    direct: bool
-    reason: Reason
-
-
-Action: TypeAlias = Ping | Call | Route | Moved
-
-_RELAY_ROUTE = Route("relay", None)
-
-
-@dataclass(slots=True, eq=False)
-class Probe:
-    """One pair of addresses and what came of trying it. Times are CLOCK_BOOTTIME."""
-
-    path: PathKey
-    kind: CandidateKind | None  # None: learnt from a ping out of the blue
-    rank: Rank
-    reason: Reason
-    sent_at: float = -inf
-    pong_at: float = -inf
-    rtt: float = 0.0
-    lost_at: float = -inf
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What the network allows. `udp`: this host's UDP gets out."""
-
-    p2p: bool = True
-    relay_fallback: bool = True
-    udp: bool = True
+from shadowmesh.paths.values import (
+    ACTIVE,
+    ALLOW_ALL,
+    CALL_REPEATS,
+    CHECK_ROUNDS,
+    CHECK_SETTLED,
+    CLEARLY_FASTER,
+    CLEARLY_FASTER_BY,
+    DORMANT_PING,
+    FORGET,
+    HEARTBEAT,
+    MAX_TRIGGERED,
+    PING_MEMORY,
+    RELAY_ROUTE,
+    REPEAT,
+    RETRY,
+    RETRY_JITTER,
+    RETRY_LOST,
+    TRUST,
+    WORRY,
+    WORRY_UNPROVEN,
+    Action,
+    Call,
+    Moved,
+    Ping,
+    Policy,
+    Probe,
+    Route,
+)
 
 
 class PeerPath:
@@ -121,7 +76,9 @@ class PeerPath:
         "_reason",
         "_relay_beat",
         "_remote",
+        "_remote_filters_ports",
         "_retry_at",
+        "_retry_wait",
         "_rng",
         "_route",
         "_sockets",
@@ -140,7 +97,7 @@ class PeerPath:
     )
 
     def __init__(
-        self, rng: random.Random, view: HostView, sockets: Sequence[LocalSocket], policy: Policy = Policy()
+        self, rng: random.Random, view: HostView, sockets: Sequence[LocalSocket], policy: Policy = ALLOW_ALL
     ) -> None:
         self._rng = rng
         self._view = view
@@ -155,6 +112,7 @@ class PeerPath:
         self.relay_rtt = 0.0
         self.deadline = inf
         self._remote: tuple[Candidate, ...] = ()
+        self._remote_filters_ports = False
         self._actions: list[Action] = []
         self._pings: dict[bytes, tuple[Probe | None, float]] = {}
         self._last_traffic = -inf
@@ -168,6 +126,7 @@ class PeerPath:
         self._called_at = -inf
         self._heard_candidates_at = -inf
         self._retry_at = -inf
+        self._retry_wait = RETRY
         self._failed = False  # the last whole check found nothing
         self._lost = False  # a direct path was lost and none found since
         self._route = Route(None, None)
@@ -289,8 +248,10 @@ class PeerPath:
             self._start_check(now, ask=True)
         self._settle(now)
 
-    def call_received(self, candidates: Sequence[Candidate], ask: bool, now: float) -> None:
-        """A call-me-maybe of the peer: it wants to be pinged there."""
+    def call_received(
+        self, candidates: Sequence[Candidate], ask: bool, now: float, *, filters_ports: bool = False
+    ) -> None:
+        """A call-me-maybe of the peer: it wants to be pinged there. `filters_ports`: what it knows of its NAT."""
         if not self.policy.p2p:
             return
         self.plain = None
@@ -298,6 +259,7 @@ class PeerPath:
         changed = remote != self._remote
         known_before = bool(self._remote)
         self._remote = remote
+        self._remote_filters_ports = filters_ports
         self._heard_candidates_at = now
         self._call_round = len(CALL_REPEATS)
         if ask:
@@ -429,8 +391,10 @@ class PeerPath:
         if self._unanswered_since == inf:
             self._unanswered_since = now
         worry = WORRY_UNPROVEN if self._unproven else WORRY
-        if now - self._unanswered_since >= worry and self.active(now) and not self.checking:
-            self._start_check(now, ask=True)
+        if now - self._unanswered_since >= worry and self.active(now):
+            self._unproven = True
+            if not self.checking:
+                self._start_check(now, ask=True)
         self._ping(best, now)
         self._next_beat = now + max(REPEAT, 1.5 * best.rtt)
 
@@ -452,6 +416,7 @@ class PeerPath:
         self._unproven = False
         self._unanswered_since = self._next_beat = inf
         self._lost = True
+        self._retry_wait = RETRY_LOST
         if self.active(now):
             self.old = lost
             self._relay_beat = now
@@ -555,7 +520,9 @@ class PeerPath:
                 self._call_round = len(CALL_REPEATS)
                 self._failed = self.best is None
                 self._lost = False
-                self._retry_at = now + RETRY + self._rng.uniform(-RETRY_JITTER, RETRY_JITTER)
+                jitter = self._rng.uniform(-RETRY_JITTER, RETRY_JITTER) / RETRY
+                self._retry_at = now + self._retry_wait * (1.0 + jitter)
+                self._retry_wait = min(RETRY, 2 * self._retry_wait)
 
     def _ping_all(self, now: float) -> None:
         for path, kind in pair(self._view, self._sockets, self._remote):
@@ -581,7 +548,7 @@ class PeerPath:
             return Route(self.best.path, relay if doubled else None)
         if self.old is not None:
             return Route(relay, self.old.path) if relay else Route(self.old.path, None)
-        return _RELAY_ROUTE if relay else Route(None, None)
+        return RELAY_ROUTE if relay else Route(None, None)
 
     def _wanted_reason(self) -> Reason:
         if self.plain is not None:
@@ -592,16 +559,25 @@ class PeerPath:
             return self.best.reason
         if self._lost:
             return Reason.RELAY_PATH_LOST
-        if not self._failed:
-            return Reason.RELAY_UPGRADING if self.checking else Reason.NONE_IDLE
+        if not self._failed and not self.checking:
+            return Reason.NONE_IDLE
         if not self.policy.udp or (self._remote and looks_udp_blocked(self._remote)):
-            return Reason.RELAY_UDP_BLOCKED
-        if self._view.symmetric:
-            theirs = looks_symmetric(self._remote)
-            return Reason.RELAY_BOTH_SYMMETRIC if theirs else Reason.RELAY_SYMMETRIC_PORT_RESTRICTED
-        if looks_symmetric(self._remote):
-            return Reason.RELAY_SYMMETRIC_PORT_RESTRICTED
-        return Reason.RELAY_NO_ANSWER
+            obstacle, sure = Reason.RELAY_UDP_BLOCKED, True
+        else:
+            obstacle, sure = self._symmetric_obstacle()
+        if self._failed or (sure and not open_to(self._view, self._remote)):
+            return obstacle
+        return Reason.RELAY_UPGRADING
+
+    def _symmetric_obstacle(self) -> tuple[Reason, bool]:
+        """What keeps the two from a direct path if nothing answers, and whether that is known before trying."""
+        ours, theirs = self._view.symmetric, looks_symmetric(self._remote)
+        if ours and theirs:
+            return Reason.RELAY_BOTH_SYMMETRIC, True
+        if ours or theirs:
+            filtered = self._remote_filters_ports if ours else self._view.filters_ports
+            return Reason.RELAY_SYMMETRIC_PORT_RESTRICTED, filtered
+        return Reason.RELAY_NO_ANSWER, False
 
     def _settle(self, now: float) -> None:
         """Tells a changed route, and sets the next deadline."""

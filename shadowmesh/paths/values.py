@@ -1,0 +1,87 @@
+"""The values of a peer's path: its timing, what it wants done, what it knows of each pair of addresses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import Literal, NamedTuple, TypeAlias
+
+from shadowmesh.model.reasons import Reason
+from shadowmesh.paths.candidates import CandidateKind, PathKey, Rank
+
+CHECK_ROUNDS = (0.0, 0.2, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0)
+CHECK_SETTLED = 1.0  # seconds after which a check that found a path ends
+CALL_REPEATS = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds into a check at which an unanswered call-me-maybe is repeated
+TRUST = 6.5
+HEARTBEAT = 3.0
+REPEAT = 0.3
+ACTIVE = 10.0  # seconds after the last data during which a path counts as active
+WORRY = 1.8  # seconds of unanswered heartbeats after which a path is in doubt: a check starts, the relay doubles it
+WORRY_UNPROVEN = 0.6  # the same after waking a dormant path
+DORMANT_PING = 25.0
+FORGET = 300.0
+RETRY = 60.0
+RETRY_JITTER = 10.0
+RETRY_LOST = 10.0  # the first wait after a path that had worked was lost; doubled each time, up to RETRY
+MAX_TRIGGERED = 8  # addresses learnt from pings out of the blue, per peer
+PING_MEMORY = 10.0  # seconds for which a pong to a ping still counts
+CLEARLY_FASTER = 0.7  # share of the present round trip below which a path of the same rank is taken …
+CLEARLY_FASTER_BY = 0.005  # … if it also gains so many seconds
+
+
+class Ping(NamedTuple):
+    """Send a disco ping. `path` None: through the relay."""
+
+    path: PathKey | None
+    tx_id: bytes
+
+
+class Call(NamedTuple):
+    """Send a call-me-maybe with our candidates through the relay. `ask`: the peer's are wanted in return."""
+
+    ask: bool
+
+
+class Route(NamedTuple):
+    """Where data goes from now on. `also`: the same data is sent there, too, until one of them is proven."""
+
+    primary: PathKey | Literal["relay"] | None
+    also: PathKey | Literal["relay"] | None
+
+
+class Moved(NamedTuple):
+    """The path or its reason changed; for people."""
+
+    direct: bool
+    reason: Reason
+
+
+Action: TypeAlias = Ping | Call | Route | Moved
+
+RELAY_ROUTE = Route("relay", None)
+
+
+@dataclass(slots=True, eq=False)
+class Probe:
+    """One pair of addresses and what came of trying it. Times are CLOCK_BOOTTIME."""
+
+    path: PathKey
+    kind: CandidateKind | None  # None: learnt from a ping out of the blue
+    rank: Rank
+    reason: Reason
+    sent_at: float = -inf
+    pong_at: float = -inf
+    rtt: float = 0.0
+    lost_at: float = -inf
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the network allows. `udp`: this host's UDP gets out."""
+
+    p2p: bool = True
+    relay_fallback: bool = True
+    udp: bool = True
+
+
+ALLOW_ALL = Policy()

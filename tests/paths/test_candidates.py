@@ -1,0 +1,93 @@
+"""Candidates: what is told, what is paired, how it is judged."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.pump import Slot
+from shadowmesh.model.reasons import Reason
+from shadowmesh.paths.candidates import (
+    MAX_CANDIDATES,
+    Candidate,
+    CandidateKind,
+    HostView,
+    LocalSocket,
+    PathKey,
+    Rank,
+    gather,
+    judge,
+    looks_symmetric,
+    looks_udp_blocked,
+    pair,
+)
+from shadowmesh.protocol import disco
+
+V4, V6 = LocalSocket(Slot(1), 4000), LocalSocket(Slot(2), 4000, ipv6=True)
+HOME = ipaddress.ip_interface("192.168.1.5/24")
+GLOBAL = ipaddress.ip_interface("2001:db8::5/64")
+PUBLIC = SockAddr("198.51.100.1", 4444)
+
+
+def view(*interfaces: ipaddress.IPv4Interface | ipaddress.IPv6Interface, **more: object) -> HostView:
+    return HostView(interfaces=interfaces, **more)  # type: ignore[arg-type]
+
+
+def test_the_numbers_of_kinds_are_those_of_the_wire() -> None:
+    assert {k.name: k.value for k in CandidateKind} == {k.name: k.value for k in disco.CandidateKind}
+
+
+def test_hosts_and_reflexive_addresses_are_told_once_each() -> None:
+    seen = gather(view(HOME, GLOBAL, reflexive=(PUBLIC, PUBLIC)), [V4, V6])
+    assert set(seen) == {
+        Candidate(SockAddr("192.168.1.5", 4000), CandidateKind.HOST),
+        Candidate(SockAddr("2001:db8::5", 4000), CandidateKind.IPV6),
+        Candidate(PUBLIC, CandidateKind.REFLEXIVE),
+    }
+
+
+def test_overlay_loopback_and_link_local_addresses_are_never_told() -> None:
+    interfaces = [ipaddress.ip_interface(t) for t in ("10.7.0.1/16", "127.0.0.1/8", "169.254.3.4/16", "fe80::1/64")]
+    assert not gather(view(*interfaces, overlay=(ipaddress.ip_network("10.7.0.0/16"),)), [V4, V6])
+
+
+def test_a_host_with_many_addresses_tells_some() -> None:
+    many = [ipaddress.ip_interface(f"10.0.{i}.1/24") for i in range(50)]
+    assert len(gather(view(*many, reflexive=(PUBLIC,)), [V4])) == MAX_CANDIDATES
+
+
+def test_pairs_keep_to_the_family_and_leave_out_oneself_and_the_overlay() -> None:
+    remote = [
+        Candidate(SockAddr("192.168.1.5", 4000), CandidateKind.HOST),  # numbered like us
+        Candidate(SockAddr("10.7.0.9", 1), CandidateKind.HOST),
+        Candidate(PUBLIC, CandidateKind.REFLEXIVE),
+        Candidate(SockAddr("2001:db8::9", 9), CandidateKind.IPV6),
+    ]
+    pairs = pair(view(HOME, overlay=(ipaddress.ip_network("10.7.0.0/16"),)), [V4, V6], remote)
+    assert pairs == [
+        (PathKey(Slot(1), PUBLIC), CandidateKind.REFLEXIVE),
+        (PathKey(Slot(2), SockAddr("2001:db8::9", 9)), CandidateKind.IPV6),
+    ]
+
+
+def test_judgement_of_paths() -> None:
+    home = view(HOME, reflexive=(PUBLIC,))
+    assert judge(home, SockAddr("192.168.1.9", 1), CandidateKind.HOST) == (Rank.LAN, Reason.DIRECT_LAN)
+    assert judge(home, PUBLIC, CandidateKind.MAPPED) == (Rank.OPEN, Reason.DIRECT_MAPPED_PORT)
+    assert judge(home, SockAddr("203.0.113.5", 1), CandidateKind.HOST) == (Rank.OPEN, Reason.DIRECT_PUBLIC)
+    assert judge(home, SockAddr("203.0.113.5", 1), CandidateKind.REFLEXIVE) == (Rank.PUNCHED, Reason.DIRECT_PUNCHED)
+    assert judge(home, SockAddr("203.0.113.5", 1), None) == (Rank.PUNCHED, Reason.DIRECT_PUNCHED)
+    assert judge(home, SockAddr("2001:db8::9", 1), None) == (Rank.OPEN, Reason.DIRECT_IPV6)
+    server = view(ipaddress.ip_interface("198.51.100.1/32"), reflexive=(PUBLIC,))
+    assert judge(server, SockAddr("203.0.113.5", 1), None) == (Rank.OPEN, Reason.DIRECT_PUBLIC)
+
+
+def test_a_symmetric_or_blocked_peer_is_seen_by_its_candidates() -> None:
+    host = Candidate(SockAddr("192.168.7.7", 1), CandidateKind.HOST)
+    first = Candidate(SockAddr("203.0.113.5", 1), CandidateKind.REFLEXIVE)
+    second = Candidate(SockAddr("203.0.113.5", 2), CandidateKind.REFLEXIVE)
+    assert looks_symmetric((host, first, second))
+    assert not looks_symmetric((host, first))
+    assert looks_udp_blocked((host,))
+    assert not looks_udp_blocked((host, first))
+    assert not looks_udp_blocked((Candidate(SockAddr("203.0.113.5", 1), CandidateKind.HOST),))
