@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 from pathlib import Path
 
 from rich.console import Console
@@ -21,14 +22,20 @@ SIZE = (110, 30)
 SETTLE = 20.0  # seconds after which the pairs that can't meet say so
 
 
+def save(name: str, svg: str) -> None:
+    """Without the web fonts that Rich refers to, and without its random ids."""
+    svg = re.sub(r"@font-face \{.*?\}\n?", "", svg, flags=re.DOTALL)
+    (IMAGES / f"{name}.svg").write_text(re.sub(r"terminal-\d+", "terminal", svg), encoding="utf-8")
+
+
 async def tui(state_dir: Path) -> None:
     app = ShadowMeshApp(state_dir)
     async with app.run_test(size=SIZE) as pilot:
         await pilot.pause(SETTLE)
-        app.save_screenshot("tui-dashboard.svg", str(IMAGES))
+        save("tui-dashboard", app.export_screenshot())
         await pilot.press("t")
         await pilot.pause(3.0)
-        app.save_screenshot("tui-topology.svg", str(IMAGES))
+        save("tui-topology", app.export_screenshot())
 
 
 def main() -> None:
@@ -37,7 +44,7 @@ def main() -> None:
         drawn = Console(record=True, width=84, file=io.StringIO(), force_terminal=True, color_system="truecolor")
         drawn.print("$ make demo", style="bold")
         drawn.print(demo.table(result.pairs))
-        drawn.save_svg(str(IMAGES / "demo.svg"), title="make demo")
+        save("demo", drawn.export_svg(title="make demo"))
         asyncio.run(tui(Lab.attach(LAB).host("h3").state_directory))
     finally:
         internet.down(LAB)

@@ -149,9 +149,14 @@ class AsyncDaemonClient:
         raise _lost(self.state_dir)
 
     async def stream(self, method: str, **params: Any) -> AsyncIterator[Any]:
+        """The items of a streaming method, until its end."""
+        ended = False
         async for message in self._lines(method, params):
             if "item" in message:
                 yield message["item"]
+            ended = "end" in message
+        if not ended:
+            raise _lost(self.state_dir)
 
     async def status(self) -> Status:
         return from_builtins(await self.call("status"), Status)
