@@ -17,6 +17,7 @@ from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.link import Presence, PresenceUpdate, Report
 
 EVERYONE = 500
+_PART = 64
 
 
 class Presences:
@@ -129,8 +130,9 @@ class Presences:
         return encode(PresenceUpdate(network_id=self._ids[ref], changes=tuple(changes)))
 
     def _tell(self, link: DeviceLink, ref: NetworkRef, changes: list[Presence]) -> None:
-        if changes:
-            link.post(self._text(ref, changes))
+        # In parts: OpenSSL keeps, for as long as a connection lasts, a buffer as large as the largest message.
+        for start in range(0, len(changes), _PART):
+            link.post(self._text(ref, changes[start : start + _PART]))
 
     def close(self) -> None:
         for task in self._tasks:
