@@ -16,7 +16,7 @@ Bytes after the last field are ignored, so that a later version may add some.
 |---|---|
 | ping | 1 ‖ transaction id 12 ‖ epoch u32 ‖ zero 14 |
 | pong | 2 ‖ transaction id 12 ‖ observed address 18 |
-| call-me-maybe | 3 ‖ flags u8 (bit 0: ask) ‖ epoch u32 ‖ count u8 ‖ count × (kind u8 ‖ address 18) |
+| call-me-maybe | 3 ‖ flags u8 (bit 0: ask, bit 1: filters ports) ‖ epoch u32 ‖ count u8 ‖ count × (kind u8 ‖ address 18) |
 
 Ping and pong are of one size: who replays a ping from a forged address gains no amplification. Candidates of a kind
 not known here are skipped. The largest call-me-maybe has 691 bytes. There is no replay protection below the
@@ -62,6 +62,7 @@ _SEALED: Final = 4 + 32 + 24
 _OVERHEAD: Final = _SEALED + 16
 _PING, _PONG, _CALL_ME_MAYBE = 1, 2, 3
 _ASK: Final = 1
+_FILTERS_PORTS: Final = 2
 _V4_MAPPED: Final = bytes(10) + b"\xff\xff"
 
 
@@ -102,11 +103,15 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class CallMeMaybe:
-    """The sender's candidates, at most 32. `ask` wants the receiver's own in return."""
+    """The sender's candidates, at most 32. `ask` wants the receiver's own in return.
+
+    `filters_ports`: the sender's NAT is known to let in only what comes from an address and port that was sent to.
+    """
 
     candidates: tuple[Candidate, ...]
     ask: bool = False
     epoch: int = 0
+    filters_ports: bool = False
 
 
 Message: TypeAlias = Ping | Pong | CallMeMaybe
@@ -131,10 +136,11 @@ def encode(message: Message) -> bytes:
             return struct.pack(">B12sI14x", _PING, _tx(tx_id), epoch)
         case Pong(tx_id, observed):
             return struct.pack(">B12s18s", _PONG, _tx(tx_id), _pack_address(observed))
-        case CallMeMaybe(candidates, ask, epoch):
+        case CallMeMaybe(candidates, ask, epoch, filters_ports):
             if len(candidates) > MAX_CANDIDATES:
                 raise ValueError(f"{len(candidates)} candidates, at most {MAX_CANDIDATES}")
-            head = struct.pack(">BBIB", _CALL_ME_MAYBE, _ASK if ask else 0, epoch, len(candidates))
+            flags = (_ASK if ask else 0) | (_FILTERS_PORTS if filters_ports else 0)
+            head = struct.pack(">BBIB", _CALL_ME_MAYBE, flags, epoch, len(candidates))
             return head + b"".join(bytes((c.kind,)) + _pack_address(c.addr) for c in candidates)
 
 
@@ -164,7 +170,7 @@ def _decode_call_me_maybe(plaintext: bytes) -> CallMeMaybe:
         addr = _unpack_address(packed)
         if kind in _KINDS:
             candidates.append(Candidate(addr, CandidateKind(kind)))
-    return CallMeMaybe(tuple(candidates), bool(flags & _ASK), epoch)
+    return CallMeMaybe(tuple(candidates), bool(flags & _ASK), epoch, bool(flags & _FILTERS_PORTS))
 
 
 _KINDS: Final = frozenset(CandidateKind)

@@ -82,7 +82,7 @@ def test_the_bytes_are_as_written_down() -> None:
 def test_what_a_later_version_adds_is_passed_over() -> None:
     for message in (Ping(b"t" * 12, 1), Pong(b"t" * 12, SockAddr("::1", 1)), FULL):
         assert decode(encode(message) + b"more") == message
-    assert decode(b"\x03\xfe" + bytes(5)) == CallMeMaybe(())
+    assert decode(b"\x03\xfc" + bytes(5)) == CallMeMaybe(())
     unknown_kind = (
         b"\x03\x00\x00\x00\x00\x00\x02" + b"\x63" + bytes(15) + b"\x01\x00\x01" + b"\x01" + bytes(15) + b"\x01\x00\x02"
     )
@@ -133,7 +133,7 @@ candidates = st.builds(Candidate, addresses, st.sampled_from(CandidateKind))
 messages = st.one_of(
     st.builds(Ping, tx_ids, epochs),
     st.builds(Pong, tx_ids, addresses),
-    st.builds(CallMeMaybe, st.lists(candidates, max_size=32).map(tuple), st.booleans(), epochs),
+    st.builds(CallMeMaybe, st.lists(candidates, max_size=32).map(tuple), st.booleans(), epochs, st.booleans()),
 )
 
 
