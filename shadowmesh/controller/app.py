@@ -352,7 +352,7 @@ async def serving(
     clock: Callable[[], dt.datetime] = _utc,
 ) -> AsyncIterator[Services]:
     """A controller that serves inside the block, on a migrated database. Raises ShadowMeshError as `run` does."""
-    from shadowmesh.controller.edge.api import make_app
+    from shadowmesh.controller.edge.api import Front, make_app
     from shadowmesh.controller.edge.server import Serving
     from shadowmesh.controller.service.core import Core
     from shadowmesh.controller.service.services import Services
@@ -362,7 +362,7 @@ async def serving(
     try:
         at = Services(Core(store, keys, settings, timing, clock))
         app = make_app(at, pki.trust_bundle(where.path, settings))
-        sockets = Serving(app, tls, settings.address, where.socket, timing.shutdown_grace)
+        sockets = Serving(Front(app), tls, settings.address, where.socket, timing.shutdown_grace)
         await at.start()
         await sockets.start()
         renewing = asyncio.create_task(_renew(where, settings, timing, tls, app))

@@ -9,7 +9,8 @@ from fastapi import FastAPI, Response
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from starlette.routing import WebSocketRoute
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from shadowmesh import __version__
 from shadowmesh.controller.edge import links, problems, routes, watch
@@ -39,7 +40,32 @@ class _Live(Collector):
             yield GaugeMetricFamily(name, text, value)
 
 
+class Front:
+    """WebSockets go straight to their handlers: FastAPI's layers would cost each idle connection some 30 kB."""
+
+    def __init__(self, rest: FastAPI) -> None:
+        self.rest = rest
+        self._sockets = {
+            f"{API}/link": links.device_link,
+            f"{API}/relay-link": links.relay_link,
+            f"{API}/ws": watch.watch,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket":
+            await self.rest(scope, receive, send)
+            return
+        scope["app"] = self.rest
+        socket = WebSocket(scope, receive, send)
+        handler = self._sockets.get(scope["path"])
+        if handler is None:
+            await socket.close()
+        else:
+            await handler(socket)
+
+
 def make_app(at: Services, trust_bundle: str) -> FastAPI:
+    """The REST part; `Front` puts the WebSockets before it."""
     app = FastAPI(
         title="ShadowMesh controller",
         version=__version__,
@@ -52,11 +78,6 @@ def make_app(at: Services, trust_bundle: str) -> FastAPI:
     app.state.trust_bundle = trust_bundle
     problems.install(app)
     app.include_router(routes.router)
-    app.router.routes += [
-        WebSocketRoute(f"{API}/link", links.device_link),
-        WebSocketRoute(f"{API}/relay-link", links.relay_link),
-        WebSocketRoute(f"{API}/ws", watch.watch),
-    ]
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)

@@ -7,6 +7,7 @@ import contextlib
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
+from weakref import WeakValueDictionary
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
@@ -20,7 +21,7 @@ from shadowmesh.controller.service.maps import LiveMap, Maps
 from shadowmesh.controller.service.presence import Presences
 from shadowmesh.controller.store import schema
 from shadowmesh.model.ids import ClientID, NetworkRef
-from shadowmesh.model.keys import NetworkID, SealingPublicKey
+from shadowmesh.model.keys import DevicePublicKey, NetworkID, SealingPublicKey
 from shadowmesh.model.link import (
     EpochHeld,
     FromDevice,
@@ -53,7 +54,7 @@ class Devices:
         self._presences = presences
         self._events = events
         self._clients = clients
-        self._greeting: dict[bytes, asyncio.Lock] = {}
+        self._greeting: WeakValueDictionary[DevicePublicKey, asyncio.Lock] = WeakValueDictionary()
         self._grants = Limiter(10, 2.0)
         self._path_changes = Limiter(100, 0.2)
 
@@ -82,7 +83,8 @@ class Devices:
             close=close,
         )
         # One at a time for each device: else two boots that knock together would both get in.
-        async with self._greeting.setdefault(hello.device_key, asyncio.Lock()):
+        turn = self._greeting.setdefault(hello.device_key, asyncio.Lock())
+        async with turn:
             await self._only_one(link)
             # In the hub before the first look: who is approved or removed meanwhile finds the link there.
             self._hub.devices[link.device_key] = link
@@ -91,8 +93,6 @@ class Devices:
             except BaseException:
                 self.gone(link, clean=True)
                 raise
-        if not self._greeting[hello.device_key].locked():
-            del self._greeting[hello.device_key]
         return link
 
     async def _only_one(self, link: DeviceLink) -> None:
