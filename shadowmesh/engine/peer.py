@@ -158,11 +158,11 @@ class Peer:
         probe = path.probes.get(key)
         answers = probe is not None and probe.pong_at > probe.lost_at  # there is disco, or was when last looked at
         if path.plain is None and (answers or now.boot - self.disco_at < DISCO_SILENT):
-            if not answers:
-                self.plain_hint = (key, now.boot)
+            self.plain_hint = (key, now.boot)
             return False
         if path.plain is None and path.trusted(now.boot):
             return False
+        self.plain_hint = None
         was = path.plain
         path.wireguard_proven(key, now.boot)
         if was is None:
@@ -297,9 +297,19 @@ class Peer:
             self._pulse_at = boot + PULSE
         else:
             self._pulse_at = inf
+        self._consider_plain(rx_any, now)
         relay = self.relay
         if relay is not None and "relay" in self.path.route and boot - last < QUIET:
             self.engine.relays.busy(relay, boot)
+
+    def _consider_plain(self, rx_any: float, now: Now) -> None:
+        """Disco fell silent and the direct path with it, but WireGuard is heard: the peer speaks that alone now."""
+        assert self.path is not None
+        hint, boot = self.plain_hint, now.boot
+        if hint is None or self.path.best is not None or boot - rx_any > PULSE + 1.0:
+            return
+        if min(hint[1], rx_any) > self.disco_at and boot - self.disco_at >= DISCO_SILENT:
+            self._heard_plainly(hint[0], now)
 
     def _keepalive(self, last_tx: float, last_rx: float, now: float) -> None:
         """Paper, section 6.5: data came and nothing was sent for ten seconds."""
@@ -345,10 +355,6 @@ class Peer:
             self.path.beat_along(boot)
         if boot >= self.path.deadline:
             self.path.tick(boot)
-            hint = self.plain_hint
-            if hint is not None and self.path.best is None and hint[1] > self.disco_at:
-                self.plain_hint = None
-                self._heard_plainly(hint[0], now)
         if boot >= self.handshake.deadline():
             self.handshake.on_timer(now)
         self._act(now)

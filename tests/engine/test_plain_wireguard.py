@@ -1,0 +1,100 @@
+"""A member that now runs a standard WireGuard with the same keys is reached where it was heard last."""
+
+from __future__ import annotations
+
+import pytest
+from plainwg import PlainWireGuard
+from simworld import Host, World
+
+
+def taken_over(kind: str = "port_restricted") -> tuple[World, Host, PlainWireGuard]:
+    """Daemon b (public) and a, which talked directly before a was taken over by WireGuard."""
+    world = World(3)
+    world.relay("relay1")
+    a, b = world.host("a", kind), world.host("b", "none")
+    world.start()
+    world.run(2.5)
+    world.stream(a, b, every=0.2, count=20)
+    world.run(5.0)
+    export = a.node.export_wireguard(world.network_id, b.client_id, a.clock())
+    assert export is not None
+    assert export.endpoint is not None
+    assert "***" in repr(export)
+    return world, b, PlainWireGuard(a, export, b)
+
+
+def exchange(world: World, b: Host, wg: PlainWireGuard, number: int) -> bool:
+    """One packet each way; whether both arrived."""
+    before, heard = len(wg.received), number in world.flow(wg.host, b).received
+    wg.send_packet(number)
+    world.send(b, wg.host)
+    world.run(1.0)
+    return not heard and number in world.flow(wg.host, b).received and len(wg.received) > before
+
+
+def test_it_is_accepted_as_initiator_from_any_address_and_answered_there() -> None:
+    world, b, wg = taken_over()
+    wg.send_packet(1000)
+    world.run(12.0)  # until the daemon has stopped to expect disco from it
+    wg.send_packet(1001)
+    world.run(2.0)
+    assert exchange(world, b, wg, 1002)
+    assert b.to(wg.host).reason == "direct.wireguard"
+    assert b.to(wg.host).path == "direct"
+
+
+def test_its_move_to_another_address_is_followed() -> None:
+    world, b, wg = taken_over()
+    for n in range(12):
+        wg.send_packet(1000 + n)
+        world.run(1.0)
+    assert exchange(world, b, wg, 2000)
+    wg.host.site.restart(world, new_ip="198.18.77.7")
+    wg.send_packet(2001)
+    world.run(0.5)
+    assert exchange(world, b, wg, 2002)
+    assert b.to(wg.host).endpoint is not None
+    assert str(b.to(wg.host).endpoint).startswith("198.18.77.7")
+
+
+def test_the_daemon_initiates_towards_its_last_endpoint() -> None:
+    world, b, wg = taken_over("none")
+    for n in range(12):
+        wg.send_packet(1000 + n)
+        world.run(1.0)
+    assert b.to(wg.host).reason == "direct.wireguard"
+    world.run(200.0)  # the session has died
+    wg.current = None
+    heard = len(wg.received)
+    world.send(b, wg.host)
+    world.run(2.0)
+    assert len(wg.received) == heard + 1
+
+
+def test_ping_measures_it_by_a_handshake() -> None:
+    world, b, wg = taken_over("none")
+    for n in range(12):
+        wg.send_packet(1000 + n)
+        world.run(1.0)
+    answer = b.ping(wg.host)
+    assert answer.ok
+    assert answer.path == "direct"
+    assert answer.reason == "direct.wireguard"
+    assert answer.latency == pytest.approx(2 * (b.site.delay + wg.host.site.delay), abs=0.01)
+
+
+def test_when_the_daemon_is_back_it_is_an_ordinary_peer_again() -> None:
+    world, b, wg = taken_over()
+    for n in range(12):
+        wg.send_packet(1000 + n)
+        world.run(1.0)
+    assert b.to(wg.host).reason == "direct.wireguard"
+    a = wg.host
+    del a.arrive  # type: ignore[attr-defined]
+    a.start(timestamp_floor=a.node.timestamp)
+    world.run(3.0)
+    world.stream(a, b, every=0.2, count=50)
+    world.run(12.0)
+    assert b.to(a).reason == "direct.public"
+    assert a.to(b).path == "direct"
+    assert a.ping(b).ok
