@@ -85,10 +85,9 @@ def key_create(
     """Make an API key; it is shown once."""
     from shadowmesh.model import api
 
+    wish = request(api.ApiKeyCreate, name=name, expires_in=None if expires is None else seconds(expires))
     with connect(call) as controller:
-        made = controller.api_key_create(
-            request(api.ApiKeyCreate, name=name, expires_in=None if expires is None else seconds(expires))
-        )
+        made = controller.api_key_create(wish)
     call.done("api-key/1", made.model_dump(mode="json"), made.key)
 
 

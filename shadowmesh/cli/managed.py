@@ -22,6 +22,7 @@ _HINTS = {
     "client_name": "use a-z, 0-9 and -, at most 63",
     "email": "write it as NAME@HOST",
     "ip": "give an IPv4 address",
+    "role": "there is owner, member and guest",
     "expires_in": "give a time from a minute to ten years, as 30m, 24h or 7d",
     "idle": "give a time as 30m, 24h or 7d",
 }

@@ -115,8 +115,9 @@ def member_add(call: Call, network: Name, email: Email, role: Role = "member") -
     """Give a user a role in a network."""
     from shadowmesh.model import api
 
+    wish = request(api.MemberPut, email=email, role=role)
     with connect(call) as controller:
-        done = controller.member_set(network, request(api.MemberPut, email=email, role=role))
+        done = controller.member_set(network, wish)
     call.done("member/1", done.model_dump(mode="json"), f"{email}: {done.role} of {network}")
 
 
@@ -147,8 +148,9 @@ def user_add(
     """Add a user; prints a password to be used once."""
     from shadowmesh.model import api
 
+    wish = request(api.UserCreate, email=email, admin=admin)
     with connect(call) as controller:
-        made = controller.user_create(request(api.UserCreate, email=email, admin=admin))
+        made = controller.user_create(wish)
     call.done(
         "user/1", made.model_dump(mode="json"), f"{made.email}: added; password, to be used once: {made.password}"
     )

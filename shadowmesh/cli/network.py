@@ -54,21 +54,20 @@ def create(
     """Create a network."""
     from shadowmesh.model import api
 
+    wish = request(
+        api.NetworkCreate,
+        name=name,
+        subnet=subnet,
+        subnet6=subnet6,
+        description=description,
+        approval=approval,
+        max_clients=max_clients,
+        p2p=p2p,
+        relay_fallback=relay_fallback,
+        relay=relay,
+    )
     with connect(call) as controller:
-        made = controller.network_create(
-            request(
-                api.NetworkCreate,
-                name=name,
-                subnet=subnet,
-                subnet6=subnet6,
-                description=description,
-                approval=approval,
-                max_clients=max_clients,
-                p2p=p2p,
-                relay_fallback=relay_fallback,
-                relay=relay,
-            )
-        )
+        made = controller.network_create(wish)
     call.done(
         "network/1",
         made.model_dump(mode="json"),
@@ -162,20 +161,18 @@ def invite(
     """Make an invite: `shadowmesh join` takes it."""
     from shadowmesh.model import api
 
+    wish = request(
+        api.InviteCreate,
+        uses=uses,
+        expires_in=seconds(expires),
+        ephemeral=ephemeral,
+        idle=seconds(idle),
+        tags=tag or [],
+        client_name=client_name,
+        ip=ip,
+    )
     with connect(call) as controller:
-        made = controller.invite_create(
-            name,
-            request(
-                api.InviteCreate,
-                uses=uses,
-                expires_in=seconds(expires),
-                ephemeral=ephemeral,
-                idle=seconds(idle),
-                tags=tag or [],
-                client_name=client_name,
-                ip=ip,
-            ),
-        )
+        made = controller.invite_create(name, wish)
     call.done("invite/1", made.model_dump(mode="json"), made.invite)
     machines = "one machine" if uses == 1 else f"{uses} machines"
     call.note(f"to type by hand: {made.code}   (for {machines}, until {when(made.expires_at)})")

@@ -81,8 +81,9 @@ def token(
     """Make a token with which a relay registers."""
     from shadowmesh.model import api
 
+    wish = request(api.RelayTokenCreate, expires_in=seconds(expires), uses=uses)
     with connect(call) as controller:
-        made = controller.relay_token(request(api.RelayTokenCreate, expires_in=seconds(expires), uses=uses))
+        made = controller.relay_token(wish)
     call.done("relay-token/1", made.model_dump(mode="json"), made.token)
 
 

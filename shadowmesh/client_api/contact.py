@@ -154,6 +154,7 @@ def unreachable(url: str, cause: BaseException, *, offset: float = 0.0) -> Shado
             )
         if isinstance(found, OSError) and found.strerror:
             why = found.strerror.lower()
+            break
         found = found.__cause__ or found.__context__
     return ShadowMeshError(
         "controller_unreachable",
