@@ -141,6 +141,7 @@ class ControllerLink:
         self._kicked = asyncio.Event()
         self._failures = 0
         self._served = False
+        self._given_up = False
         self._ready = False
         self._unsent: asyncio.Queue[str] = asyncio.Queue()
 
@@ -175,7 +176,7 @@ class ControllerLink:
         """Events until `close`; never raises for what happens on the way."""
         while not self._closed:
             error = ShadowMeshError("link_lost", "the controller closed the connection")
-            self._served = False
+            self._served = self._given_up = False
             for url in self._candidates():
                 try:
                     async for event in self._once(url):
@@ -196,6 +197,8 @@ class ControllerLink:
             if self._closed:
                 return
             wait = self._jitter(min(LAST_RETRY, FIRST_RETRY * 2 ** max(0, self._failures - 1)))
+            if self._given_up:  # by us, for a reason of this host alone: nobody else comes back at the same time
+                wait = 0.0
             yield Disconnected(error, wait)
             await self._wait(wait)
 
@@ -310,6 +313,7 @@ class ControllerLink:
                 answered = await socket.ping()
                 await asyncio.wait_for(answered, _KICK_TIMEOUT)
             except (TimeoutError, ConnectionClosed):
+                self._given_up = True
                 socket.transport.abort()
                 return
 

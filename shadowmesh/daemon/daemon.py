@@ -35,6 +35,7 @@ from shadowmesh.engine import (
     DropStream,
     EpochHeld,
     Identity,
+    NatChanged,
     NeedStream,
     NetworkIdentity,
     Node,
@@ -95,6 +96,7 @@ class Daemon:
         self._next_net = 0
         self._next_slot = _FIRST_STREAM_SLOT
         self._pump_deaths: list[float] = []
+        self._public: str | None = None
         self._watchers: set[asyncio.Event] = set()
         self._pings: dict[int, asyncio.Future[PingResult]] = {}
         self._next_ping = 0
@@ -294,6 +296,7 @@ class Daemon:
         node.apply_keys(network.id, network.keys, moment)
         self._apply_token(network)
         node.controller_link(network.id, network.connected, moment)
+        node.apply_presence(network.id, network.presence.values(), moment)
         node.set_host_addresses(self.host.addresses(), moment)
         self.poke()
 
@@ -362,6 +365,7 @@ class Daemon:
                     self.node.apply_keys(network.id, network.keys, now())
                     self._apply_token(network)
             case PresenceUpdate():
+                network.accept_presence(message.changes)
                 if network.interface is not None:
                     self.node.apply_presence(network.id, message.changes, now())
             case Removed():
@@ -399,6 +403,11 @@ class Daemon:
                     network_id=event.network_id, peer=event.client_id, path=event.path, reason=event.reason.value
                 )
                 self.links.send(event.network_id, change)
+                self._changed()
+            case NatChanged():
+                if None not in (self._public, event.nat.public) and self._public != event.nat.public:
+                    self.links.kick()  # a NAT that restarted, or another one, knows our connections no more
+                self._public = event.nat.public
                 self._changed()
             case PingResult():
                 waiting = self._pings.pop(event.token, None)
@@ -449,8 +458,9 @@ class Daemon:
     # the host
 
     def _host_changed(self) -> None:
-        """Addresses or routes of the underlay changed."""
+        """Addresses or routes of the underlay changed: what hangs on old ones is not waited for."""
         self.node.set_host_addresses(self.host.addresses(), now())
+        self.links.kick()
         self.poke()
 
     # for the local API
