@@ -201,11 +201,11 @@ def test_sigterm_ends_it_cleanly_and_a_long_path_has_its_socket(data_dir: Path, 
 def test_kill_9_loses_nothing_that_was_answered(data_dir: Path, start: Starter) -> None:
     answered: list[str] = []
     port = pair_of_ports()
-    for round_ in range(3):
+    for round_ in range(2):
         process = start(data_dir, port)
         with ControllerClient.local(data_dir) as client:
             assert {n.name for n in client.network_list()} >= set(answered)
-            end = time.monotonic() + 0.15 + 0.1 * round_
+            end = time.monotonic() + 0.2 + 0.2 * round_
             with contextlib.suppress(ShadowMeshError):
                 for i in range(1000):
                     if time.monotonic() > end:
@@ -262,25 +262,6 @@ def _handshake(client: ssl.SSLContext, server: ssl.SSLContext, name: str) -> Non
                 end.do_handshake()
                 done.add(i)
     assert done == {0, 1}
-
-
-async def test_stun_answers_on_both_ports(data_dir: Path, start: Starter) -> None:
-    from shadowmesh.protocol import stun
-
-    port = pair_of_ports()
-    start(data_dir, port)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(3)
-        sock.bind(("127.0.0.1", 0))
-        for number in (port, port + 1):
-            sock.sendto(stun.binding_request(b"0123456789ab"), ("127.0.0.1", number))
-            data, source = sock.recvfrom(2048)
-            answer = stun.parse_response(data)
-            assert isinstance(answer, stun.BindingResponse)
-            assert (answer.mapped, source) == (sock.getsockname(), ("127.0.0.1", number))
-        sock.sendto(stun.binding_request(b"0123456789ab", change_port=True), ("127.0.0.1", port))
-        assert sock.recvfrom(2048)[1] == ("127.0.0.1", port + 1)
-        sock.sendto(b"junk", ("127.0.0.1", port))
 
 
 def test_exported_secrets_are_whole(template: tuple[Path, InitResult]) -> None:

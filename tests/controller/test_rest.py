@@ -308,7 +308,7 @@ async def test_malformed_requests_get_4xx_and_never_5xx(world: World, http: http
     await world.network()
     loop = asyncio.get_running_loop()
 
-    @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+    @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
     @given(
         st.sampled_from(PATHS),
         st.dictionaries(FIELDS, JUNK, max_size=5).map(lambda d: json.dumps(d).encode())
