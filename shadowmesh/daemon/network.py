@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,8 +13,9 @@ import structlog
 
 from shadowmesh.daemon.state import NetworkRecord, NetworkSecrets, State
 from shadowmesh.model.errors import MalformedError
+from shadowmesh.model.ids import ClientID
 from shadowmesh.model.keys import NetworkID, Secret
-from shadowmesh.model.link import Grant, MapUpdate, Signature
+from shadowmesh.model.link import Grant, MapUpdate, Presence, Signature
 from shadowmesh.model.netmap import Member, NetworkMap
 from shadowmesh.model.pump import NetIndex
 from shadowmesh.protocol.sealing import network_key_info, open_sealed
@@ -43,6 +45,7 @@ class Network:
         self.keys: dict[int, Secret] = {}
         self.relay_token = ""
         self.map: NetworkMap | None = None
+        self.presence: dict[ClientID, Presence] = {}  # as the controller told it last; a new Node has to be told again
         self.interface: Interface | None = None
         self.error: str | None = None
         self.connected = False
@@ -90,6 +93,13 @@ class Network:
             changed = {"name": netmap.head.name, "ip": str(me.ip), "approved": True}
             if any(getattr(self.record, key) != value for key, value in changed.items()):
                 self.change(**changed)
+
+    def accept_presence(self, changes: Iterable[Presence]) -> None:
+        """Keeps, in memory, what is known of the members that the map names."""
+        self.presence |= {p.client_id: p for p in changes}
+        if self.map is not None:
+            members = {m.client_id for m in self.map.members}
+            self.presence = {c: p for c, p in self.presence.items() if c in members}
 
     def accept_grant(self, grant: Grant) -> None:
         """Unseals and keeps the keys that open; one that doesn't is left out and logged."""
