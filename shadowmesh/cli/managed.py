@@ -23,7 +23,7 @@ _HINTS = {
     "email": "write it as NAME@HOST",
     "ip": "give an IPv4 address",
     "role": "there is owner, member and guest",
-    "expires_in": "give a time from a minute to ten years, as 30m, 24h or 7d",
+    "expires_in": "give a time up to ten years, as 30m, 24h or 7d",
     "idle": "give a time as 30m, 24h or 7d",
 }
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}

@@ -1,0 +1,228 @@
+"""Management against a real controller on loopback: what is refused, why, and that nothing is half-made."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Command, Controller
+
+USAGE, UNREACHABLE, NOT_ALLOWED, NOT_FOUND, CONFLICT = 2, 3, 4, 5, 6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def office(controller: Controller) -> str:
+    return controller.network("office", "198.18.0.0/24")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ("network show nope", NOT_FOUND, "`shadowmesh network list` names them"),
+        ("network delete nope --yes", NOT_FOUND, "no network 'nope'"),
+        ("network invite nope", NOT_FOUND, "no network 'nope'"),
+        ("network rotate-key nope", NOT_FOUND, "no network 'nope'"),
+        ("client list nope", NOT_FOUND, "no network 'nope'"),
+        ("client show office nobody", NOT_FOUND, "`shadowmesh client list office` names them"),
+        ("client approve office nobody", NOT_FOUND, "no client 'nobody'"),
+        ("client remove office nobody --yes", NOT_FOUND, "no client 'nobody'"),
+        ("network revoke-invite office inv_x", NOT_FOUND, "no invite 'inv_x'"),
+        ("member add office nobody@example.org", NOT_FOUND, "no user"),
+        ("member add office admin@localhost --role king", USAGE, "owner, member and guest"),
+        ("user add me", USAGE, "NAME@HOST"),
+        ("api-key revoke key_x", NOT_FOUND, "no API key"),
+        ("relay drain nope", NOT_FOUND, "no relay 'nope'"),
+        ("relay remove nope --yes", NOT_FOUND, "no relay 'nope'"),
+        ("network create bad --subnet lan", USAGE, "10.42.0.0/24"),
+        ("network create bad --subnet 10.0.0.1/24", USAGE, "did you mean 10.0.0.0/24?"),
+        ("network create bad --subnet 10.0.0.0/31", USAGE, "/8 to /30"),
+        ("network create bad!name --subnet 10.0.0.0/24", USAGE, "use letters, digits"),
+        ("network create office --subnet 10.0.0.0/24", CONFLICT, "choose another name"),
+        ("network set office", USAGE, "nothing to change"),
+        ("network set office --subnet 198.18.9.0/24", CONFLICT, "may only grow"),
+        ("network invite office --expires 0s", USAGE, "write it as 90s"),
+        ("network invite office --expires 99999d", USAGE, "up to ten years"),
+        ("network invite office --ip 10.0.0.1", USAGE, "198.18.0.0/24"),
+        ("network invite office --ip x", USAGE, "give an IPv4 address"),
+        ("network invite office --uses 2 --ip 198.18.0.9", USAGE, "one use"),
+    ],
+)
+def test_what_is_refused(controller: Controller, arguments: str, code: int, words: str) -> None:
+    controller(*arguments.split(), "--json").refused(code, words)
+
+
+def test_refusals_left_nothing(controller: Controller) -> None:
+    found = controller("network", "list", "--json").document("networks/1")
+    assert "bad" not in {n["name"] for n in found["networks"]}
+    assert controller("audit", "verify", "--json").document("audit-verdict/1")["ok"]
+
+
+# invites that don't work
+
+
+def join(sm: Command, invite: str, state: Path, *more: object, **options: str) -> object:
+    return sm("join", invite, "--state-dir", state, *more, **options)
+
+
+def expire(controller: Controller, invite_id: str) -> None:
+    """The clock of a real controller isn't moved; the invite's is."""
+    with sqlite3.connect(controller.data_dir / "controller.db", timeout=10) as db:
+        assert db.execute("UPDATE invites SET expires_at = created_at WHERE id = ?", (invite_id,)).rowcount == 1
+    db.close()
+
+
+def test_why_an_invite_is_no_good_is_said_and_nobody_gets_in(
+    controller: Controller, sm: Command, tmp_path: Path
+) -> None:
+    before = controller.clients("office")
+    spoilt = {}
+    for how in ("expired", "revoked"):
+        spoilt[how] = controller.invite("office")
+    expire(controller, spoilt["expired"]["id"])
+    controller("network", "revoke-invite", "office", spoilt["revoked"]["id"], "--json").document("invite-revoked/1")
+    for how, invite in spoilt.items():
+        line = sm("join", "-", "--state-dir", tmp_path / how, stdin=invite["invite"]).refused(NOT_ALLOWED, how)
+        assert "ask for a new one" in line
+        by_code = ("--controller", controller.url, "--fingerprint", controller.fingerprint)
+        sm("join", invite["code"], *by_code, "--state-dir", tmp_path / how).refused(NOT_ALLOWED, how)
+    unknown = ("join", "office-zzzz-zzzzzzzz", "--controller", controller.url, "--state-dir", tmp_path / "u")
+    sm(*unknown, "--fingerprint", controller.fingerprint).refused(NOT_ALLOWED, "not valid")
+    sm(*unknown, "--fingerprint", "sha256:" + "0" * 64).refused(NOT_ALLOWED, controller.fingerprint, "administrator")
+    sm(*unknown).refused(UNREACHABLE, "give its --fingerprint")
+    assert controller.clients("office") == before
+    assert all(enrolments(tmp_path / how) == 0 for how in spoilt), "no keys of what can't succeed are kept"
+
+
+def enrolments(state: Path) -> int:
+    with sqlite3.connect(state / "state.db") as db:
+        (count,) = db.execute("SELECT count(*) FROM enrolments").fetchone()
+    db.close()
+    return int(count)
+
+
+def test_join_before_the_daemon_and_what_another_try_says(controller: Controller, sm: Command, tmp_path: Path) -> None:
+    invite, other, file = controller.invite("office"), controller.invite("office"), tmp_path / "invite"
+    file.write_text(other["invite"] + "\n")
+    joined = sm("join", "-", "--name", "early", "--state-dir", tmp_path / "a", "--json", stdin=invite["invite"])
+    found = joined.document("join/1")
+    assert (found["network"], found["state"], found["interface"]) == ("office", "handed-over", "")
+    assert "early" in controller.clients("office")
+
+    sm("join", invite["invite"], "--state-dir", tmp_path / "b").refused(CONFLICT, "used up", "ask for a new one")
+    sm("join", f"@{file}", "--state-dir", tmp_path / "a").refused(CONFLICT, "in office already", "shadowmesh leave office")
+    sm("join", f"@{file}", "--state-dir", tmp_path / "b", "--name", "early").refused(CONFLICT, "choose another name")
+    sm("join", f"@{file}", "--state-dir", tmp_path / "b", "--name", "No Name").refused(USAGE, "a-z, 0-9 and -")
+    assert controller.states("office")[other["id"]] == "open", "none of these used it up"
+    again = sm("register", "--controller", controller.url, "--invite", f"@{file}", "--state-dir", tmp_path / "b")
+    assert again.code == 0 and again.out.startswith("office: joined as 198.18.0."), again
+
+
+def test_a_code_waits_for_approval(controller: Controller, sm: Command, tmp_path: Path) -> None:
+    invite = controller.invite("office", "--client-name", "waiting")
+    by_code = ("--controller", controller.url, "--fingerprint", controller.fingerprint, "--state-dir", tmp_path)
+    found = sm("join", invite["code"], *by_code, "--json").document("join/1", code=7)
+    assert found["state"] == "pending-approval"
+    controller("client", "approve", "office", "waiting", "--json").document("client/1")
+
+
+def test_an_empty_pool_is_a_conflict_that_says_its_size(controller: Controller, sm: Command, tmp_path: Path) -> None:
+    controller.network("tiny", "198.18.1.0/30")
+    invite = controller.invite("tiny", "--uses", "3")
+    for name in ("one", "two"):
+        assert sm("join", "-", "--name", name, "--state-dir", tmp_path / name, stdin=invite["invite"]).code == 0
+    refused = sm("join", "-", "--state-dir", tmp_path / "three", "--json", stdin=invite["invite"])
+    refused.refused(CONFLICT, "all 2 addresses of tiny (198.18.1.0/30)", "longest idle is one", "network set --subnet")
+    found = controller("network", "invites", "tiny", "--json").document("invites/1")
+    assert [i["uses_left"] for i in found["invites"]] == [1]
+    assert sorted(controller.clients("tiny")) == ["one", "two"]
+    controller("network", "set", "tiny", "--subnet", "198.18.1.0/29", "--json").document("network/1")
+    assert sm("join", "-", "--state-dir", tmp_path / "three", stdin=invite["invite"]).code == 0, "it may be tried again"
+
+
+def test_overlaps_are_refused_before_the_invite_is_used_up(controller: Controller, sm: Command, tmp_path: Path) -> None:
+    assert sm("join", "-", "--state-dir", tmp_path, stdin=controller.invite("office")["invite"]).code == 0
+    controller.network("clash", "198.18.0.0/16")
+    invite = controller.invite("clash")
+    for _ in range(2):
+        refused = sm("join", "-", "--state-dir", tmp_path, stdin=invite["invite"])
+        refused.refused(CONFLICT, "198.18.0.0/16 of clash overlaps 198.18.0.0/24 of network office", "another subnet")
+    assert (controller.states("clash")[invite["id"]], controller.clients("clash")) == ("open", [])
+    assert enrolments(tmp_path) == 0
+
+
+# signing in
+
+
+def test_signing_in(controller: Controller, sm: Command, tmp_path: Path) -> None:
+    env = {"XDG_CONFIG_HOME": str(tmp_path)}
+    where = (controller.url, "--fingerprint", controller.fingerprint)
+    sm("login", *where, "--token", "-", stdin="sk_wrong\n", env=env).refused(NOT_ALLOWED, "not valid")
+    sm("login", *where, "--email", "admin@localhost", "--password", "-", stdin="x\n", env=env).refused(NOT_ALLOWED, "wrong")
+    sm("login", controller.url, "--token", "-", stdin="x\n", env=env).refused(UNREACHABLE, "--fingerprint")
+    sm("login", controller.url, "--fingerprint", "sha256:" + "0" * 64, "--token", "x", env=env).refused(NOT_ALLOWED)
+    assert not list(tmp_path.iterdir())
+    key = str(controller.first["api_key"])
+    assert sm("login", *where, "--token", "-", "--json", stdin=key, env=env).document("login/1")
+    (kept,) = (tmp_path / "shadowmesh").iterdir()
+    assert kept.stat().st_mode & 0o077 == 0
+    assert sm("network", "show", "office", env=env).code == 0
+    assert sm("logout", env=env).out == "signed out\n"
+    sm("network", "list", env=env).refused(USAGE, "shadowmesh login")
+    token = {"SHADOWMESH_CONTROLLER": controller.url, "SHADOWMESH_TOKEN": key}
+    assert sm("network", "list", env=token | {"SHADOWMESH_FINGERPRINT": controller.fingerprint}).code == 0
+    sm("network", "list", env=token | {"SHADOWMESH_FINGERPRINT": "sha256:" + "1" * 64}).refused(NOT_ALLOWED)
+
+
+# what verbs print
+
+
+def test_every_verb_of_management_gives_one_document(controller: Controller, sm: Command, tmp_path: Path) -> None:
+    c = controller
+    c.network("docs", "198.18.2.0/24")
+    assert c("network", "show", "docs", "--json").document("network/1")["subnet"] == "198.18.2.0/24"
+    assert c("network", "set", "docs", "--description", "x", "--json").document("network/1")["description"] == "x"
+    assert c("network", "rotate-key", "docs", "--json").document("network/1")
+    invite = c.invite("docs")
+    assert set(invite) >= {"invite", "code", "id", "expires_at", "uses"}
+    assert sm("join", "-", "--name", "a", "--state-dir", tmp_path, stdin=invite["invite"], env={}).code == 0
+    assert c("client", "show", "docs", "a", "--json").document("client/1")["name"] == "a"
+    assert c("client", "rename", "docs", "a", "b", "--json").document("client/1")["name"] == "b"
+    assert c("client", "set", "docs", "b", "--ip", "198.18.2.77", "--json").document("client/1")["ip"] == "198.18.2.77"
+    c("client", "remove", "docs", "b", "--yes", "--json").document("client-removed/1")
+    user = c("user", "add", "o@example.org", "--json").document("user/1")
+    assert user["password"]
+    c("user", "list", "--json").document("users/1")
+    c("user", "reset-password", "o@example.org", "--json").document("user/1")
+    c("member", "add", "docs", "o@example.org", "--role", "owner", "--json").document("member/1")
+    c("member", "list", "docs", "--json").document("members/1")
+    c("member", "remove", "docs", "o@example.org", "--json").document("member-removed/1")
+    c("user", "disable", "o@example.org", "--json").document("user-disabled/1")
+    key = c("api-key", "create", "--name", "k", "--expires", "1d", "--json").document("api-key/1")
+    c("api-key", "list", "--json").document("api-keys/1")
+    c("api-key", "revoke", key["id"], "--json").document("api-key-revoked/1")
+    c("relay", "token", "--json").document("relay-token/1")
+    c("relay", "list", "--json").document("relays/1")
+    c("audit", "list", "--json").document("audit/1")
+    c("network", "delete", "docs", "--yes", "--json").document("network-deleted/1")
+    assert json.loads(c("controller", "secrets", "export").out)["schema"] == "shadowmesh.controller-secrets/1"
+
+
+def test_an_invite_on_stdout_is_the_invite_alone(controller: Controller) -> None:
+    made = controller("network", "invite", "office", "--uses", "2")
+    assert made.out.startswith("smi1_") and made.out.count("\n") == 1, "so that a shell can take it"
+    assert "to type by hand: office-" in made.err and "2 machines" in made.err
+    quiet = controller("network", "invites", "office", "--quiet")
+    assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
+
+
+def test_tables_align_and_a_dash_stands_for_nothing(controller: Controller) -> None:
+    lines = controller("network", "invites", "office").out.splitlines()
+    column = lines[0].index("STATE")
+    assert {line[column:].split()[0] for line in lines[1:]} <= {"open", "used", "expired", "revoked"}
+    shown = controller("network", "show", "office").out
+    assert "approval:        no\n" in shown and "subnet6:         -\n" in shown and "{" not in shown
