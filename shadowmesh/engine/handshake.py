@@ -51,7 +51,7 @@ class Handshake:
     """One peer's handshakes and sessions."""
 
     __slots__ = (
-        "_attempt_since", "_epochs_tried", "_jar", "_last_initiation", "_last_responded", "_last_timestamp", "_peer",
+        "_attempt_since", "_epochs_tried", "_expires", "_jar", "_last_initiation", "_last_responded", "_last_timestamp", "_peer",
         "_repeats", "_stale_told_at", "_want_at", "current", "done_at", "initiation", "known_epoch", "next_at",
         "pending", "previous", "sent_at", "stale",
     )  # fmt: skip
@@ -71,6 +71,7 @@ class Handshake:
         self._attempt_since = -inf
         self._repeats = 0
         self._want_at = inf
+        self._expires = inf  # when the first of the sessions dies
         self._last_timestamp = b""
         self._last_initiation = -inf
         self._last_responded = -inf
@@ -208,6 +209,7 @@ class Handshake:
         if self.pending is not None:
             engine.node.free_index(self.pending.local_index)
         self.pending = SessionInfo(index, epoch, False, now.boot)
+        self._sessions_changed()
         self._last_responded = now.boot
         if self.initiation is not None:  # the peer's goes on; ours may start again if no session comes of it
             self._abandon()
@@ -243,10 +245,12 @@ class Handshake:
             self._free(self.previous)
             self.previous = self.current
         self.current = session
+        self._sessions_changed()
 
     def _shift(self, session: SessionInfo) -> None:
         self._free(self.previous)
         self.previous, self.current = self.current, session
+        self._sessions_changed()
 
     def _free(self, session: SessionInfo | None) -> None:
         if session is not None:
@@ -267,15 +271,16 @@ class Handshake:
         for session in (self.previous, self.current, self.pending):
             self._free(session)
         self.previous = self.current = self.pending = None
+        self._sessions_changed()
 
     # time
 
     def deadline(self) -> float:
-        at = min(self.next_at, self._want_at)
-        for session in (self.previous, self.current, self.pending):
-            if session is not None:
-                at = min(at, session.dies)
-        return at
+        return min(self.next_at, self._want_at, self._expires)
+
+    def _sessions_changed(self) -> None:
+        sessions = (self.previous, self.current, self.pending)
+        self._expires = min((s.dies for s in sessions if s is not None), default=inf)
 
     def on_timer(self, now: Now) -> None:
         boot = now.boot
@@ -296,6 +301,7 @@ class Handshake:
             self.previous = None if self.previous in dead else self.previous
             self.current = None if self.current in dead else self.current
             self.pending = None if self.pending in dead else self.pending
+            self._sessions_changed()
 
 
 def _pump_session(keys: TransportKeys, now: Now) -> Session:

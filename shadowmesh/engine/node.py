@@ -66,6 +66,7 @@ class Node:
         self.rng = self.config.rng
         self.counters: CounterReader | None = None
         self.wall_offset = 0.0
+        self.pulse_shift = self.rng.uniform(0.0, 3.0)  # so that the daemons of a network don't beat in step
         self.timers = Timers()
         self.engines: dict[NetworkID, Engine] = {}
         self.by_key: dict[bytes, Peer] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import deque
-from math import inf
+from math import floor, inf
 from typing import TYPE_CHECKING
 
 from shadowmesh.engine.events import HandshakeDone, PathChanged
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from shadowmesh.engine.engine import Engine
 
 PULSE = 3.0
+PULSE_SHIFTS = 16  # pulses of very many peers are spread over so many moments …
+SHARE_A_PULSE = 256  # … of so many peers each; else a node's peers share one turn
 QUIET = 10.0  # seconds without data after which a peer's pulse stops until the pump tells of new data
 NO_ANSWER = KEEPALIVE_TIMEOUT + REKEY_TIMEOUT
 ABSENT = 5.0  # seconds for which a relay that said "not here" is asked last
@@ -265,7 +267,12 @@ class Peer:
 
     def _pulse_from(self, now: float) -> None:
         if self._pulse_at == inf:
-            self._pulse_at = now + PULSE
+            self._pulse_at = self._next_pulse(now)
+
+    def _next_pulse(self, now: float) -> float:
+        """The next moment on a grid that is one for all peers of a node: waking once for all costs least."""
+        shift = PULSE / PULSE_SHIFTS * (self.index // SHARE_A_PULSE % PULSE_SHIFTS) + self.engine.node.pulse_shift
+        return (floor((now - shift) / PULSE + 0.001) + 1) * PULSE + shift
 
     def _pulse(self, now: Now) -> None:
         assert self.handshake is not None
@@ -294,7 +301,7 @@ class Peer:
         if boot - last < QUIET or self._rx_since < inf or self._tx_since < inf or not self._armed:
             if boot - last >= QUIET:
                 self._arm()  # and one more pulse, for what came between reading and arming
-            self._pulse_at = boot + PULSE
+            self._pulse_at = self._next_pulse(boot)
         else:
             self._pulse_at = inf
         self._consider_plain(rx_any, now)
@@ -350,8 +357,8 @@ class Peer:
         assert self.handshake is not None
         boot = now.boot
         due = min(self._pulse_at, self._rx_since + KEEPALIVE_TIMEOUT, self._tx_since + NO_ANSWER)
-        if boot >= due or (boot >= self.path.deadline and boot >= self._pulse_at - PULSE / 2):
-            self._pulse(now)  # pulse and heartbeat go together where they are near: one turn instead of two
+        if boot >= due:
+            self._pulse(now)
             self.path.beat_along(boot)
         if boot >= self.path.deadline:
             self.path.tick(boot)

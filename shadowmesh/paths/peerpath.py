@@ -198,9 +198,10 @@ class PeerPath:
         self._settle(now)
 
     def beat_along(self, now: float) -> None:
-        """Other work for the peer is being done: a heartbeat that is nearly due goes along, which saves waking again."""
-        if self.best is not None and self._unanswered_since == inf and self._next_beat < now + HEARTBEAT / 2:
-            self._next_beat = now
+        """Other peers' work is being done: the heartbeat of an active path joins it, a little early or late."""
+        best = self.best
+        if best is not None and self._unanswered_since == inf and self.active(now):
+            self._next_beat = now if now >= best.sent_at + HEARTBEAT / 2 else now + HEARTBEAT
             self._settle(now)
 
     def local_changed(self, view: HostView, sockets: Sequence[LocalSocket], now: float, *, moved: bool) -> None:

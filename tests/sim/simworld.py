@@ -203,17 +203,16 @@ class Host:
     def settle(self, now: Now) -> None:
         """Lets Node and pump talk until both are silent; then what they want happens."""
         node, pump = self.node, self.pump
+        rings = pump.core.events
         while True:
             commands = node.pump_commands()
             if commands:
                 pump.apply(commands)
-            events = pump.drain() if pump.core.events.waiting else ()
-            if not events:
-                if not commands:
-                    break
-                continue
-            for event in events:
-                node.receive(event, now)
+            elif not rings.waiting:
+                break
+            if rings.waiting:
+                for event in pump.drain():
+                    node.receive(event, now)
         for out in pump.take_outgoing():
             if out.remote is not None:
                 self.world.transmit(self, SockAddr(self.ip, self.port), out.remote, out.data)
