@@ -198,10 +198,9 @@ class PeerPath:
         self._settle(now)
 
     def beat_along(self, now: float) -> None:
-        """Other peers' work is being done: the heartbeat of an active path joins it, a little early or late."""
-        best = self.best
-        if best is not None and self._unanswered_since == inf and self.active(now):
-            self._next_beat = now if now >= best.sent_at + HEARTBEAT / 2 else now + HEARTBEAT
+        """Other peers' work is being done: the heartbeat of an active path joins it, early but never late."""
+        if self.best is not None and self._unanswered_since == inf and self.active(now):
+            self._next_beat = now
             self._settle(now)
 
     def local_changed(self, view: HostView, sockets: Sequence[LocalSocket], now: float, *, moved: bool) -> None:

@@ -57,6 +57,19 @@ def test_a_path_in_doubt_is_doubled_by_the_relay_long_before_it_is_given_up() ->
     assert routes[Route("relay", VIA)] - 20.0 <= TRUST + 0.1
 
 
+@pytest.mark.parametrize("phase", [0.1, 1.0, 1.4, 1.6, 2.9])
+def test_beats_that_join_others_never_prolong_the_trust(phase: float) -> None:
+    subject = path()
+    subject.call_received(CONE, False, 0.0)
+    run(subject, 0.1, 10.0, answers=True)
+    last = next(p.pong_at for p in subject.probes.values() if p.path == VIA)
+    now = last + phase
+    run(subject, last, now, answers=False)
+    subject.beat_along(now)
+    routes = run(subject, now, last + 9.0, answers=False)
+    assert routes[Route("relay", VIA)] - last <= TRUST + 0.1
+
+
 def test_a_pong_ends_the_doubt() -> None:
     subject = path()
     subject.call_received(CONE, False, 0.0)
