@@ -53,6 +53,7 @@ class Engine:
         self.strangers = 0  # initiations and disco of keys that are not in the map
         self._presence: dict[ClientID, Presence] = {}
         self._reported: ReportPresence | None = None
+        self._early_token = ""  # one that came before the first map
         node.emit(AddIdentity(identity.net, self.mac1_key))
 
     # what the controller says
@@ -77,6 +78,9 @@ class Engine:
         self._set_policy(now)
         self._apply_members(netmap.members, now)
         self.relays.apply_map(head.relays, now)
+        if self._early_token:
+            self.relays.apply_token(self._early_token, now)
+            self._early_token = ""
         self.node.servers_changed(now)
 
     def _apply_members(self, members: Iterable[Member], now: Now) -> None:
@@ -146,6 +150,13 @@ class Engine:
 
     def nat_changed(self, now: Now) -> None:
         self._set_policy(now)
+
+    def apply_token(self, token: str, now: Now) -> None:
+        """A relay token. Raises MalformedError."""
+        if self.me is None:
+            self._early_token = token
+        else:
+            self.relays.apply_token(token, now)
 
     def apply_keys(self, keys: Mapping[int, Secret], now: Now) -> None:
         """Network keys by epoch, unsealed. No running session is touched."""

@@ -168,10 +168,9 @@ class Node:
         self._engine(network).apply_keys(keys, now)
 
     def apply_grant(self, network: NetworkID, relay_token: str, now: Now) -> None:
-        """The relay token of a grant; after the map. Raises MalformedError."""
-        engine = self._engine(network)
-        if engine.me is not None and relay_token:
-            engine.relays.apply_token(relay_token, now)
+        """The relay token of a grant. Raises MalformedError."""
+        if relay_token:
+            self._engine(network).apply_token(relay_token, now)
 
     def apply_presence(self, network: NetworkID, changes: Iterable[Presence], now: Now) -> None:
         self._engine(network).apply_presence(changes, now)
@@ -361,6 +360,13 @@ class Node:
         del self.streams[relay_id]
         self.slots.discard(slot)
         self.tell(DropStream(relay_id, slot))
+
+    def stream_failed(self, relay_id: RelayID, now: Now) -> None:
+        """Nothing comes through an open stream any more: closes it; who needs it asks for another."""
+        slot = self.streams.get(relay_id)
+        if slot is not None:
+            self.tell(DropStream(relay_id, slot))
+            self.remove_stream(slot, now)
 
     def observed(self, relay: RelayInfo, addr: SockAddr, now: Now) -> None:
         """A relay saw us at `addr` over UDP. If that is news, the NAT changed."""

@@ -203,6 +203,9 @@ class RelaySet:
         assert relay.url is not None
         self._node.need_stream(relay.relay_id, relay.url)
 
+    def stream_failed(self, relay: RelayInfo, now: Now) -> None:
+        self._node.stream_failed(relay.relay_id, now)
+
     def watch_echo(self, echo: bytes, session: RelaySession) -> None:
         self._node.echoes[echo] = session
 

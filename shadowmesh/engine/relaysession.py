@@ -29,7 +29,8 @@ HELLO_REPEATS = (0.0, 0.3, 0.7, 1.2, 2.0, 3.5)  # seconds into an attempt
 ATTEMPT_ENDS = 5.0
 STREAM_AFTER = 1.2  # seconds without an answer on UDP, after which a stream is asked for
 UDP_RETRY = 60.0  # seconds between tries of UDP while on a stream
-STREAM_REASK = 60.0
+STREAM_REASK = 5.0  # seconds between two requests for a stream
+STREAM_SILENT = 3.0  # seconds without an answer to a login, after which a stream is dead
 BUSY_PING = 1.5  # seconds between pings while traffic depends on the session …
 BUSY_FOR = 8.0  # … that is, for so long after the engine last said so
 PING_REPEAT = 0.2
@@ -223,6 +224,9 @@ class RelaySession:
                     self._login(now)
                     return
                 self._ask_stream(now)
+        elif not on_udp and now.boot - self._attempt_started >= STREAM_SILENT:
+            self._stream_failed(now)
+            return
         if self._attempt_step >= len(HELLO_REPEATS):
             self._drop_attempt()
             if not self.up:
@@ -230,6 +234,12 @@ class RelaySession:
             return
         self._attempt_step += 1
         self._set.send(path, attempt.hello())
+
+    def _stream_failed(self, now: Now) -> None:
+        """The stream is open and nothing comes: another one, and a new login on it."""
+        self._drop_attempt()
+        self._stream_asked_at = -inf
+        self._set.stream_failed(self.relay, now)
 
     def _wait(self) -> float:
         self._backoff = min(self._backoff * 2, 15.0)
@@ -284,8 +294,9 @@ class RelaySession:
             self._schedule_ping(now.boot)
             on_udp = mine.remote is not None
             self._udp_retry_at = inf if on_udp or self.relay.udp is None else now.boot + UDP_RETRY
+            self._stream_asked_at = -inf
             if on_udp:
-                self._udp_failed_at = self._stream_asked_at = -inf
+                self._udp_failed_at = -inf
             self._set.welcomed(self, welcome, now, moved=old != mine)
         elif attempt.refused is not None:
             refused = attempt.refused
@@ -313,8 +324,10 @@ class RelaySession:
     def _ping(self, now: Now) -> None:
         assert self.path is not None
         if len(self._outstanding) >= PINGS_UNANSWERED:
-            if self.path.remote is not None:
-                self._udp_failed_at = now.boot
+            if self.path.remote is None:
+                self._stream_failed(now)
+                return
+            self._udp_failed_at = now.boot
             self._lost(now, grace=False)
             self._login(now)
             return

@@ -280,6 +280,25 @@ def test_relay_restart_is_over_within_3_s() -> None:
     no_doubles(world)
 
 
+@pytest.mark.parametrize("silently", [False, True])
+def test_a_broken_stream_is_replaced(silently: bool) -> None:
+    world = World(4)
+    relay = world.relay("relay1")
+    a, b = world.host("a", "udp_blocked"), world.host("b", "symmetric")
+    world.start()
+    world.run(6.0)
+    talk(world, a, b, seconds=60.0)
+    world.run(10.0)
+    began = world.time
+    if silently:
+        relay.streams.clear()  # as a firewall does that forgot the connection
+    else:
+        relay.restart()
+    world.run(20.0)
+    assert silence(world, a, b, began) <= (8.0 if silently else 3.0), world.story(a, b)
+    no_doubles(world)
+
+
 @pytest.mark.parametrize("kind", ["symmetric", "udp_blocked"])
 def test_relay_killed_another_one_serves_within_3_s(kind: str) -> None:
     world = World(4)
