@@ -13,6 +13,7 @@ import ssl
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -205,11 +206,10 @@ def test_kill_9_loses_nothing_that_was_answered(data_dir: Path, start: Starter) 
         process = start(data_dir, port)
         with ControllerClient.local(data_dir) as client:
             assert {n.name for n in client.network_list()} >= set(answered)
-            end = time.monotonic() + 0.2 + 0.2 * round_
             with contextlib.suppress(ShadowMeshError):
                 for i in range(1000):
-                    if time.monotonic() > end:
-                        os.kill(process.pid, signal.SIGKILL)
+                    if i == 8:  # in the midst of what comes next, wherever that is
+                        threading.Timer(0.012 + 0.007 * round_, os.kill, (process.pid, signal.SIGKILL)).start()
                     name = f"n{round_}-{i}"
                     client.network_create(NetworkCreate(name=name, subnet="10.0.0.0/24"))
                     answered.append(name)
@@ -217,7 +217,7 @@ def test_kill_9_loses_nothing_that_was_answered(data_dir: Path, start: Starter) 
         process.wait()
     start(data_dir, port)
     with ControllerClient.local(data_dir) as client:
-        assert len(answered) > 10 and {n.name for n in client.network_list()} >= set(answered)
+        assert len(answered) >= 16 and {n.name for n in client.network_list()} >= set(answered)
         assert client.audit_verify().ok
 
 

@@ -184,17 +184,20 @@ async def test_postgresql_keeps_the_same_promises(pg: Store) -> None:
 
 
 @pytest.mark.lab
-async def test_fifty_joins_on_postgresql_give_exactly_one_member_and_no_address_twice(
+async def test_two_controllers_on_one_database_give_nothing_twice_and_follow_each_other(
     pg: Store, template: tuple[Path, Any]
 ) -> None:
     """Two controllers on one database: their services, without sockets."""
     from shadowmesh.controller.keys import KeyRing
     from shadowmesh.controller.service.core import LOCAL, Core
+    from shadowmesh.controller.service.hub import DeviceLink, RelayLink
     from shadowmesh.controller.service.services import Services
     from shadowmesh.controller.settings import Settings, Timing
     from shadowmesh.model.api import InviteCreate, NetworkCreate
     from shadowmesh.model.enrol import EnrolAnswer, EnrolRequest
+    from shadowmesh.model.ids import RelayID
     from shadowmesh.model.invite import Invite
+    from shadowmesh.model.keys import DevicePublicKey
     from shadowmesh.protocol.noise import generate_private_key, public_key
     from shadowmesh.protocol.sealing import generate_sealing_keys
     from shadowmesh.protocol.signing import Context, Signer, registration_message, sign_text
@@ -242,4 +245,29 @@ async def test_fifty_joins_on_postgresql_give_exactly_one_member_and_no_address_
     assert len(many) == 30
     assert len({a.ip for a in many}) == len({a.name for a in many}) == 30
     assert (await nodes[1].audit.verify(LOCAL)).ok
-    await asyncio.gather(*(node.events.flush() for node in nodes))
+    # What one node does, clients and relays of the other hear of.
+    removed = many[0]
+    device = next(
+        row.device_key
+        for row in await pg.read(lambda c: c.execute(sa.select(schema.clients)).all())
+        if row.id == removed.client_id
+    )
+    heard: list[str] = []
+    link = DeviceLink(
+        DevicePublicKey(device), "b", "", "", core.now(), heard.append, lambda code, why: heard.append(why)
+    )
+    live = await nodes[1].maps.get(removed.network)
+    assert live is not None
+    nodes[1].hub.devices[link.device_key] = link
+    nodes[1].hub.join(link, removed.network, removed.client_id)
+    nodes[1].hub.relays[RelayID("rly_x")] = RelayLink(RelayID("rly_x"), "b", heard.append, lambda *_: None)
+    await nodes[0].clients.remove(LOCAL, "office", removed.client_id)
+    assert heard == []
+    await nodes[1].keep_house()
+    assert any('"removed"' in text for text in heard), heard
+    assert any('"revocations"' in text for text in heard), heard
+    assert "no network left" in heard
+    assert not nodes[1].hub.online(removed.network)
+    for node in nodes:
+        node.presences.close()
+        await node.events.flush()

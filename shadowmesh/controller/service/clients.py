@@ -25,8 +25,8 @@ from shadowmesh.controller.service.core import (
 from shadowmesh.controller.service.events import Events
 from shadowmesh.controller.service.hub import Hub, encode
 from shadowmesh.controller.service.invites import name_taken
-from shadowmesh.controller.service.maps import Maps
-from shadowmesh.controller.service.networks import GONE, revoke
+from shadowmesh.controller.service.maps import NO_NETWORK_LEFT, Maps
+from shadowmesh.controller.service.networks import revoke
 from shadowmesh.controller.service.presence import Presences
 from shadowmesh.controller.store import schema
 from shadowmesh.model import api
@@ -114,11 +114,12 @@ class Clients:
     async def approve(self, who: Principal, network_name: str, name: str) -> api.Client:
         """Lets a waiting client in; approving twice is no error."""
 
-        def tx(conn: Connection) -> tuple[api.Client, Row[Any] | None]:
+        def tx(conn: Connection) -> tuple[api.Client, Row[Any], bool]:
             network = find_network(conn, network_name, lock=True)
             require(conn, who, "client.remove", network)
-            row, changed = find_client(conn, network, name), None
-            if row.state == "pending":
+            row = find_client(conn, network, name)
+            changed = row.state == "pending"
+            if changed:
                 c = schema.clients
                 serial = bump(conn, network.ref)
                 conn.execute(
@@ -127,30 +128,19 @@ class Clients:
                     .values(state="approved", approved_at=self._core.now(), changed_serial=serial)
                 )
                 record(self._core, conn, who, "client.approve", row.name, id=row.id, network=network.name)
-                row = changed = find_client(conn, network, row.id)
-            return self._view(row, network, relay_names(conn)), changed
+                row = find_client(conn, network, row.id)
+            return self._view(row, network, relay_names(conn)), row, changed
 
-        answer, changed = await self._core.write(tx)
-        if changed is not None:
-            await self._admit(NetworkRef(changed.network_ref), changed)
-        return answer
-
-    async def _admit(self, ref: NetworkRef, row: Row[Any]) -> None:
-        """An approved client that waits on its link gets map and grant; the others learn of it."""
-        live = await self._maps.refresh(ref)
-        client_id = ClientID(row.id)
-        link = self._hub.devices.get(DevicePublicKey(row.device_key))
-        if link is not None and live is not None:
-            link.post(
-                encode(
-                    self._maps.grant(live, DevicePublicKey(row.device_key), row.ip, SealingPublicKey(row.sealing_key))
-                )
+        answer, row, changed = await self._core.write(tx)
+        if changed:
+            ref = NetworkRef(answer.network)
+            live = await self._maps.refresh(ref)
+            if live is not None:
+                self._maps.admit(live, row)
+            self._events.publish(
+                "network_changed", ref, change="client_approved", client_id=answer.id, name=answer.name
             )
-            if self._hub.link_of(ref, client_id) is not link:
-                self._hub.join(link, ref, client_id)
-                link.post(live.text_for(client_id, None, None))
-                self._presences.came(link, ref, live.network_id)
-        self._events.publish("network_changed", ref, change="client_approved", client_id=row.id, name=row.name)
+        return answer
 
     async def set(self, who: Principal, network_name: str, name: str, wish: api.ClientPatch) -> api.Client:
         """Renames, moves to another address, sets tags."""
@@ -221,14 +211,9 @@ class Clients:
             link.post(encode(Removed(network_id=gone.network_id, reason=gone.reason)))
             self._hub.part(link, gone.ref)
             if not link.clients:
-                link.close(GONE, "no network left")
+                link.close(NO_NETWORK_LEFT, "no network left")
         self._presences.went(gone.ref, gone.client_id, at_once=True)
         await self._maps.refresh(gone.ref)
-        late = self._hub.link_of(gone.ref, gone.client_id)
-        if late is not None:  # it came in while this went on
-            late.post(encode(Removed(network_id=gone.network_id, reason=gone.reason)))
-            self._hub.part(late, gone.ref)
-            self._presences.went(gone.ref, gone.client_id, at_once=True)
         self._events.publish("client_removed", gone.ref, client_id=gone.client_id, name=gone.name, reason=gone.reason)
 
     def _view(self, row: Row[Any], network: Row[Any], relays: Mapping[str, str]) -> api.Client:

@@ -22,15 +22,14 @@ from shadowmesh.controller.service.addresses import PoolEmpty, pool_size
 from shadowmesh.controller.service.clients import ALIVE
 from shadowmesh.controller.service.core import Core, Principal, bump, conflict, not_allowed, record, usage
 from shadowmesh.controller.service.events import Events
-from shadowmesh.controller.service.hub import Hub, encode
+from shadowmesh.controller.service.hub import Hub
 from shadowmesh.controller.service.limits import Limiter
-from shadowmesh.controller.service.maps import LiveMap, Maps
+from shadowmesh.controller.service.maps import Maps
 from shadowmesh.controller.service.presence import Presences
 from shadowmesh.controller.store import schema
 from shadowmesh.model.enrol import ChallengeRequest, EnrolAnswer, EnrolChallenge, EnrolRequest
 from shadowmesh.model.ids import ClientID, NetworkRef, new_id
 from shadowmesh.model.keys import NetworkID, SealingPublicKey
-from shadowmesh.model.link import Grant
 from shadowmesh.protocol.sealing import check_sealing_key
 from shadowmesh.protocol.signing import NONCE_SIZE, Context, registration_message, verify_text
 
@@ -314,7 +313,7 @@ class Enrolment:
         grant = None
         if member:
             grant = self._maps.grant(live, request.device_key, row.ip, SealingPublicKey(row.sealing_key))
-            self._attach(live, client_id, request, grant)
+            self._maps.admit(live, row)
         return EnrolAnswer(
             state=row.state,
             network=ref,
@@ -327,13 +326,3 @@ class Enrolment:
             map=live.update(client_id) if member else None,
             grant=grant,
         )
-
-    def _attach(self, live: LiveMap, client_id: ClientID, request: EnrolRequest, grant: Grant) -> None:
-        """A device that is connected already for another network follows this one on the same link."""
-        ref, link = live.ref, self._hub.devices.get(request.device_key)
-        if link is None or self._hub.link_of(ref, client_id) is link:
-            return
-        self._hub.join(link, ref, client_id)
-        link.post(live.text_for(client_id, None, None))
-        link.post(encode(grant))
-        self._presences.came(link, ref, live.network_id)

@@ -27,6 +27,7 @@ class Events:
         self._core = core
         self._waiting: list[dict[str, Any]] = []
         self._flush: asyncio.Task[None] | None = None
+        self._storing = asyncio.Lock()
         self._listeners: set[Listener] = set()
 
     def publish(self, kind: str, ref: NetworkRef | None, **data: object) -> None:
@@ -40,7 +41,11 @@ class Events:
         await self.flush()
 
     async def flush(self) -> None:
-        """Stores and tells what waits."""
+        """Stores and tells what waits; when it returns, all that was published before it was called has been told."""
+        async with self._storing:
+            await self._store()
+
+    async def _store(self) -> None:
         batch, self._waiting = self._waiting, []
         if not batch:
             return

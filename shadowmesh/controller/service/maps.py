@@ -21,6 +21,7 @@ from shadowmesh.controller.service.addresses import address6
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.grants import Keys, make_grant, open_keys
 from shadowmesh.controller.service.hub import DeviceLink, Hub, encode, fan_out
+from shadowmesh.controller.service.presence import Presences
 from shadowmesh.controller.store import schema
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.codec import to_json
@@ -32,10 +33,11 @@ from shadowmesh.model.keys import (
     SigningPublicKey,
     WireGuardPublicKey,
 )
-from shadowmesh.model.link import Grant, MapUpdate, Signature
+from shadowmesh.model.link import Grant, MapUpdate, Removed, Signature
 from shadowmesh.model.netmap import EpochInfo, MapDelta, MapHead, Member, NetworkMap, RelayInfo
 from shadowmesh.protocol.signing import sign_map
 
+NO_NETWORK_LEFT = 1000  # WebSocket: normal closure
 _PLACEHOLDER = ClientID("cli_" + "0" * 20)
 
 
@@ -205,9 +207,10 @@ def _member(row: Row[Any], subnet6: str | None) -> Member:
 class Maps:
     """The live maps; `refresh` after each change."""
 
-    def __init__(self, core: Core, hub: Hub) -> None:
+    def __init__(self, core: Core, hub: Hub, presences: Presences) -> None:
         self._core = core
         self._hub = hub
+        self._presences = presences
         self._live: dict[NetworkRef, LiveMap] = {}
         self._locks: dict[NetworkRef, asyncio.Lock] = {}
         self._next: dict[NetworkRef, asyncio.Future[LiveMap | None]] = {}
@@ -238,7 +241,8 @@ class Maps:
         live = self._live.get(ref)
         changes = await self._core.read(lambda conn: self._read(conn, ref, live))
         if changes is None:
-            self._live.pop(ref, None)
+            if self._live.pop(ref, None) is not None and live is not None:
+                self._cut(live, list(self._hub.networks.get(ref, ())), "deleted")
             return None
         if live is None:
             live = self._live[ref] = LiveMap(self._core, changes)
@@ -249,6 +253,7 @@ class Maps:
             if set(live.keys) - known:  # a new epoch is handed out before the map speaks of it
                 await self._hand_out(live, links)
             await fan_out((link, live.text_for(client, before.generation, before.serial)) for client, link in links)
+            self._follow(live, changes.clients)
         return live
 
     def _read(self, conn: Connection, ref: NetworkRef, live: LiveMap | None) -> Changes | None:
@@ -263,6 +268,43 @@ class Maps:
             query = query.where(c.c.changed_serial > live.serial)
         keys = open_keys(self._core, ref, epochs, {} if live is None else live.keys)
         return Changes(network, head, keys, conn.execute(query).all())
+
+    def _follow(self, live: LiveMap, rows: Sequence[Row[Any]]) -> None:
+        """Lets links in and cuts them off as the map says, whichever controller made the change."""
+        for row in rows:
+            if row.state == "approved":
+                self.admit(live, row)
+            else:
+                self._cut(live, [ClientID(row.id)], row.state)
+
+    def admit(self, live: LiveMap, row: Row[Any]) -> None:
+        """An approved client whose device is connected follows the network on that link; nothing if it does already."""
+        client_id, link = ClientID(row.id), self._hub.devices.get(DevicePublicKey(row.device_key))
+        if link is None or self._hub.link_of(live.ref, client_id) is link:
+            return
+        self._hub.join(link, live.ref, client_id)
+        link.post(encode(self.grant(live, link.device_key, row.ip, SealingPublicKey(row.sealing_key))))
+        link.post(live.text_for(client_id, None, None))
+        self._presences.came(link, live.ref, live.network_id)
+
+    def _cut(self, live: LiveMap, clients: Sequence[ClientID], reason: str) -> None:
+        for client_id in clients:
+            link = self._hub.link_of(live.ref, client_id)
+            if link is not None:
+                link.post(encode(Removed(network_id=live.network_id, reason=reason)))
+                self._hub.part(link, live.ref)
+                self._presences.went(live.ref, client_id, at_once=True)
+                if not link.clients:
+                    link.close(NO_NETWORK_LEFT, "no network left")
+
+    async def catch_up(self) -> None:
+        """Takes over what another controller changed in the database."""
+        n = schema.networks
+        query = sa.select(n.c.ref, n.c.serial).where(n.c.deleted_at.is_(None))
+        newest = await self._core.read(lambda conn: {row.ref: row.serial for row in conn.execute(query)})
+        for live in self:
+            if newest.get(live.ref) != live.serial:
+                await self.refresh(live.ref)
 
     async def _hand_out(self, live: LiveMap, links: Sequence[tuple[ClientID, DeviceLink]]) -> None:
         sealing = await self._core.read(lambda conn: sealing_keys(conn, live.ref))

@@ -36,8 +36,6 @@ from shadowmesh.model.keys import DevicePublicKey, NetworkID, Secret
 from shadowmesh.model.link import Removed
 from shadowmesh.model.relaylink import Revocation, Revocations
 
-GONE = 1000  # WebSocket: normal closure
-
 
 class Networks:
     """One function per capability; each takes who asks."""
@@ -161,11 +159,13 @@ class Networks:
     async def delete(self, who: Principal, name: str) -> None:
         """Cuts all its clients off, at the relays too, and destroys its keys."""
 
-        def tx(conn: Connection) -> tuple[NetworkRef, NetworkID, Revocation]:
+        def tx(conn: Connection) -> tuple[NetworkRef, Revocation, list[DevicePublicKey]]:
             network = find_network(conn, name, lock=True)
             require(conn, who, "network.delete", network)
             now, ref = self._core.now(), network.ref
             n, c = schema.networks, schema.clients
+            pending = sa.select(c.c.device_key).where(c.c.network_ref == ref, c.c.state == "pending")
+            waiting = [DevicePublicKey(key) for key in conn.execute(pending).scalars()]
             conn.execute(
                 c.update()
                 .where(c.c.network_ref == ref, c.c.state.in_(["approved", "pending"]))
@@ -174,21 +174,19 @@ class Networks:
             for gone in (schema.epochs, schema.invites, schema.addresses, schema.members):
                 conn.execute(gone.delete().where(gone.c.network_ref == ref))
             conn.execute(n.update().where(n.c.ref == ref).values(deleted_at=now, rotation_due=None))
-            network_id = NetworkID(network.network_id)
-            revoked = revoke(self._core, conn, now, network_id=network_id)
+            revoked = revoke(self._core, conn, now, network_id=NetworkID(network.network_id))
             record(self._core, conn, who, "network.delete", network.name, id=ref)
-            return NetworkRef(ref), network_id, revoked
+            return NetworkRef(ref), revoked, waiting
 
-        ref, network_id, revoked = await self._core.write(tx)
+        await self._maps.get(NetworkRef((await self.show(who, name)).id))  # a live map's links are cut off
+        ref, revoked, waiting = await self._core.write(tx)
         self._hub.to_relays(Revocations(complete=False, entries=(revoked,)))
-        message = encode(Removed(network_id=network_id, reason="deleted"))
-        for link in list(self._hub.networks.get(ref, {}).values()):
-            link.post(message)
-            self._hub.part(link, ref)
-            if not link.clients:
-                link.close(GONE, "no network left")
-        self._presences.forget(ref)
         await self._maps.refresh(ref)
+        assert revoked.network_id is not None
+        told = encode(Removed(network_id=revoked.network_id, reason="deleted"))
+        for link in filter(None, map(self._hub.devices.get, waiting)):
+            link.post(told)
+        self._presences.forget(ref)
         self._events.publish("network_changed", ref, change="deleted")
 
     def _view(self, conn: Connection, row: Row[Any]) -> api.Network:

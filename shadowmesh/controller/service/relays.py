@@ -67,6 +67,7 @@ class Relays:
         self._maps = maps
         self._events = events
         self._nonces = nonces
+        self._told = 0  # the newest revocation that connected relays have heard of from `catch_up`
 
     async def create_token(
         self, who: Principal, wish: api.RelayTokenCreate, once: Once | None = None
@@ -214,6 +215,17 @@ class Relays:
     def loaded(self, link: RelayLink, load: Load) -> None:
         link.load, link.load_at = load, self._core.now()
 
+    async def catch_up(self) -> None:
+        """Tells connected relays what another controller revoked; what this one did comes twice, which is harmless."""
+        t = schema.revocations
+        query = sa.select(sa.func.coalesce(sa.func.max(t.c.id), 0))
+        newest = await self._core.read(lambda conn: int(conn.execute(query).scalar_one()))
+        if newest > self._told and self._hub.relays:
+            now, told = self._core.now(), self._told
+            entries = await self._core.read(lambda conn: _revocations(conn, now, told))
+            self._hub.to_relays(Revocations(complete=False, entries=tuple(entries)))
+        self._told = newest
+
     async def gone(self, link: RelayLink) -> None:
         """Its link ended."""
         if self._hub.relays.get(link.relay_id) is not link:
@@ -340,7 +352,7 @@ def _free_name(conn: Connection, wish: str) -> str:
     return base if base not in taken else next(n for i in range(2, len(taken) + 3) if (n := f"{base}-{i}") not in taken)
 
 
-def _revocations(conn: Connection, now: dt.datetime) -> Sequence[Revocation]:
+def _revocations(conn: Connection, now: dt.datetime, after: int = 0) -> Sequence[Revocation]:
     t = schema.revocations
     return [
         Revocation(
@@ -349,5 +361,5 @@ def _revocations(conn: Connection, now: dt.datetime) -> Sequence[Revocation]:
             before=row.before.timestamp(),
             until=row.until.timestamp(),
         )
-        for row in conn.execute(sa.select(t).where(t.c.until > now).order_by(t.c.id))
+        for row in conn.execute(sa.select(t).where(t.c.until > now, t.c.id > after).order_by(t.c.id))
     ]

@@ -60,7 +60,7 @@ class Services:
         core, hub = self.core, self.hub
         self.events = Events(core)
         self.presences = Presences(hub, self.events, core.timing)
-        self.maps = Maps(core, hub)
+        self.maps = Maps(core, hub, self.presences)
         shared = (core, hub, self.maps, self.presences, self.events)
         self.networks = Networks(*shared)
         self.invites = Invites(core)
@@ -94,8 +94,11 @@ class Services:
         await self.events.flush()
 
     async def keep_house(self) -> None:
-        """Rotations that are due, epochs that may end, ephemeral clients that are gone."""
+        """What other controllers did; rotations that are due, epochs that may end, ephemeral clients that are gone."""
         now = self.core.now()
+        if self.core.store.shared:
+            await self.maps.catch_up()
+            await self.relays.catch_up()
         for ref in await self.core.read(lambda conn: epochs.due(conn, now)):
             await self.core.write(partial(self._rotate_due, ref=ref))
             await self.maps.refresh(ref)

@@ -54,6 +54,8 @@ class Store(Protocol):
     """Where transactions run."""
 
     engine: Engine
+    shared: bool
+    """Whether other controllers may write to the same database."""
 
     async def write(self, tx: Transaction[T]) -> T:
         """Runs and commits `tx`; returns its result once it is durable. Its exceptions come through, undone."""
@@ -120,6 +122,8 @@ def open_store(url: URL) -> Store:
 
 class SqliteStore:
     """One writer thread with group commit; some readers."""
+
+    shared = False
 
     def __init__(self, url: URL) -> None:
         self.engine = make_engine(url)
@@ -190,6 +194,8 @@ class SqliteStore:
 
 class PostgresStore:
     """A pool of connections, a thread for each."""
+
+    shared = True
 
     def __init__(self, url: URL) -> None:
         self.engine = make_engine(url)
