@@ -329,3 +329,25 @@ def test_controller_away_nobody_is_stopped() -> None:
     world.run(60.0)
     assert silence(world, a, b, began) <= 10.0
     assert a.to(b).path == "direct"
+
+
+def test_a_newcomer_is_answered_as_soon_as_the_other_side_knows_it() -> None:
+    """It has the new map first; whoever it calls learns of it later, when its own handshake waits for its next try."""
+    world = World(11)
+    world.relay("relay1")
+    a, b = world.host("a", "port_restricted"), world.host("b", "port_restricted")
+    world.start()
+    world.run(2.5)
+    b.stop()
+    world.controller.removed.add(a.client_id)
+    world.controller.push_map()
+    b.start()
+    world.controller.removed.discard(a.client_id)
+    world.run(1.0)
+    world.stream(a, b, every=0.5, count=100)
+    world.run(14.0)
+    assert not world.flow(a, b).received
+    world.controller.push_map()
+    known = world.time
+    world.run_until(lambda: bool(world.flow(a, b).received), 5.0)
+    assert world.time - known < 0.5 + 1.0  # the map's way, and the handshake by relay

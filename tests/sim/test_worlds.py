@@ -30,7 +30,7 @@ def test_world_b_200_nodes_half_an_hour_with_fake_ciphers() -> None:
     world, pairs = world_b(1)
     world.run(30 * 60.0)
     assert len(pairs) >= 500
-    assert sum(f.sent for f in world.flows.values()) > 200_000
+    assert sum(f.sent for f in world.flows.values()) > 150_000
     check(world)
 
 

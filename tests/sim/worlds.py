@@ -105,9 +105,10 @@ def check(world: World, *, silence: float = 10.0) -> None:
 
 
 def world_b(seed: int, *, count: int = 200, minutes: float = 30.0) -> tuple[World, list[tuple[Host, Host]]]:
-    """FAKE CIPHERS. Each host talks with 5 others, 2 % loss, 5 NAT restarts, one rotation."""
+    """FAKE CIPHERS. Each host talks with 5 others (two minutes on, about three off, so that sleep and waking of paths are
+    in it), 2 % loss, 5 NAT restarts, one rotation."""
     world = World(seed, primitives=Fake(seed), aead=FakeAead, loss=0.02)
-    return world, _fill(world, count=count, minutes=minutes, talk=180.0, pause=180.0)
+    return world, _fill(world, count=count, minutes=minutes, talk=120.0, pause=180.0)
 
 
 def world_a(seed: int, *, count: int = 30, minutes: float = 6.0) -> tuple[World, list[tuple[Host, Host]]]:
