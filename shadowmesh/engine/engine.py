@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import inf
 from typing import TYPE_CHECKING
 
 from shadowmesh.engine import report
 from shadowmesh.engine.epochs import Keyring
 from shadowmesh.engine.events import EpochHeld, NetworkIdentity, PeerOnline, ReportPresence, WantGrant
+from shadowmesh.engine.handshake import REKEY_ATTEMPT
 from shadowmesh.engine.peer import Peer
 from shadowmesh.engine.relays import RelaySet
 from shadowmesh.engine.relaysession import RelaySession
@@ -15,7 +17,7 @@ from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.model.errors import MalformedError
 from shadowmesh.model.ids import ClientID
-from shadowmesh.model.keys import Secret
+from shadowmesh.model.keys import Secret, WireGuardPublicKey
 from shadowmesh.model.link import Presence
 from shadowmesh.model.netmap import Member, NetworkMap
 from shadowmesh.model.pump import AddIdentity, DropSessions, Path, RemoveIdentity, RemovePeer, SetPath
@@ -28,6 +30,8 @@ from shadowmesh.protocol.relay import NoPeer
 
 if TYPE_CHECKING:
     from shadowmesh.engine.node import Node
+
+KNOCKS = 64  # strangers that are remembered, should they turn out to be members
 
 
 class Engine:
@@ -51,6 +55,7 @@ class Engine:
         self.controller_online = False
         self.replayed = 0  # initiations refused: replays, or too many
         self.strangers = 0  # initiations and disco of keys that are not in the map
+        self._knocked: dict[WireGuardPublicKey, float] = {}  # strangers that sent an initiation, and when
         self._presence: dict[ClientID, Presence] = {}
         self._reported: ReportPresence | None = None
         self._early_token = ""  # one that came before the first map
@@ -111,6 +116,8 @@ class Engine:
         presence = self._presence.get(member.client_id)
         if presence is not None:
             self._give_presence(peer, presence, now)
+        if now.boot - self._knocked.pop(member.wg_key, -inf) < REKEY_ATTEMPT:
+            peer.wants(now)  # it had the new map before us, and may not try again for seconds
 
     def _change(self, peer: Peer, member: Member) -> None:
         """Another name, address or tag, the same key: sessions stay."""
@@ -245,7 +252,10 @@ class Engine:
                 return
         received = ReceivedInitiation.open(self.static, data)
         peer = self.node.by_key.get(received.peer)
-        if peer is None or peer.engine is not self or not self._fits(peer, path):
+        if peer is None:
+            self._stranger(received.peer, now)
+            return
+        if peer.engine is not self or not self._fits(peer, path):
             self.strangers += 1
             return
         handshake, _ = peer.awake(now)
@@ -254,6 +264,13 @@ class Engine:
             return
         peer.handshake_message(path, now)
         peer.after(now)
+
+    def _stranger(self, key: WireGuardPublicKey, now: Now) -> None:
+        self.strangers += 1
+        self._knocked.pop(key, None)
+        if len(self._knocked) >= KNOCKS:
+            del self._knocked[next(iter(self._knocked))]
+        self._knocked[key] = now.boot
 
     def response(self, data: bytes, peer: Peer, path: Path, now: Now) -> None:
         """Message 2 to one of our initiations."""
