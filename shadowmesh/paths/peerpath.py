@@ -5,6 +5,8 @@ when `tick` wants to be called. The rules are those of `docs/paths.md`.
 
 Words: a *check* is a series of pings to all pairs of candidates. A path is *proven* by an authenticated reply, and
 *trusted* for TRUST seconds after it. It is *active* while data flows either way, *dormant* when it is kept for later.
+
+Over 500 lines because it is one state machine: its parts would only pass the same dozen times to each other.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from shadowmesh.paths.candidates import (
     looks_udp_blocked,
     open_to,
     pair,
+    parse_ip,
 )
 from shadowmesh.paths.values import (
     ACTIVE,
@@ -238,10 +241,13 @@ class PeerPath:
     def set_policy(self, policy: Policy, now: float) -> None:
         if policy == self.policy:
             return
-        lifted = policy.p2p and not self.policy.p2p
+        before = self._may_be_direct()
         self.policy = policy
-        if not policy.p2p:
+        lifted = self._may_be_direct() and not before
+        if not self._may_be_direct():
+            self._failed = self._failed or self.checking
             self._end_check()
+        if not policy.p2p:
             self.best = self.old = None
             self.probes.clear()
         elif lifted and self.active(now):
@@ -483,7 +489,7 @@ class PeerPath:
             self._actions.append(Call(ask))
 
     def _start_check(self, now: float, *, ask: bool, call: bool = True) -> None:
-        if not self.policy.p2p or not self.policy.udp:
+        if not self._may_be_direct():
             self._failed = True
             self._retry_at = now + RETRY
             return
@@ -497,6 +503,11 @@ class PeerPath:
         self._check_started = now
         self._check_round = 0
         self._run_check(now)
+
+    def _may_be_direct(self) -> bool:
+        """Whether trying makes sense. Where UDP doesn't get out, the neighbours on the LAN may still be reached."""
+        lan = self.policy.udp or any(self._view.on_link(parse_ip(c.addr.host)) for c in self._remote)
+        return self.policy.p2p and lan
 
     def _end_check(self) -> None:
         self._check_round = len(CHECK_ROUNDS)
@@ -561,11 +572,11 @@ class PeerPath:
             return Reason.RELAY_PATH_LOST
         if not self._failed and not self.checking:
             return Reason.NONE_IDLE
-        if not self.policy.udp or (self._remote and looks_udp_blocked(self._remote)):
+        if not self._may_be_direct() or (self._remote and looks_udp_blocked(self._remote)):
             obstacle, sure = Reason.RELAY_UDP_BLOCKED, True
         else:
             obstacle, sure = self._symmetric_obstacle()
-        if self._failed or (sure and not open_to(self._view, self._remote)):
+        if self._failed or not self._may_be_direct() or (sure and not open_to(self._view, self._remote)):
             return obstacle
         return Reason.RELAY_UPGRADING
 
