@@ -250,8 +250,10 @@ class PeerPath:
         if not policy.p2p:
             self.best = self.old = None
             self.probes.clear()
-        elif lifted and self.active(now):
-            self._start_check(now, ask=True)
+        elif lifted:
+            self._failed = False
+            if self.active(now):
+                self._start_check(now, ask=True)
         self._settle(now)
 
     def call_received(
@@ -572,11 +574,13 @@ class PeerPath:
             return Reason.RELAY_PATH_LOST
         if not self._failed and not self.checking:
             return Reason.NONE_IDLE
-        if not self._may_be_direct() or (self._remote and looks_udp_blocked(self._remote)):
+        if not self._may_be_direct():
+            return Reason.RELAY_UDP_BLOCKED
+        if self._remote and looks_udp_blocked(self._remote):
             obstacle, sure = Reason.RELAY_UDP_BLOCKED, True
         else:
             obstacle, sure = self._symmetric_obstacle()
-        if self._failed or not self._may_be_direct() or (sure and not open_to(self._view, self._remote)):
+        if self._failed or (sure and not open_to(self._view, self._remote)):
             return obstacle
         return Reason.RELAY_UPGRADING
 

@@ -12,7 +12,7 @@ from shadowmesh.model.pump import Slot
 from shadowmesh.model.reasons import Reason
 from shadowmesh.paths.candidates import Candidate, CandidateKind, HostView, LocalSocket, PathKey
 from shadowmesh.paths.peerpath import PeerPath
-from shadowmesh.paths.values import RETRY, RETRY_JITTER, RETRY_LOST, TRUST, WORRY, Ping, Route
+from shadowmesh.paths.values import RETRY, RETRY_JITTER, RETRY_LOST, TRUST, WORRY, Ping, Policy, Route
 
 SOCKETS = (LocalSocket(Slot(0), 41000),)
 HOME = (IPv4Interface("192.168.1.9/24"),)
@@ -134,3 +134,28 @@ def test_nothing_is_final_while_there_is_an_open_way(open_way: Candidate) -> Non
     assert subject.reason is Reason.RELAY_UPGRADING
     run(subject, 0.1, 13.0, answers=False)
     assert subject.reason is Reason.RELAY_BOTH_SYMMETRIC
+
+
+def test_who_finds_its_udp_blocked_stops_trying_and_says_so() -> None:
+    subject = path()
+    public = Candidate(SockAddr("203.0.113.5", 40000), CandidateKind.HOST)
+    subject.call_received((public,), False, 0.01)
+    assert subject.reason is Reason.RELAY_UPGRADING
+    subject.set_policy(Policy(udp=False), 1.0)
+    assert not subject.checking
+    assert subject.reason is Reason.RELAY_UDP_BLOCKED
+    subject.set_policy(Policy(udp=True), 2.0)
+    assert subject.checking
+    assert subject.reason is Reason.RELAY_UPGRADING
+
+
+def test_neighbours_meet_on_their_lan_though_no_udp_gets_out_of_it() -> None:
+    subject = path()
+    neighbour = Candidate(SockAddr("192.168.1.77", 40000), CandidateKind.HOST)
+    subject.set_policy(Policy(udp=False), 0.0)
+    subject.call_received((neighbour,), False, 0.1)
+    pings = [a for a in subject.take() if isinstance(a, Ping) and a.path is not None]
+    (ping,) = pings
+    assert ping.path is not None
+    subject.pong_received(ping.path, ping.tx_id, 0.11)
+    assert subject.reason is Reason.DIRECT_LAN
