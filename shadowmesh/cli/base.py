@@ -191,7 +191,8 @@ def read_secret(argument: str, what: str) -> str:
             ) from e
     else:
         text = argument
-        hide_argument(argument)
+        if text:
+            hide_argument(text)
     text = text.strip()
     if not text:
         where = {"-": "stdin", "@": argument[1:]}.get(argument[:1])

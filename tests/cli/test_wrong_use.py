@@ -74,6 +74,7 @@ def test_wrong_use_is_code_2(sm: Command, home: Path, arguments: str, words: str
     [
         ("-", "", "the invite from stdin is empty"),
         ("-", "\n", "the invite from stdin is empty"),
+        ("", "", "the invite is empty"),
         ("-", "nonsense\n", "this is not an invite"),
         ("@missing", "", "can't read the invite from missing (No such file or directory)"),
         ("@/etc", "", "can't read the invite from /etc (Is a directory)"),
@@ -87,7 +88,7 @@ def test_wrong_use_is_code_2(sm: Command, home: Path, arguments: str, words: str
     ],
 )
 def test_what_is_no_invite_is_code_2(sm: Command, tmp_path: Path, invite: str, stdin: str, words: str) -> None:
-    sm("join", *invite.split(), "--state-dir", tmp_path / "state", stdin=stdin).refused(USAGE, words)
+    sm("join", *(invite.split() or [""]), "--state-dir", tmp_path / "state", stdin=stdin).refused(USAGE, words)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,262 @@
+"""Help, the conventions of output, secrets in arguments, completion, and how little is imported for a quick answer."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import typer.main
+
+from shadowmesh import __version__
+from shadowmesh.cli import base, main
+from shadowmesh.cli.base import Call, details, hide_argument, read_secret, table
+from shadowmesh.daemon.unit import NAME, unit_text
+from shadowmesh.model.errors import Kind, ShadowMeshError
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Command
+
+
+def _walk(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    below = getattr(command, "commands", {})
+    yield path, command
+    for name, child in below.items():
+        yield from _walk(child, (*path, name))
+
+
+EVERY = dict(_walk(typer.main.get_command(main.build(None)), ()))
+CONTRACT = """controller init, controller run, controller secrets export, login, logout, network create, network list, network
+show, network set, network delete, network rotate-key, network invite, network invites, network revoke-invite, client list,
+client show, client approve, client deny, client rename, client set, client remove, member list, member add, member
+set-role, member remove, user list, user add, user disable, user reset-password, api-key create, api-key list, api-key
+revoke, relay token, relay list, relay drain, relay remove, relay run, audit list, audit verify, join, register, leave, up,
+down, daemon run, daemon install, status, peers, ping, why, tui, export wireguard, wait, lab up, lab exec, lab status, lab
+down, lab nat, lab cut, lab loss, lab reboot, lab roam, lab heal, demo, help"""
+
+
+def test_the_contracts_verbs_are_there() -> None:
+    wanted = {tuple(verb.split()) for verb in CONTRACT.replace("\n", " ").split(",")}
+    assert not wanted - set(EVERY)
+
+
+@pytest.mark.parametrize("path", EVERY, ids=" ".join)
+def test_every_verb_explains_itself(path: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main.run([*path, "--help"])
+    shown = capsys.readouterr()
+    assert end.value.code == 0 and shown.err == ""
+    assert f"Usage: {' '.join(('shadowmesh', *path))}" in shown.out
+    command = EVERY[path]
+    assert command.help or not path, "a sentence says what it does"
+    for option in command.params:
+        assert option.name == "help" or getattr(option, "help", "x"), f"{option.name} has no help"
+    if path and not getattr(command, "commands", None):
+        assert "--json" in shown.out and "--quiet" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [("join", "Usage: shadowmesh join"), ("network create", "Usage: shadowmesh network create"),
+     ("relay", "shadowmesh relay run"), ("slow", "shadowmesh why PEER"), ("", "shadowmesh join INVITE"),
+     ("reason relay.both_symmetric", "relay.both_symmetric: "), ("reason", "direct.lan ")],
+)  # fmt: skip
+def test_help_finds_verbs_and_reasons(words: str, found: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main.run(["help", *words.split()])
+    assert end.value.code == 0 and found in capsys.readouterr().out
+
+
+def test_help_as_json(sm: Command) -> None:
+    verbs = sm("help", "join", "--json").document("help/1")["verbs"]
+    assert {"verb": "join", "usage": "join INVITE", "help": verbs[0]["help"]} == verbs[0]
+    assert sm("help", "reason", "none.idle", "--json").document("reason/1")["code"] == "none.idle"
+
+
+def test_the_old_names_work(tmp_path: Path) -> None:
+    def old(*arguments: str) -> subprocess.CompletedProcess[str]:
+        script = "from shadowmesh.__main__ import daemon_main; daemon_main()"
+        command = [sys.executable, "-c", script, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    assert old("--version").stdout == f"shadowmesh {__version__}\n"
+    status = old("status", "--state-dir", str(tmp_path))
+    assert status.returncode == 3 and status.stderr.startswith("error: no daemon answers")
+    seed = old("register", "--login-server", "http://x", "--auth-key", "abcd-efgh-ijkl", "--state-dir", str(tmp_path))
+    assert seed.returncode == 2 and "'http://x' is not a controller's URL" in seed.stderr
+    assert "ExecStart=" in old("install", "--print").stdout
+    assert "Run the client daemon" in old("run", "--help").stdout
+
+
+# what is imported
+
+
+def _imported(*arguments: str) -> set[str]:
+    script = (
+        "import sys; from shadowmesh.__main__ import main\n"
+        "try: main()\nexcept SystemExit: pass\nprint(*sys.modules, file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", script, *arguments]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stderr.split())
+
+
+HEAVY = ("rich", "textual", "sqlite_utils", "pydantic", "httpx", "numpy", "asyncio", "ssl", "pyroute2", "cryptography",
+         "shadowmesh.controller", "shadowmesh.daemon", "shadowmesh.relay", "shadowmesh.engine", "shadowmesh_tui")  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["status"], ["peers"], ["ping", "x"], ["up"]], ids=" ".join)
+def test_a_quick_verb_imports_little(arguments: list[str], tmp_path: Path) -> None:
+    where = [] if arguments == ["--version"] else ["--state-dir", str(tmp_path)]
+    found = _imported(*arguments, *where)
+    assert not found & set(HEAVY)
+    assert arguments != ["--version"] or not found & {"typer", "msgspec", "json", "pathlib.Path"}
+
+
+def test_no_verbs_module_imports_what_it_doesnt_need(tmp_path: Path) -> None:
+    assert "shadowmesh.cli.client" not in _imported("network", "list", "--data-dir", str(tmp_path))
+    assert "shadowmesh.cli.network" not in _imported("status", "--state-dir", str(tmp_path))
+
+
+# output
+
+
+def test_a_table_aligns_and_shows_nothing_as_a_dash() -> None:
+    shown = table(("NAME", "ONLINE", "X"), [["a", True, None], ["longer", False, "end"]])
+    assert shown.splitlines() == ["NAME    ONLINE  X", "a       yes     -", "longer  no      end"]
+    assert table(("A",), []) == "A"
+    assert details({"a": {"b": 1, "c": None}, "longer": [], "text": "two\nlines"}) == (
+        "a:       b 1\nlonger:  -\ntext:    two lines"
+    )
+
+
+def test_quiet_prints_nothing_and_json_only_json(capsys: pytest.CaptureFixture[str]) -> None:
+    Call(quiet=True).done("x/1", {"a": 1}, "text")
+    Call(quiet=True).line({"a": 1}, "text")
+    Call(quiet=True).note("hint")
+    assert capsys.readouterr() == ("", "")
+    call = Call(json=True)
+    call.done("x/1", {"a": "ü"}, "text")
+    call.note("hint")
+    assert capsys.readouterr() == ('{"schema": "shadowmesh.x/1", "a": "ü"}\n', "")
+
+
+def _on_a_terminal(*arguments: str, typed: bytes = b"", **env: str) -> tuple[int, str]:
+    """Exit code and all that a person sees."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ.update(env)
+        os.execv(sys.executable, [sys.executable, "-m", "shadowmesh", *arguments])
+    seen = b""
+    if typed:
+        while b"[y/N] " not in seen:
+            chunk = os.read(terminal, 4096)
+            assert chunk, seen
+            seen += chunk
+        os.write(terminal, typed)
+    try:
+        while chunk := os.read(terminal, 4096):
+            seen += chunk
+    except OSError:  # EIO: the other side has gone
+        pass
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), seen.decode()
+
+
+def test_a_person_is_asked_and_may_refuse(tmp_path: Path) -> None:
+    leave = ("leave", "office", "--state-dir", str(tmp_path))
+    code, seen = _on_a_terminal(*leave, typed=b"n\n")
+    assert code == 1 and "leave office and delete its keys here? [y/N]" in seen and "nothing was changed" in seen
+    code, seen = _on_a_terminal(*leave, typed=b"y\n")
+    assert code == 3 and "no daemon answers" in seen
+
+
+def test_no_color_means_no_escape_codes(tmp_path: Path) -> None:
+    for options, env in ((["--no-color"], {}), ([], {"NO_COLOR": "1"})):
+        _, seen = _on_a_terminal("status", "--state-dir", str(tmp_path), *options, **env)
+        assert "\x1b" not in seen
+        _, seen = _on_a_terminal("status", "--help", *options, **env)
+        assert "\x1b" not in seen
+
+
+def test_debug_shows_where(sm: Command, tmp_path: Path) -> None:
+    shown = sm("status", "--state-dir", tmp_path, "--debug")
+    assert "Traceback" in shown.err and shown.code != 0
+    assert "Traceback" not in sm("status", "--state-dir", tmp_path).err
+
+
+def test_an_error_of_many_lines_becomes_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        base.fail(ShadowMeshError("x", "one\ntwo", "three\nfour", kind=Kind.CONFLICT))
+    assert end.value.code == 6 and capsys.readouterr().err == "error: one two; three four\n"
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    pipe = f"{sys.executable} -m shadowmesh help | true"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", pipe], capture_output=True, text=True, check=False, timeout=60)
+    assert done.stderr == ""
+
+
+# secrets
+
+
+def test_read_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "secret"
+    file.write_text(" kept \n")
+    assert read_secret(f"@{file}", "token") == "kept"
+    assert read_secret("literal", "token") == "literal"
+    for bad in ("@" + str(tmp_path), "@missing", ""):
+        with pytest.raises(ShadowMeshError) as caught:
+            read_secret(bad, "token")
+        assert caught.value.kind is Kind.USAGE
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ShadowMeshError, match="not text"):
+        read_secret(f"@{file}", "token")
+
+
+def test_a_secret_given_literally_is_hidden_from_the_process_list() -> None:
+    script = (
+        "import sys; from shadowmesh.cli.base import read_secret\n"
+        "read_secret(sys.argv[2], 'token'); print(open('/proc/self/cmdline').read().replace('\\0', ' '))"
+    )
+    secret = "sk_sécret"
+    shown = subprocess.run(
+        [sys.executable, "-c", script, "--token", secret, f"also={secret}"], capture_output=True, text=True, check=True
+    ).stdout
+    assert secret not in shown and "--token " + "x" * len(secret.encode()) in shown
+    hide_argument("not among the arguments")
+
+
+# completion and the unit
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(sm: Command, shell: str) -> None:
+    script = sm("completion", shell, "--json").document("completion/1")["script"]
+    assert "shadowmesh" in script and "_SHADOWMESH_COMPLETE" in script
+
+
+def test_what_a_shell_is_told(sm: Command) -> None:
+    def complete(line: str) -> list[str]:
+        words = {"COMP_WORDS": line, "COMP_CWORD": str(len(re.split(" ", line)) - 1)}
+        return sm(env=words | {"_SHADOWMESH_COMPLETE": "complete_bash"}).out.split()
+
+    assert complete("shadowmesh netw") == ["network"]
+    assert {"create", "list", "invite"} <= set(complete("shadowmesh network "))
+    assert "--subnet" in complete("shadowmesh network create --sub")
+
+
+def test_the_systemd_unit(sm: Command, tmp_path: Path) -> None:
+    state = tmp_path / "a state"
+    written = sm("daemon", "install", "--unit-dir", tmp_path, "--state-dir", state, "--json").document("daemon-install/1")
+    text = (tmp_path / NAME).read_text()
+    assert written == {"schema": written["schema"], "path": str(tmp_path / NAME), "started": False}
+    assert f'daemon run --state-dir "{state}"' in text and "Type=notify" in text
+    assert sm("daemon", "install", "--print", "--state-dir", state).out == text
+    sm("daemon", "install", "--unit-dir", tmp_path / "none").refused(1, "--print")
+    assert 'ExecStart="/a b" 100%% daemon run --state-dir /x\n' in unit_text(("/a b", "100%"), Path("/x"))
