@@ -16,6 +16,7 @@ from shadowmesh.lab.plan import LabSpec
 
 sys.path.insert(0, str(Path(__file__).parent))  # `meshkit` for the tests beside it
 
+Told = Callable[[str, object], None]
 LabFactory = Callable[[LabSpec], Lab]
 _numbers = itertools.count(1)
 
@@ -54,3 +55,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Lets tests that wait for WireGuard's two minutes begin before all others and end after them."""
     items.sort(key=lambda item: next((mark.args[0] for mark in item.iter_markers("turn")), 0))
+
+
+@pytest.fixture
+def told(record_property: Callable[[str, object], None]) -> Told:
+    """Notes a measured figure in the report, and on the screen with -s."""
+
+    def tell(name: str, value: object) -> None:
+        record_property(name, value)
+        print(f"{name}: {value}")
+
+    return tell

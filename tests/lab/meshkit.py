@@ -99,6 +99,25 @@ class Feed:
 
         return self.until(both, timeout, f"{a} and {b} {path}")
 
+    def until_flows(self, a: str, b: str, timeout: float = 15.0, size: int = 100_000) -> float:
+        """Waits until `b` got `size` more bytes from `a`."""
+        seen = self.peer(b, a)
+        before = seen.rx_bytes if seen is not None else 0
+        return self.until(
+            lambda: (p := self.peer(b, a)) is not None and p.rx_bytes >= before + size, timeout, f"{a} sends to {b}"
+        )
+
+    def until_at(self, a: str, b: str, address: str, timeout: float) -> float:
+        """Waits until `a` and `b` are direct, and `a` sees `b` at this address."""
+
+        def there() -> bool:
+            seen, back = self.peer(a, b), self.peer(b, a)
+            if seen is None or back is None or seen.endpoint is None:
+                return False
+            return seen.path == back.path == "direct" and seen.endpoint.startswith(f"{address}:")
+
+        return self.until(there, timeout, f"{a} sees {b} at {address}")
+
     def _summary(self) -> str:
         lines = []
         for host, network in self._latest.items():
@@ -164,12 +183,14 @@ def _ready(sink: subprocess.Popen[Any]) -> None:
 
 
 class TcpStream:
-    """A paced TCP stream from a host to an overlay address of another, until it is ended."""
+    """A paced TCP stream from a host to an overlay address of another, until it is ended. It flows once this is made."""
 
     def __init__(self, source: Host, target: Host, address: str, port: int, rate: float) -> None:
         self._sink = _start(target, "tcp-sink", port)
         _ready(self._sink)
         self._source = _start(source, "tcp-source", address, port, 0, rate, stdin=subprocess.PIPE)
+        assert self._sink.stdout is not None
+        assert self._sink.stdout.readline() == "flows\n", "the stream didn't begin"
         self.result: Stalls | None = None
 
     def end(self) -> Stalls:
@@ -177,6 +198,7 @@ class TcpStream:
         assert self._source.poll() is None, f"the stream broke: {self._source.stderr and self._source.stderr.read()}"
         sent = _read(self._source)
         seen = _read(self._sink)
+        assert sent["bytes"] > 0
         self.result = Stalls(seen["bytes"], seen["wrong_reads"], [(at, s) for at, s in seen["stalls"]])
         assert seen["bytes"] == sent["bytes"]
         assert seen["wrong_reads"] == 0

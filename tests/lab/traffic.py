@@ -3,7 +3,7 @@
     traffic.py udp-sink PORT SECONDS               traffic.py udp-source HOST PORT PACKETS_PER_S SECONDS
     traffic.py tcp-sink PORT                       traffic.py tcp-source HOST PORT SECONDS [BYTES_PER_S]
 
-A sink prints `ready` when it listens and one JSON document at its end. Sinks end after SECONDS, or when the stream ends.
+A sink prints `ready` when it listens (tcp-sink `flows` at the first bytes) and one JSON document at its end. Sinks end after SECONDS, or when the stream ends.
 A source whose SECONDS are 0 goes on until its stdin is closed. `stalls` are [CLOCK_MONOTONIC of the last arrival before,
 seconds] for each above 0.1 s.
 """
@@ -16,6 +16,7 @@ import socket
 import struct
 import sys
 import time
+from contextlib import suppress
 
 _BLOCK = struct.pack(">16Q", *range(16)) * 64  # 8 KiB whose every offset is known
 
@@ -54,9 +55,10 @@ def udp_source(host: str, port: int, rate: float, seconds: float) -> None:
         while (wait := due - time.monotonic()) > 0:
             time.sleep(wait)
         sock.send(struct.pack(">Q", number) + padding)
-    for _ in range(3):
-        time.sleep(0.2)
-        sock.send(struct.pack(">Q", 2**64 - 1))
+    with suppress(ConnectionRefusedError):  # the sink ends at the first mark
+        for _ in range(3):
+            time.sleep(0.2)
+            sock.send(struct.pack(">Q", 2**64 - 1))
     print(json.dumps({"sent": total}), flush=True)
 
 
@@ -68,7 +70,9 @@ def tcp_sink(port: int) -> None:
     stalls: list[tuple[float, float]] = []
     while data := peer.recv(1 << 16):
         now = time.monotonic()
-        if now - last > 0.1:
+        if not total:
+            print("flows", flush=True)
+        elif now - last > 0.1:
             stalls.append((last, round(now - last, 3)))
         last = now
         at = total % len(_BLOCK)
