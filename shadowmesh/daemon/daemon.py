@@ -27,6 +27,7 @@ from shadowmesh.daemon.network import Interface, Network
 from shadowmesh.daemon.relay_stream import RelayStream
 from shadowmesh.daemon.state import NetworkRecord, State
 from shadowmesh.dataplane.host import Interface as HostInterface
+from shadowmesh.dataplane.interface import PumpDied
 from shadowmesh.dataplane.python.process import PumpProcess
 from shadowmesh.dataplane.sockets import open_udp
 from shadowmesh.dataplane.tun import open_tun
@@ -201,9 +202,13 @@ class Daemon:
         self._start_core()
 
     def apply_to_pump(self, *commands: Command) -> None:
-        """Commands that carry descriptors; the Node's own go through the driver."""
+        """Commands that carry descriptors; the Node's own go through the driver.
+
+        To a pump that has just died they are lost: the driver will hear of it, and its successor is told everything.
+        """
         if self._pump is not None:
-            self._pump.apply(commands)
+            with suppress(PumpDied):
+                self._pump.apply(commands)
 
     def poke(self) -> None:
         if self._driver is not None:
@@ -273,10 +278,13 @@ class Daemon:
         self.host.configure(HostInterface(network.interface.name, INNER_MTU, addresses, routes))
 
     def _remove_interface(self, network: Network) -> None:
-        if network.interface is not None:
-            self.host.forget(network.interface.name)
-            os.close(network.interface.fd)  # the pump's duplicate goes with RemoveTun; then the device is gone
-            network.interface = None
+        interface, network.interface = network.interface, None
+        if interface is not None:
+            self._close_interface(interface)
+
+    def _close_interface(self, interface: Interface) -> None:
+        self.host.forget(interface.name)
+        os.close(interface.fd)  # the pump's duplicate goes with RemoveTun; then the device is gone
 
     def _local(self, network: Network) -> tuple[IPNetwork, ...]:
         assert network.me is not None
@@ -308,12 +316,13 @@ class Daemon:
 
     def take_down(self, network: Network) -> None:
         """Ends the network on this host; its record stays."""
-        if network.interface is not None:
+        interface, network.interface = network.interface, None  # first: a pump that dies now has a successor at once
+        if interface is not None:
             self.node.remove_network(network.id, now())
             assert self._driver is not None
             self._driver.flush()
             self.apply_to_pump(RemoveTun(network.net))
-            self._remove_interface(network)
+            self._close_interface(interface)
         network.error = None
         self._changed()
 

@@ -52,8 +52,10 @@ class HostNet:
         self._wanted[wanted.name] = wanted
 
     def forget(self, interface: str) -> None:
-        """The interface is about to go, with its addresses and routes."""
+        """The interface is about to go. Its addresses and routes go now: the pump may hold the device a moment longer."""
         self._wanted.pop(interface, None)
+        with suppress(ShadowMeshError):
+            self._host.undo(interface)
 
     def addresses(self) -> list[IPv4Interface | IPv6Interface]:
         """The host's own addresses, without those of overlays."""
