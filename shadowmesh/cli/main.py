@@ -88,7 +88,11 @@ def run(arguments: list[str]) -> None:
             _wrong_use(error)
         if debug:
             raise
-        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        what = (str(error).splitlines() or [""])[0]
+        if isinstance(error, OSError) and error.strerror:
+            what = error.strerror.lower() + (f": {error.filename}" if error.filename else "")
+        else:
+            what = f"{type(error).__name__}: {what}"
         fail(ShadowMeshError("failed", what, "run it again with --debug to see where", kind=Kind.FAILED))
 
 

@@ -155,7 +155,8 @@ class ControllerClient:
                 answer = self._client.request(method, api.API + path, json=body, **options)
         except httpx.HTTPError as e:
             if not self._place.startswith("https://"):
-                raise _not_running(Path(self._place).parent) from e
+                data_dir = Path(self._place).parent
+                raise (_no_permission(data_dir) if _is_permission(e) else _not_running(data_dir)) from e
             raise unreachable(self._place, e) from e
         if answer.is_success:
             return answer
@@ -404,6 +405,13 @@ def _parse(answer: httpx.Response, kind: type[M]) -> M:
         raise ShadowMeshError(
             "bad_answer", "the controller's answer isn't understood", "is it of another version than this command?"
         ) from e
+
+
+def _is_permission(error: BaseException | None) -> bool:
+    """Whether that is what lies below httpx's error."""
+    while error is not None and not isinstance(error, PermissionError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _not_running(data_dir: Path) -> ShadowMeshError:

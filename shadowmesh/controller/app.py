@@ -7,6 +7,7 @@ import base64
 import binascii
 import contextlib
 import datetime as dt
+import errno
 import fcntl
 import json
 import os
@@ -118,12 +119,7 @@ def init(options: InitOptions) -> InitResult:
         staging = DataDir(where.path / f".init-{secrets.token_hex(4)}")
         staging.path.mkdir(0o700)
     except OSError as e:
-        raise ShadowMeshError(
-            "cannot_write",
-            f"{where.path} can't be written ({e.strerror})",
-            "choose another --data-dir, or run as a user who may",
-            kind=Kind.NOT_ALLOWED if isinstance(e, PermissionError) else Kind.FAILED,
-        ) from e
+        raise _cannot_write(where.path, e) from e
     try:
         if keys is None:
             assert options.join_secrets is not None
@@ -139,9 +135,21 @@ def init(options: InitOptions) -> InitResult:
         for name in _FILES:
             if (staging.path / name).exists():
                 (staging.path / name).rename(where.path / name)
+    except OSError as e:
+        raise _cannot_write(where.path, e) from e
     finally:
         shutil.rmtree(staging.path, ignore_errors=True)
     return result
+
+
+def _cannot_write(path: Path, error: OSError) -> ShadowMeshError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return ShadowMeshError(
+        "disk_full" if full else "cannot_write",
+        f"{path} can't be written ({error.strerror})",
+        "free some space" if full else "choose another --data-dir, or run as a user who may",
+        kind=Kind.NOT_ALLOWED if isinstance(error, PermissionError) else Kind.FAILED,
+    )
 
 
 def _settings(options: InitOptions) -> Settings:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _DATABASE = "state.db"
+_LITTLE = 64 * 1024  # bytes free on a disk: less is none
 
 
 class ControllerRecord(Struct, frozen=True, kw_only=True):
@@ -301,7 +302,8 @@ def _check_format(db: sqlite3.Connection, directory: Path) -> None:
 def _failed(directory: Path, error: sqlite3.Error | OSError) -> ShadowMeshError:
     """What the disk or SQLite refused, told apart as far as a person can help it."""
     name = getattr(error, "sqlite_errorname", "")
-    if name == "SQLITE_FULL" or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+    full = name == "SQLITE_FULL" or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    if full or (name.startswith("SQLITE_IOERR") and _is_full(directory)):  # SQLite doesn't always say why
         return ShadowMeshError(
             "disk_full", f"no space is left for the state in {directory}", "free some, and do it again"
         )
@@ -311,6 +313,14 @@ def _failed(directory: Path, error: sqlite3.Error | OSError) -> ShadowMeshError:
             "state_unwritable", f"the state in {directory} can't be written ({why})", "see to the disk and its rights"
         )
     return _unreadable(directory, error)
+
+
+def _is_full(directory: Path) -> bool:
+    try:
+        disk = os.statvfs(directory)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < _LITTLE
 
 
 def _unreadable(directory: Path, error: object) -> ShadowMeshError:

@@ -31,6 +31,7 @@ _RETRIES = 5
 _LOST_RACES = ("40001", "40P01")  # serialization_failure, deadlock_detected
 _REMEDIES = {
     "SQLITE_FULL": "free some space on its disk",
+    "SQLITE_IOERR": "free some space on its disk, or see what ails it",
     "SQLITE_NOTADB": "put the database back from a backup",
     "SQLITE_CORRUPT": "put the database back from a backup",
 }
@@ -41,11 +42,12 @@ class StorageFailed(ShadowMeshError):
 
     def __init__(self, cause: BaseException) -> None:
         origin = getattr(cause, "orig", cause)
+        failed = getattr(origin, "sqlite_errorname", "")
         first = (str(origin).splitlines() or [type(cause).__name__])[0]
         super().__init__(
             "storage_failed",
             f"the controller's database failed, and nothing was changed ({first})",
-            _REMEDIES.get(getattr(origin, "sqlite_errorname", ""), "see the controller's log"),
+            next((remedy for name, remedy in _REMEDIES.items() if failed.startswith(name)), "see the controller's log"),
             kind=Kind.FAILED,
         )
 
