@@ -46,7 +46,7 @@ from shadowmesh.model.netmap import NetworkMap
 from shadowmesh.protocol.signing import Context, IdentityDocument, Signer, hello_message, sign_text, verify_map
 
 FIRST_RETRY = 5.0  # seconds: the first retry is uniform over these, so that a thousand clients spread out
-LAST_RETRY = 60.0
+LAST_RETRY = 25.0  # with the connection itself, all are back 30 s after a controller that was long away
 REFUSED_RETRY = 60.0
 _OPEN_TIMEOUT = 10.0
 _HELLO_TIMEOUT = 10.0
