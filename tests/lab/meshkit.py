@@ -157,8 +157,8 @@ class Stalls:
     stalls: list[tuple[float, float]]
 
     def longest(self, since: float = 0.0, until: float = float("inf")) -> float:
-        """The longest silence that began or went on in this time, in seconds."""
-        return max((s for at, s in self.stalls if at + s >= since and at <= until), default=0.0)
+        """The longest silence that ended in this time, in seconds."""
+        return max((s for at, s in self.stalls if since <= at + s <= until), default=0.0)
 
 
 def _read(process: subprocess.Popen[Any]) -> dict[str, Any]:
