@@ -223,7 +223,20 @@ def as_nobody(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
         'mount --bind "$1" "$2" && mount -t tmpfs -o mode=755 none "$3" && mkdir -p "$1" && mount --bind "$2" "$1"'
         ' && shift 3 && exec "$@"'
     )
-    return ("unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh", str(prefix), str(aside), str(closed), *drop)
+    return (
+        "unshare",
+        "-m",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        str(prefix),
+        str(aside),
+        str(closed),
+        *drop,
+    )
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conftest import Controller, environment, free_port, program, start  # noqa: E402 - one module, however it is loaded
+from conftest import Controller, environment, free_port, program, start
 
 if TYPE_CHECKING:
     from conftest import Command, Result
@@ -164,7 +164,9 @@ def test_a_network_that_would_overlap_is_refused_before_its_invite_is_used_up(ho
         invite = host.controller.invite(name)
         refused = host("join", "-", "--json", stdin=invite["invite"])
         refused.refused(CONFLICT, f"{subnet} of {name} overlaps", other, "ask for another subnet")
-        afar = host.sm("join", "-", "--state-dir", host.state.parent / "far-office", prefix=host.far, stdin=invite["invite"])
+        afar = host.sm(
+            "join", "-", "--state-dir", host.state.parent / "far-office", prefix=host.far, stdin=invite["invite"]
+        )
         afar.refused(CONFLICT, f"{subnet} of {name} overlaps", other)
         assert (host.controller.states(name)[invite["id"]], host.controller.clients(name)) == ("open", [])
     assert [n["name"] for n in host("status", "--json").document("status/1")["networks"]] == ["office", "shop"]
@@ -172,7 +174,9 @@ def test_a_network_that_would_overlap_is_refused_before_its_invite_is_used_up(ho
 
 def test_joining_twice_is_refused_before_the_invite_is_used_up(host: Host) -> None:
     invite = host.controller.invite("shop")
-    host("join", "-", stdin=invite["invite"]).refused(CONFLICT, "in shop already, as 198.18.1.1", "shadowmesh leave shop")
+    host("join", "-", stdin=invite["invite"]).refused(
+        CONFLICT, "in shop already, as 198.18.1.1", "shadowmesh leave shop"
+    )
     assert host.controller.states("shop")[invite["id"]] == "open"
 
 
@@ -197,7 +201,9 @@ def test_other_users_may_look_but_not_change(host: Host, as_nobody: tuple[str, .
 
     status = nobody("status", "--json").document("status/1")
     assert [n["name"] for n in status["networks"]] == ["office", "shop"]
-    assert status["nat"]["public"] is None and all(p["endpoint"] is None for n in status["networks"] for p in n["peers"])
+    assert status["nat"]["public"] is None and all(
+        p["endpoint"] is None for n in status["networks"] for p in n["peers"]
+    )
     for arguments in ("up shop", "down shop", "leave shop --yes", "ping single", "export wireguard single --takeover"):
         nobody(*arguments.split(), "--json").refused(NOT_ALLOWED, "root")
     nobody("join", "-", stdin=host.controller.invite("shop")["invite"]).refused(NOT_ALLOWED, "root")

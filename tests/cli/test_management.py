@@ -114,7 +114,9 @@ def test_join_before_the_daemon_and_what_another_try_says(controller: Controller
     assert "early" in controller.clients("office")
 
     sm("join", invite["invite"], "--state-dir", tmp_path / "b").refused(CONFLICT, "used up", "ask for a new one")
-    sm("join", f"@{file}", "--state-dir", tmp_path / "a").refused(CONFLICT, "in office already", "shadowmesh leave office")
+    sm("join", f"@{file}", "--state-dir", tmp_path / "a").refused(
+        CONFLICT, "in office already", "shadowmesh leave office"
+    )
     sm("join", f"@{file}", "--state-dir", tmp_path / "b", "--name", "early").refused(CONFLICT, "choose another name")
     sm("join", f"@{file}", "--state-dir", tmp_path / "b", "--name", "No Name").refused(USAGE, "a-z, 0-9 and -")
     assert controller.states("office")[other["id"]] == "open", "none of these used it up"
@@ -162,7 +164,9 @@ def test_signing_in(controller: Controller, sm: Command, tmp_path: Path) -> None
     env = {"XDG_CONFIG_HOME": str(tmp_path)}
     where = (controller.url, "--fingerprint", controller.fingerprint)
     sm("login", *where, "--token", "-", stdin="sk_wrong\n", env=env).refused(NOT_ALLOWED, "not valid")
-    sm("login", *where, "--email", "admin@localhost", "--password", "-", stdin="x\n", env=env).refused(NOT_ALLOWED, "wrong")
+    sm("login", *where, "--email", "admin@localhost", "--password", "-", stdin="x\n", env=env).refused(
+        NOT_ALLOWED, "wrong"
+    )
     sm("login", controller.url, "--token", "-", stdin="x\n", env=env).refused(UNREACHABLE, "--fingerprint")
     sm("login", controller.url, "--fingerprint", "sha256:" + "0" * 64, "--token", "x", env=env).refused(NOT_ALLOWED)
     assert not list(tmp_path.iterdir())

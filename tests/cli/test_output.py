@@ -198,7 +198,9 @@ def test_an_error_of_many_lines_becomes_one(capsys: pytest.CaptureFixture[str]) 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     pipe = f"{sys.executable} -m shadowmesh help | true"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", pipe], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", pipe], capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.stderr == ""
 
 
@@ -253,7 +255,9 @@ def test_what_a_shell_is_told(sm: Command) -> None:
 
 def test_the_systemd_unit(sm: Command, tmp_path: Path) -> None:
     state = tmp_path / "a state"
-    written = sm("daemon", "install", "--unit-dir", tmp_path, "--state-dir", state, "--json").document("daemon-install/1")
+    written = sm("daemon", "install", "--unit-dir", tmp_path, "--state-dir", state, "--json").document(
+        "daemon-install/1"
+    )
     text = (tmp_path / NAME).read_text()
     assert written == {"schema": written["schema"], "path": str(tmp_path / NAME), "started": False}
     assert f'daemon run --state-dir "{state}"' in text and "Type=notify" in text

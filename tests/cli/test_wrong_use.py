@@ -160,7 +160,9 @@ def test_a_directory_that_holds_other_things_keeps_its_permissions(sm: Command, 
     tmp_path.chmod(0o755)
     sm("join", INVITE, "--state-dir", tmp_path).refused(UNREACHABLE)
     assert tmp_path.stat().st_mode & 0o777 == 0o755
-    sm("controller", "init", "--data-dir", tmp_path, "--public-url", "https://h:1", "--json").document("controller-init/1")
+    sm("controller", "init", "--data-dir", tmp_path, "--public-url", "https://h:1", "--json").document(
+        "controller-init/1"
+    )
     assert tmp_path.stat().st_mode & 0o777 == 0o755
     assert not [p for p in tmp_path.rglob("*") if p.name != "theirs" and p.stat().st_mode & 0o077 and p.is_file()]
 

@@ -1,0 +1,224 @@
+"""The daemon's socket: who may ask what, and that no request can hurt it."""
+
+from __future__ import annotations
+
+import asyncio
+import grp
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shadowmesh.client_api.local import SOCKET_NAME, AsyncDaemonClient, DaemonClient
+from shadowmesh.client_api.unixsocket import short_path
+from shadowmesh.daemon.local_api import Access, Caller, LocalApi
+from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.status import PingTry
+
+
+class Methods:
+    """Stands in for the daemon's."""
+
+    def __init__(self) -> None:
+        self.streams_ended = asyncio.Event()
+        self.all = {
+            "who": (Access.STATUS, self.who), "read": (Access.READ, self.who), "change": (Access.CHANGE, self.who),
+            "count": (Access.STATUS, self.count), "forever": (Access.STATUS, self.forever),
+            "breaks": (Access.STATUS, self.breaks), "refuses": (Access.STATUS, self.refuses), "echo": (Access.STATUS, self.echo),
+        }  # fmt: skip
+
+    async def who(self, caller: Caller, _params: dict[str, Any]) -> str:
+        return caller.access.name
+
+    async def echo(self, _caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        return params
+
+    async def count(self, _caller: Caller, params: dict[str, Any]) -> AsyncIterator[PingTry]:
+        for seq in range(params["to"]):
+            yield PingTry(seq=seq, ok=True)
+        if params.get("then") == "refuse":
+            raise ShadowMeshError("enough", "that is enough", "stop", kind=Kind.CONFLICT)
+
+    async def forever(self, _caller: Caller, _params: dict[str, Any]) -> AsyncIterator[PingTry]:
+        try:
+            while True:
+                yield PingTry(seq=0, ok=True)
+                await asyncio.sleep(0.01)
+        finally:
+            self.streams_ended.set()
+
+    async def breaks(self, _caller: Caller, _params: dict[str, Any]) -> None:
+        raise ZeroDivisionError("inside")
+
+    async def refuses(self, _caller: Caller, _params: dict[str, Any]) -> None:
+        raise ShadowMeshError("full", "it is full", "empty it", kind=Kind.CONFLICT)
+
+
+@asynccontextmanager
+async def serving(directory: Path, operators: tuple[str, ...] = ()) -> AsyncIterator[Methods]:
+    methods = Methods()
+    api = LocalApi(directory, methods.all, operators)
+    await api.start()
+    try:
+        yield methods
+    finally:
+        await api.stop()
+
+
+async def raw(directory: Path, data: bytes, *, half_close: bool = True) -> bytes:
+    """What comes back for these bytes."""
+    with short_path(directory / SOCKET_NAME) as name:
+        reader, writer = await asyncio.open_unix_connection(name)
+    with suppress(OSError):
+        writer.write(data)
+        await writer.drain()
+        if half_close:
+            writer.write_eof()
+    async with asyncio.timeout(10):
+        answer = b""
+        with suppress(OSError):
+            answer = await reader.read()
+    writer.close()
+    return answer
+
+
+async def test_calls_streams_and_errors(tmp_path: Path) -> None:
+    async with serving(tmp_path):
+        client = AsyncDaemonClient(tmp_path)
+        assert await client.call("who") == "CHANGE"
+        assert [item["seq"] async for item in client.stream("count", to=3)] == [0, 1, 2]
+        with pytest.raises(ShadowMeshError) as caught:
+            await client.call("refuses")
+        error = caught.value
+        assert (error.code, error.what, error.remedy, error.kind) == ("full", "it is full", "empty it", Kind.CONFLICT)
+        with pytest.raises(ShadowMeshError, match="ZeroDivisionError"):
+            await client.call("breaks")
+        with pytest.raises(ShadowMeshError, match="knows no nonsense"):
+            await client.call("nonsense")
+        seen = []
+        with pytest.raises(ShadowMeshError, match="that is enough"):
+            async for item in client.stream("count", to=2, then="refuse"):
+                seen.append(item)
+        assert len(seen) == 2
+
+
+async def test_the_blocking_client_says_the_same(tmp_path: Path) -> None:
+    async with serving(tmp_path):
+        client = DaemonClient(tmp_path)
+        assert await asyncio.to_thread(client.call, "who") == "CHANGE"
+        assert len(await asyncio.to_thread(lambda: list(client.stream("count", to=4)))) == 4
+        with pytest.raises(ShadowMeshError, match="it is full"):
+            await asyncio.to_thread(client.call, "refuses")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [b"\n", b"nonsense\n", b"{}\n", b"[]\n", b'{"method": 1}\n', b'{"method": "who", "params": []}\n', b"\xff\xfe\n",
+     b'{"method": null}\n', b"[" * 50_000 + b"\n", b'"who"\n', b'{"method": "who"', b"\0\n"],
+)  # fmt: skip
+async def test_what_is_no_request_gets_an_error(tmp_path: Path, request_: bytes) -> None:
+    async with serving(tmp_path):
+        answer = json.loads(await raw(tmp_path, request_))
+        assert answer.get("error", {}).get("code") == "malformed"
+        assert await AsyncDaemonClient(tmp_path).call("who") == "CHANGE"
+
+
+async def test_too_long_a_request_and_silence_hurt_nobody(tmp_path: Path) -> None:
+    async with serving(tmp_path):
+        assert await raw(tmp_path, b"x" * 300_000) == b""
+        assert await raw(tmp_path, b"") == b""
+        with short_path(tmp_path / SOCKET_NAME) as name:
+            _, idle = await asyncio.open_unix_connection(name)  # never says a word
+        big = {"method": "echo", "params": {"text": "ü" * 10_000}}
+        assert json.loads(await raw(tmp_path, json.dumps(big).encode() + b"\n"))["result"] == big["params"]
+        idle.close()
+
+
+async def test_a_caller_that_goes_away_ends_its_stream(tmp_path: Path) -> None:
+    async with serving(tmp_path) as methods:
+        with short_path(tmp_path / SOCKET_NAME) as name:
+            reader, writer = await asyncio.open_unix_connection(name)
+        writer.write(b'{"method": "forever"}\n')
+        assert json.loads(await reader.readline())["item"]["ok"]
+        writer.transport.abort()
+        async with asyncio.timeout(5):
+            await methods.streams_ended.wait()
+        assert await AsyncDaemonClient(tmp_path).call("who") == "CHANGE"
+
+
+async def test_a_directory_of_any_length(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*["a-long-name-" * 10] * 3)
+    deep.mkdir(parents=True)
+    assert len(str(deep)) > 300
+    async with serving(deep):
+        assert (deep / SOCKET_NAME).is_socket()
+        assert await AsyncDaemonClient(deep).call("who") == "CHANGE"
+        assert await asyncio.to_thread(DaemonClient(deep).call, "who") == "CHANGE"
+    assert not (deep / SOCKET_NAME).exists()
+
+
+async def test_the_socket_of_a_dead_daemon_is_replaced_and_of_a_living_one_not(tmp_path: Path) -> None:
+    dead = socket.socket(socket.AF_UNIX)
+    dead.bind(str(tmp_path / SOCKET_NAME))
+    dead.close()
+    async with serving(tmp_path):
+        with pytest.raises(ShadowMeshError) as caught:
+            await LocalApi(tmp_path, {}).start()
+        assert (caught.value.code, caught.value.kind) == ("daemon_running", Kind.CONFLICT)
+        assert await AsyncDaemonClient(tmp_path).call("who") == "CHANGE"
+
+
+async def test_no_daemon_is_unreachable(tmp_path: Path) -> None:
+    for client in (AsyncDaemonClient(tmp_path), AsyncDaemonClient(tmp_path / "none")):
+        with pytest.raises(ShadowMeshError) as caught:
+            await client.call("who")
+        assert (caught.value.code, caught.value.kind) == ("daemon_unreachable", Kind.UNREACHABLE)
+
+
+AS_ANOTHER = """
+import os, socket, sys
+path, uid, gid, method = sys.argv[1:]
+os.setgroups([]); os.setgid(int(gid)); os.setuid(int(uid))
+sock = socket.socket(socket.AF_UNIX); sock.connect(path)
+sock.sendall(b'{"method": "%s"}\\n' % method.encode())
+print(sock.makefile().readline())
+"""
+
+
+async def ask_as(uid: int, gid: int, directory: Path, method: str) -> dict[str, Any]:
+    command = [sys.executable, "-c", AS_ANOTHER, str(directory / SOCKET_NAME), str(uid), str(gid), method]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=True, timeout=30)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+NOBODY, THEIR_GROUP = 65534, 4242
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("uid", "gid", "operators", "access"),
+    [(NOBODY, 65534, (), "STATUS"), (NOBODY, THEIR_GROUP, (), "READ"), (NOBODY, 65534, ("nobody",), "CHANGE"),
+     (54321, 54321, ("nobody",), "STATUS"), (0, 0, (), "CHANGE")],
+)  # fmt: skip
+async def test_who_asks_decides_what_is_allowed(
+    open_path: Path, monkeypatch: pytest.MonkeyPatch, uid: int, gid: int, operators: tuple[str, ...], access: str
+) -> None:
+    group = grp.struct_group(("shadowmesh", "x", THEIR_GROUP, []))
+    monkeypatch.setattr(grp, "getgrnam", lambda _name: group)
+    async with serving(open_path, operators):
+        assert (await ask_as(uid, gid, open_path, "who"))["result"] == access
+        for method, needed in (("read", Access.READ), ("change", Access.CHANGE)):
+            answer = await ask_as(uid, gid, open_path, method)
+            if Access[access] >= needed:
+                assert answer["result"] == access
+            else:
+                assert (answer["error"]["code"], answer["error"]["kind"]) == ("not_allowed", Kind.NOT_ALLOWED.value)
+    assert os.geteuid() == 0

@@ -1,0 +1,154 @@
+"""The state on disk: kept through kill -9, readable by its owner only, never written over when it isn't understood."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shadowmesh.daemon.state import FORMAT, NetworkRecord, NetworkSecrets, State
+from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.keys import Secret
+
+Membership = tuple[NetworkRecord, NetworkSecrets]
+
+
+def test_what_is_kept_is_there_again(tmp_path: Path, joined: Membership) -> None:
+    record, keys = joined
+    state = State(tmp_path)
+    device, port = state.device()
+    state.put_network(record, keys)
+    state.save_grant(record.network_id, {3: Secret(b"k" * 32)}, "token")
+    state.keep_timestamp(1234567890.123456)
+    state.set_port(port + 1)
+    state.close()
+
+    state = State(tmp_path)
+    assert state.device() == (device, port + 1)
+    assert state.networks() == [record]
+    kept = state.secrets_of(record.network_id)
+    assert (kept.wg_private, kept.sealing_private, kept.sealing_public) == (
+        keys.wg_private, keys.sealing_private, keys.sealing_public,
+    )  # fmt: skip
+    assert state.load_grant(record.network_id) == ({3: Secret(b"k" * 32)}, "token")
+    assert state.timestamp() == 1234567890.123456
+    state.forget_network(record.network_id)
+    assert state.networks() == [] and state.load_grant(record.network_id) == ({}, ""), "keys go with their network"
+    state.close()
+
+
+def test_an_enrolment_that_was_begun_keeps_its_keys(tmp_path: Path, joined: Membership) -> None:
+    state = State(tmp_path)
+    keys, fresh = state.enrolment_keys(b"mark", lambda: joined[1])
+    assert fresh and keys is joined[1]
+    state.close()
+    state = State(tmp_path)
+    again, fresh = state.enrolment_keys(b"mark", pytest.fail)
+    assert not fresh and again.wg_private == keys.wg_private
+    state.end_enrolment(b"mark")
+    assert state.enrolment_keys(b"mark", lambda: joined[1])[1]
+    state.close()
+
+
+def test_only_its_owner_reads_it(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        state = State(tmp_path / "new")
+        state.device()
+    finally:
+        os.umask(old)
+    modes = {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / "new").iterdir()}
+    assert modes.pop("daemon.lock") == 0o600 and set(modes.values()) == {0o600}, "also what SQLite puts beside it"
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o711
+    state.close()
+
+
+def test_others_may_pass_a_directory_that_was_made_closed(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    State(tmp_path).close()
+    assert tmp_path.stat().st_mode & 0o777 == 0o711
+
+
+def test_a_second_daemon_is_held_out_until_the_first_ends(tmp_path: Path) -> None:
+    first = State(tmp_path)
+    with pytest.raises(ShadowMeshError) as caught:
+        State(tmp_path)
+    assert (caught.value.code, caught.value.kind) == ("daemon_running", Kind.CONFLICT)
+    first.close()
+    State(tmp_path).close()
+
+
+def test_a_failed_start_holds_nobody_out(tmp_path: Path) -> None:
+    (tmp_path / "state.db").write_bytes(b"garbage" * 999)
+    for _ in range(2):
+        with pytest.raises(ShadowMeshError) as caught:
+            State(tmp_path)
+        assert caught.value.code == "state_unreadable"
+    (tmp_path / "state.db").unlink()
+    State(tmp_path).close()
+
+
+def test_a_newer_format_is_not_touched(tmp_path: Path) -> None:
+    State(tmp_path).close()
+    with sqlite3.connect(tmp_path / "state.db") as db:
+        db.execute("UPDATE meta SET value = ? WHERE key = 'format'", (str(FORMAT + 1),))
+        db.execute("DROP TABLE enrolments")
+    db.close()
+    before = (tmp_path / "state.db").read_bytes()
+    with pytest.raises(ShadowMeshError) as caught:
+        State(tmp_path)
+    assert caught.value.code == "state_newer"
+    assert (tmp_path / "state.db").read_bytes() == before
+
+
+def test_a_record_that_isnt_understood_is_an_error_not_a_loss(tmp_path: Path, joined: Membership) -> None:
+    state = State(tmp_path)
+    state.put_network(*joined)
+    with sqlite3.connect(tmp_path / "state.db") as db:
+        db.execute("UPDATE networks SET record = ?", (b"{}",))
+    db.close()
+    with pytest.raises(ShadowMeshError) as caught:
+        state.networks()
+    assert caught.value.code == "state_unreadable"
+    state.close()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from shadowmesh.daemon.state import State
+from shadowmesh.model.keys import Secret
+state = State(Path(sys.argv[1]))
+(network,) = state.networks()
+start = int(sys.argv[2])
+for n in range(start, start + 100000):
+    state.save_grant(network.network_id, {e: Secret(n.to_bytes(32, "big")) for e in range(1 + n % 7)}, str(n))
+    print(n, flush=True)
+"""
+
+
+def test_kill_9_at_any_moment_loses_nothing_that_was_committed(tmp_path: Path, joined: Membership) -> None:
+    state = State(tmp_path)
+    state.put_network(*joined)
+    state.close()
+    told = 0
+    for lines in (1, 2, 3, 5, 9):
+        command = [sys.executable, "-c", WRITER, str(tmp_path), str(told + 1)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout is not None
+            for _ in range(lines):
+                told = int(writer.stdout.readline())
+            writer.send_signal(signal.SIGKILL)
+            rest = writer.stdout.read().split()
+            told = int(rest[-1]) if rest else told
+        state = State(tmp_path)
+        keys, token = state.load_grant(joined[0].network_id)
+        state.close()
+        assert told <= int(token) <= told + 1, "what was told to be kept is there, and at most what came after"
+        assert keys == {e: Secret(int(token).to_bytes(32, "big")) for e in range(1 + int(token) % 7)}, "whole"
+        told = int(token)
