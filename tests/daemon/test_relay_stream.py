@@ -119,10 +119,14 @@ async def test_cancelling_closes_the_websocket() -> None:
         assert await asyncio.wait_for(relay.came.get(), PATIENCE) is None
 
 
+def _descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 async def test_no_relay_there_is_an_oserror_and_leaves_no_descriptor() -> None:
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = _descriptors()
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))  # bound, but nobody listens
         with pytest.raises(OSError):
             await RelayStream(f"ws://127.0.0.1:{busy.getsockname()[1]}/").open()
-    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+    assert _descriptors() <= before

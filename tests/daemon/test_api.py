@@ -1,0 +1,63 @@
+"""Which peer or network a person means."""
+
+from __future__ import annotations
+
+import ipaddress
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from shadowmesh.daemon.api import Api
+from shadowmesh.model.errors import Kind, ShadowMeshError
+
+
+def member(name: str, number: int, net: int) -> Any:
+    return SimpleNamespace(
+        name=name,
+        client_id=f"cli_{net}{number}",
+        ip=ipaddress.ip_address(f"10.{net}.0.{number}"),
+        ip6=ipaddress.ip_address(f"fd00:{net}::{number}"),
+    )
+
+
+def network(name: str, net: int, *peers: str) -> Any:
+    members = [member("here", 1, net), *(member(peer, 2 + n, net) for n, peer in enumerate(peers))]
+    record = SimpleNamespace(ref=f"net_{net}", client_id=f"cli_{net}1")
+    return SimpleNamespace(name=name, id=f"id{net}", record=record, map=SimpleNamespace(members=members))
+
+
+@pytest.fixture
+def api() -> Api:
+    networks = [network("office", 1, "web", "db"), network("shop", 2, "web", "till"), network("office", 3, "attic")]
+    networks.append(SimpleNamespace(name="new", id="id4", record=SimpleNamespace(ref="net_4", client_id="c"), map=None))
+    return Api(SimpleNamespace(networks={n.id: n for n in networks}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "client_id"),
+    [("db", "cli_13"), ("till", "cli_23"), ("web@shop", "cli_22"), ("web@net_1", "cli_12"), ("10.2.0.2", "cli_22"),
+     ("fd00:2:0::0:2", "cli_22"), ("cli_12", "cli_12"), ("attic@id3", "cli_32"), ("10.1.0.2@net_1", "cli_12")],
+)  # fmt: skip
+def test_a_peer_is_found_by_what_names_it(api: Api, text: str, client_id: str) -> None:
+    assert api.peer(text)[1].client_id == client_id
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "words"),
+    [
+        ("web", Kind.USAGE, "say web@office, web@shop"),
+        ("db@office", Kind.USAGE, "use one of net_1, net_3"),
+        ("nobody", Kind.NOT_FOUND, "shadowmesh peers"),
+        ("here", Kind.NOT_FOUND, "no peer here"),  # this machine is not its own peer
+        ("10.1.0.1", Kind.NOT_FOUND, "no peer"),
+        ("web@new", Kind.NOT_FOUND, "no peer"),
+        ("web@none", Kind.NOT_FOUND, "there is new, office, office, shop"),
+        ("@", Kind.NOT_FOUND, "no peer"),
+        ("10.1.0.999", Kind.NOT_FOUND, "no peer"),
+    ],
+)
+def test_what_names_none_or_several_is_said(api: Api, text: str, kind: Kind, words: str) -> None:
+    with pytest.raises(ShadowMeshError) as caught:
+        api.peer(text)
+    assert caught.value.kind is kind and words in str(caught.value)
