@@ -207,10 +207,13 @@ class Peer:
     ) -> None:
         self.online = online
         if (home, standby) != (self.home, self.standby):
+            was_missing = self.missing
             self.home, self.standby = home, standby
             self.absent.clear()
             if self.path is not None:
                 self.choose_relay(now)
+            if was_missing and self.handshake is not None:
+                self.handshake.again(now)
         if self.path is not None and endpoints:
             self.path.endpoints_known(endpoint_candidates(endpoints))
         if self.path is not None:

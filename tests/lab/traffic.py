@@ -34,12 +34,12 @@ def udp_sink(port: int, seconds: float) -> None:
             data = sock.recv(2048)
         except TimeoutError:
             break
-        now = time.monotonic()
-        gap = max(gap, now - last) if last else 0.0
-        last = now
         number = struct.unpack_from(">Q", data)[0]
         if number == 2**64 - 1:  # the source's end mark
             break
+        now = time.monotonic()
+        gap = max(gap, now - last) if last else 0.0
+        last = now
         seen[number] = seen.get(number, 0) + 1
     doubled = sum(count - 1 for count in seen.values())
     print(json.dumps({"distinct": len(seen), "doubled": doubled, "longest_gap_s": round(gap, 3)}), flush=True)
