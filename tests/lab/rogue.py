@@ -99,8 +99,10 @@ class Wire:
         self.sock = host.socket()
         self.sock.bind((host.address, 0))
         self.sock.settimeout(_ANSWER)
+        self.sent: list[bytes] = []
 
     def send(self, data: bytes) -> None:
+        self.sent.append(data)
         self.sock.sendto(data, self.remote)
 
     def receive(self, timeout: float = _ANSWER) -> bytes:

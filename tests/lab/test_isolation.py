@@ -24,7 +24,17 @@ from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.keys import NetworkID, Secret
 from shadowmesh.model.status import JoinResult
 from shadowmesh.protocol.noise import AuthFailure, TransportKeys, sender_index
-from shadowmesh.protocol.relay import NoSession, Refusal, Refuse, Welcome, decode_control, frame_prefix
+from shadowmesh.protocol.relay import (
+    Challenge,
+    NoSession,
+    Ping,
+    Pong,
+    Refusal,
+    Refuse,
+    Welcome,
+    decode_control,
+    frame_prefix,
+)
 from shadowmesh.protocol.signing import Signer
 
 pytestmark = pytest.mark.lab
@@ -315,9 +325,17 @@ def test_a_sniffed_token_is_useless_without_the_device_key(two: Two) -> None:
         wire.send(frame_prefix(loot.network_id, loot.ip, loot.member_ip("h2")) + bytes(80))
         assert isinstance(decode_control(wire.receive()), NoSession)
         assert (two.metric(refused), two.metric(dropped)) == (before[0] + 1, before[1] + 1)
-        assert isinstance(
-            rogue.log_in(wire, loot.relay_token, loot.relay_key, loot.device), Welcome
-        )  # with it, it isn't
+    with two.wire(two.relay()) as owner, two.wire(two.relay()) as thief:
+        welcome = rogue.log_in(owner, loot.relay_token, loot.relay_key, loot.device)
+        assert isinstance(welcome, Welcome)  # with the key it is of use
+        for sniffed in owner.sent:
+            thief.send(sniffed)
+        assert isinstance(decode_control(thief.receive()), Challenge)
+        replayed = decode_control(thief.receive())
+        assert isinstance(replayed, Refuse)
+        assert replayed.code is Refusal.BAD_COOKIE
+        owner.send(Ping(loot.network_id, loot.ip, bytes(8)).encode())
+        assert isinstance(decode_control(owner.receive()), Pong), "and the owner's session goes on"
 
 
 def test_a_network_on_the_same_addresses_is_refused(two: Two) -> None:
