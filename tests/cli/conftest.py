@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -15,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from shadowmesh.cli import main
 
 TIMEOUT = 60.0
 NOBODY = "65534"
@@ -172,20 +176,27 @@ class Controller:
     def __call__(self, *arguments: object, **options: Any) -> Result:
         return self.sm(*arguments, "--data-dir", self.data_dir, **options)
 
+    def here(self, *arguments: object) -> Result:
+        """The same verb within this process: half a second cheaper."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
+            main.run([*map(str, arguments), "--data-dir", str(self.data_dir)])
+        return Result(tuple(map(str, arguments)), int(end.value.code or 0), out.getvalue(), err.getvalue())
+
     def network(self, name: str, subnet: str, *more: str) -> str:
-        self("network", "create", name, "--subnet", subnet, *more, "--json").document("network/1")
+        self.here("network", "create", name, "--subnet", subnet, *more, "--json").document("network/1")
         return name
 
     def invite(self, network: str, *more: str) -> dict[str, Any]:
-        return self("network", "invite", network, *more, "--json").document("invite/1")
+        return self.here("network", "invite", network, *more, "--json").document("invite/1")
 
     def states(self, network: str) -> dict[str, str]:
         """Invite id → its state."""
-        found = self("network", "invites", network, "--json").document("invites/1")
+        found = self.here("network", "invites", network, "--json").document("invites/1")
         return {i["id"]: i["state"] for i in found["invites"]}
 
     def clients(self, network: str) -> list[str]:
-        found = self("client", "list", network, "--json").document("clients/1")
+        found = self.here("client", "list", network, "--json").document("clients/1")
         return [c["name"] for c in found["clients"]]
 
 

@@ -186,12 +186,12 @@ def test_signing_in(controller: Controller, sm: Command, tmp_path: Path) -> None
 
 
 def test_every_verb_of_management_gives_one_document(controller: Controller, sm: Command, tmp_path: Path) -> None:
-    c = controller
-    c.network("docs", "198.18.2.0/24")
+    c = controller.here
+    controller.network("docs", "198.18.2.0/24")
     assert c("network", "show", "docs", "--json").document("network/1")["subnet"] == "198.18.2.0/24"
     assert c("network", "set", "docs", "--description", "x", "--json").document("network/1")["description"] == "x"
     assert c("network", "rotate-key", "docs", "--json").document("network/1")
-    invite = c.invite("docs")
+    invite = controller.invite("docs")
     assert set(invite) >= {"invite", "code", "id", "expires_at", "uses"}
     assert sm("join", "-", "--name", "a", "--state-dir", tmp_path, stdin=invite["invite"], env={}).code == 0
     assert c("client", "show", "docs", "a", "--json").document("client/1")["name"] == "a"
