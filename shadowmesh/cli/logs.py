@@ -12,9 +12,7 @@ from shadowmesh.cli.base import Call
 
 def set_up(call: Call) -> None:
     renderer: structlog.types.Processor = (
-        structlog.dev.ConsoleRenderer(colors=call.color)
-        if sys.stderr.isatty()
-        else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(colors=call.color) if sys.stderr.isatty() else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=[
