@@ -96,6 +96,16 @@ def _utc() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
+@contextlib.contextmanager
+def _private_files() -> Iterator[None]:
+    """What is made meanwhile is its owner's alone: the database and its journals, too."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 # init
 
 
@@ -105,7 +115,11 @@ def init(options: InitOptions) -> InitResult:
     Raises ShadowMeshError: already_initialized (CONFLICT), bad_public_url, bad_listen, bad_certificate (USAGE), and
     what the database raises. What fails leaves nothing behind.
     """
-    os.umask(0o077)  # the database and its journals, too, are their owner's alone
+    with _private_files():
+        return _init(options)
+
+
+def _init(options: InitOptions) -> InitResult:
     settings = _settings(options)
     where = DataDir(options.data_dir)
     _check_empty(where)
@@ -272,9 +286,13 @@ def _import_secrets(path: Path, into: Path) -> KeyRing:
 
 def run(options: RunOptions) -> None:
     """Serves until SIGTERM or SIGINT. Raises ShadowMeshError with one clear line for what keeps it from starting."""
-    os.umask(0o077)
     if not structlog.is_configured():  # logs go to stderr, whoever started this
         structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    with _private_files():
+        _run(options)
+
+
+def _run(options: RunOptions) -> None:
     where = DataDir(options.data_dir)
     settings = _with_overrides(where.read(), options)
     keys = KeyRing.load(where.keys)

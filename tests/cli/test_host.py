@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conftest import Controller, environment, free_port, program, start
+from conftest import Controller, Result, environment, free_port, program, start
 
 if TYPE_CHECKING:
-    from conftest import Command, Result
+    from conftest import Command
 
 pytestmark = pytest.mark.root
 FAILED, USAGE, UNREACHABLE, NOT_ALLOWED, NOT_FOUND, CONFLICT, NO_PATH = 1, 2, 3, 4, 5, 6, 20
@@ -235,9 +235,7 @@ def on_a_small_disk(path: Path, size: str, script: str, home: Path, *more: str, 
     command = ["unshare", "-m", "--propagation", "private", "sh", "-c", ON_A_SMALL_DISK, script, size, str(path), *more]
     env = environment(home, SM=" ".join(program()))
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=90, env=env, check=False)
-    from conftest import Result as Ended
-
-    return Ended((script,), done.returncode, done.stdout, done.stderr)
+    return Result((script,), done.returncode, done.stdout, done.stderr)
 
 
 def test_a_full_disk_makes_no_half_controller(tmp_path: Path, home: Path) -> None:
