@@ -12,9 +12,10 @@ from ipaddress import IPv4Address
 
 TABLE = "shadowmesh_lab"
 PORT_BLOCK = 1000  # public ports of one life of a router; a reboot moves to the next block
-FIRST_PORT = 20000
-CARRIER_FIRST_PORT = 40000
-BLOCKS = 20
+# all below the ephemeral ports of the hosts, so that a port is never kept by chance
+FIRST_PORT = 10000
+CARRIER_FIRST_PORT = 21000
+BLOCKS = 11
 MAPPING_SECONDS = 120  # RFC 4787 REQ-5: not less than two minutes
 
 
