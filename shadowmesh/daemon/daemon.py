@@ -23,7 +23,7 @@ from shadowmesh.daemon.driver import Driver
 from shadowmesh.daemon.hostnet import HostNet
 from shadowmesh.daemon.join import overlap_error
 from shadowmesh.daemon.links import Links
-from shadowmesh.daemon.network import Interface, Network
+from shadowmesh.daemon.network import INNER_MTU, Interface, Network
 from shadowmesh.daemon.relay_stream import RelayStream
 from shadowmesh.daemon.state import NetworkRecord, State
 from shadowmesh.dataplane.host import Interface as HostInterface
@@ -68,15 +68,14 @@ from shadowmesh.protocol.signing import Signer
 
 log = structlog.get_logger(__name__)
 
-INNER_MTU = 1376  # 1500 − IPv6 40 − UDP 8 − relay 44 − WireGuard 32
 SOCKET_MARK = 0x534D
 _IPV4_SLOT, _IPV6_SLOT, _FIRST_STREAM_SLOT = Slot(0), Slot(1), 16
 _OFFSET_NEWS = 5.0  # seconds by which the controller's clock has to move to be noted
-_PUMP_RESTARTS = 5  # in a row, each after a longer wait; a pump that lived for a minute starts the count anew
+_PUMP_RESTARTS = 5  # within a minute; one more, and the daemon gives up
 
 
 class Daemon:
-    """One client process over one state directory. `run` is its life."""
+    """One client process over one state directory, between `start` and `stop`."""
 
     def __init__(self, state: State) -> None:
         self.state = state

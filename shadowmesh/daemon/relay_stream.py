@@ -23,7 +23,7 @@ _OPEN_TIMEOUT = 10.0
 
 
 class RelayStream:
-    """One connection. `open` returns the pump's end; `run` carries frames until either side ends."""
+    """One connection. `open` returns the pump's end; `run` carries frames until the WebSocket ends, or it is cancelled."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -52,7 +52,7 @@ class RelayStream:
         return self._pumps.fileno()
 
     async def run(self) -> None:
-        """Until the WebSocket or the pump's end closes."""
+        """Until the WebSocket closes; who takes the stream from the pump cancels this."""
         assert self._connection is not None
         tasks = [
             asyncio.create_task(self._up(self._connection)),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 
+from shadowmesh.daemon.network import INNER_MTU
 from shadowmesh.engine import WireGuardExport
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.netmap import Member
 
-_MTU = 1376
 _KEEPALIVE = 25
 
 
@@ -32,7 +32,7 @@ def wireguard_config(network: str, peer: Member, export: WireGuardExport | None)
         "[Interface]",
         f"PrivateKey = {_b64(export.private.reveal())}",
         f"Address = {', '.join(f'{a}/{a.max_prefixlen}' for a in export.addresses)}",
-        f"MTU = {_MTU}",
+        f"MTU = {INNER_MTU}",
         "",
         "[Peer]",
         f"PublicKey = {export.peer}",

@@ -10,7 +10,7 @@ import errno
 import functools
 import socket
 import struct
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
@@ -398,8 +398,3 @@ def _output_interface(attributes: bytes) -> int:
             return int(struct.unpack_from("=i", attributes, at + 4)[0])
         at += max(4, (size + 3) & ~3)
     return 0
-
-
-def apply_all(host: HostNetwork, wanted: Sequence[Interface]) -> list[str]:
-    """`HostNetwork.apply` for several; what was changed, with the interface's name before it."""
-    return [f"{interface.name}: {change}" for interface in wanted for change in host.apply(interface)]
