@@ -11,10 +11,11 @@ def main() -> None:
 
         print(f"shadowmesh {__version__}")
         return
-    if sys.argv[1:2] == ["__pump"]:  # how the single binary becomes its own pump: dataplane.python.process
-        from shadowmesh.dataplane.python.child import main as pump
+    if sys.argv[1:2] == ["__pump"]:  # how the single binary becomes its own pump: dataplane.process
+        from importlib import import_module
 
-        raise SystemExit(pump(sys.argv[2:]))
+        child = import_module(f"shadowmesh.dataplane.{sys.argv[2]}.child")
+        raise SystemExit(child.main(sys.argv[3:]))
     from shadowmesh.cli.main import run
 
     run(sys.argv[1:])

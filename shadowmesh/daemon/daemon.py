@@ -12,7 +12,6 @@ import secrets
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Literal
 
 import msgspec
 import structlog
@@ -28,7 +27,8 @@ from shadowmesh.daemon.relay_stream import RelayStream
 from shadowmesh.daemon.state import NetworkRecord, State
 from shadowmesh.dataplane.host import Interface as HostInterface
 from shadowmesh.dataplane.interface import PumpDied
-from shadowmesh.dataplane.python.process import PumpProcess
+from shadowmesh.dataplane.process import PumpProcess
+from shadowmesh.dataplane.pumps import PumpName, choose_pump
 from shadowmesh.dataplane.sockets import open_udp
 from shadowmesh.dataplane.tun import open_tun
 from shadowmesh.engine import (
@@ -157,8 +157,8 @@ class Daemon:
         return self._driver.node
 
     @property
-    def pump_name(self) -> Literal["native", "python"]:
-        return "python"
+    def pump_name(self) -> PumpName:
+        return self._pump.name if self._pump is not None else choose_pump()
 
     def _start_core(self) -> None:
         """A fresh pump and a fresh Node; sessions are made anew. Descriptors stay, so nothing on the host moves."""

@@ -15,7 +15,9 @@ from shadowmesh.model.pump import Command, Event
 class Pump(Protocol):
     """Moves packets between TUN devices and sockets by the sessions and paths it was given."""
 
-    name: str  # "python" | "native" | "sim"
+    @property
+    def name(self) -> str:
+        """ "python", "native" or "sim"."""
 
     def apply(self, commands: Sequence[Command]) -> None:
         """Applies in order. Descriptors in commands stay the caller's to close; the pump works on its own duplicates."""

@@ -19,7 +19,7 @@ from pump_namespaces import entered
 
 from shadowmesh.dataplane import counters as c
 from shadowmesh.dataplane.interface import Pump
-from shadowmesh.dataplane.python.process import PumpProcess
+from shadowmesh.dataplane.process import PumpProcess
 from shadowmesh.dataplane.sim import SimPump
 from shadowmesh.dataplane.sockets import open_udp
 from shadowmesh.dataplane.tun import open_tun

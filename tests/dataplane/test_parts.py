@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pump_peer import ip_packet
 
-from shadowmesh.dataplane import icmp
+from shadowmesh.dataplane import icmp, wire
 from shadowmesh.dataplane.aead import FakeAead, InvalidTag
 from shadowmesh.dataplane.packets import Sort, addresses, inner_size, sort_of
 from shadowmesh.dataplane.prefixes import PrefixMap
-from shadowmesh.dataplane.python import wire
 from shadowmesh.dataplane.replay import ReplayWindow
 from shadowmesh.model import pump as m
 from shadowmesh.model.addresses import SockAddr

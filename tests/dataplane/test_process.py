@@ -17,7 +17,7 @@ from pump_peer import Peer, ip_packet
 from pump_rig import ProcessRig, Rig
 
 from shadowmesh.dataplane.interface import PumpDied
-from shadowmesh.dataplane.python.process import PUMP_SUBCOMMAND, PumpProcess, pump_argv
+from shadowmesh.dataplane.process import PUMP_SUBCOMMAND, PumpProcess, pump_argv
 from shadowmesh.dataplane.sockets import open_udp
 from shadowmesh.model import pump as m
 from shadowmesh.model.addresses import SockAddr
@@ -73,7 +73,7 @@ def test_what_a_dying_pump_still_said_is_not_lost() -> None:
 
 def test_a_pump_ends_with_its_parent_however_that_goes() -> None:
     code = (
-        "import os, signal; from shadowmesh.dataplane.python.process import PumpProcess\n"
+        "import os, signal; from shadowmesh.dataplane.process import PumpProcess\n"
         "pump = PumpProcess(); print(pump.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     parent = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -106,7 +106,7 @@ def test_keys_are_neither_in_arguments_nor_in_the_environment() -> None:
 
 def test_a_frozen_binary_starts_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "frozen", True, raising=False)
-    assert pump_argv() == [sys.executable, PUMP_SUBCOMMAND]
+    assert pump_argv("python") == [sys.executable, PUMP_SUBCOMMAND, "python"]
 
 
 def test_the_pump_answers_from_the_address_that_was_asked() -> None:

@@ -20,7 +20,7 @@ import pytest
 from pump_namespaces import entered
 
 from shadowmesh.dataplane.host import HostNetwork, Interface
-from shadowmesh.dataplane.python.process import PumpProcess
+from shadowmesh.dataplane.process import PumpProcess
 from shadowmesh.dataplane.sockets import open_udp
 from shadowmesh.dataplane.tun import open_tun
 from shadowmesh.model import pump as m

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from shadowmesh.dataplane import wire
 from shadowmesh.dataplane.aead import Buffer
 from shadowmesh.dataplane.core import PumpCore
-from shadowmesh.dataplane.python import wire
 from shadowmesh.dataplane.python.coalesce import Coalescer
 from shadowmesh.dataplane.python.inbound import Inbound
 from shadowmesh.dataplane.python.links import Link, StreamLink, UdpLink, Way

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from shadowmesh.dataplane import counters as c
+from shadowmesh.dataplane import wire
 from shadowmesh.dataplane.interface import PumpDied
-from shadowmesh.dataplane.python import wire
+from shadowmesh.dataplane.pumps import PumpName, checked, choose_pump
 from shadowmesh.model import pump as m
 
 PUMP_SUBCOMMAND: Final = "__pump"  # what a frozen binary is started with to become a pump
@@ -23,23 +24,22 @@ _COMMAND_BUFFER: Final = 4 << 20
 _EVENT_BUFFER: Final = 96 << 10
 
 
-def pump_argv() -> list[str]:
-    """The command line that runs the pump's process, without its descriptors.
+def pump_argv(name: PumpName) -> list[str]:
+    """The command line that runs a pump's process, without its descriptors.
 
-    In a frozen binary (PyInstaller) that is the binary itself with `PUMP_SUBCOMMAND`, which its entry point hands to `child.main`.
+    In a frozen binary (PyInstaller) that is the binary itself with `PUMP_SUBCOMMAND` and the name, whose `child.main` its entry point calls.
     """
     if getattr(sys, "frozen", False):
-        return [sys.executable, PUMP_SUBCOMMAND]
-    return [sys.executable, "-P", "-m", "shadowmesh.dataplane.python.child"]
+        return [sys.executable, PUMP_SUBCOMMAND, name]
+    return [sys.executable, "-P", "-m", f"shadowmesh.dataplane.{name}.child"]
 
 
 class PumpProcess:
     """`interface.Pump` by a child process."""
 
-    name = "python"
-
-    def __init__(self, argv: Sequence[str] | None = None) -> None:
-        """Starts the child. Raises OSError if that fails."""
+    def __init__(self, name: PumpName | None = None) -> None:
+        """Starts the child of this pump, or of the one that `choose_pump` names. Raises ShadowMeshError `pump_missing`, OSError."""
+        self.name: PumpName = checked(name) if name is not None else choose_pump()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         table = os.memfd_create("shadowmesh-counters", os.MFD_CLOEXEC)
         try:
@@ -49,7 +49,7 @@ class PumpProcess:
             os.ftruncate(table, c.TABLE_BYTES)
             self._table = mmap.mmap(table, c.TABLE_BYTES, prot=mmap.PROT_READ)
             self._process = subprocess.Popen(
-                [*(argv or pump_argv()), str(theirs.fileno()), str(table)],
+                [*pump_argv(self.name), str(theirs.fileno()), str(table)],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), table),
             )
