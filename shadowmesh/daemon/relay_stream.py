@@ -19,6 +19,7 @@ from websockets.exceptions import WebSocketException
 log = structlog.get_logger(__name__)
 
 _CHUNK = 256 * 1024
+_BUFFER = 1 << 20  # several messages: a full one costs waiting, and the pump its packets
 _OPEN_TIMEOUT = 10.0
 
 
@@ -29,6 +30,8 @@ class RelayStream:
         self._url = url
         self._ours, self._pumps = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._ours.setblocking(False)
+        for end in (self._ours, self._pumps):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
         self._connection: ClientConnection | None = None
 
     async def open(self) -> int:
@@ -70,14 +73,16 @@ class RelayStream:
 
     async def _up(self, connection: ClientConnection) -> None:
         loop = asyncio.get_running_loop()
-        pending = bytearray()
+        buffer = memoryview(bytearray(_CHUNK))
+        filled = 0
         with suppress(WebSocketException, OSError):
-            while data := await loop.sock_recv(self._ours, _CHUNK):
-                pending += data
-                whole = whole_frames(pending)
+            while size := await loop.sock_recv_into(self._ours, buffer[filled:]):
+                filled += size
+                whole = whole_frames(buffer[:filled])
                 if whole:
-                    await connection.send(bytes(memoryview(pending)[:whole]))
-                    del pending[:whole]
+                    await connection.send(buffer[:whole])  # masked into a copy before anything is awaited
+                    buffer[: filled - whole] = buffer[whole:filled]
+                    filled -= whole
 
     async def _down(self, connection: ClientConnection) -> None:
         loop = asyncio.get_running_loop()
@@ -91,14 +96,21 @@ class RelayStream:
         self._pumps.close()
 
 
-def whole_frames(data: bytearray) -> int:
-    """How many leading bytes of `data` are complete frames."""
+def whole_frames(data: memoryview) -> int:
+    """How many leading bytes of `data` are complete frames. Frames of one size are counted at once."""
     at, size = 0, len(data)
     while at + 2 <= size:
-        end = at + 2 + int.from_bytes(data[at : at + 2], "big")
-        if end > size:
+        high, low = data[at], data[at + 1]
+        step = 2 + (high << 8 | low)
+        rows = (size - at) // step
+        if rows > 2:
+            end = at + rows * step
+            if data[at:end:step] == bytes((high,)) * rows and data[at + 1 : end : step] == bytes((low,)) * rows:
+                at = end
+                continue
+        if at + step > size:
             break
-        at = end
+        at += step
     return at
 
 

@@ -96,8 +96,8 @@ class RelayServer:
             else:
                 self._udp.send(transport, data)
 
-    def _deliver(self, dest: Session, frames: list[memoryview]) -> None:
-        self._streams.deliver(dest, frames)
+    def _deliver(self, dest: Session, packed: memoryview, frames: int) -> None:
+        self._streams.deliver(dest, packed, frames)
 
     async def _tick(self) -> None:
         while True:

@@ -32,6 +32,7 @@ from shadowmesh.protocol.relay import (
     unpack_message,
 )
 from shadowmesh.relay.core import Out, RelayCore
+from shadowmesh.relay.runs import rows_with, without_lengths
 from shadowmesh.relay.sessions import Session, StreamAddr
 from shadowmesh.relay.udp import UdpSide
 
@@ -56,12 +57,12 @@ class _Connection:
     def __init__(self, address: StreamAddr, connection: ServerConnection) -> None:
         self.address = address
         self.socket = connection
-        self.queue: list[bytes] = []
+        self.queue: list[bytes | memoryview] = []
         self.queued = 0
         self.wake = asyncio.Event()
 
-    def put(self, packed: bytes) -> bool:
-        """False if the queue is full."""
+    def put(self, packed: bytes | memoryview) -> bool:
+        """Takes frames that stay as they are until they are sent. False if the queue is full."""
         if self.queued + len(packed) > _QUEUE_BYTES:
             return False
         self.queue.append(packed)
@@ -84,7 +85,7 @@ class _Connection:
             while taken < len(self.queue) and size < _MESSAGE_BYTES:
                 size += len(self.queue[taken])
                 taken += 1
-            message = b"".join(self.queue[:taken])
+            message = self.queue[0] if taken == 1 else b"".join(self.queue[:taken])
             del self.queue[:taken]
             self.queued -= size
             await self.socket.send(message)
@@ -144,13 +145,13 @@ class StreamSide:
             self._server.close()
             await self._server.wait_closed()
 
-    def deliver(self, dest: Session, frames: list[memoryview]) -> None:
-        """Queues frames for a client on a stream, or drops and counts them."""
+    def deliver(self, dest: Session, packed: bytes | memoryview, frames: int) -> None:
+        """Queues frames, each with its length, for a client on a stream, or drops and counts them."""
         address = dest.transport
         assert isinstance(address, StreamAddr)
         connection = self._connections.get(address.number)
-        if connection is None or not connection.put(pack_stream(frames)):
-            self._core.undelivered(dest, len(frames), sum(map(len, frames)))
+        if connection is None or not connection.put(packed):
+            self._core.undelivered(dest, frames, len(packed) - 2 * frames)
 
     def send(self, to: StreamAddr, data: bytes) -> None:
         """One message of the core's own."""
@@ -228,33 +229,42 @@ class StreamSide:
                 return
 
     def _receive(self, connection: _Connection, message: bytes) -> None:
-        """One message: frames with one prefix go together as far as they follow each other. Raises MalformedError."""
-        core, source = self._core, connection.address
-        frames = unpack_message(message)
+        """One message: frames of one size with one prefix go together as far as they follow each other.
+
+        Raises MalformedError where the message is cut; what came before that has gone its way.
+        """
+        core, source, view = self._core, connection.address, memoryview(message)
         core.begin(self._clock())
-        at, end = 0, len(frames)
-        while at < end:
-            frame = frames[at]
-            prefix = bytes(frame[:PREFIX_SIZE])
-            if prefix[:4] != FRAME_HEADER or len(frame) < MIN_FRAME:
-                if is_control(frame):
-                    self._send(core.receive(source, bytes(frame), self._clock()))
+        at, end = 0, len(message)
+        try:
+            while at < end:
+                step = int.from_bytes(message[at : at + 2], "big") + 2
+                stop = at + step
+                if step == 2 or stop > end:
+                    raise MalformedError("a message ends within a frame")
+                head = message[at : at + 2 + PREFIX_SIZE]  # one size and one prefix
+                if head[2:6] != FRAME_HEADER or step < 2 + MIN_FRAME:
+                    self._other(source, message[at + 2 : stop])
+                    at = stop
+                    continue
+                frames = 1
+                if message.startswith(head, stop):
+                    frames = max(1, rows_with(head, message, at, end, step))
+                    stop = at + frames * step
+                octets = frames * (step - 2)
+                dest = core.route(head[2:], source, frames, octets)
+                if dest is None:
+                    self._send(core.refuse(head[2:], source, frames, octets))
+                elif isinstance(dest.transport, StreamAddr):
+                    self.deliver(dest, view[at:stop], frames)
                 else:
-                    core.counters.malformed += 1
-                at += 1
-                continue
-            stop, octets = at + 1, len(frame)
-            while stop < end and len(frames[stop]) >= MIN_FRAME and frames[stop][:PREFIX_SIZE] == prefix:
-                octets += len(frames[stop])
-                stop += 1
-            run = frames[at:stop]
-            dest = core.route(prefix, source, len(run), octets)
-            if dest is None:
-                self._send(core.refuse(prefix, source, len(run), octets))
-            elif isinstance(dest.transport, StreamAddr):
-                self.deliver(dest, run)
-            else:
-                for frame in run:
-                    self._udp.queue(dest, frame, len(frame), 1)
-            at = stop
-        self._udp.flush()
+                    self._udp.queue_rows(dest, without_lengths(message, at, frames, step), step - 2)
+                at = stop
+        finally:
+            self._udp.flush()
+
+    def _other(self, source: StreamAddr, frame: bytes) -> None:
+        if is_control(frame):
+            self._send(self._core.receive(source, frame, self._clock()))
+        else:
+            self._core.counters.malformed += 1

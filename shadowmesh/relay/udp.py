@@ -1,7 +1,7 @@
 """The relay's UDP side: reads what is there, forwards it in batches, answers STUN.
 
 The kernel gathers datagrams of one flow (UDP_GRO) and cuts them again (UDP_SEGMENT), so a run of frames with one prefix
-costs one look-up, one check per frame and a share of two system calls. What goes to one client is gathered over
+costs one look-up, one comparison of all prefixes and a share of two system calls. What goes to one client is gathered over
 several reads, too, for underlays that don't. All copies are the kernel's.
 """
 
@@ -24,6 +24,7 @@ from shadowmesh.model.clock import Now
 from shadowmesh.protocol.relay import CONTROL_HEADER, FRAME_HEADER, MIN_FRAME, PREFIX_SIZE
 from shadowmesh.protocol.stun import StunServer
 from shadowmesh.relay.core import Out, RelayCore
+from shadowmesh.relay.runs import rows_with, with_lengths
 from shadowmesh.relay.sessions import Session, StreamAddr
 
 log = structlog.get_logger(__name__)
@@ -60,10 +61,10 @@ class UdpSide:
         self,
         core: RelayCore,
         clock: Callable[[], Now],
-        deliver: Callable[[Session, list[memoryview]], None],
+        deliver: Callable[[Session, memoryview, int], None],
         send: Callable[[Out], None],
     ) -> None:
-        """`deliver` gets frames for a client on a stream (views: to be copied); `send` what the core wants sent."""
+        """`deliver` gets frames for a client on a stream, as that carries them, and how many; `send` what the core wants sent."""
         self._core = core
         self._clock = clock
         self._deliver = deliver
@@ -162,9 +163,11 @@ class UdpSide:
                 start = stop
                 continue
             frames = 1
-            while stop < end and end - stop >= MIN_FRAME and self._buffer.startswith(prefix, stop):
-                stop = min(stop + segment, end)
-                frames += 1
+            if stop < end and self._buffer.startswith(prefix, stop):
+                frames = max(1, rows_with(prefix, self._buffer, start, end, segment))
+                stop = start + frames * segment
+                if 0 < end - stop < segment and end - stop >= MIN_FRAME and self._buffer.startswith(prefix, stop):
+                    stop, frames = end, frames + 1
             dest = self._core.route(prefix, source, frames, stop - start)
             if dest is None:
                 addr = SockAddr(*source)
@@ -174,11 +177,11 @@ class UdpSide:
             start = stop
 
     def _forward(self, dest: Session, start: int, stop: int, segment: int, frames: int) -> None:
+        segment = min(segment, stop - start)
         if isinstance(dest.transport, StreamAddr):
-            view = self._arena[start:stop]
-            self._deliver(dest, [view[i : i + segment] for i in range(0, stop - start, segment)])
+            self._deliver(dest, with_lengths(self._arena[start:stop], segment), frames)
         else:
-            self.queue(dest, self._arena[start:stop], min(segment, stop - start), frames)
+            self.queue(dest, self._arena[start:stop], segment, frames)
 
     def _other(self, data: bytes, source: Any, local: bytes | None, index: int) -> None:
         addr = SockAddr(*source)
@@ -231,6 +234,13 @@ class UdpSide:
                 return
             self._transmit(to, batch)
         self._pending[to] = _Batch(dest, segment, [frames], count, octets, octets != segment * count)
+
+    def queue_rows(self, dest: Session, rows: bytes, segment: int) -> None:
+        """Takes any number of frames of `segment` bytes each."""
+        view, most = memoryview(rows), segment * max(1, min(_MAX_SEGMENTS, _MAX_PAYLOAD // segment))
+        for at in range(0, len(rows), most):
+            piece = view[at : at + most]
+            self.queue(dest, piece, segment, len(piece) // segment)
 
     def flush(self) -> None:
         """Sends what is queued."""

@@ -24,7 +24,7 @@ PATIENCE = 5.0
 def test_whole_frames_ends_at_the_last_complete_one(frames: list[bytes], cut: int) -> None:
     packed = b"".join(len(f).to_bytes(2, "big") + f for f in frames)
     kept = bytearray(packed[: max(0, len(packed) - cut)])
-    whole = whole_frames(kept)
+    whole = whole_frames(memoryview(kept))
     ends = [0]
     for frame in frames:
         ends.append(ends[-1] + 2 + len(frame))
@@ -33,8 +33,8 @@ def test_whole_frames_ends_at_the_last_complete_one(frames: list[bytes], cut: in
 
 @given(st.binary(max_size=2000))
 def test_whole_frames_takes_any_bytes(data: bytes) -> None:
-    whole = whole_frames(bytearray(data))
-    assert 0 <= whole <= len(data) and whole_frames(bytearray(data[:whole])) == whole
+    whole = whole_frames(memoryview(data))
+    assert 0 <= whole <= len(data) and whole_frames(memoryview(data)[:whole]) == whole
 
 
 class Relay:
@@ -80,7 +80,7 @@ async def test_frames_go_both_ways_whole_and_in_order() -> None:
         got = b""
         while len(got) < len(packed):
             message = await relay.came.get()
-            assert isinstance(message, bytes) and whole_frames(bytearray(message)) == len(message)
+            assert isinstance(message, bytes) and whole_frames(memoryview(message)) == len(message)
             got += message
         assert got == packed
         assert relay.connection is not None
