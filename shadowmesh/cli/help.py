@@ -31,6 +31,7 @@ TOPICS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("approve", "approval", "pending"): ("client list NETWORK", "client approve NETWORK CLIENT", "client deny NETWORK CLIENT"),
     ("wireguard", "wg", "phone", "router", "export"): ("export wireguard PEER --takeover",),
     ("demo", "lab", "test", "try"): ("demo", "lab up", "lab status", "lab down"),
+    ("bench", "speed", "throughput", "measure", "slow"): ("bench PEER", "bench --serve"),
     ("audit", "log", "history"): ("audit list", "audit verify"),
 }  # fmt: skip
 
