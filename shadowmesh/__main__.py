@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 
@@ -16,9 +17,15 @@ def main() -> None:
 
         child = import_module(f"shadowmesh.dataplane.{sys.argv[2]}.child")
         raise SystemExit(child.main(sys.argv[3:]))
+    gc.disable()  # what is imported stays; to look through it again and again, and at the exit, is an eighth of a short call
     from shadowmesh.cli.main import run
 
-    run(sys.argv[1:])
+    run(sys.argv[1:], _imported)
+
+
+def _imported() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def daemon_main() -> None:

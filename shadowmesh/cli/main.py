@@ -1,6 +1,6 @@
-"""From the arguments to the verb: only the module that holds the asked-for verb is imported.
+"""From the arguments to the verb: only the module that holds the asked-for verb is imported, and only that verb built.
 
-`shadowmesh status` must start in a few dozen milliseconds; the help page and completion import everything.
+`shadowmesh status` has to answer at once; the help page and completion import everything.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from shadowmesh.model.errors import Kind, ShadowMeshError
@@ -54,11 +55,13 @@ def build(word: str | None) -> Any:
 
     for name in _modules(word):
         importlib.import_module(f"shadowmesh.cli.{name}").attach(app)
+    if word in VERBS:
+        app.registered_commands = [c for c in app.registered_commands if c.name == word]
     return app
 
 
-def run(arguments: list[str]) -> None:
-    """Runs one command line and exits with the contract's code."""
+def run(arguments: list[str], imported: Callable[[], None] = lambda: None) -> None:
+    """Runs one command line and exits with the contract's code. `imported` is called between parsing's imports and the verb."""
     from shadowmesh.cli.base import fail
 
     debug = "--debug" in arguments
@@ -69,6 +72,7 @@ def run(arguments: list[str]) -> None:
 
             arguments = prepare()
         app = build(next((a for a in arguments if not a.startswith("-")), None))
+        imported()
         outcome = app(args=[] if completing else arguments, prog_name="shadowmesh", standalone_mode=False)
         sys.stdout.flush()
         raise SystemExit(outcome if isinstance(outcome, int) else 0)
