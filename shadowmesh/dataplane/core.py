@@ -36,6 +36,7 @@ from shadowmesh.dataplane.state import NetState, PeerState, is_relayed
 from shadowmesh.model import pump as m
 from shadowmesh.model.addresses import IPAddress, SockAddr
 
+_TX_DATA, _RX_DATA, _RX_ANY = map(int, m.Edges)  # plain numbers: they are asked for with each packet
 _TOLD_LIMIT: Final = 4096
 _ASKED_LIMIT: Final = 4096
 
@@ -194,7 +195,7 @@ class PumpCore:
     def _arm(self, command: m.Arm, now: float) -> None:
         peer = self.peers.get(command.peer)
         if peer is not None:
-            peer.edges |= command.edges
+            peer.edges |= int(command.edges)
 
     def _unstage(self, command: m.Unstage, now: float) -> None:
         peer = self.peers.get(command.peer)
@@ -283,7 +284,7 @@ class PumpCore:
         record[at] += size
         record[at + 1] += packets
         record[c.LAST_TX_DATA] = int(now * 1e9)
-        if peer.edges & m.Edges.TX_DATA:
+        if peer.edges & _TX_DATA:
             self._edge(peer, m.Edges.TX_DATA, now)
 
     def _emit(self, peer: PeerState, datagram: bytes, now: float) -> None:
@@ -411,7 +412,7 @@ class PumpCore:
             self._forget(peer.sessions.promote())
             self.events.notice(m.Confirmed(now, peer.index, session.local_index))
         peer.record[c.LAST_RX_ANY] = int(now * 1e9)
-        if peer.edges & m.Edges.RX_ANY:
+        if peer.edges & _RX_ANY:
             self._edge(peer, m.Edges.RX_ANY, now)
         key = (path.via, path.remote, path.prefix)
         if key not in (peer.primary_key, peer.also_key):
@@ -429,13 +430,13 @@ class PumpCore:
         record[at] += size
         record[at + 1] += packets
         record[c.LAST_RX_DATA] = int(now * 1e9)
-        if peer.edges & m.Edges.RX_DATA:
+        if peer.edges & _RX_DATA:
             self._edge(peer, m.Edges.RX_DATA, now)
 
     # notices
 
     def _edge(self, peer: PeerState, which: m.Edges, now: float) -> None:
-        peer.edges &= ~which
+        peer.edges &= ~int(which)
         self.events.notice(m.Edge(now, peer.index, which))
 
     def gone(self, what: m.Gone, index: int, error: int, now: float) -> None:

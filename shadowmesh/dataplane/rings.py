@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from itertools import islice
 
 from shadowmesh.model.pump import RING_SIZES, Datagram, Event, Kind, Lost
 
@@ -31,13 +30,15 @@ class EventRings:
 
     def drain(self, limit: int, now: float) -> list[Event]:
         """Up to `limit` events: notices first, then the kinds in turn, oldest first within each."""
-        events: list[Event] = list(islice(self._notices, limit))
-        for _ in events:
-            self._notices.popleft()
-        for kind in Kind:
-            if self._lost[kind] and len(events) < limit:
-                events.append(Lost(now, kind, self._lost[kind]))
-                self._lost[kind] = 0
+        events: list[Event] = []
+        notices = self._notices
+        while notices and len(events) < limit:
+            events.append(notices.popleft())
+        if any(self._lost.values()):
+            for kind in Kind:
+                if self._lost[kind] and len(events) < limit:
+                    events.append(Lost(now, kind, self._lost[kind]))
+                    self._lost[kind] = 0
         waiting = [ring for ring in self._rings.values() if ring]
         while waiting and len(events) < limit:
             for ring in waiting:

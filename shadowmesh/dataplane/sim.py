@@ -39,6 +39,9 @@ class Outgoing(NamedTuple):
     data: bytes
 
 
+_QUICK = frozenset({m.Send, m.SetPath, m.Install, m.Keepalive, m.Arm, m.Unstage, m.PutPeer})  # the core's alone
+
+
 class SimPump:
     """Implements `interface.Pump`; `fileno` is -1, as nothing ever blocks."""
 
@@ -62,6 +65,9 @@ class SimPump:
     def apply(self, commands: Sequence[m.Command]) -> None:
         now = self._clock().boot
         for command in commands:
+            if type(command) in _QUICK:
+                self.core.apply(command, now)
+                continue
             match command:
                 case m.AddSocket(slot=slot) | m.AddStream(slot=slot):
                     self._slots.add(slot)
@@ -110,12 +116,16 @@ class SimPump:
 
     def take_outgoing(self) -> list[Outgoing]:
         """What was sent since the last call, in order."""
-        taken, self._outgoing = self._outgoing, []
+        taken = self._outgoing
+        if taken:
+            self._outgoing = []
         return taken
 
     def take_delivered(self) -> list[tuple[m.NetIndex, bytes]]:
         """What was handed to interfaces since the last call, in order."""
-        taken, self._delivered = self._delivered, []
+        taken = self._delivered
+        if taken:
+            self._delivered = []
         return taken
 
     def fail(self, slot: m.Slot, error: int) -> None:
@@ -132,7 +142,7 @@ class SimPump:
     def send(self, path: m.Path, data: bytes) -> int:
         if path.via not in self._slots:
             return errno.EBADF
-        failing = self._failing.get(path.via, 0)
+        failing = self._failing.get(path.via, 0) if self._failing else 0
         if not failing:
             self._outgoing.append(Outgoing(path.via, path.remote, path.local, data))
         return failing

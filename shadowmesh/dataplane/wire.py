@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
 from enum import IntEnum, IntFlag
 from typing import Any, Final, get_args, get_type_hints
 
 import msgspec
+from msgspec.structs import replace
 
 from shadowmesh.model import pump as m
 from shadowmesh.model.addresses import SockAddr
@@ -36,7 +36,7 @@ def _pack(value: object) -> object:
     if isinstance(value, (ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network, ipaddress.IPv6Network)):
         return str(value)
     if isinstance(value, (m.Path, m.Session)):
-        return [_pack(getattr(value, f.name)) for f in fields(value)]
+        return [_pack(getattr(value, name)) for name in value.__struct_fields__]
     if isinstance(value, (IntEnum, IntFlag)):
         return int(value)
     if isinstance(value, bytes):
@@ -89,15 +89,15 @@ _UNPACK_BY_NAME: Final[dict[str, Callable[[Any], Any]]] = {
 }
 
 
-def _unpackers(kind: type) -> tuple[Callable[[Any], Any], ...]:
+def _unpackers(kind: type[msgspec.Struct]) -> tuple[Callable[[Any], Any], ...]:
     hints = get_type_hints(kind)
     found: list[Callable[[Any], Any]] = []
-    for field in fields(kind):
-        hint = hints[field.name]
+    for name in kind.__struct_fields__:
+        hint = hints[name]
         if isinstance(hint, type) and issubclass(hint, (IntEnum, IntFlag)):
             found.append(hint)
-        elif field.name in _UNPACK_BY_NAME:
-            found.append(_UNPACK_BY_NAME[field.name])
+        elif name in _UNPACK_BY_NAME:
+            found.append(_UNPACK_BY_NAME[name])
         else:
             plain = getattr(hint, "__supertype__", hint)
             found.append({int: _integer, float: _real}.get(plain, _plain))
@@ -110,7 +110,7 @@ _KINDS: Final = tuple((kind, _unpackers(kind)) for kind in (*COMMANDS, *EVENTS))
 
 def encode(value: m.Command | m.Event) -> bytes:
     """One command or event."""
-    return _encoder.encode([_NUMBERS[type(value)], *(_pack(getattr(value, f.name)) for f in fields(value))])
+    return _encoder.encode([_NUMBERS[type(value)], *(_pack(getattr(value, name)) for name in value.__struct_fields__)])
 
 
 def decode(data: bytes | memoryview) -> Any:

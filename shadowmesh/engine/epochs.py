@@ -6,7 +6,8 @@ seconds without a confirmed session, another valid one. The initiator tries ever
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import inf
 
 from shadowmesh.model.keys import NetworkID, Secret, WireGuardPublicKey
 from shadowmesh.model.netmap import NetworkMap
@@ -24,9 +25,13 @@ class Keyring:
         self._keys: dict[int, Secret] = {}
         self._map: NetworkMap | None = None
         self._cache: dict[tuple[WireGuardPublicKey, int], Secret] = {}
+        self._valid: list[int] = []
+        self._valid_from = inf  # controller time for which `_valid` holds: up to, not including, `_valid_until`
+        self._valid_until = inf
 
     def apply_map(self, netmap: NetworkMap) -> None:
         self._map = netmap
+        self._valid_from = inf
 
     def put(self, keys: Mapping[int, Secret]) -> list[int]:
         """Takes keys in; returns the epochs that are new."""
@@ -34,15 +39,20 @@ class Keyring:
         self._keys.update(keys)
         if new:
             self._cache.clear()
+            self._valid_from = inf
         return new
 
-    def valid(self, wall: float) -> list[int]:
+    def valid(self, wall: float) -> Sequence[int]:
         """Epochs held that the map still allows at controller time `wall`, newest first."""
-        held = sorted(self._keys, reverse=True)
-        if self._map is None:
-            return held
-        ends = {e.epoch: e.ends for e in self._map.head.epochs}
-        return [e for e in held if e in ends and (ends[e] is None or wall < (ends[e] or 0.0))]
+        if not self._valid_from <= wall < self._valid_until:
+            held = sorted(self._keys, reverse=True)
+            if self._map is None:
+                return held
+            ends = {e.epoch: inf if e.ends is None else e.ends for e in self._map.head.epochs}
+            self._valid = [e for e in held if e in ends and wall < ends[e]]
+            self._valid_from = max((at for at in ends.values() if at <= wall), default=-inf)
+            self._valid_until = min((at for at in ends.values() if at > wall), default=inf)
+        return self._valid
 
     def newest(self, wall: float) -> int:
         """The newest valid epoch held, 0 if none; told to peers in disco."""

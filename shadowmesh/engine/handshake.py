@@ -276,7 +276,9 @@ class Handshake:
     # time
 
     def deadline(self) -> float:
-        return min(self.next_at, self._want_at, self._expires)
+        at = self.next_at
+        at = min(at, self._want_at)
+        return at if at < self._expires else self._expires
 
     def _sessions_changed(self) -> None:
         sessions = (self.previous, self.current, self.pending)

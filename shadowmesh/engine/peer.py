@@ -347,13 +347,11 @@ class Peer:
     def deadline(self) -> float:
         if self.path is None or self.handshake is None:
             return inf
-        return min(
-            self._pulse_at,
-            self.path.deadline,
-            self.handshake.deadline(),
-            self._rx_since + KEEPALIVE_TIMEOUT,
-            self._tx_since + NO_ANSWER,
-        )
+        at = self.handshake.deadline()
+        at = min(at, self._pulse_at)
+        at = min(at, self.path.deadline)
+        at = min(at, self._rx_since + KEEPALIVE_TIMEOUT)
+        return at if at < self._tx_since + NO_ANSWER else self._tx_since + NO_ANSWER
 
     def on_timer(self, now: Now) -> None:
         assert self.path is not None

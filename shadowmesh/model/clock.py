@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Now:
+class Now(Struct, frozen=True, gc=False):
     """A moment on both clocks, in seconds.
 
     `boot` is CLOCK_BOOTTIME: monotonic, runs on in sleep; all timers use it.

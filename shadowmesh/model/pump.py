@@ -1,15 +1,16 @@
 """The values of the one interface between deciding and moving: commands, events, counters.
 
 The engine emits commands; a pump applies them in order, returns nothing, and reports events, each with
-its time. Both are plain values: they cross a process, can be recorded, and be replayed. The interface itself
+its time. Both are plain values, of a kind that is quickly made, as each datagram takes some: they cross a process, can be recorded, and be replayed. The interface itself
 is `dataplane.interface.Pump`; its rules are in `docs/pump.md`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import NewType, TypeAlias
+
+from msgspec import Struct
 
 from shadowmesh.model.addresses import IPAddress, IPNetwork, SockAddr
 
@@ -18,8 +19,7 @@ PeerIndex = NewType("PeerIndex", int)  # a peer within this daemon, unique over 
 Slot = NewType("Slot", int)  # a socket or a stream
 
 
-@dataclass(frozen=True, slots=True)
-class Path:
+class Path(Struct, frozen=True, gc=False):
     """A way to send datagrams. Direct: `prefix` is empty. By relay: the constant 44-byte frame header."""
 
     via: Slot
@@ -28,8 +28,7 @@ class Path:
     prefix: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(Struct, frozen=True, gc=False):
     """Transport keys of one WireGuard session. Times are CLOCK_BOOTTIME seconds; `dies` = `born` + 180."""
 
     local_index: int
@@ -70,8 +69,7 @@ REPLAY_WINDOW = 65536
 # commands
 
 
-@dataclass(frozen=True, slots=True)
-class AddTun:
+class AddTun(Struct, frozen=True, gc=False):
     """`local` holds the addresses and prefixes that are this host's inside the network. `fd` travels by SCM_RIGHTS."""
 
     net: NetIndex
@@ -80,62 +78,52 @@ class AddTun:
     local: tuple[IPNetwork, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SetLocal:
+class SetLocal(Struct, frozen=True, gc=False):
     net: NetIndex
     local: tuple[IPNetwork, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SetMtu:
+class SetMtu(Struct, frozen=True, gc=False):
     net: NetIndex
     mtu: int
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveTun:
+class RemoveTun(Struct, frozen=True, gc=False):
     net: NetIndex
 
 
-@dataclass(frozen=True, slots=True)
-class AddIdentity:
+class AddIdentity(Struct, frozen=True, gc=False):
     """`mac1_key` = BLAKE2s("mac1----" ‖ own public key): a handshake that verifies under none never goes up."""
 
     net: NetIndex
     mac1_key: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveIdentity:
+class RemoveIdentity(Struct, frozen=True, gc=False):
     net: NetIndex
 
 
-@dataclass(frozen=True, slots=True)
-class AddSocket:
+class AddSocket(Struct, frozen=True, gc=False):
     slot: Slot
     fd: int
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveSocket:
+class RemoveSocket(Struct, frozen=True, gc=False):
     slot: Slot
 
 
-@dataclass(frozen=True, slots=True)
-class AddStream:
+class AddStream(Struct, frozen=True, gc=False):
     """One end of a SOCK_STREAM socketpair to a WebSocket or TURN task: u16be length, frame; many per read."""
 
     slot: Slot
     fd: int
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveStream:
+class RemoveStream(Struct, frozen=True, gc=False):
     slot: Slot
 
 
-@dataclass(frozen=True, slots=True)
-class PutPeer:
+class PutPeer(Struct, frozen=True, gc=False):
     """Adds or replaces a peer (its sessions stay). `roam`: a plain WireGuard peer, whose path follows its packets."""
 
     peer: PeerIndex
@@ -144,13 +132,11 @@ class PutPeer:
     roam: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class RemovePeer:
+class RemovePeer(Struct, frozen=True, gc=False):
     peer: PeerIndex
 
 
-@dataclass(frozen=True, slots=True)
-class SetPath:
+class SetPath(Struct, frozen=True, gc=False):
     """`also`: the same ciphertext is sent a second time there. `mtu`: inner MTU on this path, None for the TUN's."""
 
     peer: PeerIndex
@@ -159,49 +145,42 @@ class SetPath:
     mtu: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Install:
+class Install(Struct, frozen=True, gc=False):
     peer: PeerIndex
     session: Session
 
 
-@dataclass(frozen=True, slots=True)
-class DropSessions:
+class DropSessions(Struct, frozen=True, gc=False):
     """None: all of the peer's sessions."""
 
     peer: PeerIndex
     local_indices: tuple[int, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SetFilter:
+class SetFilter(Struct, frozen=True, gc=False):
     """Access policy of a network; None lets everything pass. The program's form comes with the policy."""
 
     net: NetIndex
     program: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(Struct, frozen=True, gc=False):
     path: Path
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Keepalive:
+class Keepalive(Struct, frozen=True, gc=False):
     """An empty transport packet on the current session."""
 
     peer: PeerIndex
 
 
-@dataclass(frozen=True, slots=True)
-class Arm:
+class Arm(Struct, frozen=True, gc=False):
     peer: PeerIndex
     edges: Edges
 
 
-@dataclass(frozen=True, slots=True)
-class Unstage:
+class Unstage(Struct, frozen=True, gc=False):
     """Drops what waits for a session."""
 
     peer: PeerIndex
@@ -218,8 +197,7 @@ Command: TypeAlias = (
 # events; `at` is CLOCK_BOOTTIME
 
 
-@dataclass(frozen=True, slots=True)
-class Datagram:
+class Datagram(Struct, frozen=True, gc=False):
     """`path` is where it came from, ready to answer on (a relayed one has the answer's frame header as prefix)."""
 
     at: float
@@ -228,16 +206,14 @@ class Datagram:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Wants:
+class Wants(Struct, frozen=True, gc=False):
     """Packets wait and there is no usable session; told once until Install or Unstage."""
 
     at: float
     peer: PeerIndex
 
 
-@dataclass(frozen=True, slots=True)
-class Confirmed:
+class Confirmed(Struct, frozen=True, gc=False):
     """The first authenticated packet on `next`: it is current now."""
 
     at: float
@@ -245,15 +221,13 @@ class Confirmed:
     local_index: int
 
 
-@dataclass(frozen=True, slots=True)
-class Edge:
+class Edge(Struct, frozen=True, gc=False):
     at: float
     peer: PeerIndex
     which: Edges
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True, gc=False):
     """An authenticated packet came on a path that is neither primary nor also; at most one per second and path."""
 
     at: float
@@ -261,8 +235,7 @@ class Source:
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
-class TooBig:
+class TooBig(Struct, frozen=True, gc=False):
     """A send failed with EMSGSIZE; `size` is the datagram's UDP payload."""
 
     at: float
@@ -276,8 +249,7 @@ class Gone(IntEnum):
     TUN = 3
 
 
-@dataclass(frozen=True, slots=True)
-class GoneEvent:
+class GoneEvent(Struct, frozen=True, gc=False):
     """A descriptor died; `index` is its slot or network."""
 
     at: float
@@ -286,8 +258,7 @@ class GoneEvent:
     errno: int
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(Struct, frozen=True, gc=False):
     """`n` datagrams of this kind found their ring full since the last notice."""
 
     at: float

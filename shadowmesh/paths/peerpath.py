@@ -604,14 +604,17 @@ class PeerPath:
         if reason is not self._reason:
             self._reason = reason
             self._actions.append(Moved(self.direct, reason))
-        at = min(self._next_check_event(), self._relay_beat)
-        best = self.best
-        if best is not None:
-            at = min(at, self._next_beat, self._trust_ends())
-            if self._route.also is None and self.relay_up:
-                at = min(at, self._last_traffic + ACTIVE)  # from then on the first packets go both ways again
-        elif self.active(now) and not self.checking and self.plain is None:
-            at = min(at, self._retry_at)
+        at = self._relay_beat
+        if self._check_round < len(CHECK_ROUNDS):
+            at = min(at, self._next_check_event())
+        if self.best is not None:
+            at = min(at, self._next_beat)
+            if self._unanswered_since < inf:
+                at = min(at, self._trust_ends())
+            if route.also is None and self.relay_up and self._last_traffic + ACTIVE < at:
+                at = self._last_traffic + ACTIVE  # from then on the first packets go both ways again
+        elif self._retry_at < at and self.plain is None and self.active(now) and not self.checking:
+            at = self._retry_at
         if self.probes:
             at = min(at, self._forget_at())
         self.deadline = at

@@ -28,9 +28,11 @@ from __future__ import annotations
 import ipaddress
 import os
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final, TypeAlias
+
+from msgspec import Struct
 
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.errors import MalformedError
@@ -77,32 +79,28 @@ class CandidateKind(IntEnum):
     TURN = 6  # on a TURN server
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """An address at which a peer may be reached."""
 
     addr: SockAddr
     kind: CandidateKind
 
 
-@dataclass(frozen=True, slots=True)
-class Ping:
+class Ping(Struct, frozen=True):
     """Asks for a pong on the same path. `tx_id` has 12 bytes; `epoch` is the newest network key the sender holds."""
 
     tx_id: bytes
     epoch: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Pong:
+class Pong(Struct, frozen=True):
     """Answers a ping; `observed` is where the ping came from."""
 
     tx_id: bytes
     observed: SockAddr
 
 
-@dataclass(frozen=True, slots=True)
-class CallMeMaybe:
+class CallMeMaybe(Struct, frozen=True):
     """The sender's candidates, at most 32. `ask` wants the receiver's own in return.
 
     `filters_ports`: the sender's NAT is known to let in only what comes from an address and port that was sent to.
@@ -202,7 +200,9 @@ class DiscoBox:
 
     def open(self, data: bytes) -> Message:
         """Raises AuthFailure when it isn't sealed by the peer for this node, MalformedError when it is no disco message."""
-        if sender(data) != self._peer:
+        if not is_disco(data):
+            raise MalformedError("not a disco datagram")
+        if data[4:36] != self._peer:
             raise AuthFailure("a disco datagram of another sender")
         return decode(self._ready().open(data[36:60], data[60:]))
 
@@ -213,12 +213,14 @@ def _tx(tx_id: bytes) -> bytes:
     return tx_id
 
 
+@lru_cache(4096)
 def _pack_address(addr: SockAddr) -> bytes:
     ip = ipaddress.ip_address(addr.host)
     packed = ip.packed if ip.version == 6 else _V4_MAPPED + ip.packed
     return packed + addr.port.to_bytes(2, "big")
 
 
+@lru_cache(4096)
 def _unpack_address(packed: bytes) -> SockAddr:
     port = int.from_bytes(packed[16:18], "big")
     if port == 0:

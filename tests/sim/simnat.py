@@ -32,10 +32,10 @@ def punchable(a: str, b: str) -> bool:
 
 @dataclass(slots=True, eq=False)
 class Mapping:
-    """One public port; `seen` holds the remote ends (or hosts) that were sent to, with the time."""
+    """One public address; `seen` holds the remote ends (or hosts) that were sent to, with the time."""
 
     inside: SockAddr
-    port: int
+    public: SockAddr
     used: float
     seen: dict[object, float] = field(default_factory=dict)
 
@@ -69,12 +69,12 @@ class Nat:
         mapping = self._out.get(key)
         if mapping is None or now - mapping.used > self.timeout:
             if mapping is not None:
-                self._in.pop(mapping.port, None)
+                self._in.pop(mapping.public.port, None)
             mapping = self._new(key, src, now)
         mapping.used = now
         if self._permit is not None:
             mapping.seen[dst if self._permit == "end" else dst.host] = now
-        return SockAddr(self.public_ip, mapping.port)
+        return mapping.public
 
     def inbound(self, port: int, src: SockAddr, now: float) -> SockAddr | None:
         """The inside address that a packet to `port` is for, None where it is dropped."""
@@ -94,7 +94,7 @@ class Nat:
         port = src.port if self._keeps_port and src.port not in self._in else 0
         while not port or port in self._in:
             port = self._rng.choice(self._ports)
-        mapping = self._out[key] = self._in[port] = Mapping(src, port, now)
+        mapping = self._out[key] = self._in[port] = Mapping(src, SockAddr(self.public_ip, port), now)
         return mapping
 
     def restart(self, public_ip: str | None = None) -> None:

@@ -16,8 +16,8 @@ from __future__ import annotations
 import heapq
 import ipaddress
 import random
+from array import array
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from math import inf
 
 from simnat import Nat, build
@@ -63,25 +63,68 @@ SUBNET = ipaddress.ip_network("10.77.0.0/16")
 Transmit = Callable[[SockAddr, SockAddr, bytes], None]
 
 
-@dataclass(slots=True)
 class Flow:
-    """A stream of numbered packets from one host to another, as its receiver sees it."""
+    """Numbered packets from one host to another. `silence` is the longest time, ended by a delivery or by the stream's
+    end, in which its sender sent and its receiver heard nothing; `silence_at` is when it ended."""
 
-    sent: int = 0
-    sent_at: dict[int, float] = field(default_factory=dict)
-    received: dict[int, float] = field(default_factory=dict)
-    doubled: list[int] = field(default_factory=list)
-    last_at: float = -inf
-    worst_gap: float = 0.0
-    worst_gap_at: float = 0.0
+    __slots__ = ("_arrived", "_heard_at", "_sent_at", "doubled", "silence", "silence_at")
+
+    def __init__(self) -> None:
+        self.doubled: list[int] = []
+        self.silence = 0.0
+        self.silence_at = 0.0
+        self._sent_at = array("d")  # by number
+        self._arrived = array("d")  # likewise, 0 for not yet
+        self._heard_at = inf  # inf: not listening, as nothing is being sent
+
+    @property
+    def received(self) -> dict[int, float]:
+        """When each packet arrived, by its number."""
+        return {number: at for number, at in enumerate(self._arrived) if at}
 
     @property
     def lost(self) -> list[int]:
-        return [n for n in range(self.sent) if n not in self.received]
+        return [number for number in range(self.sent) if not self._arrived[number]]
+
+    @property
+    def all_arrived(self) -> bool:
+        """Whether the newest packet is there."""
+        return bool(self._arrived and self._arrived[-1])
+
+    @property
+    def sent(self) -> int:
+        return len(self._sent_at)
 
     def delay(self, number: int) -> float:
         """Seconds from sending to delivery."""
-        return self.received[number] - self.sent_at[number]
+        return self._arrived[number] - self._sent_at[number]
+
+    def next_number(self, now: float) -> int:
+        self._sent_at.append(now)
+        self._arrived.append(0.0)
+        return len(self._sent_at) - 1
+
+    def begin(self, now: float) -> None:
+        self._heard_at = min(self._heard_at, now)
+
+    def pause(self, now: float) -> None:
+        if self._heard_at < inf:
+            self._note_silence(now)
+            self._heard_at = inf
+
+    def arrived(self, number: int, now: float) -> None:
+        while number >= len(self._arrived):
+            self._arrived.append(0.0)  # of a packet that the world's own senders didn't make
+        if self._arrived[number]:
+            self.doubled.append(number)
+        self._arrived[number] = now
+        if self._heard_at < inf:
+            self._note_silence(now)
+            self._heard_at = now
+
+    def _note_silence(self, now: float) -> None:
+        if now - self._heard_at > self.silence:
+            self.silence, self.silence_at = now - self._heard_at, now
 
 
 class Site:
@@ -121,6 +164,7 @@ class Host:
         self.index = index
         self.port = world.rng.randrange(20000, 60000)
         self.ip = ""
+        self.addr: SockAddr  # where it is on its LAN
         self.overlay = ipaddress.IPv4Address(int(SUBNET.network_address) + index + 1)
         self.device = Signer(Secret(world.rng.randbytes(32)))
         self.private = world.primitives.generate_private_key()
@@ -186,7 +230,7 @@ class Host:
         if self.running:
             now = self.clock()
             self.pump.receive(UDP, src, data, now)
-            self.settle(now)
+            self.settle_pump(now)
 
     def arrive_stream(self, slot: Slot, data: bytes) -> None:
         if self.running and slot in self.streams:
@@ -198,7 +242,14 @@ class Host:
         if self.running:
             now = self.clock()
             self.pump.inject_tun(NET, packet, now)
+            self.settle_pump(now)
+
+    def settle_pump(self, now: Now) -> None:
+        """After the pump alone did something: most packets mean nothing to the Node."""
+        if self.pump.core.events.waiting:
             self.settle(now)
+        else:
+            self.let_out()
 
     def settle(self, now: Now) -> None:
         """Lets Node and pump talk until both are silent; then what they want happens."""
@@ -213,16 +264,21 @@ class Host:
             if rings.waiting:
                 for event in pump.drain():
                     node.receive(event, now)
-        for out in pump.take_outgoing():
-            if out.remote is not None:
-                self.world.transmit(self, SockAddr(self.ip, self.port), out.remote, out.data)
-            else:
-                self.world.stream_up(self, out.slot, out.data)
-        for _, packet in pump.take_delivered():
-            self.world.delivered(self, packet)
+        self.let_out()
         for told in node.events():
             self.told(told, now)
         self.set_timer()
+
+    def let_out(self) -> None:
+        """Hands the pump's packets to the internet and to this host's own programs."""
+        world = self.world
+        for slot, remote, _, data in self.pump.take_outgoing():
+            if remote is not None:
+                world.transmit(self, self.addr, remote, data)
+            else:
+                world.stream_up(self, slot, data)
+        for _, packet in self.pump.take_delivered():
+            world.delivered(self, packet)
 
     def set_timer(self) -> None:
         at = self.node.next_deadline()
@@ -527,7 +583,6 @@ class World:
         self.hosts: dict[str, Host] = {}
         self.relays: dict[str, Relay] = {}
         self.flows: dict[tuple[str, str], Flow] = {}
-        self.conversations: list[tuple[Host, Host, float, float]] = []
         self.cuts: set[tuple[str, str]] = set()  # site → site: datagrams vanish
         self.controller = Controller(self)
         self.network_id = NetworkID.of(self.controller.keys[0])
@@ -562,6 +617,7 @@ class World:
         self.publics.pop(host.ip, None)
         host.site = site
         host.ip = f"{site.lan}.{len(site.hosts) + 10}" if site.nats else site.public_ip
+        host.addr = SockAddr(host.ip, host.port)
         site.hosts[host.ip] = host
         if not site.nats:
             self.publics[host.ip] = host
@@ -685,7 +741,7 @@ class World:
 
     @staticmethod
     def _land(host: Host, src: SockAddr, dst: SockAddr, data: bytes) -> None:
-        if dst.port == host.port and dst.host == host.ip:
+        if dst == host.addr:
             host.arrive(src, data)
 
     # streams: reliable, in order, never blocked
@@ -734,32 +790,27 @@ class World:
 
     def send(self, a: Host, b: Host) -> None:
         """One numbered packet from a to b."""
-        flow = self.flow(a, b)
-        number = flow.sent
-        flow.sent += 1
-        flow.sent_at[number] = self.time
-        a.send(packet(a.overlay, b.overlay, number))
+        a.send(packet(a.overlay, b.overlay, self.flow(a, b).next_number(self.time)))
 
-    def stream(self, a: Host, b: Host, *, every: float, count: int) -> None:
+    def stream(self, a: Host, b: Host, every: float, count: int) -> None:
         """`count` packets from a to b, one each `every` seconds."""
+        self.flow(a, b).begin(self.time)
         self._stream(a, b, every, count)
 
     def _stream(self, a: Host, b: Host, every: float, left: int) -> None:
         self.send(a, b)
         if left > 1:
             self.after(every, self._stream, a, b, every, left - 1)
+        else:
+            self.after(every, self._stream_ended, self.flow(a, b))
+
+    def _stream_ended(self, flow: Flow) -> None:
+        flow.pause(self.time)
 
     def delivered(self, host: Host, data: bytes) -> None:
         sender = self._by_overlay[data[12:16]]
         number = int.from_bytes(data[20:28], "big")
-        flow = self.flow(sender, host)
-        if number in flow.received:
-            flow.doubled.append(number)
-        flow.received[number] = self.time
-        gap = self.time - flow.last_at
-        if flow.last_at > -inf and gap > flow.worst_gap:
-            flow.worst_gap, flow.worst_gap_at = gap, self.time
-        flow.last_at = self.time
+        self.flow(sender, host).arrived(number, self.time)
 
 
 def packet(src: ipaddress.IPv4Address, dst: ipaddress.IPv4Address, number: int, size: int = 28) -> bytes:

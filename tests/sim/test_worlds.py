@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from worlds import check, world_a, world_b
+from worlds import check, world_a, world_b, world_with_pauses
 
 
 @pytest.fixture(autouse=True)
@@ -21,17 +22,25 @@ def without_gc() -> Iterator[None]:
 
 
 def test_world_a_30_nodes_with_real_cryptography() -> None:
-    world, _ = world_a(1)
+    world, pairs = world_a(1)
     world.run(6 * 60.0)
-    check(world)
+    check(world, pairs)
 
 
 def test_world_b_200_nodes_half_an_hour_with_fake_ciphers() -> None:
     world, pairs = world_b(1)
     world.run(30 * 60.0)
-    assert len(pairs) >= 500
-    assert sum(f.sent for f in world.flows.values()) > 150_000
-    check(world)
+    others = Counter(host for pair in pairs for host in pair)
+    assert len(others) == 200
+    assert min(others.values()) >= 5
+    assert min(flow.sent for flow in world.flows.values()) >= 400
+    check(world, pairs)
+
+
+def test_conversations_with_pauses() -> None:
+    world, pairs = world_with_pauses(1)
+    world.run(15 * 60.0)
+    check(world, pairs, talking=False)
 
 
 def test_the_same_seed_gives_the_same_log_and_another_seed_another() -> None:
@@ -54,7 +63,7 @@ def test_a_failing_seed_tells_its_story() -> None:
     world.relays["relay2"].kill()
     world.run(60.0)
     with pytest.raises(AssertionError) as failed:
-        check(world)
+        check(world, pairs)
     story = str(failed.value)
     assert "seed 2" in story
     assert "silent" in story

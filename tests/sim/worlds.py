@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from itertools import pairwise
-
 from fake_crypto import Fake
 from simnat import punchable
 from simworld import Host, Site, World
@@ -15,6 +12,12 @@ MIX = (  # the lab's NAT types, most of them homes
     "none", "full_cone", "address_restricted", "port_restricted", "port_restricted", "port_restricted", "symmetric",
     "cgnat", "hairpin", "udp_blocked",
 )  # fmt: skip
+
+EVERY = 4.5  # seconds between two packets of a sender
+AGAIN = 1.0  # seconds after which a packet that didn't arrive is followed by another, as TCP would
+PACE = 1.95  # the same in conversations: for chance alone to silence a pair for 10 s, it has to take 5 in a row
+BURST = 8  # packets at once …
+BURST_EACH = 600.0  # … from each sender once in so many seconds
 
 
 def regular_pairs(world: World, hosts: list[Host], degree: int) -> list[tuple[Host, Host]]:
@@ -49,55 +52,68 @@ def populate(world: World, count: int, relays: int) -> list[Host]:
     return [world.host(f"n{i}", kind) for i, kind in enumerate(kinds)]
 
 
-def converse(
-    world: World, pairs: list[tuple[Host, Host]], *, every: float, talk: float, pause: float, until: float
-) -> None:
-    """Pairs talk for a while, both ways, and fall silent for a while, each at times of its own."""
+def send_throughout(world: World, pairs: list[tuple[Host, Host]], until: float) -> None:
+    """Each host sends to each of its others until the end: a packet each EVERY seconds, each AGAIN seconds while nothing
+    arrives (so a lossy link alone can't silence a pair for long), and now and then a burst."""
+    rng = world.rng
     for a, b in pairs:
-        at = world.time + world.rng.uniform(0, 20)
-        while at < until - 30:
-            end = min(at + talk, until)
-            world.conversations.append((a, b, at, end))
-            for src, dst in ((a, b), (b, a)):
-                start = at + world.rng.uniform(0, every)
-                count = int((end - start) / every)
-                world.at(start, world._stream, src, dst, every, count)
-            at = end + pause * world.rng.uniform(0.5, 1.5)
-
-
-def check(world: World, *, silence: float = 10.0) -> None:
-    """No double delivery, no pair silent for over `silence` seconds while it talks, every punchable pair direct.
-
-    With loss, packets of one direction may fall out in a row by chance alone; so a direction gets twice the time of
-    the pair. A failure tells the story of the first pair that shows it.
-    """
-    problems: list[tuple[Host, Host, str]] = []
-    by_pair: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for a, b, start, end in world.conversations:
-        by_pair.setdefault((a.name, b.name), []).append((start, end))
-    for (name_a, name_b), times in by_pair.items():
-        a, b = world.hosts[name_a], world.hosts[name_b]
-        forth, back = (sorted(world.flow(x, y).received.values()) for x, y in ((a, b), (b, a)))
-        for start, end in times:
-            for heard, limit, who in (
-                (sorted(forth + back), silence, f"{a.name} ↔ {b.name}"),
-                (forth, 2 * silence, f"{a.name} → {b.name}"),
-                (back, 2 * silence, f"{b.name} → {a.name}"),
-            ):
-                within = heard[bisect_left(heard, start) : bisect_right(heard, end)]
-                gap, before = max(((y - x, y) for x, y in pairwise([start, *within, end])), default=(0.0, 0.0))
-                if gap > limit:
-                    problems.append((a, b, f"{who} silent for {gap:.1f} s before {before:.1f}"))
         for src, dst in ((a, b), (b, a)):
-            flow = world.flow(src, dst)
+            start = world.time + rng.uniform(0.0, EVERY)
+            world.at(start, _send, world, src, dst, until)
+            for _ in range(int((until - start) / BURST_EACH)):
+                world.at(rng.uniform(start, until), _burst, world, src, dst, BURST)
+
+
+def _send(world: World, src: Host, dst: Host, until: float) -> None:
+    world.flow(src, dst).begin(world.time)
+    world.send(src, dst)
+    world.after(AGAIN, _look, world, src, dst, until)
+
+
+def _look(world: World, src: Host, dst: Host, until: float) -> None:
+    if not world.flow(src, dst).all_arrived:
+        _send(world, src, dst, until)
+    elif world.time + EVERY - AGAIN < until:
+        world.after(EVERY - AGAIN, _send, world, src, dst, until)
+
+
+def _burst(world: World, src: Host, dst: Host, left: int) -> None:
+    world.send(src, dst)
+    if left > 1:
+        world.after(0.01, _burst, world, src, dst, left - 1)
+
+
+def converse(world: World, pairs: list[tuple[Host, Host]], until: float) -> None:
+    """Pairs talk for two minutes, both ways, and are silent for one to five, each at times of its own, so that paths
+    fall asleep, wake, and are forgotten."""
+    rng = world.rng
+    for a, b in pairs:
+        at = world.time + rng.uniform(0.0, 20.0)
+        while at < until - 60.0:
+            end = min(at + 120.0, until)
+            for src, dst in ((a, b), (b, a)):
+                start = at + rng.uniform(0.0, PACE)
+                world.at(start, world.stream, src, dst, PACE, int((end - start) / PACE))
+            at = end + rng.uniform(60.0, 340.0)
+
+
+def check(world: World, pairs: list[tuple[Host, Host]], *, silence: float = 10.0, talking: bool = True) -> None:
+    """No double delivery; no pair, in either direction, silent for over `silence` seconds while it sends; if they are
+    `talking` now, every punchable pair direct, seen from both sides. A failure tells the story of the first pair."""
+    problems: list[tuple[Host, Host, str]] = []
+    for x, y in pairs:
+        for src, dst in ((x, y), (y, x)):
+            flow, who = world.flow(src, dst), f"{src.name} → {dst.name}"
+            flow.pause(world.time)
+            if flow.silence > silence:
+                problems.append((x, y, f"{who} silent for {flow.silence:.1f} s before {flow.silence_at:.1f}"))
             if flow.doubled:
-                problems.append((a, b, f"{len(flow.doubled)} packets {src.name} → {dst.name} delivered twice"))
-            state = src.to(dst)
-            talking = times[-1][1] >= world.time - 5.0
-            if talking and punchable(a.site.kind, b.site.kind) and state.path != "direct":
-                problems.append((a, b, f"{src.name} → {dst.name} is {state.path} ({state.reason})"))
+                problems.append((x, y, f"{len(flow.doubled)} packets {who} delivered twice"))
             if not flow.received:
-                problems.append((a, b, f"{src.name} → {dst.name}: nothing ever arrived"))
+                problems.append((x, y, f"{who}: nothing ever arrived"))
+            state = src.to(dst)
+            if talking and punchable(src.site.kind, dst.site.kind) and state.path != "direct":
+                problems.append((x, y, f"{who} is {state.path} ({state.reason})"))
     if problems:
         a, b, _ = problems[0]
         lines = "\n".join(text for _, _, text in problems[:20])
@@ -105,25 +121,35 @@ def check(world: World, *, silence: float = 10.0) -> None:
 
 
 def world_b(seed: int, *, count: int = 200, minutes: float = 30.0) -> tuple[World, list[tuple[Host, Host]]]:
-    """FAKE CIPHERS. Each host talks with 5 others (two minutes on, about three off, so that sleep and waking of paths are
-    in it), 2 % loss, 5 NAT restarts, one rotation."""
+    """FAKE CIPHERS. Each host sends to 5 others all the time; 2 % loss, 5 NAT restarts, one rotation."""
     world = World(seed, primitives=Fake(seed), aead=FakeAead, loss=0.02)
-    return world, _fill(world, count=count, minutes=minutes, talk=120.0, pause=180.0)
+    pairs = _fill(world, count=count, minutes=minutes)
+    send_throughout(world, pairs, world.time + minutes * 60.0)
+    return world, pairs
 
 
 def world_a(seed: int, *, count: int = 30, minutes: float = 6.0) -> tuple[World, list[tuple[Host, Host]]]:
     """Real cryptography, otherwise the same in small."""
     world = World(seed, loss=0.02)
-    return world, _fill(world, count=count, minutes=minutes, talk=200.0, pause=30.0)
+    pairs = _fill(world, count=count, minutes=minutes)
+    send_throughout(world, pairs, world.time + minutes * 60.0)
+    return world, pairs
 
 
-def _fill(world: World, *, count: int, minutes: float, talk: float, pause: float) -> list[tuple[Host, Host]]:
+def world_with_pauses(seed: int, *, count: int = 20, minutes: float = 15.0) -> tuple[World, list[tuple[Host, Host]]]:
+    """FAKE CIPHERS. Conversations with pauses between them, under the same faults."""
+    world = World(seed, primitives=Fake(seed), aead=FakeAead, loss=0.02)
+    pairs = _fill(world, count=count, minutes=minutes)
+    converse(world, pairs, world.time + minutes * 60.0)
+    return world, pairs
+
+
+def _fill(world: World, *, count: int, minutes: float) -> list[tuple[Host, Host]]:
     hosts = populate(world, count, relays=2)
     world.start()
     world.run(3.0)
     seconds = minutes * 60.0
     pairs = regular_pairs(world, hosts, 5)
-    converse(world, pairs, every=3.3, talk=talk, pause=pause, until=world.time + seconds)
     routers = [s for s in world.sites.values() if s.nats and s.udp_out]
     for i in range(5):
         site = world.rng.choice(routers)
