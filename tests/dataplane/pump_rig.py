@@ -20,6 +20,7 @@ from pump_namespaces import entered
 from shadowmesh.dataplane import counters as c
 from shadowmesh.dataplane.interface import Pump
 from shadowmesh.dataplane.process import PumpProcess
+from shadowmesh.dataplane.pumps import PumpName
 from shadowmesh.dataplane.sim import SimPump
 from shadowmesh.dataplane.sockets import open_udp
 from shadowmesh.dataplane.tun import open_tun
@@ -248,16 +249,16 @@ class SimRig(Rig):
 
 
 class ProcessRig(Rig):
-    """The python pump in its process, sockets on loopback, and SOCK_SEQPACKET socketpairs where TUN descriptors go.
+    """A pump in its process, sockets on loopback, and SOCK_SEQPACKET socketpairs where TUN descriptors go.
 
     Needs no root. A socketpair carries one packet per read as a TUN does, without the kernel's offloads.
     """
 
     pump: PumpProcess
 
-    def __init__(self) -> None:
+    def __init__(self, name: PumpName) -> None:
         super().__init__()
-        self.pump = PumpProcess()
+        self.pump = PumpProcess(name)
         self._sockets: dict[int, SockAddr] = {}
         self._remotes: dict[str, socket.socket] = {}
         self._streams: dict[int, socket.socket] = {}
@@ -356,8 +357,8 @@ class ProcessRig(Rig):
 class TunRig(ProcessRig):
     """As ProcessRig, with real TUN devices, each in a namespace of its own; packets pass them by packet sockets. Needs root."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, name: PumpName) -> None:
+        super().__init__(name)
         self._spaces: list[str] = []
         self._names: dict[int, tuple[str, int]] = {}
 

@@ -1,4 +1,4 @@
-"""The python pump in its process keeps the rules: rootless, with socketpairs where TUN descriptors would be."""
+"""Each pump in its process keeps the rules: rootless, with socketpairs where TUN descriptors would be."""
 
 import os
 import select
@@ -18,15 +18,16 @@ from pump_rig import ProcessRig, Rig
 
 from shadowmesh.dataplane.interface import PumpDied
 from shadowmesh.dataplane.process import PUMP_SUBCOMMAND, PumpProcess, pump_argv
+from shadowmesh.dataplane.pumps import PumpName
 from shadowmesh.dataplane.sockets import open_udp
 from shadowmesh.model import pump as m
 from shadowmesh.model.addresses import SockAddr
 
 
-class TestPythonPumpOnSocketpairs(Conformance):
+class TestPumpOnSocketpairs(Conformance):
     @pytest.fixture
-    def rig(self) -> Iterator[Rig]:
-        rig = ProcessRig()
+    def rig(self, pump_name: PumpName) -> Iterator[Rig]:
+        rig = ProcessRig(pump_name)
         yield rig
         rig.close()
 
@@ -45,9 +46,9 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_a_killed_pump_is_noticed_by_drain_and_by_apply() -> None:
+def test_a_killed_pump_is_noticed_by_drain_and_by_apply(pump_name: PumpName) -> None:
     for use in (lambda pump: pump.drain(), lambda pump: pump.apply([m.Keepalive(m.PeerIndex(1))] * 50_000)):
-        pump = PumpProcess()
+        pump = PumpProcess(pump_name)
         os.kill(pump.pid, signal.SIGKILL)
         assert select.select([pump], [], [], 5)[0]  # an event loop sees it at once
         with pytest.raises(PumpDied):
@@ -55,8 +56,8 @@ def test_a_killed_pump_is_noticed_by_drain_and_by_apply() -> None:
         pump.close()
 
 
-def test_what_a_dying_pump_still_said_is_not_lost() -> None:
-    rig = ProcessRig()
+def test_what_a_dying_pump_still_said_is_not_lost(pump_name: PumpName) -> None:
+    rig = ProcessRig(pump_name)
     rig.add_net(m.NetIndex(0), "10.7.0.1/32")
     rig.add_socket(m.Slot(0))
     peer = Peer(rig)
@@ -71,17 +72,17 @@ def test_what_a_dying_pump_still_said_is_not_lost() -> None:
     rig.close()
 
 
-def test_a_pump_ends_with_its_parent_however_that_goes() -> None:
+def test_a_pump_ends_with_its_parent_however_that_goes(pump_name: PumpName) -> None:
     code = (
         "import os, signal; from shadowmesh.dataplane.process import PumpProcess\n"
-        "pump = PumpProcess(); print(pump.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+        f"pump = PumpProcess({pump_name!r}); print(pump.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     parent = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     wait_until(lambda: not alive(int(parent.stdout)))
 
 
-def test_a_pump_outlives_the_signals_of_its_group() -> None:
-    rig = ProcessRig()
+def test_a_pump_outlives_the_signals_of_its_group(pump_name: PumpName) -> None:
+    rig = ProcessRig(pump_name)
     rig.add_socket(m.Slot(0))
     rig.sync()
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
@@ -92,8 +93,8 @@ def test_a_pump_outlives_the_signals_of_its_group() -> None:
     assert not alive(pid)
 
 
-def test_keys_are_neither_in_arguments_nor_in_the_environment() -> None:
-    rig = ProcessRig()
+def test_keys_are_neither_in_arguments_nor_in_the_environment(pump_name: PumpName) -> None:
+    rig = ProcessRig(pump_name)
     rig.add_net(m.NetIndex(0), "10.7.0.1/32")
     rig.add_socket(m.Slot(0))
     keys = Peer(rig).session(7)
@@ -104,13 +105,13 @@ def test_keys_are_neither_in_arguments_nor_in_the_environment() -> None:
     rig.close()
 
 
-def test_a_frozen_binary_starts_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frozen_binary_starts_itself(pump_name: PumpName, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "frozen", True, raising=False)
-    assert pump_argv("python") == [sys.executable, PUMP_SUBCOMMAND, "python"]
+    assert pump_argv(pump_name) == [sys.executable, PUMP_SUBCOMMAND, pump_name]
 
 
-def test_the_pump_answers_from_the_address_that_was_asked() -> None:
-    rig = ProcessRig()
+def test_the_pump_answers_from_the_address_that_was_asked(pump_name: PumpName) -> None:
+    rig = ProcessRig(pump_name)
     sock = open_udp(ip_address("0.0.0.0"))
     port = sock.getsockname()[1]
     rig.apply(m.AddSocket(m.Slot(0), sock.fileno()))
@@ -127,8 +128,8 @@ def test_the_pump_answers_from_the_address_that_was_asked() -> None:
     rig.close()
 
 
-def test_ipv6_outside() -> None:
-    rig = ProcessRig()
+def test_ipv6_outside(pump_name: PumpName) -> None:
+    rig = ProcessRig(pump_name)
     rig.add_net(m.NetIndex(0), "10.7.0.1/32")
     rig.add_socket(m.Slot(0))
     sock = open_udp(ip_address("::1"))

@@ -1,4 +1,4 @@
-"""The python pump keeps the rules with real TUN devices in namespaces."""
+"""Each pump keeps the rules with real TUN devices in namespaces."""
 
 from collections.abc import Iterator
 
@@ -7,14 +7,15 @@ from conformance import Conformance
 from pump_peer import Peer, ip_packet
 from pump_rig import Rig, TunRig
 
+from shadowmesh.dataplane.pumps import PumpName
 from shadowmesh.model import pump as m
 
 
 @pytest.mark.root
-class TestPythonPumpOnTun(Conformance):
+class TestPumpOnTun(Conformance):
     @pytest.fixture
-    def rig(self) -> Iterator[Rig]:
-        rig = TunRig()
+    def rig(self, pump_name: PumpName) -> Iterator[Rig]:
+        rig = TunRig(pump_name)
         try:
             yield rig
         finally:

@@ -1,4 +1,4 @@
-"""The python pump with wireguard-go on the other side: real TUN devices, real TCP, both directions, both families.
+"""Each pump with wireguard-go on the other side: real TUN devices, real TCP, both directions, both families.
 
 `SHADOWMESH_WIREGUARD_GO` names another binary than the one on the PATH.
 """
@@ -21,6 +21,7 @@ from pump_namespaces import entered
 
 from shadowmesh.dataplane.host import HostNetwork, Interface
 from shadowmesh.dataplane.process import PumpProcess
+from shadowmesh.dataplane.pumps import PumpName
 from shadowmesh.dataplane.sockets import open_udp
 from shadowmesh.dataplane.tun import open_tun
 from shadowmesh.model import pump as m
@@ -50,10 +51,10 @@ def run(*command: str, stdin: str | None = None) -> str:
 class Side:
     """The pump's side, with the little of an engine that a handshake needs."""
 
-    def __init__(self, space: str, outer: int) -> None:
+    def __init__(self, space: str, outer: int, name: PumpName) -> None:
         self.space = space
         self.host = HostNetwork()
-        self.pump = PumpProcess()
+        self.pump = PumpProcess(name)
         self.static = noise.StaticKeys(noise.generate_private_key())
         with entered(space):
             tun, self.name = open_tun("dpt0")
@@ -115,8 +116,9 @@ class Side:
 class World:
     """Two namespaces on one veth: the pump in the first, wireguard-go in the second."""
 
-    def __init__(self, family: int) -> None:
+    def __init__(self, family: int, pump: PumpName) -> None:
         self.family = family
+        self.pump: PumpName = pump
         self.spaces = (f"dp-wg-a-{os.getpid()}", f"dp-wg-b-{os.getpid()}")
         self.outer = OUTER[family]
         self.wireguard: subprocess.Popen[bytes] | None = None
@@ -141,7 +143,7 @@ class World:
                 *(["nodad"] * (self.family == 6)),
             )
             run("ip", "-n", space, "link", "set", "dpv0", "up")
-        self.side = Side(a, self.family)
+        self.side = Side(a, self.family, self.pump)
         self._start_wireguard(b)
 
     def _start_wireguard(self, space: str) -> None:
@@ -239,8 +241,8 @@ class World:
 
 
 @pytest.fixture(params=[4, 6], ids=["outer-ipv4", "outer-ipv6"])
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    made = World(request.param)
+def world(request: pytest.FixtureRequest, pump_name: PumpName) -> Iterator[World]:
+    made = World(request.param, pump_name)
     try:
         made.start()
         yield made

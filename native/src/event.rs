@@ -1,0 +1,211 @@
+//! Events on their way up: what the engine must not miss, and one bounded ring per kind of datagram.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use crate::command::{Path, host_text};
+use crate::msgpack::Writer;
+
+/// Kinds of datagrams that go up, in the order of `model.pump.Kind`, which counts from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    Handshake = 1,
+    Disco = 2,
+    Stun = 3,
+    RelayControl = 4,
+}
+
+const RINGS: [(Kind, usize); 4] = [(Kind::Handshake, 256), (Kind::Disco, 1024), (Kind::Stun, 64), (Kind::RelayControl, 256)];
+
+pub const TX_DATA: u8 = 1;
+pub const RX_DATA: u8 = 2;
+pub const RX_ANY: u8 = 4;
+
+/// What a descriptor was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Gone {
+    Socket = 1,
+    Stream = 2,
+    Tun = 3,
+}
+
+/// What the deciding side is told; times are CLOCK_BOOTTIME nanoseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    Datagram { at: u64, path: Path, kind: Kind, data: Box<[u8]> },
+    Wants { at: u64, peer: u32 },
+    Confirmed { at: u64, peer: u32, local_index: u32 },
+    Edge { at: u64, peer: u32, which: u8 },
+    Source { at: u64, peer: u32, path: Path },
+    TooBig { at: u64, path: Path, size: usize },
+    Gone { at: u64, what: Gone, index: u32, errno: i32 },
+    Lost { at: u64, kind: Kind, n: u64 },
+}
+
+fn seconds(at: u64) -> f64 {
+    at as f64 / 1e9
+}
+
+fn write_path(w: &mut Writer, path: &Path) {
+    w.array(4);
+    w.unsigned(u64::from(path.via));
+    match &path.remote {
+        Some(remote) => {
+            w.array(2);
+            w.text(&host_text(remote));
+            w.unsigned(u64::from(remote.port));
+        }
+        None => w.nil(),
+    }
+    match path.local {
+        Some(local) => w.text(&local.to_string()),
+        None => w.nil(),
+    }
+    w.bytes(&path.prefix);
+}
+
+impl Event {
+    /// As `dataplane/wire.py` reads it.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::default();
+        let mut start = |size, number, at| {
+            w.array(size);
+            w.unsigned(number);
+            w.real(seconds(at));
+        };
+        match self {
+            Event::Datagram { at, path, kind, data } => {
+                start(5, 20, *at);
+                write_path(&mut w, path);
+                w.unsigned(*kind as u64);
+                w.bytes(data);
+            }
+            Event::Wants { at, peer } => {
+                start(3, 21, *at);
+                w.unsigned(u64::from(*peer));
+            }
+            Event::Confirmed { at, peer, local_index } => {
+                start(4, 22, *at);
+                w.unsigned(u64::from(*peer));
+                w.unsigned(u64::from(*local_index));
+            }
+            Event::Edge { at, peer, which } => {
+                start(4, 23, *at);
+                w.unsigned(u64::from(*peer));
+                w.unsigned(u64::from(*which));
+            }
+            Event::Source { at, peer, path } => {
+                start(4, 24, *at);
+                w.unsigned(u64::from(*peer));
+                write_path(&mut w, path);
+            }
+            Event::TooBig { at, path, size } => {
+                start(4, 25, *at);
+                write_path(&mut w, path);
+                w.unsigned(*size as u64);
+            }
+            Event::Gone { at, what, index, errno } => {
+                start(5, 26, *at);
+                w.unsigned(*what as u64);
+                w.unsigned(u64::from(*index));
+                w.unsigned(*errno as u64);
+            }
+            Event::Lost { at, kind, n } => {
+                start(4, 27, *at);
+                w.unsigned(*kind as u64);
+                w.unsigned(*n);
+            }
+        }
+        w.0
+    }
+}
+
+/// A flood of one kind fills that kind's ring only; what finds it full is counted and told as `Lost`.
+#[derive(Default)]
+pub struct Rings {
+    notices: VecDeque<Event>, // bounded by what causes them: peers, descriptors, one a second per path
+    rings: [VecDeque<Event>; 4],
+    lost: [u64; 4],
+    turn: usize,
+}
+
+impl Rings {
+    pub fn notice(&mut self, event: Event) {
+        self.notices.push_back(event);
+    }
+
+    /// Whether another datagram of this kind has a place; counts it as lost if not.
+    pub fn admits(&mut self, kind: Kind) -> bool {
+        let at = kind as usize - 1;
+        let fits = self.rings[at].len() < RINGS[at].1;
+        self.lost[at] += u64::from(!fits);
+        fits
+    }
+
+    /// A datagram that was admitted.
+    pub fn datagram(&mut self, kind: Kind, event: Event) {
+        self.rings[kind as usize - 1].push_back(event);
+    }
+
+    /// The next event: notices first, then what was lost, then the kinds in turn, oldest first within each.
+    pub fn pop(&mut self, now: u64) -> Option<Event> {
+        if let Some(notice) = self.notices.pop_front() {
+            return Some(notice);
+        }
+        if let Some(at) = self.lost.iter().position(|lost| *lost > 0) {
+            return Some(Event::Lost { at: now, kind: RINGS[at].0, n: std::mem::take(&mut self.lost[at]) });
+        }
+        for _ in 0..RINGS.len() {
+            self.turn = (self.turn + 1) % RINGS.len();
+            if let Some(event) = self.rings[self.turn].pop_front() {
+                return Some(event);
+            }
+        }
+        None
+    }
+}
+
+/// A flag that events wait, so that a batch without any needs no lock to know it.
+#[derive(Default)]
+pub struct Waiting(AtomicBool);
+
+impl Waiting {
+    pub fn raise(&self) {
+        self.0.store(true, Relaxed);
+    }
+
+    /// Whether it was raised; it is lowered.
+    pub fn take(&self) -> bool {
+        self.0.load(Relaxed) && self.0.swap(false, Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn datagram(kind: Kind) -> Event {
+        let path = Path { via: 0, remote: None, local: None, prefix: Box::default() };
+        Event::Datagram { at: 0, path, kind, data: Box::default() }
+    }
+
+    #[test]
+    fn a_flood_fills_its_own_ring_only() {
+        let mut rings = Rings::default();
+        for _ in 0..100 {
+            if rings.admits(Kind::Stun) {
+                rings.datagram(Kind::Stun, datagram(Kind::Stun));
+            }
+        }
+        assert!(rings.admits(Kind::Disco));
+        rings.datagram(Kind::Disco, datagram(Kind::Disco));
+        rings.notice(Event::Wants { at: 0, peer: 1 });
+        assert!(matches!(rings.pop(5), Some(Event::Wants { .. })));
+        assert_eq!(rings.pop(5), Some(Event::Lost { at: 5, kind: Kind::Stun, n: 36 }));
+        let rest: Vec<Event> = std::iter::from_fn(|| rings.pop(5)).collect();
+        assert_eq!(rest.len(), 65);
+        assert!(rest[..2].contains(&datagram(Kind::Disco)));
+    }
+}

@@ -1,0 +1,254 @@
+//! UDP sockets: many datagrams per call both ways, by UDP_SEGMENT, UDP_GRO, sendmmsg and recvmmsg.
+
+use std::mem::zeroed;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::inbound::Message;
+use crate::io::{Link, MAX_SEGMENTS, Way};
+use crate::sys::{errno, remote_of, set_option, socket_address, wait_writable};
+
+/// Room for one receive, which may be a run of datagrams.
+pub const SLOT: usize = 65536;
+/// Receives in a batch.
+pub const SLOTS: usize = 64;
+const FIRST_SLOTS: usize = 4;
+const BATCH_BYTES: usize = 192 << 10;
+const WAIT_MS: i32 = 20; // how long a full socket buffer holds up a batch before packets are dropped
+const CONTROL: usize = 16; // u64s: UDP_GRO and an IPV6_PKTINFO
+
+pub struct Udp {
+    pub fd: OwnedFd,
+}
+
+impl Udp {
+    pub fn new(fd: OwnedFd) -> Self {
+        crate::sys::set_nonblocking(&fd);
+        // Without these an older kernel gives single datagrams and answers leave from any address.
+        set_option(&fd, libc::SOL_UDP, libc::UDP_GRO, 1);
+        if crate::sys::get_option(&fd, libc::SOL_SOCKET, libc::SO_DOMAIN) == Some(libc::AF_INET6) {
+            set_option(&fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1);
+        } else {
+            set_option(&fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1);
+        }
+        Self { fd }
+    }
+
+    /// One sendmmsg call's worth of datagrams from `rows`; with `segment` all in one that the kernel cuts.
+    fn send_call(&self, way: &Way, rows: &[u8], stride: usize, segment: bool) -> Result<usize, i32> {
+        let Some(remote) = &way.path.remote else { return Err(libc::EDESTADDRREQ) };
+        let (mut address, address_size) = socket_address(remote);
+        let mut control = [0u64; 8];
+        let control_size = write_control(&mut control, way.path.local, segment.then_some(stride as u16));
+        // SAFETY: all zeros are empty messages and vectors.
+        let (mut messages, mut vectors): ([libc::mmsghdr; MAX_SEGMENTS], [libc::iovec; MAX_SEGMENTS]) = unsafe { zeroed() };
+        let each = if segment { rows.len() } else { stride };
+        let mut count = 0;
+        for ((message, vector), row) in messages.iter_mut().zip(&mut vectors).zip(rows.chunks(each.max(1))) {
+            *vector = libc::iovec { iov_base: row.as_ptr().cast_mut().cast(), iov_len: row.len() };
+            let header = &mut message.msg_hdr;
+            header.msg_name = (&raw mut address).cast();
+            header.msg_namelen = address_size;
+            header.msg_iov = vector;
+            header.msg_iovlen = 1;
+            if control_size > 0 {
+                header.msg_control = control.as_mut_ptr().cast();
+                header.msg_controllen = control_size;
+            }
+            count += 1;
+        }
+        let fd = self.fd.as_raw_fd();
+        // SAFETY: the first `count` messages point to values that live through the call, and which it only reads.
+        let sent = unsafe {
+            if count == 1 {
+                if libc::sendmsg(fd, &raw const messages[0].msg_hdr, 0) < 0 { -1 } else { 1 }
+            } else {
+                libc::sendmmsg(fd, messages.as_mut_ptr(), count, 0)
+            }
+        };
+        usize::try_from(sent).map_err(|_| errno())
+    }
+
+    /// As `send_call`, but waits a moment where the buffer is full.
+    fn send_waiting(&self, way: &Way, rows: &[u8], stride: usize, segment: bool) -> Result<usize, i32> {
+        match self.send_call(way, rows, stride, segment) {
+            Err(libc::EAGAIN) if wait_writable(&self.fd, WAIT_MS) => self.send_call(way, rows, stride, segment),
+            other => other,
+        }
+    }
+
+    fn send_singly(&self, way: &Way, mut rows: &[u8], stride: usize) -> i32 {
+        let mut failed = 0;
+        while !rows.is_empty() {
+            let sent = match self.send_waiting(way, rows, stride, false) {
+                Ok(sent) => sent.max(1),
+                Err(error) => {
+                    failed = error; // the first of them; the others have their own luck
+                    1
+                }
+            };
+            rows = &rows[rows.len().min(sent * stride)..];
+        }
+        failed
+    }
+
+    /// Receives until there is nothing, or the batch is full. Returns the messages, whether more may be waiting, and an errno that
+    /// means something.
+    pub fn receive(&self, receiver: &mut Receiver, buffer: &mut [u8], messages: &mut Vec<Message>) -> Result<bool, i32> {
+        let (mut used, mut bytes, mut errors) = (0, 0, 0);
+        let mut ask = FIRST_SLOTS;
+        while used < SLOTS && bytes < BATCH_BYTES {
+            ask = ask.min(SLOTS - used);
+            let got = match receiver.call(self.fd.as_raw_fd(), &mut buffer[used * SLOT..(used + ask) * SLOT]) {
+                Ok(got) => got,
+                Err(libc::EAGAIN) => return Ok(false),
+                Err(error) if crate::control::closes(error) || errors > SLOTS => return Err(error),
+                Err(_) => {
+                    errors += 1; // an ICMP error of an earlier send
+                    continue;
+                }
+            };
+            let before = bytes;
+            for i in 0..got {
+                bytes += receiver.message(i, (used + i) * SLOT, messages);
+            }
+            used += got;
+            if got < ask {
+                return Ok(false);
+            }
+            // where the underlay gathers nothing, datagrams are many and small
+            ask = if bytes - before < got * 4096 { SLOTS } else { FIRST_SLOTS / 2 };
+        }
+        Ok(true)
+    }
+}
+
+impl Link for Udp {
+    fn is_stream(&self) -> bool {
+        false
+    }
+
+    fn send(&self, way: &Way, rows: &[u8], stride: usize) -> i32 {
+        if rows.len() <= stride {
+            return self.send_waiting(way, rows, rows.len(), false).err().unwrap_or(0);
+        }
+        if stride < way.gso_below.load(Relaxed) as usize {
+            match self.send_waiting(way, rows, stride, true) {
+                Ok(_) => return 0,
+                // a device or path that can't do this segmentation
+                Err(libc::EINVAL | libc::EIO | libc::EMSGSIZE | libc::EOPNOTSUPP) => {
+                    way.gso_below.store(stride as u32, Relaxed);
+                }
+                Err(error) => return error,
+            }
+        }
+        self.send_singly(way, rows, stride)
+    }
+}
+
+/// Writes the control messages for the source address and the segments' size. Returns their length.
+fn write_control(control: &mut [u64; 8], local: Option<IpAddr>, segment: Option<u16>) -> usize {
+    // SAFETY: all is written inside of the array: 24 + 40 bytes at most, of 64; `header` stays aligned, since each space is a
+    // multiple of 8.
+    unsafe {
+        let start = control.as_mut_ptr().cast::<u8>();
+        let mut used = 0;
+        let mut put = |level: i32, kind: i32, data: &[u8]| {
+            let header = start.add(used).cast::<libc::cmsghdr>();
+            (*header).cmsg_level = level;
+            (*header).cmsg_type = kind;
+            (*header).cmsg_len = libc::CMSG_LEN(data.len() as u32) as usize;
+            std::ptr::copy_nonoverlapping(data.as_ptr(), libc::CMSG_DATA(header), data.len());
+            used += libc::CMSG_SPACE(data.len() as u32) as usize;
+        };
+        match local {
+            Some(IpAddr::V4(ip)) => {
+                let mut info = [0u8; 12]; // in_pktinfo: interface, source, destination
+                info[4..8].copy_from_slice(&ip.octets());
+                put(libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
+            }
+            Some(IpAddr::V6(ip)) => {
+                let mut info = [0u8; 20]; // in6_pktinfo: source, interface
+                info[..16].copy_from_slice(&ip.octets());
+                put(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
+            }
+            None => {}
+        }
+        if let Some(size) = segment {
+            put(libc::SOL_UDP, libc::UDP_SEGMENT, &size.to_ne_bytes());
+        }
+        used
+    }
+}
+
+/// A thread's memory for what the kernel says beside the data.
+pub struct Receiver {
+    messages: [libc::mmsghdr; SLOTS],
+    vectors: [libc::iovec; SLOTS],
+    addresses: [libc::sockaddr_in6; SLOTS],
+    controls: [[u64; CONTROL]; SLOTS],
+}
+
+impl Receiver {
+    pub fn new() -> Box<Self> {
+        // SAFETY: all zeros are valid for each of the fields.
+        Box::new(unsafe { zeroed() })
+    }
+
+    /// One recvmmsg into the slots of `buffer`.
+    fn call(&mut self, fd: i32, buffer: &mut [u8]) -> Result<usize, i32> {
+        let mut count = 0;
+        for (i, slot) in buffer.chunks_exact_mut(SLOT).enumerate().take(SLOTS) {
+            self.vectors[i] = libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: SLOT };
+            let header = &mut self.messages[i].msg_hdr;
+            header.msg_name = (&raw mut self.addresses[i]).cast();
+            header.msg_namelen = size_of::<libc::sockaddr_in6>() as u32;
+            header.msg_iov = &raw mut self.vectors[i];
+            header.msg_iovlen = 1;
+            header.msg_control = self.controls[i].as_mut_ptr().cast();
+            header.msg_controllen = size_of::<[u64; CONTROL]>();
+            count += 1;
+        }
+        // SAFETY: the first `count` messages point into self and the buffer, which live through the call.
+        let got = unsafe { libc::recvmmsg(fd, self.messages.as_mut_ptr(), count, libc::MSG_DONTWAIT, std::ptr::null_mut()) };
+        usize::try_from(got).map_err(|_| errno())
+    }
+
+    /// Reads what came in slot `i`, whose data lies at `start`. Returns its bytes.
+    fn message(&mut self, i: usize, start: usize, messages: &mut Vec<Message>) -> usize {
+        let size = self.messages[i].msg_len as usize;
+        let (mut each, mut local) = (size, None);
+        let header = &raw const self.messages[i].msg_hdr;
+        // SAFETY: the kernel wrote the control messages and their length; they are walked by its own rules, and read no further
+        // than each says.
+        unsafe {
+            let mut control = libc::CMSG_FIRSTHDR(header);
+            while !control.is_null() {
+                let data = libc::CMSG_DATA(control);
+                let length = (*control).cmsg_len.saturating_sub(libc::CMSG_LEN(0) as usize);
+                match ((*control).cmsg_level, (*control).cmsg_type) {
+                    (libc::SOL_UDP, libc::UDP_GRO) if length >= 4 => {
+                        each = usize::try_from(data.cast::<i32>().read_unaligned()).unwrap_or(0);
+                    }
+                    (libc::SOL_UDP, libc::UDP_GRO) if length >= 2 => {
+                        each = usize::from(data.cast::<u16>().read_unaligned());
+                    }
+                    (libc::IPPROTO_IP, libc::IP_PKTINFO) if length >= 8 => {
+                        local = Some(IpAddr::from(data.add(4).cast::<[u8; 4]>().read_unaligned()));
+                    }
+                    (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) if length >= 16 => {
+                        local = Some(IpAddr::from(data.cast::<[u8; 16]>().read_unaligned()));
+                    }
+                    _ => {}
+                }
+                control = libc::CMSG_NXTHDR(header, control);
+            }
+        }
+        let remote = remote_of(&self.addresses[i]);
+        if size > 0 && each > 0 && remote.is_some() {
+            messages.push(Message { start, end: start + size, each, skip: 0, remote, local });
+        }
+        size
+    }
+}
