@@ -1,6 +1,6 @@
-"""The python pump against wireguard-go: two namespaces, one veth, iperf3 in turns, medians. Needs root.
+"""A pump against wireguard-go: two namespaces, one veth, iperf3 in turns, medians. Needs root.
 
-    python tests/bench/pump_bench.py [--rounds 5] [--seconds 4] [--udp] [--no-offloads] [--wireguard-go PATH]
+    python tests/bench/pump_bench.py [--pump native|python] [--rounds 5] [--seconds 4] [--udp] [--no-offloads] [--wireguard-go PATH]
 
 Without `--wireguard-go` the newest is built by `go install golang.zx2c4.com/wireguard@latest`. Only ratios carry over to other machines.
 """
@@ -19,8 +19,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from shadowmesh.dataplane.pumps import ENVIRONMENT, PUMP_NAMES, choose_pump
+
 NODE = Path(__file__).with_name("pump_node.py")
-SPACES = ("dp-bench-a", "dp-bench-b")
+SPACES = (f"dp-bench-a-{os.getpid()}", f"dp-bench-b-{os.getpid()}")
 OUTER = ("10.99.0.1", "10.99.0.2")
 PUMP = ("10.98.0.1", "10.98.0.2")
 WIREGUARD = ("10.97.0.1", "10.97.0.2")
@@ -91,7 +93,7 @@ def wireguard(binary: str, mtu: int) -> Iterator[list[int]]:
     processes = []
     try:
         for i, space in enumerate(SPACES):
-            name = f"dpwg{i}"
+            name = f"dpw{i}-{os.getpid()}"
             process = subprocess.Popen(
                 inside(space, binary, "-f", name), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
@@ -167,13 +169,15 @@ def main() -> None:
     parser.add_argument("--no-offloads", action="store_true", help="switch the underlay's offloads off")
     parser.add_argument("--mtu", type=int, default=1420)
     parser.add_argument("--wireguard-go", default=None)
+    parser.add_argument("--pump", choices=PUMP_NAMES, default=choose_pump())
     options = parser.parse_args()
     binary = options.wireguard_go or newest_wireguard()
-    found: dict[str, list[tuple[float, float]]] = {"python": [], "wireguard-go": []}
+    os.environ[ENVIRONMENT] = options.pump  # for the nodes
+    found: dict[str, list[tuple[float, float]]] = {options.pump: [], "wireguard-go": []}
     with ExitStack() as stack:
         stack.enter_context(namespaces(not options.no_offloads))
         sides = {
-            "python": (PUMP[1], stack.enter_context(pumps(options.mtu))),
+            options.pump: (PUMP[1], stack.enter_context(pumps(options.mtu))),
             "wireguard-go": (WIREGUARD[1], stack.enter_context(wireguard(binary, options.mtu))),
         }
         for target, _ in sides.values():
@@ -188,8 +192,8 @@ def main() -> None:
     medians = {name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in found.items()}
     for name, (rate, cost) in medians.items():
         print(f"median  {name:13} {rate:8.2f} {unit[0]} {cost:7.2f} {unit[1]}")
-    ratio = medians["python"][0] / medians["wireguard-go"][0]
-    print(f"python / wireguard-go: {ratio:.2f}; TcpInCsumErrors {errors}")
+    ratio = medians[options.pump][0] / medians["wireguard-go"][0]
+    print(f"{options.pump} / wireguard-go: {ratio:.2f}; TcpInCsumErrors {errors}")
 
 
 if __name__ == "__main__":

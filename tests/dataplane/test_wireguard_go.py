@@ -104,8 +104,9 @@ class Side:
         received = noise.ReceivedInitiation.open(self.static, hello.data)
         message, keys = received.respond(index, Secret(bytes(32)))
         jar = CookieJar(received.peer)
-        self.pump.apply([m.SetPath(PEER, hello.path), m.Send(hello.path, jar.add_macs(message, self.now()))])
-        self.install(keys)
+        self.pump.apply([m.SetPath(PEER, hello.path)])
+        self.install(keys)  # before the answer: the first packet follows it at once
+        self.pump.apply([m.Send(hello.path, jar.add_macs(message, self.now()))])
         self.wait_for(m.Confirmed)
 
     def close(self) -> None:
