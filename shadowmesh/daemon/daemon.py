@@ -46,6 +46,7 @@ from shadowmesh.engine import (
     PingResult,
     ReportPresence,
     WantGrant,
+    Woke,
 )
 from shadowmesh.model import link as wire
 from shadowmesh.model.addresses import IPAddress, IPNetwork
@@ -417,6 +418,9 @@ class Daemon:
                     self.links.kick()  # a NAT that restarted, or another one, knows our connections no more
                 self._public = event.nat.public
                 self._changed()
+            case Woke():
+                log.info("woke", slept=round(event.slept))
+                self.links.kick()
             case PingResult():
                 waiting = self._pings.pop(event.token, None)
                 if waiting is not None and not waiting.done():

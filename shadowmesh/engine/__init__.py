@@ -25,7 +25,7 @@ from `pump_commands`, and must be applied in order after each call that may have
 daemon opens a WebSocket to the relay, gives the pump its end (AddStream), then calls `node.add_stream(slot, relay_id, now)`;
 when the connection ends, `node.remove_stream(slot, now)` (a GoneEvent from the pump does the same) and RemoveStream; on
 `DropStream(relay_id, slot)` it closes the connection and sends RemoveStream. `WantGrant` → link.RefreshGrant,
-`ReportPresence` → link.Report, `EpochHeld` → link.EpochHeld. `node.timestamp` belongs on disk from time to time and
+`ReportPresence` → link.Report, `EpochHeld` → link.EpochHeld, `Woke` → the links to controllers are tried at once. `node.timestamp` belongs on disk from time to time and
 before a restart.
 
 After a pump died, make a new Node and feed it again: sessions died with the pump. For people: `status`, `why`, `ping` (ends in
@@ -49,6 +49,7 @@ from shadowmesh.engine.events import (
     ReportPresence,
     WantGrant,
     WireGuardExport,
+    Woke,
 )
 from shadowmesh.engine.node import Node
 
@@ -70,4 +71,5 @@ __all__ = [
     "ReportPresence",
     "WantGrant",
     "WireGuardExport",
+    "Woke",
 ]

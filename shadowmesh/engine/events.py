@@ -134,6 +134,15 @@ class NatChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Woke:
+    """The host slept for about `slept` seconds. Relays and paths are looked after already; whatever else was connected
+    is to be taken for dead until it answers."""
+
+    at: float
+    slept: float
+
+
+@dataclass(frozen=True, slots=True)
 class PingResult:
     """The end of one `Node.ping`. `latency` in seconds."""
 
@@ -150,7 +159,7 @@ class PingResult:
 
 NodeEvent: TypeAlias = (
     PeerOnline | PathChanged | HandshakeDone | NeedStream | DropStream | ReportPresence | EpochHeld | WantGrant
-    | NatChanged | PingResult
+    | NatChanged | Woke | PingResult
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from shadowmesh.engine.events import (
     NodeConfig,
     NodeEvent,
     WireGuardExport,
+    Woke,
 )
 from shadowmesh.engine.peer import Peer
 from shadowmesh.engine.pings import Pings
@@ -142,6 +143,7 @@ class Node:
         """Does what is due."""
         due = self.timers.next_deadline()
         if now.boot - due > SLEPT:
+            self.tell(Woke(now.boot, now.boot - due))
             self.network_changed(now)
         self.timers.run(now)
 

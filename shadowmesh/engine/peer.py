@@ -179,14 +179,16 @@ class Peer:
         self.disco_at = boot
         direct = None if path.prefix or path.remote is None else PathKey(path.via, path.remote)
         match message:
-            case disco.Ping(tx_id=tx_id, epoch=epoch):
+            case disco.Ping(tx_id=tx_id, epoch=epoch, heard=heard):
                 handshake.known_epoch = epoch
-                answer = disco.Pong(tx_id, direct.remote if direct is not None else NOWHERE)
-                self.engine.node.emit_send(path, self.box.seal(answer))
                 if direct is not None:
-                    own.ping_received(direct, boot)
-            case disco.Pong(tx_id=tx_id):
-                rtt = own.pong_received(direct, tx_id, boot)
+                    own.ping_received(direct, boot, heard)
+                    answer = disco.Pong(tx_id, direct.remote, own.pong_id(direct, boot))
+                else:
+                    answer = disco.Pong(tx_id, NOWHERE)
+                self.engine.node.emit_send(path, self.box.seal(answer))
+            case disco.Pong(tx_id=tx_id, own_id=own_id):
+                rtt = own.pong_received(direct, tx_id, boot, own_id)
                 if rtt is not None:
                     self.engine.node.pong(self, tx_id, rtt, direct, now)
             case disco.CallMeMaybe(candidates=candidates, ask=ask, epoch=epoch, filters_ports=filters_ports):
@@ -398,7 +400,7 @@ class Peer:
             if relayed is None:
                 return
             path = relayed
-        message = disco.Ping(ping.tx_id, self.engine.keyring.newest(node.controller_wall(now)))
+        message = disco.Ping(ping.tx_id, self.engine.keyring.newest(node.controller_wall(now)), ping.heard)
         node.emit_send(path, self.box.seal(message))
 
     def _send_call(self, ask: bool, now: Now) -> None:

@@ -28,6 +28,8 @@ _KIND_NAMES = {
     CandidateKind.TURN: "turn",
 }
 
+DOUBLED = " Just now it doesn't answer, so the relay carries a second copy of everything."
+
 
 def view(engine: Engine, peer: Peer, now: Now) -> tuple[PathKind, Reason, SockAddr | None, str | None]:
     """Path, reason, endpoint of a direct path, name of the relay of a relayed one."""
@@ -59,6 +61,7 @@ def status(engine: Engine, peer: Peer, now: Now, counters: CounterReader | None)
     traffic = counters.traffic(peer.index) if counters is not None else None
     path, handshake = peer.path, peer.handshake
     latency = path.latency() if path is not None and kind != "none" else None
+    doubled = kind == "direct" and path is not None and path.doubled(now.boot)
     done = handshake.done_at if handshake is not None else -inf
     return PeerStatus(
         name=peer.member.name,
@@ -68,13 +71,13 @@ def status(engine: Engine, peer: Peer, now: Now, counters: CounterReader | None)
         path=kind,
         idle=kind != "none" and path is not None and not path.active(now.boot),
         endpoint=str(endpoint) if endpoint is not None else None,
-        relay=relay,
+        relay=relay if relay is not None or not doubled or peer.relay is None else peer.relay.relay.name,
         latency_ms=None if latency is None else round(latency * 1000, 3),
         rx_bytes=traffic.rx if traffic is not None else 0,
         tx_bytes=traffic.tx if traffic is not None else 0,
         last_handshake=_clock(now.wall - (now.boot - done)) if done > -inf else None,
         reason=reason.value,
-        explanation=EXPLANATIONS[reason],
+        explanation=EXPLANATIONS[reason] + (DOUBLED if doubled else ""),
     )
 
 

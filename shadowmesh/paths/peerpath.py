@@ -41,7 +41,10 @@ from shadowmesh.paths.values import (
     DORMANT_PING,
     FORGET,
     HEARTBEAT,
+    LED,
     MAX_TRIGGERED,
+    MEASURE,
+    NO_ID,
     PING_MEMORY,
     RELAY_ROUTE,
     REPEAT,
@@ -73,6 +76,7 @@ class PeerPath:
         "_failed",
         "_heard_candidates_at",
         "_last_traffic",
+        "_led_until",
         "_lost",
         "_next_beat",
         "_pings",
@@ -120,6 +124,7 @@ class PeerPath:
         self._pings: dict[bytes, tuple[Probe | None, float]] = {}
         self._last_traffic = -inf
         self._next_beat = inf
+        self._led_until = -inf  # until then the peer's pings are awaited instead of sending our own
         self._unanswered_since = inf  # first heartbeat without an answer since the last pong
         self._unproven = False  # the path is used, doubled by the relay, until a pong
         self._relay_beat = inf
@@ -173,6 +178,10 @@ class PeerPath:
     def active(self, now: float) -> bool:
         return now < self._last_traffic + ACTIVE
 
+    def doubled(self, now: float) -> bool:
+        """Whether the direct path is in doubt, so that the relay carries the same data."""
+        return self._unproven and self._route.also is not None and now - self._unanswered_since >= WORRY
+
     def trusted(self, now: float) -> bool:
         return self.best is not None and now - self.best.pong_at <= TRUST
 
@@ -202,7 +211,7 @@ class PeerPath:
 
     def beat_along(self, now: float) -> None:
         """Other peers' work is being done: the heartbeat of an active path joins it, early but never late."""
-        if self.best is not None and self._unanswered_since == inf and self.active(now):
+        if self.best is not None and self._unanswered_since == inf and self.active(now) and now >= self._led_until:
             self._next_beat = now
             self._settle(now)
 
@@ -283,8 +292,11 @@ class PeerPath:
         if not self._remote:
             self._remote = tuple(candidates)
 
-    def ping_received(self, path: PathKey, now: float) -> None:
-        """An authenticated ping came on this direct path: answer it with a check of that very path."""
+    def ping_received(self, path: PathKey, now: float, heard: bytes = NO_ID) -> None:
+        """An authenticated ping came on this direct path: answer it with a check of that very path.
+
+        `heard`: the own id of a pong of ours, which arrived, then.
+        """
         if not self.policy.p2p:
             return
         self.plain = None
@@ -294,14 +306,42 @@ class PeerPath:
                 self._forget_oldest_triggered()
             probe = self._probe(path, None)
         if probe is self.best:
+            self._heard(probe, heard, now)
             return
         busy = self.best is not None and not self._unproven and self.best.rank <= probe.rank and self.trusted(now)
         if not busy and now - probe.sent_at >= REPEAT * 0.5:
             self._ping(probe, now)
             self._settle(now)
 
-    def pong_received(self, path: PathKey | None, tx_id: bytes, now: float) -> float | None:
-        """An authenticated pong on `path` (None: through the relay). Returns its round trip, None if it answers no ping."""
+    def pong_id(self, path: PathKey, now: float) -> bytes:
+        """The own id of a pong that goes out on `path`: the peer's next ping will confirm it if it arrives."""
+        if self.best is None or path != self.best.path or not self.active(now):
+            return NO_ID
+        own_id = self._rng.randbytes(12)
+        self._remember(own_id, self.best, now)
+        return own_id
+
+    def _heard(self, best: Probe, heard: bytes, now: float) -> None:
+        """A ping on the present path. If it confirms our last pong, that proves the path as a pong to us would, as of
+        when that was sent; if it doesn't, the peer may not hear us any more."""
+        entry = None if heard == NO_ID else self._pings.pop(heard, None)
+        if self._unproven or self._unanswered_since < inf or not self.active(now):
+            return  # our own pings are under way and will tell
+        if entry is not None and entry[0] is best:
+            best.pong_at = max(best.pong_at, entry[1])
+            if now - best.measured_at < MEASURE:
+                self._led_until = now + LED
+                self._next_beat = max(self._next_beat, self._led_until)
+        elif now < self._led_until:
+            self._led_until = -inf
+            self._next_beat = now
+        self._settle(now)
+
+    def pong_received(self, path: PathKey | None, tx_id: bytes, now: float, own_id: bytes = NO_ID) -> float | None:
+        """An authenticated pong on `path` (None: through the relay). Returns its round trip, None if it answers no ping.
+
+        `own_id`: the peer's, for our next ping to confirm.
+        """
         entry = self._pings.pop(tx_id, None)
         if entry is None:
             return None
@@ -319,6 +359,7 @@ class PeerPath:
                 self.old = None
                 self._settle(now)
             return rtt
+        probe.heard = own_id
         self._proven(probe, rtt, now)
         return rtt
 
@@ -434,7 +475,7 @@ class PeerPath:
             self._retry_at = -inf
 
     def _proven(self, probe: Probe, rtt: float, now: float) -> None:
-        probe.pong_at = now
+        probe.pong_at = probe.measured_at = now
         probe.rtt = rtt if probe.rtt == 0.0 else 0.75 * probe.rtt + 0.25 * rtt
         best = self.best
         if probe is best:
@@ -472,15 +513,20 @@ class PeerPath:
             del self.probes[old.path]
 
     def _send(self, probe: Probe | None, now: float) -> bytes:
-        if len(self._pings) > 64:
-            for tx_id in [t for t, (_, at) in self._pings.items() if now - at > PING_MEMORY]:
-                del self._pings[tx_id]
         tx_id = self._rng.randbytes(12)
-        self._pings[tx_id] = (probe, now)
-        if probe is not None:
+        self._remember(tx_id, probe, now)
+        if probe is None:
+            self._actions.append(Ping(None, tx_id))
+        else:
             probe.sent_at = now
-        self._actions.append(Ping(None if probe is None else probe.path, tx_id))
+            self._actions.append(Ping(probe.path, tx_id, probe.heard))
         return tx_id
+
+    def _remember(self, tx_id: bytes, probe: Probe | None, now: float) -> None:
+        if len(self._pings) > 64:
+            for old in [t for t, (_, at) in self._pings.items() if now - at > PING_MEMORY]:
+                del self._pings[old]
+        self._pings[tx_id] = (probe, now)
 
     def _ping(self, probe: Probe, now: float) -> None:
         self._send(probe, now)

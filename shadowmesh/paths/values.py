@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from shadowmesh.model.reasons import Reason
 from shadowmesh.paths.candidates import CandidateKind, PathKey, Rank
 
+NO_ID: Final = bytes(12)  # stands for no id in pings and pongs
 CHECK_ROUNDS = (0.0, 0.2, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0)
 CHECK_SETTLED = 1.0  # seconds after which a check that found a path ends
 CALL_REPEATS = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds into a check at which an unanswered call-me-maybe is repeated
 TRUST = 6.5
 HEARTBEAT = 3.0
+LED = HEARTBEAT + 0.4  # seconds for which the peer's pings, when they confirm our pongs, do for heartbeats of our own …
+MEASURE = 30.0  # … but for one in so many seconds, which measures the round trip
 REPEAT = 0.3
 ACTIVE = 10.0  # seconds after the last data during which a path counts as active
 WORRY = 1.8  # seconds of unanswered heartbeats after which a path is in doubt: a check starts, the relay doubles it
@@ -30,10 +33,11 @@ CLEARLY_FASTER_BY = 0.005  # … if it also gains so many seconds
 
 
 class Ping(NamedTuple):
-    """Send a disco ping. `path` None: through the relay."""
+    """Send a disco ping. `path` None: through the relay. `heard`: what it says of the peer's last pong there."""
 
     path: PathKey | None
     tx_id: bytes
+    heard: bytes = NO_ID
 
 
 class Call(NamedTuple):
@@ -73,6 +77,8 @@ class Probe:
     pong_at: float = -inf
     rtt: float = 0.0
     lost_at: float = -inf
+    measured_at: float = -inf  # last round trip; `pong_at` also counts what the peer's pings confirm
+    heard: bytes = NO_ID  # own id of the last pong on it
 
 
 @dataclass(frozen=True, slots=True)

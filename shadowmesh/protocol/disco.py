@@ -14,8 +14,8 @@ Bytes after the last field are ignored, so that a later version may add some.
 
 | message | fields |
 |---|---|
-| ping | 1 ‖ transaction id 12 ‖ epoch u32 ‖ zero 14 |
-| pong | 2 ‖ transaction id 12 ‖ observed address 18 |
+| ping | 1 ‖ transaction id 12 ‖ epoch u32 ‖ heard 12 ‖ zero 14 |
+| pong | 2 ‖ transaction id 12 ‖ observed address 18 ‖ own id 12 |
 | call-me-maybe | 3 ‖ flags u8 (bit 0: ask, bit 1: filters ports) ‖ epoch u32 ‖ count u8 ‖ count × (kind u8 ‖ address 18) |
 
 Ping and pong are of one size: who replays a ping from a forged address gains no amplification. Candidates of a kind
@@ -43,6 +43,7 @@ __all__ = [
     "HEADER",
     "MAX_CANDIDATES",
     "MAX_SIZE",
+    "NO_ID",
     "AuthFailure",
     "CallMeMaybe",
     "Candidate",
@@ -60,6 +61,7 @@ __all__ = [
 HEADER: Final = b"SM\x01\x01"
 MAX_CANDIDATES: Final = 32
 MAX_SIZE: Final = 1200
+NO_ID: Final = bytes(12)
 _SEALED: Final = 4 + 32 + 24
 _OVERHEAD: Final = _SEALED + 16
 _PING, _PONG, _CALL_ME_MAYBE = 1, 2, 3
@@ -87,17 +89,23 @@ class Candidate(Struct, frozen=True):
 
 
 class Ping(Struct, frozen=True):
-    """Asks for a pong on the same path. `tx_id` has 12 bytes; `epoch` is the newest network key the sender holds."""
+    """Asks for a pong on the same path. `tx_id` has 12 bytes; `epoch` is the newest network key the sender holds.
+
+    `heard`: the own id of the last pong that came on this path, which proves to its sender that it did; zeros: none.
+    """
 
     tx_id: bytes
     epoch: int = 0
+    heard: bytes = NO_ID
 
 
 class Pong(Struct, frozen=True):
-    """Answers a ping; `observed` is where the ping came from."""
+    """Answers a ping; `observed` is where the ping came from. `own_id`: for the peer's next ping to confirm; zeros: not
+    wanted."""
 
     tx_id: bytes
     observed: SockAddr
+    own_id: bytes = NO_ID
 
 
 class CallMeMaybe(Struct, frozen=True):
@@ -130,10 +138,10 @@ def sender(data: bytes) -> WireGuardPublicKey:
 def encode(message: Message) -> bytes:
     """A message as it goes into the box. Raises ValueError for what has no encoding."""
     match message:
-        case Ping(tx_id, epoch):
-            return struct.pack(">B12sI14x", _PING, _tx(tx_id), epoch)
-        case Pong(tx_id, observed):
-            return struct.pack(">B12s18s", _PONG, _tx(tx_id), _pack_address(observed))
+        case Ping(tx_id, epoch, heard):
+            return struct.pack(">B12sI12s14x", _PING, _tx(tx_id), epoch, _tx(heard))
+        case Pong(tx_id, observed, own_id):
+            return struct.pack(">B12s18s12s", _PONG, _tx(tx_id), _pack_address(observed), _tx(own_id))
         case CallMeMaybe(candidates, ask, epoch, filters_ports):
             if len(candidates) > MAX_CANDIDATES:
                 raise ValueError(f"{len(candidates)} candidates, at most {MAX_CANDIDATES}")
@@ -147,10 +155,10 @@ def decode(plaintext: bytes) -> Message:
     try:
         match plaintext[:1]:
             case b"\x01":
-                return Ping(*struct.unpack_from(">12sI14x", plaintext, 1))
+                return Ping(*struct.unpack_from(">12sI12s14x", plaintext, 1))
             case b"\x02":
-                tx_id, observed = struct.unpack_from(">12s18s", plaintext, 1)
-                return Pong(tx_id, _unpack_address(observed))
+                tx_id, observed, own_id = struct.unpack_from(">12s18s12s", plaintext, 1)
+                return Pong(tx_id, _unpack_address(observed), own_id)
             case b"\x03":
                 return _decode_call_me_maybe(plaintext)
     except struct.error as e:

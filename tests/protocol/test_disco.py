@@ -36,7 +36,9 @@ FULL = CallMeMaybe(tuple(Candidate(SockAddr("2001:db8::1", 1 + n), CandidateKind
 
 
 @pytest.mark.parametrize(
-    "message", [Ping(b"t" * 12, 9), Pong(b"t" * 12, SockAddr("192.0.2.1", 4500)), FULL], ids=lambda m: type(m).__name__
+    "message",
+    [Ping(b"t" * 12, 9, b"h" * 12), Pong(b"t" * 12, SockAddr("192.0.2.1", 4500), b"o" * 12), FULL],
+    ids=lambda m: type(m).__name__,
 )
 def test_the_peer_opens_what_was_sealed_for_it(message: Message) -> None:
     data = TO_BOB.seal(message)
@@ -72,9 +74,11 @@ def test_a_pong_is_no_longer_than_its_ping() -> None:
 
 
 def test_the_bytes_are_as_written_down() -> None:
-    assert encode(Ping(b"0123456789ab", 0x0102)) == b"\x010123456789ab\x00\x00\x01\x02" + bytes(14)
+    ping = Ping(b"0123456789ab", 0x0102, b"heard to now")
+    assert encode(ping) == b"\x010123456789ab\x00\x00\x01\x02heard to now" + bytes(14)
     v4 = bytes(10) + b"\xff\xff\xc0\x00\x02\x01\x11\x94"
-    assert encode(Pong(b"0123456789ab", SockAddr("192.0.2.1", 4500))) == b"\x020123456789ab" + v4
+    pong = Pong(b"0123456789ab", SockAddr("192.0.2.1", 4500), b"the own id..")
+    assert encode(pong) == b"\x020123456789ab" + v4 + b"the own id.."
     call = CallMeMaybe((Candidate(SockAddr("192.0.2.1", 4500), CandidateKind.MAPPED),), ask=True, epoch=3)
     assert encode(call) == b"\x03\x01\x00\x00\x00\x03\x01\x03" + v4
 
@@ -96,7 +100,7 @@ def test_what_has_no_encoding_is_refused_before_it_is_sent() -> None:
 
 @pytest.mark.parametrize(
     "plaintext",
-    [b"", b"\x04" + bytes(30), b"\x01" + bytes(29), b"\x02" + bytes(30), b"\x03" + bytes(5) + b"\x21" + b"\x01" * 700],
+    [b"", b"\x04" + bytes(42), b"\x01" + bytes(41), b"\x02" + bytes(42), b"\x03" + bytes(5) + b"\x21" + b"\x01" * 700],
     ids=["empty", "unknown", "short ping", "port 0", "33 candidates"],
 )
 def test_what_is_no_message_is_malformed(plaintext: bytes) -> None:

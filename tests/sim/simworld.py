@@ -39,6 +39,7 @@ from shadowmesh.engine import (
     PingResult,
     ReportPresence,
     WantGrant,
+    Woke,
     report,
 )
 from shadowmesh.model.addresses import SockAddr
@@ -321,6 +322,8 @@ class Host:
             case WantGrant():
                 self.grants_wanted += 1
                 world.note(self.name, f"wants a grant: {event.why}")
+            case Woke():
+                world.note(self.name, f"woke after {event.slept:.0f} s")
             case PingResult():
                 self.pings[event.token] = event
             case _:

@@ -168,6 +168,9 @@ def test_sleep_of_an_hour_works_3_s_after_waking() -> None:
     began = world.time
     a.timer_at = began
     a.timer(began)
+    woke = [what for t, who, what in world.log if t == began and who == "a" and what.startswith("woke")]
+    assert len(woke) == 1, "its links to controllers are to be tried at once"
+    assert abs(float(woke[0].split()[2]) - 3600) < 10
     first = world.flow(a, b).sent
     talk(world, a, b, every=0.1, seconds=10.0)
     world.run_until(lambda: first in world.flow(a, b).received, 3.0)
