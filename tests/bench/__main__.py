@@ -130,7 +130,8 @@ def run_all(
     options: argparse.Namespace, contenders: Sequence[Contender], measures: Sequence[Measure], results: Results
 ) -> None:
     contenders = [c for c in contenders if any(c.group in m.groups for m in measures)]
-    found = versions(list(contenders))
+    found = versions(contenders)
+    contenders = [c for c in contenders if c.key in found]
     described = {c.key: (found[c.key], c.title, c.group) for c in contenders}
     for what in results.begin(options.seconds, described):
         print(f"measured before, and dropped: {what}")

@@ -6,13 +6,14 @@ default (AES-256-CBC with SHA-256), else ChaCha20-Poly1305.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
 import sys
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,9 @@ import shadowmesh
 from shadowmesh.dataplane.pumps import native_built
 
 HERE = Path(__file__).parent
-BIN = HERE.parents[1] / "build" / "bench" / "bin"
+ROOT = HERE.parents[1]
+BIN = ROOT / "build" / "bench" / "bin"
+MEASURED = ("shadowmesh/dataplane", "shadowmesh/relay", "shadowmesh/protocol", "shadowmesh/model", "native")
 MTU = 1420
 INNER = ("10.98.0.1", "10.98.0.2")
 
@@ -69,12 +72,22 @@ class Veth(Contender):
 
 
 def our_version() -> str:
-    """With the commit, and whether the code is that of the commit."""
-    described = subprocess.run(
-        ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude=*"],
-        capture_output=True, text=True, check=False,
-    ).stdout.strip()  # fmt: skip
-    return " ".join(filter(None, (shadowmesh.__version__, described)))
+    """With the last commit of what is measured here, or where that isn't what is there, a hash of what is."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *arguments, "--", *MEASURED], capture_output=True, text=True, check=False
+        ).stdout.strip()
+
+    commit = git("log", "-1", "--format=%h")
+    if not commit or git("status", "--porcelain"):
+        digest = hashlib.sha256()
+        for path in sorted(
+            p for top in MEASURED for p in (ROOT / top).rglob("*") if p.suffix in (".py", ".rs", ".toml")
+        ):
+            digest.update(path.read_bytes())
+        commit = f"code {digest.hexdigest()[:8]}"
+    return f"{shadowmesh.__version__} ({commit})"
 
 
 class Pump(Contender):
@@ -389,9 +402,16 @@ def _first(pattern: str, text: str, what: str) -> str:
     return found.group(1)
 
 
-def versions(contenders: list[Contender]) -> Mapping[str, str]:
+def versions(contenders: Sequence[Contender]) -> dict[str, str]:
+    """Of those that can run here; who can't is told of on stderr."""
     BIN.mkdir(parents=True, exist_ok=True)
-    return {c.key: c.version() for c in contenders}
+    found = {}
+    for contender in contenders:
+        try:
+            found[contender.key] = contender.version()
+        except (SystemExit, OSError) as e:
+            print(f"left out: {contender.title}: {e}", file=sys.stderr)
+    return found
 
 
 __all__ = ["A", "B", "Contender", "Running", "Stream", "everyone", "reach", "versions"]
