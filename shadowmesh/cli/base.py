@@ -62,7 +62,7 @@ class Call:
         """Goes on after --yes or a typed y; fails with code 2 where nobody can answer."""
         if self.yes:
             return
-        if not sys.stdin.isatty():
+        if sys.stdin is None or not sys.stdin.isatty():
             raise ShadowMeshError(
                 "not_confirmed", f"nobody is there to answer: {question}", "say --yes if you mean it", kind=Kind.USAGE
             )
@@ -180,7 +180,7 @@ def fail(error: ShadowMeshError) -> NoReturn:
 def read_secret(argument: str, what: str) -> str:
     """The secret that an argument stands for: `-` reads stdin, `@FILE` a file, else it is literal."""
     if argument == "-":
-        text = sys.stdin.readline()
+        text = "" if sys.stdin is None else sys.stdin.readline()  # None: it was closed
     elif argument.startswith("@"):
         try:
             text = Path(argument[1:]).read_text(encoding="utf-8")

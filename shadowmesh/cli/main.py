@@ -74,7 +74,8 @@ def run(arguments: list[str], imported: Callable[[], None] = lambda: None) -> No
         app = build(next((a for a in arguments if not a.startswith("-")), None))
         imported()
         outcome = app(args=[] if completing else arguments, prog_name="shadowmesh", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by who started this
+            sys.stdout.flush()
         raise SystemExit(outcome if isinstance(outcome, int) else 0)
     except ShadowMeshError as error:
         if debug:

@@ -5,20 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import Controller, Result, environment, free_port, program, start
-
-if TYPE_CHECKING:
-    from conftest import Command
+from clikit import Command, Controller, Result, environment, free_port, program, start
 
 pytestmark = pytest.mark.root
 FAILED, USAGE, UNREACHABLE, NOT_ALLOWED, NOT_FOUND, CONFLICT, NO_PATH = 1, 2, 3, 4, 5, 6, 20
@@ -32,7 +26,7 @@ def ip(*arguments: str) -> None:
 class Host:
     """Two hosts on one link: `near` runs the controller and a daemon, `far` joins without one."""
 
-    sm: Command
+    process: Command
     near: tuple[str, ...]
     far: tuple[str, ...]
     state: Path
@@ -40,11 +34,11 @@ class Host:
     home: Path
 
     def __call__(self, *arguments: object, **options: Any) -> Result:
-        return self.sm(*arguments, "--state-dir", self.state, prefix=self.near, **options)
+        return self.process(*arguments, "--state-dir", self.state, prefix=self.near, **options)
 
     def join_from_afar(self, network: str, name: str, state: Path) -> Result:
         invite = self.controller.invite(network, "--client-name", name)["invite"]
-        return self.sm("join", "-", "--state-dir", state, "--json", prefix=self.far, stdin=invite)
+        return self.process("join", "-", "--state-dir", state, "--json", prefix=self.far, stdin=invite)
 
     def interfaces(self) -> set[str]:
         shown = subprocess.run([*self.near, "ip", "-j", "link"], capture_output=True, text=True, check=True)
@@ -52,7 +46,7 @@ class Host:
 
 
 @pytest.fixture(scope="module")
-def host(sm: Command, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+def host(sm: Command, process: Command, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     tag = f"cli-{os.getpid()}"
     near, far = f"{tag}a", f"{tag}b"
     inside = {name: ("ip", "netns", "exec", name) for name in (near, far)}
@@ -73,7 +67,9 @@ def host(sm: Command, home: Path, tmp_path_factory: pytest.TempPathFactory) -> I
             ip("-n", name, "link", "set", "eth0", "up")
         port, data = free_port(), base / "controller"
         url = f"https://192.0.2.1:{port}"
-        made = sm("controller", "init", "--data-dir", data, "--public-url", url, "--json").document("controller-init/1")
+        made = process("controller", "init", "--data-dir", data, "--public-url", url, "--json").document(
+            "controller-init/1"
+        )
         running = start(home, "controller", "run", "--data-dir", data, prefix=inside[near])
         stack.callback(running.stop)
         running.until("controller ready")
@@ -82,7 +78,7 @@ def host(sm: Command, home: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         daemon = start(home, "daemon", "run", "--state-dir", state, prefix=inside[near])
         stack.callback(daemon.stop)
         daemon.until("daemon runs")
-        found = Host(sm, inside[near], inside[far], state, controller, home)
+        found = Host(process, inside[near], inside[far], state, controller, home)
         for number, network in enumerate(("office", "shop")):
             controller.network(network, f"198.18.{number}.0/24")
             invite = controller.invite(network)["invite"]
@@ -164,7 +160,7 @@ def test_a_network_that_would_overlap_is_refused_before_its_invite_is_used_up(ho
         invite = host.controller.invite(name)
         refused = host("join", "-", "--json", stdin=invite["invite"])
         refused.refused(CONFLICT, f"{subnet} of {name} overlaps", other, "ask for another subnet")
-        afar = host.sm(
+        afar = host.process(
             "join", "-", "--state-dir", host.state.parent / "far-office", prefix=host.far, stdin=invite["invite"]
         )
         afar.refused(CONFLICT, f"{subnet} of {name} overlaps", other)
@@ -197,7 +193,7 @@ def test_down_and_up(host: Host) -> None:
 
 def test_other_users_may_look_but_not_change(host: Host, as_nobody: tuple[str, ...]) -> None:
     def nobody(*arguments: object, **options: Any) -> Result:
-        return host.sm(*arguments, "--state-dir", host.state, prefix=(*host.near, *as_nobody), **options)
+        return host.process(*arguments, "--state-dir", host.state, prefix=(*host.near, *as_nobody), **options)
 
     status = nobody("status", "--json").document("status/1")
     assert [n["name"] for n in status["networks"]] == ["office", "shop"]
@@ -209,21 +205,23 @@ def test_other_users_may_look_but_not_change(host: Host, as_nobody: tuple[str, .
     nobody("join", "-", stdin=host.controller.invite("shop")["invite"]).refused(NOT_ALLOWED, "root")
     nobody("daemon", "run").refused(NOT_ALLOWED, "needs root")
     manage = ("network", "list", "--data-dir", host.controller.data_dir)
-    host.sm(*manage, prefix=as_nobody).refused(NOT_ALLOWED)
-    host.sm("controller", "run", "--data-dir", host.controller.data_dir, prefix=as_nobody).refused(NOT_ALLOWED)
+    host.process(*manage, prefix=as_nobody).refused(NOT_ALLOWED)
+    host.process("controller", "run", "--data-dir", host.controller.data_dir, prefix=as_nobody).refused(NOT_ALLOWED)
 
 
 # without a daemon
 
 
-def test_what_needs_root_says_so(sm: Command, open_path: Path, as_nobody: tuple[str, ...]) -> None:
+def test_what_needs_root_says_so(process: Command, open_path: Path, as_nobody: tuple[str, ...]) -> None:
     closed = open_path / "sub"
-    sm("controller", "init", "--data-dir", closed, "--public-url", "https://h:1", prefix=as_nobody).refused(NOT_ALLOWED)
+    process("controller", "init", "--data-dir", closed, "--public-url", "https://h:1", prefix=as_nobody).refused(
+        NOT_ALLOWED
+    )
     relay = ("relay", "run", "--data-dir", closed, "--public-url", "ws://h:1", "--listen", "127.0.0.1:9")
-    sm(*relay, prefix=as_nobody).refused(NOT_ALLOWED, "Permission denied")
-    sm("daemon", "install", "--unit-dir", open_path, prefix=as_nobody).refused(NOT_ALLOWED, "root")
+    process(*relay, prefix=as_nobody).refused(NOT_ALLOWED, "Permission denied")
+    process("daemon", "install", "--unit-dir", open_path, prefix=as_nobody).refused(NOT_ALLOWED, "root")
     for verb in ("up", "down"):
-        sm("lab", verb, prefix=as_nobody).refused(NOT_ALLOWED, "root")
+        process("lab", verb, prefix=as_nobody).refused(NOT_ALLOWED, "root")
     assert not list(open_path.iterdir())
 
 

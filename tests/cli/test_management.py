@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import Command, Controller
+    from clikit import Command, Controller
+
+pytestmark = pytest.mark.xdist_group("controller")
 
 USAGE, UNREACHABLE, NOT_ALLOWED, NOT_FOUND, CONFLICT = 2, 3, 4, 5, 6
 
@@ -186,7 +188,7 @@ def test_signing_in(controller: Controller, sm: Command, tmp_path: Path) -> None
 
 
 def test_every_verb_of_management_gives_one_document(controller: Controller, sm: Command, tmp_path: Path) -> None:
-    c = controller.here
+    c = controller
     controller.network("docs", "198.18.2.0/24")
     assert c("network", "show", "docs", "--json").document("network/1")["subnet"] == "198.18.2.0/24"
     assert c("network", "set", "docs", "--description", "x", "--json").document("network/1")["description"] == "x"

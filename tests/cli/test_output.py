@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import typer.main
 
-from shadowmesh import __version__
 from shadowmesh.cli import base, main
 from shadowmesh.cli.base import Call, details, hide_argument, read_secret, table
 from shadowmesh.daemon.unit import NAME, unit_text
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import Command
+    from clikit import Command
 
 
 def _walk(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -79,21 +75,6 @@ def test_help_as_json(sm: Command) -> None:
     assert sm("help", "reason", "none.idle", "--json").document("reason/1")["code"] == "none.idle"
 
 
-def test_the_old_names_work(tmp_path: Path) -> None:
-    def old(*arguments: str) -> subprocess.CompletedProcess[str]:
-        script = "from shadowmesh.__main__ import daemon_main; daemon_main()"
-        command = [sys.executable, "-c", script, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-
-    assert old("--version").stdout == f"shadowmesh {__version__}\n"
-    status = old("status", "--state-dir", str(tmp_path))
-    assert status.returncode == 3 and status.stderr.startswith("error: no daemon answers")
-    seed = old("register", "--login-server", "http://x", "--auth-key", "abcd-efgh-ijkl", "--state-dir", str(tmp_path))
-    assert seed.returncode == 2 and "'http://x' is not a controller's URL" in seed.stderr
-    assert "ExecStart=" in old("install", "--print").stdout
-    assert "Run the client daemon" in old("run", "--help").stdout
-
-
 # what is imported
 
 
@@ -146,62 +127,10 @@ def test_quiet_prints_nothing_and_json_only_json(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr() == ('{"schema": "shadowmesh.x/1", "a": "ü"}\n', "")
 
 
-def _on_a_terminal(*arguments: str, typed: bytes = b"", **env: str) -> tuple[int, str]:
-    """Exit code and all that a person sees."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.environ.update(env)
-        os.execv(sys.executable, [sys.executable, "-m", "shadowmesh", *arguments])
-    seen = b""
-    if typed:
-        while b"[y/N] " not in seen:
-            chunk = os.read(terminal, 4096)
-            assert chunk, seen
-            seen += chunk
-        os.write(terminal, typed)
-    try:
-        while chunk := os.read(terminal, 4096):
-            seen += chunk
-    except OSError:  # EIO: the other side has gone
-        pass
-    os.close(terminal)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), seen.decode()
-
-
-def test_a_person_is_asked_and_may_refuse(tmp_path: Path) -> None:
-    leave = ("leave", "office", "--state-dir", str(tmp_path))
-    code, seen = _on_a_terminal(*leave, typed=b"n\n")
-    assert code == 1 and "leave office and delete its keys here? [y/N]" in seen and "nothing was changed" in seen
-    code, seen = _on_a_terminal(*leave, typed=b"y\n")
-    assert code == 3 and "no daemon answers" in seen
-
-
-def test_no_color_means_no_escape_codes(tmp_path: Path) -> None:
-    for options, env in ((["--no-color"], {}), ([], {"NO_COLOR": "1"})):
-        _, seen = _on_a_terminal("status", "--state-dir", str(tmp_path), *options, **env)
-        assert "\x1b" not in seen
-        _, seen = _on_a_terminal("status", "--help", *options, **env)
-        assert "\x1b" not in seen
-
-
-def test_debug_shows_where(sm: Command, tmp_path: Path) -> None:
-    shown = sm("status", "--state-dir", tmp_path, "--debug")
-    assert "Traceback" in shown.err and shown.code != 0
-    assert "Traceback" not in sm("status", "--state-dir", tmp_path).err
-
-
 def test_an_error_of_many_lines_becomes_one(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         base.fail(ShadowMeshError("x", "one\ntwo", "three\nfour", kind=Kind.CONFLICT))
     assert end.value.code == 6 and capsys.readouterr().err == "error: one two; three four\n"
-
-
-def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
-    pipe = f"{sys.executable} -m shadowmesh help | true"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", pipe], capture_output=True, text=True, check=False, timeout=60
-    )
-    assert done.stderr == ""
 
 
 # secrets
@@ -241,16 +170,6 @@ def test_a_secret_given_literally_is_hidden_from_the_process_list() -> None:
 def test_completion_scripts(sm: Command, shell: str) -> None:
     script = sm("completion", shell, "--json").document("completion/1")["script"]
     assert "shadowmesh" in script and "_SHADOWMESH_COMPLETE" in script
-
-
-def test_what_a_shell_is_told(sm: Command) -> None:
-    def complete(line: str) -> list[str]:
-        words = {"COMP_WORDS": line, "COMP_CWORD": str(len(re.split(" ", line)) - 1)}
-        return sm(env=words | {"_SHADOWMESH_COMPLETE": "complete_bash"}).out.split()
-
-    assert complete("shadowmesh netw") == ["network"]
-    assert {"create", "list", "invite"} <= set(complete("shadowmesh network "))
-    assert "--subnet" in complete("shadowmesh network create --sub")
 
 
 def test_the_systemd_unit(sm: Command, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from shadowmesh.model.ids import InviteID
 from shadowmesh.model.invite import Invite
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import Command, Controller
+    from clikit import Command, Controller
 
 FAILED, USAGE, UNREACHABLE, NOT_ALLOWED, NOT_FOUND, CONFLICT = 1, 2, 3, 4, 5, 6
 NOWHERE = "https://127.0.0.1:1"
@@ -180,6 +180,7 @@ def test_two_daemons_on_one_state_directory(sm: Command, tmp_path: Path) -> None
 # the controller's directory
 
 
+@pytest.mark.xdist_group("controller")
 def test_init_twice_leaves_the_first_as_it_was(sm: Command, controller: Controller) -> None:
     files = {p: p.read_bytes() for p in controller.data_dir.rglob("*") if p.is_file() and "controller.db" not in p.name}
     again = sm("controller", "init", "--data-dir", controller.data_dir, "--public-url", "https://h:1", "--json")
@@ -187,6 +188,7 @@ def test_init_twice_leaves_the_first_as_it_was(sm: Command, controller: Controll
     assert {p: p.read_bytes() for p in files} == files
 
 
+@pytest.mark.xdist_group("controller")
 def test_one_controller_runs_in_a_directory(sm: Command, controller: Controller) -> None:
     sm("controller", "run", "--data-dir", controller.data_dir).refused(CONFLICT, "runs in")
 
@@ -200,6 +202,7 @@ def idle_controller(sm: Command, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return path
 
 
+@pytest.mark.xdist_group("controller")
 def test_ports_in_use_are_named(sm: Command, controller: Controller, idle_controller: Path, tmp_path: Path) -> None:
     port = controller.url.rpartition(":")[2]
     taken = f"127.0.0.1:{port}"

@@ -1,15 +1,13 @@
-"""Lets the tests of this folder share the conformance suite and its rigs."""
+"""What these tests need of the machine; asserts of the conformance suite and its rigs explain themselves."""
 
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
 from shadowmesh.dataplane.pumps import PUMP_NAMES, PumpName, native_built
 
-sys.path.insert(0, str(Path(__file__).parent))
 pytest.register_assert_rewrite("conformance", "pump_rig", "pump_peer")
 
 

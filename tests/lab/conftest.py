@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
 from shadowmesh.lab.internet import Lab, missing
 from shadowmesh.lab.plan import LabSpec
-
-sys.path.insert(0, str(Path(__file__).parent))  # `meshkit` for the tests beside it
 
 Told = Callable[[str, object], None]
 LabFactory = Callable[[LabSpec], Lab]

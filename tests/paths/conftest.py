@@ -1,12 +1,6 @@
-"""Makes `pathplay` importable by the tests beside it."""
-
-import sys
-from pathlib import Path
+"""Two peers to play with."""
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from pathplay import Play
 
 

@@ -1,10 +1,9 @@
-"""Makes `relay_world` importable for the tests beside it."""
+"""A relay without a network, and a certificate for one with."""
 
 from __future__ import annotations
 
 import datetime
 import ipaddress
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from relay_world import World
 
 

@@ -1,31 +1,16 @@
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from textual.pilot import Pilot
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 import tui_scenarios as scenarios
 from fake_daemon import FakeDaemon
+from textual.pilot import Pilot
+from tuikit import Until, new_app
 
-from shadowmesh.model.clock import Now
 from shadowmesh_tui.app import ShadowMeshApp
-
-
-class SteppingClock:
-    """A second passes with each look at it, so that the n-th status comes n seconds after the first."""
-
-    def __init__(self) -> None:
-        self._looks = -1
-
-    def __call__(self) -> Now:
-        self._looks += 1
-        return Now(1000.0 + self._looks, scenarios.START + self._looks)
 
 
 @pytest.fixture(autouse=True)
@@ -56,13 +41,6 @@ def daemon(state_dir: Path) -> Iterator[FakeDaemon]:
 @pytest.fixture
 def app(state_dir: Path) -> ShadowMeshApp:
     return new_app(state_dir)
-
-
-def new_app(state_dir: Path) -> ShadowMeshApp:
-    return ShadowMeshApp(state_dir, clock=SteppingClock(), retry_s=0.05, refresh_s=0.05)
-
-
-Until = Callable[[Pilot[None], Callable[[], bool]], Awaitable[None]]
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import tui_scenarios as scenarios
-from conftest import Until, new_app
 from fake_daemon import FakeDaemon
 from textual.widgets import Input, Static
+from tuikit import Until, new_app
 
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh_tui.app import ShadowMeshApp

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import tui_scenarios as scenarios
-from conftest import new_app
 from fake_daemon import FakeDaemon
 from textual.pilot import Pilot
 from textual.widgets import Static
+from tuikit import new_app
 
 from shadowmesh.model.status import Status
 from shadowmesh_tui.app import ShadowMeshApp
