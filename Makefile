@@ -3,6 +3,8 @@ export PATH := $(if $(PATH),$(PATH),/usr/local/sbin:/usr/local/bin:/usr/sbin:/us
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PYTHON ?= python3
 BIN := .venv/bin
+NATIVE := hatch_build.py native/Cargo.toml native/Cargo.lock $(wildcard native/src/*.rs native/src/*/*.rs)
+CARGO := $(shell command -v cargo 2>/dev/null)
 DEMO_PACKAGES := python3:python3 python3-venv:- nft:nftables ip:iproute2
 TEST_PACKAGES := $(DEMO_PACKAGES) ping:iputils-ping wg:wireguard-tools wireguard-go:wireguard-go conntrack:conntrack tmux:tmux miniupnpd:miniupnpd-nftables \
   '/usr/lib/postgresql/*/bin/initdb:postgresql'
@@ -24,6 +26,7 @@ demo: .venv/.run
 
 test: .venv/.dev
 	@packaging/system-packages $(TEST_PACKAGES)
+	$(if $(CARGO),cd native && $(CARGO) test --quiet)
 	$(BIN)/pytest -q -n 2 --dist loadgroup -m "not lab and not root"
 	@if [ "$$(id -u)" = 0 ]; then $(BIN)/pytest -q -m "lab or root"; \
 	else echo "SKIPPED: the lab suite (pytest -m 'lab or root') needs root: run 'sudo make test'"; fi
@@ -38,27 +41,31 @@ lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(if $(CARGO),cd native && $(CARGO) fmt --check && $(CARGO) clippy --quiet --all-targets -- -D warnings)
 
 format: .venv/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(if $(CARGO),cd native && $(CARGO) fmt)
 
 dist: .venv/.dev
 	packaging/build-binary $(BIN)/python
 
 clean:
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist native/target shadowmesh/_native.abi3.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.venv/.run: pyproject.toml
+.venv/.run: pyproject.toml $(NATIVE)
 	@packaging/system-packages $(DEMO_PACKAGES)
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing shadowmesh into .venv"
 	@$(BIN)/python -m pip install -q -e .
+	@$(BIN)/python -m shadowmesh.dataplane.pumps
 	@touch $@
 
-.venv/.dev: pyproject.toml
+.venv/.dev: pyproject.toml $(NATIVE)
 	@packaging/system-packages $(DEMO_PACKAGES)
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing shadowmesh and its tools into .venv"
 	@$(BIN)/python -m pip install -q -e ".[dev]"
+	@$(BIN)/python -m shadowmesh.dataplane.pumps
 	@touch $@ .venv/.run
