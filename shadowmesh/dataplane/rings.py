@@ -14,6 +14,7 @@ class EventRings:
         self._notices: deque[Event] = deque()  # bounded by what causes them: peers, descriptors, one a second per path
         self._rings: dict[Kind, deque[Datagram]] = {kind: deque() for kind in Kind}
         self._lost = dict.fromkeys(Kind, 0)
+        self._overflowed = False
         self.waiting = False  # whether `drain` has something
 
     def notice(self, event: Event) -> None:
@@ -27,6 +28,7 @@ class EventRings:
             ring.append(event)
         else:
             self._lost[event.kind] += 1
+            self._overflowed = True
 
     def drain(self, limit: int, now: float) -> list[Event]:
         """Up to `limit` events: notices first, then the kinds in turn, oldest first within each."""
@@ -34,16 +36,17 @@ class EventRings:
         notices = self._notices
         while notices and len(events) < limit:
             events.append(notices.popleft())
-        if any(self._lost.values()):
+        if self._overflowed:
             for kind in Kind:
                 if self._lost[kind] and len(events) < limit:
                     events.append(Lost(now, kind, self._lost[kind]))
                     self._lost[kind] = 0
+            self._overflowed = any(self._lost.values())
         waiting = [ring for ring in self._rings.values() if ring]
         while waiting and len(events) < limit:
             for ring in waiting:
                 if len(events) < limit:
                     events.append(ring.popleft())
             waiting = [ring for ring in waiting if ring]
-        self.waiting = bool(self._notices or waiting or any(self._lost.values()))
+        self.waiting = bool(self._notices or waiting or self._overflowed)
         return events

@@ -276,9 +276,8 @@ class Handshake:
     # time
 
     def deadline(self) -> float:
-        at = self.next_at
-        at = min(at, self._want_at)
-        return at if at < self._expires else self._expires
+        at = self.next_at if self.next_at < self._expires else self._expires
+        return at if at < self._want_at else self._want_at
 
     def _sessions_changed(self) -> None:
         sessions = (self.previous, self.current, self.pending)

@@ -349,11 +349,15 @@ class Peer:
     def deadline(self) -> float:
         if self.path is None or self.handshake is None:
             return inf
+        # Comparisons instead of min(): this is asked for with each datagram.
         at = self.handshake.deadline()
         at = min(at, self._pulse_at)
         at = min(at, self.path.deadline)
-        at = min(at, self._rx_since + KEEPALIVE_TIMEOUT)
-        return at if at < self._tx_since + NO_ANSWER else self._tx_since + NO_ANSWER
+        if self._rx_since < at - KEEPALIVE_TIMEOUT:
+            at = self._rx_since + KEEPALIVE_TIMEOUT
+        if self._tx_since < at - NO_ANSWER:
+            at = self._tx_since + NO_ANSWER
+        return at
 
     def on_timer(self, now: Now) -> None:
         assert self.path is not None

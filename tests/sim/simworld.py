@@ -186,7 +186,9 @@ class Host:
 
     def clock(self) -> Now:
         if not self.wall_shift:
-            return self.world.now()
+            world = self.world
+            now = world.moment
+            return now if now.boot == world.time else world.now()
         t = self.world.time
         return Now(t, START_WALL + t + self.wall_shift)
 
@@ -575,7 +577,7 @@ class World:
         self.aead = aead
         self.loss = loss
         self.time = 1000.0
-        self._now = Now(self.time, START_WALL + self.time)
+        self.moment = Now(self.time, START_WALL + self.time)
         self.log: list[tuple[float, str, str]] = []
         self.events = 0
         self.datagrams = 0
@@ -594,9 +596,9 @@ class World:
         self._count = 0
 
     def now(self) -> Now:
-        now = self._now
+        now = self.moment
         if now.boot != self.time:
-            now = self._now = Now(self.time, START_WALL + self.time)
+            now = self.moment = Now(self.time, START_WALL + self.time)
         return now
 
     # building
@@ -789,7 +791,10 @@ class World:
     # traffic
 
     def flow(self, a: Host, b: Host) -> Flow:
-        return self.flows.setdefault((a.name, b.name), Flow())
+        flow = self.flows.get((a.name, b.name))
+        if flow is None:
+            flow = self.flows[a.name, b.name] = Flow()
+        return flow
 
     def send(self, a: Host, b: Host) -> None:
         """One numbered packet from a to b."""
