@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from shadowmesh.dataplane.core import PumpCore
 from shadowmesh.dataplane.python.coalesce import Coalescer
 from shadowmesh.dataplane.python.outbound import Outbound
+from shadowmesh.dataplane.python.rows import ROWS_MOST, PlainRows
 from shadowmesh.dataplane.sim import FakeAead
 from shadowmesh.dataplane.tun import VNET_HEADER, VNET_SIZE, Offloads
 from shadowmesh.model import pump as m
@@ -202,10 +203,10 @@ def test_super_packets_share_batches_and_keep_their_order() -> None:
     assert b"".join(p.payload for p in packets) == one + b"x" * 100 + two + three
 
 
-def rows(packets: list[bytes], width: int) -> bytearray:
-    plain = bytearray(1 << 18)
-    for i, packet in enumerate(packets):
-        plain[i * width : i * width + len(packet)] = packet
+def rows(packets: list[bytes], width: int) -> PlainRows:
+    plain = PlainRows(bytearray(1 << 18), width, ROWS_MOST)
+    for row, packet in zip(plain.row, packets, strict=False):
+        row[: len(packet)] = packet
     return plain
 
 
@@ -216,7 +217,7 @@ def coalesced(packets: list[bytes], offloads: Offloads = OFFLOADS) -> list[bytes
         bench.core.nets[0].routes.put(ip_network(ENDS[version][0]), bench.core.peers[1])
         bench.core.nets[0].local.put(ip_network(ENDS[version][1]), True)
     width = (max(map(len, packets)) + 15) & ~15
-    found = Coalescer(offloads).packets(bench.core, bench.core.peers[1], rows(packets, width), len(packets), width)
+    found = Coalescer(offloads).packets(bench.core, bench.core.peers[1], rows(packets, width), len(packets))
     assert sum(number for _, _, number in found) == len(packets)
     assert sum(inner for _, inner, _ in found) == sum(map(len, packets))
     return [b"".join(bytes(p) for p in pieces) for pieces, _, _ in found]
@@ -313,4 +314,4 @@ def test_no_row_whatever_is_in_it_breaks_the_coalescer(payloads: list[bytes], fi
     bench = Bench(1500)
     width = max(16, (max(map(len, payloads)) + 15) & ~15)
     plain = rows([bytes([first]) + p[1:] for p in payloads], width)
-    Coalescer(OFFLOADS).packets(bench.core, bench.core.peers[1], plain, len(payloads), width)
+    Coalescer(OFFLOADS).packets(bench.core, bench.core.peers[1], plain, len(payloads))

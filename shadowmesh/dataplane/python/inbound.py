@@ -8,9 +8,7 @@ whose payload is never copied. Whatever is not such a run (single packets, hands
 from __future__ import annotations
 
 import errno
-from collections import deque
 from collections.abc import Callable
-from itertools import repeat
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +19,7 @@ from shadowmesh.dataplane.core import PumpCore, closes
 from shadowmesh.dataplane.packets import FRAME_HEADER, FRAME_MAGIC, TRANSPORT_MAGIC, answer_prefix
 from shadowmesh.dataplane.python.coalesce import Coalescer
 from shadowmesh.dataplane.python.links import StreamLink, UdpLink, sock_addr
-from shadowmesh.dataplane.python.rows import LE8, U8, Array, column
+from shadowmesh.dataplane.python.rows import OVERHEAD, U8, Array, Layouts, PlainRows, ReceivedRows
 from shadowmesh.dataplane.sessions import SessionState
 from shadowmesh.dataplane.sockets import SOL_UDP, UDP_GRO, gathered_size, received_to
 from shadowmesh.dataplane.state import NetState, PeerState
@@ -74,8 +72,9 @@ class Inbound:
         self._buffer = bytearray(_BUFFER)
         self._view = memoryview(self._buffer)
         self._plain = bytearray(_BUFFER)
-        self._plain_view = memoryview(self._plain)
-        self._slices: dict[tuple[int, int], tuple[list[memoryview], list[memoryview], list[memoryview]]] = {}
+        self._layouts: Layouts[ReceivedRows] = Layouts(
+            lambda size, head_size: ReceivedRows(self._buffer, self._plain, size, head_size)
+        )
         self._sources: dict[tuple[int, Any, bytes], Source] = {}
 
     def forget(self, slot: int) -> None:
@@ -89,9 +88,10 @@ class Inbound:
         receive = link.sock.recvmsg_into
         view = self._view
         source: Source | None = None
-        source_key: tuple[int, Any, bytes] | None = None
-        start = end = size = 0  # the open run
-        last: tuple[Any, Any] | None = None  # control messages and address of a run of single datagrams of one size
+        end = size = 0  # the open run: it begins at the buffer's start, whose slices are at hand
+        last: tuple[Any, Any] | None = None  # control messages and address of what came before, and what they say:
+        each = 0
+        came_from: Source | None = None
         for _ in range(RECEIVES_AT_ONCE):
             try:
                 got, control, _, address = receive((view[end : end + _DATAGRAM],), _CONTROL_BYTES)
@@ -101,45 +101,40 @@ class Inbound:
                 if closes(e.errno or 0):
                     raise
                 continue  # an ICMP error of an earlier send
-            if got == size and last is not None and control == last[0] and address == last[1]:
-                end += got  # where the underlay gathers nothing, this is each datagram's way
-                if end - start >= ROWS_AT_ONCE * size or end > _BUFFER - _DATAGRAM:
-                    assert source is not None
-                    self._run(source, start, end, size, 0, now)
-                    start = end = 0
-                    last = None
+            if last is None or control != last[0] or address != last[1]:
+                last = control, address
+                each, came_from = self._told(link, control, address)
+            datagram = each or got
+            if not got:
                 continue
-            last = None
-            each = got
-            local = b""
-            for level, kind, data in control:
-                if level == SOL_UDP and kind == UDP_GRO:
-                    each = gathered_size(data)
-                else:
-                    local = received_to(level, kind, data) or local
-            if not got or each <= 0:
-                continue
-            key = (link.slot, address, local)
-            if end > start and (
-                key != source_key or each > size or (each < size and got != each) or (end - start) % size
+            if end and (
+                came_from is not source or datagram > size or (datagram < size and got != datagram) or end % size
             ):
                 assert source is not None
-                self._run(source, start, end, size, 0, now)
-                view[:got] = view[end : end + got]  # runs begin at the buffer's start, whose slices are at hand
-                start = end = 0
-            if end == start:
-                source_key, size = key, each
-                source = self._source(link, key)
+                self._run(source, end, size, 0, now)
+                view[:got] = view[end : end + got]
+                end = 0
+            if not end:
+                source, size = came_from, datagram
             end += got
-            if end - start >= ROWS_AT_ONCE * size or end > _BUFFER - _DATAGRAM:
+            if end >= ROWS_AT_ONCE * size or end > _BUFFER - _DATAGRAM:
                 assert source is not None
-                self._run(source, start, end, size, 0, now)
-                start = end = 0
-            elif got == each == size:
-                last = control, address
-        if end > start:
+                self._run(source, end, size, 0, now)
+                end = 0
+        if end:
             assert source is not None
-            self._run(source, start, end, size, 0, now)
+            self._run(source, end, size, 0, now)
+
+    def _told(self, link: UdpLink, control: list[Any], address: Any) -> tuple[int, Source]:
+        """What control messages and address say: the size of gathered datagrams (0: it is a single one) and where they came from."""
+        each = 0
+        local = b""
+        for level, kind, data in control:
+            if level == SOL_UDP and kind == UDP_GRO:
+                each = max(0, gathered_size(data))
+            else:
+                local = received_to(level, kind, data) or local
+        return each, self._source(link, (link.slot, address, local))
 
     def _source(self, link: UdpLink, key: tuple[int, Any, bytes]) -> Source:
         found = self._sources.get(key)
@@ -183,120 +178,76 @@ class Inbound:
                 break
             if end - at <= len(self._view):
                 self._view[: end - at] = data[at:end]
-                self._run(source, 0, end - at, size, 2, now)
+                self._run(source, end - at, size, 2, now)
             at = end
         return at
 
     # runs
 
-    def _run(self, source: Source, start: int, end: int, size: int, skip: int, now: float) -> None:
+    def _run(self, source: Source, end: int, size: int, skip: int, now: float) -> None:
         """Datagrams of `size` bytes, the last perhaps shorter, each after `skip` bytes that are not part of it."""
-        if end - start <= size or size < skip + 32 or not self._batch(source, start, end, size, skip, now):
-            self._one_by_one(source, start, end, size, skip, now)
+        if end <= size or size < skip + OVERHEAD or not self._batch(source, end, size, skip, now):
+            self._one_by_one(source, 0, end, size, skip, now)
 
     def _one_by_one(self, source: Source, start: int, end: int, size: int, skip: int, now: float) -> None:
         slot, remote, local = source.link.slot, source.remote, source.local
         for at in range(start, end, size):
             self._core.inbound(slot, remote, local, self._view[at + skip : min(at + size, end)], now)
 
-    def _batch(self, source: Source, start: int, end: int, size: int, skip: int, now: float) -> bool:
+    def _batch(self, source: Source, end: int, size: int, skip: int, now: float) -> bool:
         """Handles a run of transport packets of one session. False, and nothing done, if it isn't one."""
         buffer = self._buffer
-        full = (end - start) // size
+        full = end // size
         offset = skip
-        first = bytes(buffer[start + skip : start + skip + 4])
         header = b""
-        if first == FRAME_MAGIC and size >= skip + FRAME_HEADER + 32:
+        if buffer[skip : skip + 4] == FRAME_MAGIC and size >= skip + FRAME_HEADER + OVERHEAD:
             offset += FRAME_HEADER
-            header = bytes(buffer[start + skip : start + offset])
-            table = np.frombuffer(buffer, U8, full * size, start).reshape(full, size)
+            header = bytes(buffer[skip:offset])
+            table = np.frombuffer(buffer, U8, full * size).reshape(full, size)
             if np.count_nonzero(table[:, skip:offset] != table[0, skip:offset]):
                 return False
-            first = bytes(buffer[start + offset : start + offset + 4])
-        if first != TRANSPORT_MAGIC:
+        if buffer[offset : offset + 4] != TRANSPORT_MAGIC:
             return False
-        heads = column(buffer, LE8, start + offset, size, full)
-        if np.count_nonzero(heads != heads[0]):
-            return False
-        session = self._core.by_index.get(int(heads[0]) >> 32)
+        session = self._core.by_index.get(int.from_bytes(buffer[offset + 4 : offset + 8], "little"))
         if session is None or now >= session.dies:
             return False
-
-        tail = start + full * size
-        counters = column(buffer, LE8, start + offset + 8, size, full)
-        index = buffer[start + offset + 4 : start + offset + 8]
-        indices = column(buffer, np.dtype("<u4"), start + offset + 4, size, full)
-        indices[:] = 0  # four zero bytes and the counter are the nonce
-        nonces, sealed, plain = self._cut(start, size, offset, full)
-        try:
-            deque(map(session.rx.decrypt_into, nonces, sealed, repeat(None), plain), maxlen=0)
-        except InvalidTag:
-            indices[:] = int.from_bytes(index, "little")
+        rows = self._layouts.get(size, offset)
+        in_order = rows.in_order(full)
+        if not in_order and not rows.one_session(full):
             return False
-        kept = self._fresh(session, counters, full)
-        if kept is not None:
-            if not kept.any():
-                full = 0
-            elif not kept.all():
-                self._some(source, session, kept, full, size - offset - 32, header, now)
-                full = 0
-        if full:
-            self._core.authenticated(session, source.path(header), now)
-            if size - offset > 32:
-                self._deliver(session.peer, source.path(header), full, size - offset - 32, now)
-        if tail < end:
-            self._one_by_one(source, tail, end, size, skip, now)
+        try:
+            rows.open(session, full)
+        except InvalidTag:
+            return False
+
+        first = int.from_bytes(buffer[offset + 8 : offset + 16], "little")
+        kept = None
+        if not in_order or not session.window.accept_run(first, full):
+            kept = self._fresh(session, rows.counters(full))
+        path = source.path(header)
+        count = full if kept is None else int(kept.sum())
+        if count:
+            self._core.authenticated(session, path, now)
+            if rows.plain is not None:
+                if kept is not None:
+                    rows.plain.keep(kept)
+                self._deliver(session.peer, path, rows.plain, count, now)
+        if full * size < end:
+            self._one_by_one(source, full * size, end, size, skip, now)
         return True
 
-    def _cut(
-        self, start: int, size: int, offset: int, count: int
-    ) -> tuple[list[memoryview], list[memoryview], list[memoryview]]:
-        """Slices of nonces, ciphertexts and plaintexts of a run; kept for runs at the buffer's start."""
-        kept = self._slices.get((size, offset)) if start == 0 else None
-        if kept is None or len(kept[0]) < count:
-            count = max(count, ROWS_AT_ONCE) if start == 0 and ROWS_AT_ONCE * size <= _BUFFER else count
-            view, at = self._view, range(start, start + count * size, size)
-            width = size - offset - 32
-            kept = (
-                [view[i + offset + 4 : i + offset + 16] for i in at],
-                [view[i + offset + 16 : i + size] for i in at],
-                [self._plain_view[i * width : (i + 1) * width] for i in range(count)],
-            )
-            if start == 0:
-                if len(self._slices) >= 256:
-                    self._slices.clear()
-                self._slices[size, offset] = kept
-        if len(kept[0]) > count:
-            return kept[0][:count], kept[1], kept[2]
-        return kept
-
-    def _fresh(self, session: SessionState, counters: Array, count: int) -> Array | None:
+    def _fresh(self, session: SessionState, counters: list[int]) -> Array | None:
         """None if all counters are new, else which of them are."""
-        lowest = int(counters[0])
-        in_order = not np.count_nonzero(counters[1:] - counters[:-1] != 1)
-        if in_order and session.window.accept_run(lowest, count):
-            return None
-        kept = np.fromiter((session.window.accept(n) for n in counters.tolist()), bool, count)
-        replayed = count - int(kept.sum())
+        kept = np.fromiter(map(session.window.accept, counters), bool, len(counters))
+        replayed = len(counters) - int(np.count_nonzero(kept))
         session.peer.record[c.REPLAY] += replayed
         return kept if replayed else None
 
-    def _some(
-        self, source: Source, session: SessionState, kept: Array, count: int, width: int, header: bytes, now: float
-    ) -> None:
-        """Some rows were replays: the others move together and go on."""
-        self._core.authenticated(session, source.path(header), now)
-        if width:
-            rows = np.frombuffer(self._plain, U8, count * width).reshape(count, width)
-            fresh = rows[kept].tobytes()
-            self._plain[: len(fresh)] = fresh
-            self._deliver(session.peer, source.path(header), len(fresh) // width, width, now)
-
-    def _deliver(self, peer: PeerState, path: m.Path, count: int, width: int, now: float) -> None:
+    def _deliver(self, peer: PeerState, path: m.Path, rows: PlainRows, count: int, now: float) -> None:
         """Checks plaintext rows and hands them to the network's interface."""
         net = peer.net
         size, packets = 0, 0
-        for pieces, inner, number in self._coalescer(net).packets(self._core, peer, self._plain, count, width):
+        for pieces, inner, number in self._coalescer(net).packets(self._core, peer, rows, count):
             failed = self._write(net, pieces, number)
             if failed:
                 peer.record[c.QUEUE] += number

@@ -19,6 +19,7 @@ from shadowmesh.dataplane.core import PumpCore
 from shadowmesh.dataplane.icmp import checksum
 from shadowmesh.dataplane.python.links import Way
 from shadowmesh.dataplane.python.rows import BE2, BE4, LE2, OVERHEAD, U8, Layouts, SendRows, reheaded
+from shadowmesh.dataplane.python.segments import Progressions
 from shadowmesh.dataplane.sessions import SessionState
 from shadowmesh.dataplane.state import NetState, PeerState
 from shadowmesh.dataplane.tun import (
@@ -56,7 +57,8 @@ class Outbound:
     def __init__(self, core: PumpCore, ways: Ways) -> None:
         self._core = core
         self._ways = ways
-        self._layouts = Layouts()
+        self._layouts = Layouts(SendRows)
+        self._progressions = Progressions()
         self._buffer = bytearray(MAX_PACKET + VNET_SIZE)
         self._view = memoryview(self._buffer)
         # the pending batch
@@ -169,9 +171,9 @@ class Outbound:
         if rows is None or padded > rows.size or self._count == rows.capacity:
             rows = self._open(padded, now)
         at = self._count * rows.size
-        rows.plain[at : at + size] = packet
+        rows.plain.view[at : at + size] = packet
         if size < padded:
-            rows.plain[at + size : at + padded] = _ZEROS[: padded - size]
+            rows.plain.view[at + size : at + padded] = _ZEROS[: padded - size]
         self._count += 1
         self._inner += size
         if padded < rows.size:
@@ -235,19 +237,23 @@ class Outbound:
         other_flags = first_flags & ~_CWR
         seq = int.from_bytes(packet[l4 + 4 : l4 + 8], "big") if tcp else 0
         ip_id = packet[4] << 8 | packet[5]
-        template = np.frombuffer(packet[:headers], U8)
         full, rest = divmod(payload, gso_size)
         size = headers + gso_size
         padded = peer.padded(size)
         _write_lengths(packet, size, l4, ipv4, tcp)
-        packet[check_at : check_at + 2] = b"\0\0"
-        if ipv4:
-            packet[10:12] = b"\0\0"
-            ip_sum = int.from_bytes(packet[:l4], "big") - (ip_id << 8 * (l4 - 6))
         pseudo = _pseudo_sum(packet, size - l4, ipv4, tcp)
-        if not ipv4:  # rows are summed whole: an IPv4 header adds nothing, an IPv6 header has to be taken out
-            pseudo = (pseudo - little_sum(packet[:l4])) % 0xFFFF
-        body = np.frombuffer(packet[headers : headers + full * gso_size], U8).reshape(full, gso_size)
+        ip_sum = 0
+        if ipv4:
+            packet[4:6] = packet[10:12] = b"\0\0"
+            ip_sum = int.from_bytes(packet[:20], "big") % 0xFFFF
+        else:  # rows are summed whole: a right IPv4 header adds nothing, an IPv6 header has to be taken out
+            pseudo = (pseudo - little_sum(packet[:40])) % 0xFFFF
+        packet[check_at : check_at + 2] = pseudo.to_bytes(2, "little")
+        if tcp:
+            packet[l4 + 13] = other_flags
+        progression = self._progressions.get(l4, headers, tcp, gso_size, ipv4)
+        first = np.frombuffer(packet[:headers], BE4)
+        body = np.frombuffer(packet, U8, full * gso_size, headers).reshape(full, gso_size)
 
         done = 0
         if (
@@ -261,28 +267,32 @@ class Outbound:
             if rows.size != padded:  # shorter rows than the pending ones: an own batch
                 self._send(now)
                 rows = self._open(padded, now)
+            plain = rows.plain
             at = self._count
             count = min(rows.capacity - at, full - done)
             end = at + count
-            rows.table[at:end, :headers] = template
-            rows.table[at:end, headers:size] = body[done : done + count]
-            if padded > size:
-                rows.table[at:end, size:] = 0
-            steps = np.arange(done, done + count, dtype=np.uint32)
             if ipv4:
-                ids = (steps + ip_id) & 0xFFFF
-                rows.field(BE2, 4)[at:end] = ids
-                rows.field(BE2, 10)[at:end] = 0xFFFF - (ids + ip_sum % 0xFFFF) % 0xFFFF
-            if tcp:
-                rows.field(BE4, l4 + 4)[at:end] = steps * np.uint32(gso_size) + np.uint32(seq)
-                if flags != other_flags:
-                    row_flags = rows.field(U8, l4 + 13)
-                    row_flags[at:end] = other_flags
-                    if done == 0:
-                        row_flags[at] = first_flags
-                    if done + count == full and not rest:
-                        row_flags[end - 1] = flags if full == 1 else flags & ~_CWR
-            rows.field(LE2, check_at)[at:end] = 0xFFFF - (rows.sums(at, end) + np.uint32(pseudo)) % 0xFFFF
+                first_id = (ip_id + done) & 0xFFFF
+                check = 0xFFFF - (ip_sum + first_id) % 0xFFFF
+                packet[4:6] = first_id.to_bytes(2, "big")
+                packet[10:12] = check.to_bytes(2, "big")
+            if done and tcp:
+                packet[l4 + 4 : l4 + 8] = ((seq + done * gso_size) & 0xFFFFFFFF).to_bytes(4, "big")
+            progression.write(plain.heads(headers)[at:end], first)
+            if ipv4 and (first_id + count > 0xFFFF or check <= count):  # a wrap: rare, so done anew for all
+                ids = np.arange(first_id, first_id + count, dtype=np.uint32) & 0xFFFF
+                plain.field(BE2, 4)[at:end] = ids
+                plain.field(BE2, 10)[at:end] = 0xFFFF - (ids + ip_sum) % 0xFFFF
+            plain.table[at:end, headers:size] = body[done : done + count]
+            if padded > size:
+                plain.table[at:end, size:] = 0
+            if flags != other_flags:
+                row_flags = plain.field(U8, l4 + 13)
+                if done == 0:
+                    row_flags[at] = first_flags
+                if done + count == full and not rest:
+                    row_flags[end - 1] = flags if full == 1 else flags & ~_CWR
+            np.subtract(0xFFFF, plain.sums(at, end), plain.field(LE2, check_at)[at:end], casting="unsafe")
             done += count
             self._count = end
             self._inner += count * size
@@ -301,9 +311,11 @@ class Outbound:
         segment = memoryview(bytearray(len(packet) - offset))
         segment[:headers] = packet[:headers]
         segment[headers:] = packet[headers + offset :]
+        segment[check_at : check_at + 2] = b"\0\0"
         _write_lengths(segment, len(segment), l4, ipv4, tcp)
         if ipv4:
             segment[4:6] = ((ip_id + number) & 0xFFFF).to_bytes(2, "big")
+            segment[10:12] = b"\0\0"
             segment[10:12] = checksum(segment[:l4]).to_bytes(2, "big")
         if tcp:
             segment[l4 + 4 : l4 + 8] = ((seq + offset) & 0xFFFFFFFF).to_bytes(4, "big")
