@@ -214,3 +214,15 @@ def looks_udp_blocked(candidates: Sequence[Candidate]) -> bool:
     return not any(
         kind is not CandidateKind.HOST or not is_site_local(parse_ip(addr.host)) for addr, kind in candidates
     )
+
+
+def obstacle(view: HostView, remote: Sequence[Candidate], remote_filters_ports: bool) -> tuple[Reason, bool]:
+    """What keeps the two from a direct path if nothing answers, and whether that is known before trying."""
+    if remote and looks_udp_blocked(remote):
+        return Reason.RELAY_UDP_BLOCKED, True
+    ours, theirs = view.symmetric, looks_symmetric(remote)
+    if ours and theirs:
+        return Reason.RELAY_BOTH_SYMMETRIC, True
+    if ours or theirs:
+        return Reason.RELAY_SYMMETRIC_PORT_RESTRICTED, remote_filters_ports if ours else view.filters_ports
+    return Reason.RELAY_NO_ANSWER, False

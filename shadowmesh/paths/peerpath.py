@@ -24,8 +24,7 @@ from shadowmesh.paths.candidates import (
     LocalSocket,
     PathKey,
     judge,
-    looks_symmetric,
-    looks_udp_blocked,
+    obstacle,
     open_to,
     pair,
     parse_ip,
@@ -68,40 +67,12 @@ class PeerPath:
     """The path of one peer, seen from one side."""
 
     __slots__ = (
-        "_actions",
-        "_call_round",
-        "_called_at",
-        "_check_round",
-        "_check_started",
-        "_failed",
-        "_heard_candidates_at",
-        "_last_traffic",
-        "_led_until",
-        "_lost",
-        "_next_beat",
-        "_pings",
-        "_reason",
-        "_relay_beat",
-        "_remote",
-        "_remote_filters_ports",
-        "_retry_at",
-        "_retry_wait",
-        "_rng",
-        "_route",
-        "_sockets",
-        "_unanswered_since",
-        "_unproven",
-        "_view",
-        "best",
-        "deadline",
-        "old",
-        "plain",
-        "policy",
-        "probes",
-        "relay_pong_at",
-        "relay_rtt",
+        "_actions", "_call_round", "_called_at", "_check_round", "_check_started", "_failed", "_heard_candidates_at",
+        "_last_traffic", "_led_until", "_lost", "_next_beat", "_obstacle_of", "_pings", "_reason", "_relay_beat", "_remote",
+        "_remote_filters_ports", "_retry_at", "_retry_wait", "_rng", "_route", "_sockets", "_unanswered_since",
+        "_unproven", "_view", "best", "deadline", "old", "plain", "policy", "probes", "relay_pong_at", "relay_rtt",
         "relay_up",
-    )
+    )  # fmt: skip
 
     def __init__(
         self, rng: random.Random, view: HostView, sockets: Sequence[LocalSocket], policy: Policy = ALLOW_ALL
@@ -139,6 +110,7 @@ class PeerPath:
         self._lost = False  # a direct path was lost and none found since
         self._route = Route(None, None)
         self._reason = Reason.NONE_IDLE
+        self._obstacle_of: tuple[tuple[HostView, tuple[Candidate, ...], bool], tuple[Reason, bool]] | None = None
 
     # what is asked of it
 
@@ -622,23 +594,17 @@ class PeerPath:
             return Reason.NONE_IDLE
         if not self._may_be_direct():
             return Reason.RELAY_UDP_BLOCKED
-        if self._remote and looks_udp_blocked(self._remote):
-            obstacle, sure = Reason.RELAY_UDP_BLOCKED, True
-        else:
-            obstacle, sure = self._symmetric_obstacle()
+        obstacle, sure = self._obstacle()
         if self._failed or (sure and not open_to(self._view, self._remote)):
             return obstacle
         return Reason.RELAY_UPGRADING
 
-    def _symmetric_obstacle(self) -> tuple[Reason, bool]:
-        """What keeps the two from a direct path if nothing answers, and whether that is known before trying."""
-        ours, theirs = self._view.symmetric, looks_symmetric(self._remote)
-        if ours and theirs:
-            return Reason.RELAY_BOTH_SYMMETRIC, True
-        if ours or theirs:
-            filtered = self._remote_filters_ports if ours else self._view.filters_ports
-            return Reason.RELAY_SYMMETRIC_PORT_RESTRICTED, filtered
-        return Reason.RELAY_NO_ANSWER, False
+    def _obstacle(self) -> tuple[Reason, bool]:
+        """As `candidates.obstacle`; kept, as it changes only with what the sides know of each other."""
+        known = (self._view, self._remote, self._remote_filters_ports)
+        if self._obstacle_of is None or any(x is not y for x, y in zip(self._obstacle_of[0], known, strict=True)):
+            self._obstacle_of = (known, obstacle(*known))
+        return self._obstacle_of[1]
 
     def _settle(self, now: float) -> None:
         """Tells a changed route, and sets the next deadline."""
