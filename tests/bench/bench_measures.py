@@ -24,7 +24,7 @@ Figures = dict[str, float]
 @dataclass(frozen=True, slots=True)
 class Measure:
     key: str
-    take: Callable[[Contender, Running, float], Figures]
+    take: Callable[[Contender, Running, int], Figures]
     groups: tuple[str, ...] = ("direct", "relayed")
     seconds: Callable[[float], float] = lambda seconds: seconds + 0.7  # how long it takes
     without_offloads: bool = True  # is it taken there, too
@@ -35,7 +35,7 @@ def processes(running: Running) -> tuple[list[int], list[int]]:
     return cpu.with_children(running.pids), cpu.with_children(running.relay)
 
 
-def tcp(running: Running, seconds: float, *, streams: int = 1, reverse: bool = False) -> Figures:
+def tcp(running: Running, seconds: int, *, streams: int = 1, reverse: bool = False) -> Figures:
     """Gbit/s that arrived, CPU seconds per GB of all the contender's processes (`relay_…`: of the relay)."""
     near, far = running.spaces
     options = ["-P", str(streams), *(["-R"] if reverse else [])]
@@ -43,7 +43,10 @@ def tcp(running: Running, seconds: float, *, streams: int = 1, reverse: bool = F
         until(lambda: ":5201" in run(*inside(far, "ss", "-ltn")), "iperf3 listens")
         pids, relay = processes(running)
         before = cpu.spent(pids), cpu.spent(relay)
-        told = run(*inside(near, "iperf3", "-C", "cubic", "-c", running.target, "-t", str(seconds), "-J", *options))
+        told = run(
+            *inside(near, "iperf3", "-C", "cubic", "-c", running.target, "-t", str(seconds), "-J", *options),
+            timeout=seconds + 30,
+        )
         spent = cpu.spent(pids) - before[0], cpu.spent(relay) - before[1]
     end = json.loads(told)["end"]
     received = end["sum_received"]
@@ -70,17 +73,20 @@ def listener(running: Running) -> Iterator[None]:
 
 def load(running: Running, kind: str, value: float) -> Figures:
     with listener(running):
-        told = run(*inside(running.spaces[0], sys.executable, str(LOAD), kind, running.target, str(value)))
+        told = run(*inside(running.spaces[0], sys.executable, str(LOAD), kind, running.target, str(value)), timeout=120)
     figures = json.loads(told)
     return {name: float(value) for name, value in figures.items() if value is not None}
 
 
-def udp_iperf3(running: Running, seconds: float) -> Figures:
+def udp_iperf3(running: Running, seconds: int) -> Figures:
     """The flood by another program, one datagram per call."""
     near, far = running.spaces
     with process(far, "iperf3", "-s", "-1", "-J") as server:
         until(lambda: ":5201" in run(*inside(far, "ss", "-ltn")), "iperf3 listens")
-        run(*inside(near, "iperf3", "-u", "-b", "0", "-l", "64", "-c", running.target, "-t", str(seconds)))
+        run(
+            *inside(near, "iperf3", "-u", "-b", "0", "-l", "64", "-c", running.target, "-t", str(seconds)),
+            timeout=seconds + 30,
+        )
         stream = json.loads(server.communicate(timeout=20)[0])["end"]["sum"]
     return {"kpps": (stream["packets"] - stream["lost_packets"]) / stream["seconds"] / 1e3}
 
@@ -99,7 +105,7 @@ def checksum_errors(space: str) -> int:
     return int(values[names.index("InCsumErrors")])
 
 
-def relay_cost(contender: Contender, _running: Running, seconds: float) -> Figures:
+def relay_cost(contender: Contender, _running: Running, seconds: int) -> Figures:
     """CPU seconds of the relay per GB delivered of a stream of 60 MB/s."""
     assert isinstance(contender, Stream)
     options = argparse.Namespace(rate=60.0, seconds=seconds)
@@ -121,7 +127,7 @@ MEASURES: Sequence[Measure] = (
     Measure("udp-iperf3", lambda _c, r, s: udp_iperf3(r, s), ("direct",), without_offloads=False),
     Measure("stream", relay_cost, ("relay",), seconds=lambda s: s + 2.5),
 )
-WARM_UP = 1.0  # seconds of TCP whose figures are dropped
+WARM_UP = 1  # seconds of TCP whose figures are dropped
 
 
 def warm_up(running: Running) -> None:

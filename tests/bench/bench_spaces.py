@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -9,13 +10,28 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SPACES = A, B = "smbench-a", "smbench-b"
+LOCK = Path("/run/shadowmesh-bench.lock")
 OUTER = ("10.99.0.1", "10.99.0.2")
 NO_OFFLOADS = ("gso", "off", "gro", "off", "tso", "off", "tx-udp-segmentation", "off")
 
 
-def run(*command: str, stdin: str | None = None) -> str:
+@contextmanager
+def alone() -> Iterator[None]:
+    """One benchmark at a time on this machine. Raises SystemExit."""
+    with LOCK.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit("error: another benchmark runs on this machine; wait for its end") from None
+        yield
+
+
+def run(*command: str, stdin: str | None = None, timeout: float = 60.0) -> str:
     """A command's output. Raises SystemExit with what it said."""
-    done = subprocess.run(command, capture_output=True, text=True, input=stdin, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, input=stdin, check=False, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        raise SystemExit(f"{' '.join(command)} didn't end in {timeout:.0f} s") from None
     if done.returncode:
         raise SystemExit(
             f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip() or done.stdout.strip()}"
