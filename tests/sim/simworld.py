@@ -65,10 +65,10 @@ Transmit = Callable[[SockAddr, SockAddr, bytes], None]
 
 
 class Flow:
-    """Numbered packets from one host to another. `silence` is the longest time, ended by a delivery or by the stream's
-    end, in which its sender sent and its receiver heard nothing; `silence_at` is when it ended."""
+    """Numbered packets from one host to another. `silence` is the longest time from a packet that the sender sent after
+    its receiver had last heard it until the receiver heard it again; `silence_at` is when it ended."""
 
-    __slots__ = ("_arrived", "_heard_at", "_sent_at", "doubled", "silence", "silence_at")
+    __slots__ = ("_arrived", "_sent_at", "_waiting_since", "doubled", "silence", "silence_at")
 
     def __init__(self) -> None:
         self.doubled: list[int] = []
@@ -76,7 +76,7 @@ class Flow:
         self.silence_at = 0.0
         self._sent_at = array("d")  # by number
         self._arrived = array("d")  # likewise, 0 for not yet
-        self._heard_at = inf  # inf: not listening, as nothing is being sent
+        self._waiting_since = inf
 
     @property
     def received(self) -> dict[int, float]:
@@ -103,15 +103,12 @@ class Flow:
     def next_number(self, now: float) -> int:
         self._sent_at.append(now)
         self._arrived.append(0.0)
+        self._waiting_since = min(self._waiting_since, now)
         return len(self._sent_at) - 1
 
-    def begin(self, now: float) -> None:
-        self._heard_at = min(self._heard_at, now)
-
     def pause(self, now: float) -> None:
-        if self._heard_at < inf:
-            self._note_silence(now)
-            self._heard_at = inf
+        """Nothing more is sent for now: nobody waits for the last packet to be followed by another."""
+        self._heard(now)
 
     def arrived(self, number: int, now: float) -> None:
         while number >= len(self._arrived):
@@ -119,13 +116,12 @@ class Flow:
         if self._arrived[number]:
             self.doubled.append(number)
         self._arrived[number] = now
-        if self._heard_at < inf:
-            self._note_silence(now)
-            self._heard_at = now
+        self._heard(now)
 
-    def _note_silence(self, now: float) -> None:
-        if now - self._heard_at > self.silence:
-            self.silence, self.silence_at = now - self._heard_at, now
+    def _heard(self, now: float) -> None:
+        if now - self._waiting_since > self.silence:
+            self.silence, self.silence_at = now - self._waiting_since, now
+        self._waiting_since = inf
 
 
 class Site:
@@ -802,7 +798,6 @@ class World:
 
     def stream(self, a: Host, b: Host, every: float, count: int) -> None:
         """`count` packets from a to b, one each `every` seconds."""
-        self.flow(a, b).begin(self.time)
         self._stream(a, b, every, count)
 
     def _stream(self, a: Host, b: Host, every: float, left: int) -> None:

@@ -65,7 +65,6 @@ def send_throughout(world: World, pairs: list[tuple[Host, Host]], until: float) 
 
 
 def _send(world: World, src: Host, dst: Host, until: float) -> None:
-    world.flow(src, dst).begin(world.time)
     world.send(src, dst)
     world.after(AGAIN, _look, world, src, dst, until)
 
