@@ -6,7 +6,8 @@
 //! * the values that cross the process: [`command`], [`event`];
 //! * the core without descriptors: [`state`] (who is where, what commands do), [`outbound`] with [`segment`] (from an
 //!   interface), [`inbound`] with [`coalesce`] (from the underlay), over the traits in [`io`];
-//! * the shell: [`sys`], [`udp`], [`stream`], [`tun`], [`control`], [`pump`] (threads, lanes, turns).
+//! * the shell: [`sys`], [`udp`], [`stream`], [`tun`], [`control`], [`pump`] (threads, lanes, turns);
+//! * apart from all these, in the relay's process: [`relay`].
 //!
 //! Allocation happens per batch, never per packet. Bytes from outside are read in functions that take slices, and all of
 //! these have a fuzz target (`native/fuzz`).
@@ -25,6 +26,7 @@ pub mod outbound;
 pub mod packet;
 pub mod prefix;
 pub mod pump;
+pub mod relay;
 pub mod replay;
 pub mod segment;
 pub mod session;
@@ -46,6 +48,7 @@ mod python {
 
     #[pymodule]
     fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add_class::<crate::relay::python::RelayForwarder>()?;
         module.add_function(wrap_pyfunction!(run, module)?)
     }
 }

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from shadowmesh.client_api.contact import normal_url
+from shadowmesh.dataplane.pumps import choose_pump
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.keys import Secret
@@ -55,7 +56,7 @@ def run(options: RelayOptions) -> None:
     """Serves until SIGTERM or SIGINT, then says goodbye to the clients and returns.
 
     Raises ShadowMeshError: `bad_public_url`, `bad_listen`, `relay_not_registered` (USAGE), `port_taken` (CONFLICT), `cannot_listen`,
-    `bad_certificate`, `relay_running` (CONFLICT), those of the state, and what the controller refused.
+    `bad_certificate`, `relay_running` (CONFLICT), those of `choose_pump`, those of the state, and what the controller refused.
     """
     asyncio.run(_main(options))
 
@@ -68,7 +69,7 @@ async def _main(options: RelayOptions) -> None:
     tls = _tls(options)
     with RelayStore(options.data_dir) as store:
         capacity = options.capacity * 125_000.0 if options.capacity else None
-        core = RelayCore(store.signer(), capacity=capacity)
+        core = RelayCore(store.signer(), capacity=capacity, pump=choose_pump())
         server = RelayServer(core, listen, udp=options.udp, tls=tls)
         advertised = Advertised(
             name=options.name or socket.gethostname().partition(".")[0] or "relay",
@@ -90,7 +91,13 @@ async def _main(options: RelayOptions) -> None:
             fingerprint=options.fingerprint,
         )
         async with server:
-            log.info("listening", port=server.port, udp=options.udp, public_url=options.public_url)
+            log.info(
+                "listening",
+                port=server.port,
+                udp=options.udp,
+                public_url=options.public_url,
+                pump=core.forwarding.name,
+            )
             gc.freeze()
             await _until_stopped(link)
     log.info("stopped")

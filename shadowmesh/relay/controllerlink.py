@@ -376,7 +376,7 @@ class ControllerLink:
                         forwarded_bytes=counters.forwarded_bytes,
                         dropped_frames=counters.dropped_frames,
                         cpu=min(1.0, cpu),
-                        overloaded=cpu > _BUSY or self._core.allotment.short,
+                        overloaded=cpu > _BUSY or self._core.forwarding.short,
                     ),
                 )
                 await asyncio.sleep(LOAD_SECONDS)

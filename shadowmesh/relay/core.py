@@ -19,10 +19,10 @@ from __future__ import annotations
 import hmac
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import TypeAlias
 
+from shadowmesh.dataplane.pumps import PumpName
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.model.errors import MalformedError
@@ -56,7 +56,8 @@ from shadowmesh.protocol.relay import (
 )
 from shadowmesh.protocol.signing import Context, Signer, verify
 from shadowmesh.protocol.token import RelayTokenBody, TokenError, verify_token
-from shadowmesh.relay.fairness import Allotment
+from shadowmesh.relay.forwarding import Counters, Forwarding, PythonForwarding
+from shadowmesh.relay.native import NativeForwarding
 from shadowmesh.relay.sessions import Owner, RevocationList, Session, SessionTable, StreamAddr, Transport
 
 Out: TypeAlias = list[tuple[Transport, bytes]]
@@ -70,30 +71,6 @@ _ANSWERS_PER_SECOND = 1000
 _FAILURES_PER_WINDOW = 20  # failed proofs of one host in 10 s, after which it is not listened to for the rest of them
 _FAILURE_WINDOW = 10.0
 _BOUND = 65536  # entries of any table that outsiders can fill; a full one is emptied
-
-
-@dataclass(slots=True)
-class Counters:
-    """Since the relay's start. Drops are frames, by cause."""
-
-    forwarded_frames: int = 0
-    forwarded_bytes: int = 0
-    drop_no_session: int = 0  # from a transport without any session
-    drop_foreign: int = 0  # NetworkID or SourceIP is not the session's own
-    drop_no_peer: int = 0
-    drop_quota: int = 0
-    drop_queue: int = 0  # the receiver takes them too slowly, or the socket is full
-    malformed: int = 0
-    hellos: int = 0
-    welcomed: int = 0
-    refused: dict[str, int] = field(default_factory=dict)
-    replaced: int = 0
-    expired: int = 0
-    revoked: int = 0
-
-    @property
-    def dropped_frames(self) -> int:
-        return self.drop_no_session + self.drop_foreign + self.drop_no_peer + self.drop_quota + self.drop_queue
 
 
 def _transport_bytes(transport: Transport) -> bytes:
@@ -113,14 +90,16 @@ class RelayCore:
         capacity: float | None = None,
         max_sessions: int = 20_000,
         idle_timeout: float = IDLE_TIMEOUT,
+        pump: PumpName = "python",
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """`capacity` in bytes per second, None for no limit. `random_bytes` is for tests to hold."""
+        """`capacity` in bytes per second, None for no limit. `pump`: who forwards. `random_bytes` is for tests to hold."""
         self.signer = signer
         self.sessions = SessionTable()
         self.revocations = RevocationList()
-        self.counters = Counters()
-        self.allotment = Allotment(capacity)
+        self._counters = Counters()
+        kind = NativeForwarding if pump == "native" else PythonForwarding
+        self.forwarding: Forwarding = kind(self.sessions, self._counters, capacity)
         self.draining = False
         self._token_keys = tuple(token_keys)
         self._max_sessions = max_sessions
@@ -133,11 +112,16 @@ class RelayCore:
         self._heard: float | None = None
         self._heard_since = 0.0
         self._wall_offset = 0.0
-        self._routes: dict[bytes, tuple[Session, Session]] = {}
         self._answered: dict[object, float] = {}
         self._answers: tuple[int, int] = (0, 0)
         self._failures: dict[str, int] = {}
         self._failures_from = 0.0
+
+    @property
+    def counters(self) -> Counters:
+        """Up to date, as are the sessions' counts."""
+        self.forwarding.sync()
+        return self._counters
 
     # the controller's word
 
@@ -177,7 +161,7 @@ class RelayCore:
         else:
             self.revocations.add(entries)
         gone = [s for s in self.sessions if self.revocations.revokes(s.token)]
-        self.counters.revoked += len(gone)
+        self._counters.revoked += len(gone)
         return [self._end(s, ByeReason.REVOKED) for s in gone]
 
     def set_draining(self, draining: bool) -> None:
@@ -198,17 +182,17 @@ class RelayCore:
             dest = self.route(prefix, source, 1, len(data))
             return [(dest.transport, data)] if dest is not None else self.refuse(prefix, source, 1, len(data))
         if not is_control(data):
-            self.counters.malformed += 1
+            self.malformed()
             return []
         try:
             message = decode_control(data)
         except MalformedError:
-            self.counters.malformed += 1
+            self.malformed()
             return []
         answer: bytes | None = None
         match message:
             case Hello():
-                self.counters.hellos += 1
+                self._counters.hellos += 1
                 answer = self._hello(source, message, now)
             case Proof():
                 return self._proof(source, message, now)
@@ -219,79 +203,53 @@ class RelayCore:
             case Bye(network_id=network_id, ip=ip, session=number):
                 session = self.sessions.by_key.get(network_id + ip.packed)
                 if session is not None and hmac.compare_digest(session.number, number):
-                    self.sessions.remove(session)
+                    self._remove(session)
         # Nobody gets more than was sent: a forged source address must not make this relay an amplifier.
         return [(source, answer)] if answer is not None and len(answer) <= len(data) else []
+
+    def malformed(self) -> None:
+        """Counts a message that is none."""
+        self._counters.malformed += 1
 
     def gone(self, transport: Transport) -> None:
         """A connection has closed: its sessions end."""
         for session in self.sessions.at(transport):
-            self.sessions.remove(session)
+            self._remove(session)
 
     # frames
 
     def begin(self, now: Now) -> None:
         """The time of what follows; once per batch is enough."""
         self._now = now.boot
-        self.allotment.advance(now.boot)
+        self.forwarding.begin(now.boot)
 
     def route(self, prefix: bytes, source: Transport, frames: int, octets: int) -> Session | None:
         """The session that `frames` frames with this prefix, `octets` bytes in all, go to; counted as forwarded.
 
         None if they may not pass: then `refuse` counts them and says what to answer.
         """
-        pair = self._routes.get(prefix)
-        if pair is None or not (pair[0].live and pair[1].live):
-            pair = self._find_route(prefix)
-            if pair is None:
-                return None
-        session, dest = pair
-        if session.transport != source or not self.allotment.spend(session, octets):
-            return None
-        session.heard = self._now
-        session.rx_frames += frames
-        session.rx_bytes += octets
-        dest.tx_frames += frames
-        dest.tx_bytes += octets
-        self.counters.forwarded_frames += frames
-        self.counters.forwarded_bytes += octets
-        return dest
-
-    def _find_route(self, prefix: bytes) -> tuple[Session, Session] | None:
-        if len(self._routes) >= _BOUND:
-            self._routes.clear()
-        session = self.sessions.by_key.get(prefix[4:40])
-        dest = self.sessions.by_key.get(prefix[4:36] + prefix[40:44])
-        if session is None or dest is None:
-            self._routes.pop(prefix, None)
-            return None
-        pair = self._routes[prefix] = (session, dest)
-        return pair
+        return self.forwarding.route(prefix, source, frames, octets)
 
     def undelivered(self, dest: Session, frames: int, octets: int) -> None:
         """What `route` counted as forwarded didn't get out: the receiver's queue or the socket was full."""
-        dest.tx_frames -= frames
-        dest.tx_bytes -= octets
-        self.counters.forwarded_frames -= frames
-        self.counters.forwarded_bytes -= octets
-        self.counters.drop_queue += frames
+        self.forwarding.undelivered(dest, frames, octets)
 
     def refuse(self, prefix: bytes, source: Transport, frames: int, octets: int) -> Out:
         """Counts frames that `route` didn't let pass, and says what to answer; `octets` as given there."""
         session = self.sessions.by_key.get(prefix[4:40])
         if session is None or session.transport != source:
             if source in self.sessions.by_transport:
-                self.counters.drop_foreign += frames
+                self._counters.drop_foreign += frames
             else:
-                self.counters.drop_no_session += frames
+                self._counters.drop_no_session += frames
             if octets >= MIN_FRAME and self._may_answer((source, prefix[4:40])):
                 return [(source, NoSession(NetworkID(prefix[4:36]), IPv4Address(prefix[36:40])).encode())]
             return []
         session.heard = self._now
         if prefix[4:36] + prefix[40:44] in self.sessions.by_key:
-            self.counters.drop_quota += frames
+            self._counters.drop_quota += frames
             return []
-        self.counters.drop_no_peer += frames
+        self._counters.drop_no_peer += frames
         if self._may_answer(prefix):
             return [(source, NoPeer(session.network_id, IPv4Address(prefix[40:44])).encode())]
         return []
@@ -347,7 +305,7 @@ class RelayCore:
 
     def _refusal(self, proof: Proof, code: Refusal, retry_after: int) -> bytes:
         name = code.name.lower()
-        self.counters.refused[name] = self.counters.refused.get(name, 0) + 1
+        self._counters.refused[name] = self._counters.refused.get(name, 0) + 1
         return Refuse(proof.echo, code, retry_after).encode()
 
     def _failing(self, host: str) -> bool:
@@ -399,9 +357,12 @@ class RelayCore:
             session = Session(key, self._random(SESSION_SIZE), token, source, proof.cookie, now.boot)
             self.sessions.put(session)
             self.sessions.owners[key] = Owner(token.device_key, token.issued, token.valid_until, proof.cookie)
-            self.counters.welcomed += 1
-            if old is not None:
-                self._carry_over(old, session, out)
+            self._counters.welcomed += 1
+            same = old is not None and old.token.device_key == token.device_key
+            self.forwarding.put(session, old if same else None)
+            if old is not None and old.transport != session.transport:
+                self._counters.replaced += 1
+                out.append((old.transport, self._bye(old, ByeReason.REPLACED)))
         plain = Welcome(
             echo=proof.echo,
             session=session.number,
@@ -415,17 +376,6 @@ class RelayCore:
         out.append((source, sign_welcome(plain, proof.cookie, self.signer).encode()))
         return out
 
-    def _carry_over(self, old: Session, new: Session, out: Out) -> None:
-        """What a client was counted for stays counted; where it was elsewhere, that place is told."""
-        if old.token.device_key == new.token.device_key:
-            new.rx_frames, new.rx_bytes = old.rx_frames, old.rx_bytes
-            new.tx_frames, new.tx_bytes = old.tx_frames, old.tx_bytes
-            new.window, new.budget, new.granted = old.window, old.budget, old.granted
-            new.credit, new.offered = old.credit, old.offered
-        if old.transport != new.transport:
-            self.counters.replaced += 1
-            out.append((old.transport, self._bye(old, ByeReason.REPLACED)))
-
     def _ping(self, source: Transport, ping: Ping, now: Now) -> bytes | None:
         session = self.sessions.by_key.get(ping.network_id + ping.ip.packed)
         if session is not None and session.transport == source:
@@ -438,8 +388,12 @@ class RelayCore:
     def _bye(self, session: Session, reason: ByeReason) -> bytes:
         return Bye(session.network_id, session.ip, session.number, reason).encode()
 
-    def _end(self, session: Session, reason: ByeReason) -> tuple[Transport, bytes]:
+    def _remove(self, session: Session) -> None:
         self.sessions.remove(session)
+        self.forwarding.remove(session)
+
+    def _end(self, session: Session, reason: ByeReason) -> tuple[Transport, bytes]:
+        self._remove(session)
         return session.transport, self._bye(session, reason)
 
     # time
@@ -453,6 +407,7 @@ class RelayCore:
         if now.boot < self._next_sweep:
             return []
         wall = now.wall + self._wall_offset
+        self.forwarding.sync()
         out: Out = []
         for session in list(self.sessions):
             reason: ByeReason | None = None
@@ -463,11 +418,9 @@ class RelayCore:
             elif self._stale(session.token, now):
                 reason = ByeReason.STALE_TOKEN
             if reason is not None:
-                self.counters.expired += 1
+                self._counters.expired += 1
                 out.append(self._end(session, reason))
         self.revocations.forget(wall)
         self.sessions.forget_owners(wall)
-        if len(self._routes) > 4 * len(self.sessions) + 1024:
-            self._routes = {p: r for p, r in self._routes.items() if r[0].live and r[1].live}
         self._next_sweep = now.boot + SWEEP
         return out

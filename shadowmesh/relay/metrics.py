@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
 from shadowmesh.model.clock import Now
 from shadowmesh.relay.core import RelayCore
@@ -38,7 +38,7 @@ class RelayMetrics:
             core.fresh(self._clock()),
         )
         yield GaugeMetricFamily(
-            "shadowmesh_relay_capacity_short", "1 while clients want more than the capacity.", core.allotment.short
+            "shadowmesh_relay_capacity_short", "1 while clients want more than the capacity.", core.forwarding.short
         )
         yield CounterMetricFamily("shadowmesh_relay_forwarded_frames", "Frames passed on.", counters.forwarded_frames)
         yield CounterMetricFamily(
@@ -58,4 +58,5 @@ class RelayMetrics:
         for code, number in counters.refused.items():
             refused.add_metric([code], number)
         yield refused
+        yield InfoMetricFamily("shadowmesh_relay_pump", "Who forwards.", {"pump": core.forwarding.name})
         yield CounterMetricFamily("shadowmesh_relay_cpu_seconds", "Processor time used.", time.process_time())

@@ -96,7 +96,7 @@ class RelayServer:
             else:
                 self._udp.send(transport, data)
 
-    def _deliver(self, dest: Session, packed: memoryview, frames: int) -> None:
+    def _deliver(self, dest: Session, packed: bytes | memoryview, frames: int) -> None:
         self._streams.deliver(dest, packed, frames)
 
     async def _tick(self) -> None:
@@ -109,7 +109,7 @@ class RelayServer:
     def _page(self, path: str) -> tuple[str, str] | None:
         if path == "/healthz":
             heard = "heard" if self.core.fresh(self.clock()) else "away"
-            return f"ok\ncontroller: {heard}\n", "text/plain; charset=utf-8"
+            return f"ok\ncontroller: {heard}\npump: {self.core.forwarding.name}\n", "text/plain; charset=utf-8"
         if path == "/metrics":
             return self._metrics.page(), CONTENT_TYPE
         return None

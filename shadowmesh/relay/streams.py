@@ -196,7 +196,7 @@ class StreamSide:
         except ConnectionClosed:
             pass
         except MalformedError:
-            self._core.counters.malformed += 1
+            self._core.malformed()
             await socket.close(1007, "frames out of step")
         finally:
             self._connections.pop(address.number, None)
@@ -267,4 +267,4 @@ class StreamSide:
         if is_control(frame):
             self._send(self._core.receive(source, frame, self._clock()))
         else:
-            self._core.counters.malformed += 1
+            self._core.malformed()

@@ -24,6 +24,7 @@ from shadowmesh.model.clock import Now
 from shadowmesh.protocol.relay import CONTROL_HEADER, FRAME_HEADER, MIN_FRAME, PREFIX_SIZE
 from shadowmesh.protocol.stun import StunServer
 from shadowmesh.relay.core import Out, RelayCore
+from shadowmesh.relay.native import NativeForwarding
 from shadowmesh.relay.runs import rows_with, with_lengths
 from shadowmesh.relay.sessions import Session, StreamAddr
 
@@ -61,7 +62,7 @@ class UdpSide:
         self,
         core: RelayCore,
         clock: Callable[[], Now],
-        deliver: Callable[[Session, memoryview, int], None],
+        deliver: Callable[[Session, bytes | memoryview, int], None],
         send: Callable[[Out], None],
     ) -> None:
         """`deliver` gets frames for a client on a stream, as that carries them, and how many; `send` what the core wants sent."""
@@ -78,6 +79,8 @@ class UdpSide:
         self._pending: dict[SockAddr, _Batch] = {}
         self._local: dict[SockAddr, bytes] = {}  # which of our addresses a client sends to, where there are several
         self._gso = True
+        self._native = core.forwarding if isinstance(core.forwarding, NativeForwarding) else None
+        self._wake: int | None = None
 
     def open(self, hosts: list[str], port: int) -> int:
         """Binds; returns the port (one that is free where `port` is 0). Raises OSError."""
@@ -104,11 +107,22 @@ class UdpSide:
         return sock
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Reads from now on. Raises OSError where the native forwarder can't start."""
         self._loop = loop
+        native = self._native
+        if native is not None and self._sockets:
+            self._wake = native.forwarder.start([s.fileno() for s in self._sockets[::2]])
+            loop.add_reader(self._wake, self._drain)
         for index, sock in enumerate(self._sockets):
-            loop.add_reader(sock.fileno(), self._readable, index)
+            if native is None or index % 2:
+                loop.add_reader(sock.fileno(), self._readable, index)
 
     def close(self) -> None:
+        if self._loop is not None and self._wake is not None:
+            self._loop.remove_reader(self._wake)
+        if self._native is not None:
+            self._native.forwarder.stop()
+        self._wake = None
         for sock in self._sockets:
             if self._loop is not None:
                 self._loop.remove_reader(sock.fileno())
@@ -176,6 +190,23 @@ class UdpSide:
                 self._forward(dest, start, stop, segment, frames)
             start = stop
 
+    def _drain(self) -> None:
+        """What the native forwarder has left to us. It reads the first socket of each IP version."""
+        assert self._native is not None
+        self._core.begin(self._clock())
+        datagrams, refused, streams = self._native.forwarder.drain()
+        for number, frames, packed in streams:
+            dest = self._native.session(number)
+            if dest is not None:
+                self._deliver(dest, packed, frames)
+            else:
+                self._native.undelivered_to(number, frames, len(packed) - 2 * frames)
+        for prefix, source, frames, octets, socket_number, local in refused:
+            addr = SockAddr(*source)
+            self._reply(self._core.refuse(prefix, addr, frames, octets), addr, local, 2 * socket_number)
+        for socket_number, source, local, data in datagrams:
+            self._other(data, source, local, 2 * socket_number)
+
     def _forward(self, dest: Session, start: int, stop: int, segment: int, frames: int) -> None:
         segment = min(segment, stop - start)
         if isinstance(dest.transport, StreamAddr):
@@ -193,6 +224,8 @@ class UdpSide:
         self._reply(self._core.receive(addr, data, self._clock()), addr, local, index)
         if local is not None and addr in self._core.sessions.by_transport:
             self._local[addr] = local
+            if self._native is not None:
+                self._native.forwarder.set_local(*addr, local)
 
     def _reply(self, out: Out, source: SockAddr, local: bytes | None, index: int) -> None:
         """Sends what the core says; to the source from the address that it sent to."""
@@ -302,4 +335,8 @@ class UdpSide:
     def forget(self) -> None:
         """Drops what is kept of clients that have gone."""
         alive = self._core.sessions.by_transport
-        self._local = {addr: local for addr, local in self._local.items() if addr in alive}
+        gone = [addr for addr in self._local if addr not in alive]
+        for addr in gone:
+            del self._local[addr]
+        if self._native is not None:
+            self._native.forwarder.forget_locals(gone)

@@ -11,12 +11,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from relay_world import World
+from relay_world import PUMPS, World
+
+
+@pytest.fixture(params=PUMPS)
+def pump(request: pytest.FixtureRequest) -> str:
+    """Who forwards: what holds for one holds for the other."""
+    return str(request.param)
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def world(pump: str) -> World:
+    return World(pump=pump)
 
 
 @pytest.fixture(scope="session")

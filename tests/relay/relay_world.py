@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
+from shadowmesh.dataplane.pumps import PUMP_NAMES, native_built
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.model.keys import NetworkID
@@ -14,6 +15,7 @@ from shadowmesh.protocol.token import RelayLimits, RelayTokenBody, sign_token
 from shadowmesh.relay.core import Out, RelayCore
 from shadowmesh.relay.sessions import Transport
 
+PUMPS = [name for name in PUMP_NAMES if name == "python" or native_built()]
 NET_A, NET_B = NetworkID(b"A" * 32), NetworkID(b"B" * 32)
 START = Now(1000.0, 1_764_000_000.0)
 MESSAGE = b"\x04\0\0\0" + bytes(28)

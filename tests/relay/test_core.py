@@ -368,9 +368,9 @@ def test_a_tokens_rate_limit_holds(world: World) -> None:
     assert rate(a, b, 5, 90) >= 5 * 90 - 1
 
 
-def test_a_short_capacity_is_shared_fairly_and_the_modest_get_all_they_want() -> None:
+def test_a_short_capacity_is_shared_fairly_and_the_modest_get_all_they_want(pump: str) -> None:
     """Fault 13: one client floods a relay of 1 MB/s; two modest ones lose nothing once the share is known."""
-    world = World(capacity=1_000_000.0)
+    world = World(capacity=1_000_000.0, pump=pump)
     dest = world.client(NET_A, "10.0.0.9", udp(9)).login()
     modest = [world.client(NET_A, f"10.0.0.{n}", udp(n)).login() for n in (1, 2)]
     greedy = [world.client(NET_A, f"10.0.0.{n}", udp(n)).login() for n in (3, 4)]
@@ -396,6 +396,7 @@ def test_counting_goes_on_when_a_client_renews(world: World) -> None:
     a.send(a.frame(b))
     a.login()
     a.send(a.frame(b))
+    assert world.core.counters.forwarded_frames == 2
     [session] = world.core.sessions.at(a.at)
     assert (session.rx_frames, session.rx_bytes) == (2, 2 * len(a.frame(b)))
 

@@ -57,11 +57,11 @@ class Site:
 
 
 @pytest.fixture
-async def start() -> AsyncIterator[Callable[..., Awaitable[Site]]]:
+async def start(pump: str) -> AsyncIterator[Callable[..., Awaitable[Site]]]:
     running: list[Site] = []
 
     async def begin(listen: str = "127.0.0.1", *, udp: bool = True, tls: ssl.SSLContext | None = None) -> Site:
-        world = World()
+        world = World(pump=pump)
         world.now = boottime_clock()
         relay = RelayServer(world.core, SockAddr(listen, 0), udp=udp, tls=tls)
         await relay.__aenter__()
@@ -279,15 +279,15 @@ async def test_stun_on_both_ports_tells_the_source(site: Site) -> None:
         assert source == ("127.0.0.1", site.relay.port + 1)
 
 
-async def test_health_and_metrics_are_plain_http_on_the_same_port(site: Site) -> None:
+async def test_health_and_metrics_are_plain_http_on_the_same_port(site: Site, pump: str) -> None:
     a, b = await site.udp("10.0.0.1"), await site.udp("10.0.0.2")
     await a.send(a.to(b, numbered(1)))
     await b.hear()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{site.relay.port}", trust_env=False) as http:
         health = await http.get("/healthz")
-        assert (health.status_code, health.text) == (200, "ok\ncontroller: away\n")
+        assert (health.status_code, health.text) == (200, f"ok\ncontroller: away\npump: {pump}\n")
         site.relay.core.heard_controller(site.relay.clock())
-        assert (await http.get("/healthz")).text == "ok\ncontroller: heard\n"
+        assert (await http.get("/healthz")).text == f"ok\ncontroller: heard\npump: {pump}\n"
         metrics = await http.get("/metrics")
         assert "shadowmesh_relay_forwarded_frames_total 1.0" in metrics.text
         assert "shadowmesh_relay_sessions 2.0" in metrics.text

@@ -103,7 +103,7 @@ impl Table {
             sessions: HashMap::new(),
             by_key: HashMap::new(),
             locals: HashMap::new(),
-            next_id: 0,
+            next_id: 1, // 0 is nobody's
             now: 0.0,
             window: 0,
             share: f64::INFINITY,
@@ -118,13 +118,13 @@ impl Table {
         let id = self.next_id;
         self.next_id += 1;
         let mut session = Session { key, place, kbit, counts: Counts::default(), budget: Budget::default() };
-        if let Some(old) = self.by_key.insert(key, id).and_then(|old| self.sessions.remove(&old)) {
-            if carry {
-                session.counts = old.counts;
-                session.budget = old.budget;
-                if session.budget.window == self.window {
-                    self.active.push(id);
-                }
+        if let Some(old) = self.by_key.insert(key, id).and_then(|old| self.sessions.remove(&old))
+            && carry
+        {
+            session.counts = old.counts;
+            session.budget = old.budget;
+            if session.budget.window == self.window {
+                self.active.push(id);
             }
         }
         session.counts.heard = heard;
@@ -133,10 +133,10 @@ impl Table {
     }
 
     pub fn remove(&mut self, id: u64) {
-        if let Some(old) = self.sessions.remove(&id) {
-            if self.by_key.get(&old.key) == Some(&id) {
-                self.by_key.remove(&old.key);
-            }
+        if let Some(old) = self.sessions.remove(&id)
+            && self.by_key.get(&old.key) == Some(&id)
+        {
+            self.by_key.remove(&old.key);
         }
     }
 
@@ -154,20 +154,20 @@ impl Table {
         self.locals.get(client).copied()
     }
 
-    pub fn set_locals(&mut self, locals: HashMap<SocketAddr, IpAddr>) {
-        self.locals = locals;
-    }
-
     pub fn set_local(&mut self, client: SocketAddr, local: IpAddr) {
         self.locals.insert(client, local);
     }
 
+    pub fn forget_local(&mut self, client: &SocketAddr) {
+        self.locals.remove(client);
+    }
+
     /// The time of what follows, in seconds since boot; once per batch is enough.
     pub fn begin(&mut self, now: f64) {
-        self.now = now;
+        self.now = self.now.max(now);
         let window = (now / WINDOW) as i64;
-        if window == self.window {
-            return;
+        if window <= self.window {
+            return; // two threads read the clock: one may come a little late
         }
         if let Some(capacity) = self.capacity {
             // After an idle window nobody's demand is known: start without a share.
