@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shadowmesh.dataplane.pumps import PUMP_NAMES, PumpName, native_built
+from shadowmesh.dataplane.pumps import PUMP_NAMES, PumpName
 
 pytest.register_assert_rewrite("conformance", "pump_rig", "pump_peer")
 
@@ -19,18 +19,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs root, /dev/net/tun and iproute2"))
 
 
-def pump_or_skip(name: PumpName) -> PumpName:
-    """The pump's name. Where cargo exists, the native pump is there or the test fails; without cargo, it is skipped."""
-    if name == "native" and not native_built():
-        if shutil.which("cargo"):
-            pytest.fail(
-                "cargo is here, but the native pump isn't built: `pip install -e .` builds it and says why it can't"
-            )
-        pytest.skip("the native pump needs cargo to be built")
-    return name
-
-
 @pytest.fixture(params=PUMP_NAMES)
 def pump_name(request: pytest.FixtureRequest) -> PumpName:
     """Each pump that runs as a process."""
+    from pump_rig import pump_or_skip
+
     return pump_or_skip(request.param)

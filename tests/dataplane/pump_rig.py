@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import socket
 import subprocess
 import time
@@ -15,12 +16,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 
+import pytest
 from pump_namespaces import entered
 
 from shadowmesh.dataplane import counters as c
 from shadowmesh.dataplane.interface import Pump
 from shadowmesh.dataplane.process import PumpProcess
-from shadowmesh.dataplane.pumps import PumpName
+from shadowmesh.dataplane.pumps import PumpName, native_built
 from shadowmesh.dataplane.sim import SimPump
 from shadowmesh.dataplane.sockets import open_udp
 from shadowmesh.dataplane.tun import open_tun
@@ -30,6 +32,17 @@ from shadowmesh.model.clock import Now
 
 PATIENCE = 5.0
 SLOT = m.Slot(0)
+
+
+def pump_or_skip(name: PumpName) -> PumpName:
+    """The pump's name. Where cargo exists, the native pump is there or the test fails; without cargo, it is skipped."""
+    if name == "native" and not native_built():
+        if shutil.which("cargo"):
+            pytest.fail(
+                "cargo is here, but the native pump isn't built: `pip install -e .` builds it and says why it can't"
+            )
+        pytest.skip("the native pump needs cargo to be built")
+    return name
 
 
 class Rig(ABC):

@@ -1,0 +1,105 @@
+"""Two pumps in two namespaces on one veth, with fixed keys and two ways between them. Needs root."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from contextlib import ExitStack
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+from pump_namespaces import entered
+
+from shadowmesh.dataplane.host import HostNetwork, Interface
+from shadowmesh.dataplane.process import PumpProcess
+from shadowmesh.dataplane.pumps import PumpName
+from shadowmesh.dataplane.sockets import open_udp
+from shadowmesh.dataplane.tun import open_tun
+from shadowmesh.model import pump as m
+from shadowmesh.model.addresses import SockAddr
+
+INNER = ("10.7.0.1", "10.7.0.2")
+_OUTER = ("192.0.2.1", "192.0.2.2")
+_PORTS = (51820, 51821)
+_KEYS = (bytes([1]) * 32, bytes([2]) * 32)
+MTU = 1376
+PEER = m.PeerIndex(0)
+
+
+def run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+class Pair:
+    """The two pumps are named from left to right; `spaces` are the namespaces to open sockets in."""
+
+    def __init__(self, names: tuple[PumpName, PumpName]) -> None:
+        self._stack = ExitStack()
+        self.spaces = (f"dp-pr-a-{os.getpid()}", f"dp-pr-b-{os.getpid()}")
+        for space in self.spaces:
+            run("ip", "netns", "add", space)
+            self._stack.callback(run, "ip", "netns", "del", space)
+        a, b = self.spaces
+        run("ip", "link", "add", "dpv0", "netns", a, "type", "veth", "peer", "name", "dpv0", "netns", b)
+        for space, address in zip(self.spaces, _OUTER, strict=True):
+            run("ip", "-n", space, "link", "set", "lo", "up")
+            run("ip", "-n", space, "addr", "add", f"{address}/24", "dev", "dpv0")
+            run("ip", "-n", space, "link", "set", "dpv0", "up")
+        self.pumps = [self._side(i, name) for i, name in enumerate(names)]
+
+    def _side(self, i: int, name: PumpName) -> PumpProcess:
+        pump = PumpProcess(name)
+        self._stack.callback(pump.close)
+        with entered(self.spaces[i]):
+            tun, device = open_tun("dpt0")
+            host = HostNetwork()
+            self._stack.callback(host.close)
+            host.apply(Interface(device, MTU, (ip_address(INNER[i]),), (ip_network(INNER[1 - i]),)))
+            socks = [open_udp(ip_address("0.0.0.0"), port) for port in _PORTS]
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        send, receive = (_KEYS, _KEYS[::-1])[i]
+        pump.apply(
+            [
+                m.AddTun(m.NetIndex(0), tun, MTU, (ip_network(INNER[i]),)),
+                *(m.AddSocket(m.Slot(n), sock.fileno()) for n, sock in enumerate(socks)),
+                m.PutPeer(PEER, m.NetIndex(0), (ip_network(INNER[1 - i]),)),
+                m.SetPath(PEER, self.path(i, 0)),
+                m.Install(PEER, m.Session(1 + i, 2 - i, send, receive, True, now, now + 600)),
+            ]
+        )
+        os.close(tun)
+        for sock in socks:
+            sock.close()
+        return pump
+
+    def path(self, i: int, way: int) -> m.Path:
+        """From side `i` by way 0 or 1: own sockets and ports at both ends."""
+        return m.Path(m.Slot(way), SockAddr(_OUTER[1 - i], _PORTS[way]))
+
+    def counter(self, i: int, field: str) -> int:
+        """Of side `i`'s peer."""
+        return self.pumps[i].counters()[len(m.COUNTER_FIELDS) + m.COUNTER_FIELDS.index(field)]
+
+    def udp(self, i: int) -> socket.socket:
+        """A socket on side `i`'s inner address."""
+        with entered(self.spaces[i]):
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
+        sock.bind((INNER[i], 0))
+        sock.settimeout(5)
+        return self._stack.enter_context(sock)
+
+    def checksum_errors(self) -> int:
+        """TCP segments with a wrong checksum that either kernel saw."""
+        total = 0
+        for space in self.spaces:
+            with entered(space):
+                lines = Path("/proc/thread-self/net/snmp").read_text().splitlines()
+            names, values = [line.split() for line in lines if line.startswith("Tcp:")]
+            total += int(values[names.index("InCsumErrors")])
+        return total
+
+    def close(self) -> None:
+        self._stack.close()

@@ -1,0 +1,145 @@
+"""Two pumps on one veth, like and unlike: whole transfers, order over several threads, path switches under traffic."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from pump_namespaces import entered
+from pump_pair import INNER, PEER, Pair
+from pump_rig import pump_or_skip
+
+from shadowmesh.dataplane.pumps import PumpName
+from shadowmesh.model import pump as m
+
+pytestmark = pytest.mark.lab
+PAIRS: list[tuple[PumpName, PumpName]] = [("native", "native"), ("python", "native"), ("native", "python")]
+BLOCK = bytes(range(256)) * 4096
+
+
+@pytest.fixture
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    names = getattr(request, "param", PAIRS[0])
+    for name in names:
+        pump_or_skip(name)
+    made = Pair(names)
+    yield made
+    made.close()
+
+
+def transfer(pair: Pair, source: int, megabytes: int) -> None:
+    """Over TCP from side `source`; both ends must have hashed the same."""
+    with entered(pair.spaces[1 - source]):
+        server = socket.create_server((INNER[1 - source], 0))
+    with entered(pair.spaces[source]):
+        client = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+
+    def receive() -> str:
+        connection, _ = server.accept()
+        connection.settimeout(20)
+        digest = hashlib.sha256()
+        while data := connection.recv(1 << 18):
+            digest.update(data)
+        connection.close()
+        return digest.hexdigest()
+
+    with server, client, ThreadPoolExecutor(1) as pool:
+        received = pool.submit(receive)
+        client.settimeout(20)
+        client.connect(server.getsockname())
+        digest = hashlib.sha256()
+        for i in range(megabytes):
+            block = i.to_bytes(4, "big") + BLOCK[4:]
+            client.sendall(block)
+            digest.update(block)
+        client.close()
+        assert received.result(30) == digest.hexdigest()
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join, indirect=True)
+def test_transfers_arrive_whole_both_ways(pair: Pair) -> None:
+    for source in (0, 1):
+        transfer(pair, source, 100)
+    assert pair.checksum_errors() == 0
+    for i in (0, 1):
+        assert pair.counter(i, "rx_bytes_direct") > 100 << 20
+        assert not any(pair.counter(i, f) for f in ("drop_auth", "drop_replay", "drop_source", "drop_destination"))
+
+
+def busy_threads(pid: int) -> int:
+    """How many threads of a process have used the processor for more than a few ticks."""
+    used = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        fields = (task / "stat").read_text().rpartition(")")[2].split()
+        used += int(fields[11]) + int(fields[12]) > 2
+    return used
+
+
+def test_threads_share_one_flow_and_keep_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHADOWMESH_PUMP_THREADS", "4")
+    pump_or_skip("native")
+    pair = Pair(("native", "native"))
+    try:
+        sender, receiver = pair.udp(0), pair.udp(1)
+        # by 40 segments of a super-packet each, so that batches are full and threads many
+        sender.setsockopt(socket.IPPROTO_UDP, 103, 1200)  # UDP_SEGMENT
+        sender.connect(receiver.getsockname())
+        seen: list[int] = []
+
+        def receive() -> None:
+            while (number := int.from_bytes(receiver.recv(2000)[:4], "big")) != 0xFFFFFFFF:
+                seen.append(number)
+
+        reading = threading.Thread(target=receive)
+        reading.start()
+        for start in range(0, 200_000, 40):
+            sender.send(b"".join(i.to_bytes(4, "big") + bytes(1196) for i in range(start, start + 40)))
+        for _ in range(20):
+            time.sleep(0.05)
+            sender.send(b"\xff" * 4)
+        reading.join(20)
+        assert len(seen) > 20_000
+        assert seen == sorted(set(seen))  # some may be lost in a flood; none overtakes, none comes twice
+        assert max(busy_threads(pump.pid) for pump in pair.pumps) >= 2
+        assert pair.counter(1, "drop_replay") == 0
+    finally:
+        pair.close()
+
+
+def test_four_flows_at_once_arrive_whole(pair: Pair) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(transfer, pair, i % 2, 25) for i in range(4)]:
+            done.result(60)
+    assert pair.checksum_errors() == 0
+
+
+@pytest.mark.parametrize("pair", [("native", "native"), ("python", "python")], ids="-".join, indirect=True)
+def test_two_hundred_path_switches_lose_and_double_nothing(pair: Pair) -> None:
+    sender, receiver = pair.udp(0), pair.udp(1)
+    target = receiver.getsockname()
+    seen: list[int] = []
+
+    def receive() -> None:
+        while (number := int.from_bytes(receiver.recv(2000)[:4], "big")) != 0xFFFFFFFF:
+            seen.append(number)
+
+    reading = threading.Thread(target=receive)
+    reading.start()
+    for number in range(4000):
+        if number % 20 == 0:
+            way = number // 20 % 2
+            also = pair.path(0, 1 - way) if number % 3 == 0 else None
+            pair.pumps[0].apply([m.SetPath(PEER, pair.path(0, way), also)])
+        sender.sendto(number.to_bytes(4, "big") + os.urandom(100), target)
+        time.sleep(0.0005)
+    sender.sendto(b"\xff" * 4, target)
+    reading.join(20)
+    assert sorted(seen) == list(range(4000))
+    assert pair.counter(1, "drop_replay") > 0  # the doubles
