@@ -21,6 +21,7 @@ pub mod counters;
 pub mod event;
 pub mod inbound;
 pub mod io;
+pub mod memory;
 pub mod msgpack;
 pub mod outbound;
 pub mod packet;
