@@ -28,6 +28,7 @@ from ipaddress import IPv4Address, ip_address, ip_network
 from shadowmesh.daemon.relay_stream import RelayStream
 from shadowmesh.dataplane.host import HostNetwork, Interface
 from shadowmesh.dataplane.process import PumpProcess
+from shadowmesh.dataplane.pumps import choose_pump
 from shadowmesh.dataplane.sockets import gathered_size, open_udp
 from shadowmesh.dataplane.tun import open_tun
 from shadowmesh.model import pump as m
@@ -179,7 +180,7 @@ async def serve_relay(host: str, *certificate: str) -> None:
     if certificate:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(*certificate)
-    core = RelayCore(RELAY, token_keys=[CONTROLLER.public])
+    core = RelayCore(RELAY, token_keys=[CONTROLLER.public], pump=choose_pump())
     async with RelayServer(core, SockAddr(host, PORT), tls=tls):
         ready()
         await asyncio.to_thread(sys.stdin.read)
@@ -212,13 +213,14 @@ async def blast(via: str, url: str, own: str, peer: str, rate: str, seconds: str
         ready()
         send = segmented(sock, frame * BURST, FRAME, (host_of(url), PORT))
         print(await asyncio.to_thread(paced, send, FRAME * BURST, *timing), flush=True)
+        await asyncio.to_thread(sys.stdin.read)
         return
     fd, task = await stream_client(url, own)
     burst = wire.pack_stream([frame] * BURST)
     with socket.socket(fileno=os.dup(fd)) as end:
         ready()
         print(await asyncio.to_thread(paced, lambda: end.sendall(burst), FRAME * BURST, *timing), flush=True)
-        await asyncio.sleep(0.2)
+        await asyncio.to_thread(sys.stdin.read)
     task.cancel()
 
 
@@ -256,6 +258,7 @@ def turn(host: str, peer: str, rate: str, seconds: str) -> None:
     ready()
     send = segmented(sock, frame * BURST, len(frame), (host, TURN_PORT))
     print(paced(send, len(frame) * BURST, float(rate) * 1e6, float(seconds)), flush=True)
+    sys.stdin.read()
 
 
 # a whole tunnel
