@@ -21,11 +21,14 @@ def attach(app: typer.Typer) -> None:
 
 def run(call: Call) -> None:
     """Run the client daemon in the foreground."""
-    from shadowmesh.cli.logs import set_up
     from shadowmesh.daemon.app import run_daemon
 
-    set_up(call)
-    run_daemon(call.state_dir)
+    def set_up_log() -> None:
+        from shadowmesh.cli.logs import set_up
+
+        set_up(call)
+
+    run_daemon(call.state_dir, set_up_log)
 
 
 def install(

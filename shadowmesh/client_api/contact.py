@@ -11,14 +11,16 @@ import socket
 import ssl
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-import httpx
 
 from shadowmesh.model.codec import Struct, from_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.invite import is_fingerprint
 from shadowmesh.protocol.signing import ForgedError, IdentityDocument, read_fingerprint, verify_identity
+
+if TYPE_CHECKING:
+    import httpx
 
 API = "/api/v1"
 _MAX_IDENTITY = 256 * 1024
@@ -82,6 +84,8 @@ def first_contact(url: str, fingerprint: str | None, *, timeout: float = 10.0) -
     Raises ShadowMeshError: `bad_url`, `bad_fingerprint` (USAGE), `controller_unreachable` (UNREACHABLE),
     `fingerprint_mismatch` (NOT_ALLOWED), `not_a_controller` (FAILED).
     """
+    import httpx  # a daemon that knows its controller starts without it
+
     url = normal_url(url)
     if fingerprint is not None and not is_fingerprint(fingerprint):
         raise ShadowMeshError(

@@ -8,9 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
-
-import httpx
+from typing import TYPE_CHECKING, TypeVar
 
 from shadowmesh import __version__
 from shadowmesh.client_api.contact import API, Contact, error_of, first_contact, unreachable
@@ -20,6 +18,9 @@ from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.invite import Invite, is_short_code
 from shadowmesh.model.keys import NetworkID, SealingPublicKey, WireGuardPublicKey
 from shadowmesh.protocol.signing import Context, Signer, registration_message, sign_text, verify_map
+
+if TYPE_CHECKING:
+    import httpx
 
 T = TypeVar("T")
 
@@ -85,6 +86,8 @@ def enroll(
     Raises ShadowMeshError: what `first_contact` raises, and the controller's own: invite_invalid, invite_expired,
     invite_revoked (NOT_ALLOWED), invite_used_up, network_full, pool_empty, name_taken (CONFLICT), rate_limited.
     """
+    import httpx  # the daemon starts without it
+
     urls = invite.urls if isinstance(invite, Invite) else (invite.url,)
     contact = reach(urls, invite.fingerprint, timeout=timeout)
     tls = contact.tls

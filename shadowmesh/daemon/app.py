@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
+import gc
 import os
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
-
-import structlog
+from typing import TYPE_CHECKING
 
 from shadowmesh import __version__
-from shadowmesh.daemon.api import Api
-from shadowmesh.daemon.daemon import Daemon
-from shadowmesh.daemon.local_api import LocalApi
 from shadowmesh.daemon.state import State
+from shadowmesh.dataplane.process import PumpProcess
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
-log = structlog.get_logger(__name__)
+if TYPE_CHECKING:
+    from shadowmesh.daemon.daemon import Daemon
 
 
-def run_daemon(state_dir: Path) -> None:
-    """Runs until SIGTERM or SIGINT. Raises ShadowMeshError if it can't start, or can't go on."""
+def run_daemon(state_dir: Path, set_up_log: Callable[[], None]) -> None:
+    """Runs until SIGTERM or SIGINT. Raises ShadowMeshError if it can't start, or can't go on.
+
+    What takes long to import is imported when the pump's process has been started: it does so on another core meanwhile.
+    """
     if os.geteuid() != 0:
         raise ShadowMeshError(
             "not_root", "the daemon makes network interfaces and needs root", "run it with sudo or by systemd",
@@ -29,23 +31,49 @@ def run_daemon(state_dir: Path) -> None:
         )  # fmt: skip
     state = State(state_dir)
     try:
-        failure = asyncio.run(_run(state))
+        pump = PumpProcess()
+        set_up_log()
+        failure = _serve(state, pump)
     finally:
         state.close()
     if failure is not None:
         raise failure
 
 
-async def _run(state: State) -> ShadowMeshError | None:
-    daemon = Daemon(state)
+def _serve(state: State, pump: PumpProcess) -> ShadowMeshError | None:
+    gc.disable()  # until all is imported, which stays
+    import asyncio
+
+    from shadowmesh.daemon.daemon import Daemon
+
+    async def run() -> ShadowMeshError | None:
+        return await _run(Daemon(state, pump))
+
+    try:
+        return asyncio.run(run())
+    finally:
+        pump.close()
+
+
+async def _run(daemon: Daemon) -> ShadowMeshError | None:
+    import asyncio
+
+    import structlog
+
+    from shadowmesh.daemon.api import Api
+    from shadowmesh.daemon.local_api import LocalApi
+
+    log = structlog.get_logger(__name__)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, daemon.stopping.set)
-    local = LocalApi(state.directory, Api(daemon).methods)
+    local = LocalApi(daemon.state.directory, Api(daemon).methods)
     try:
         await daemon.start()
         await local.start()
-        log.info("daemon runs", version=__version__, state_dir=str(state.directory), pump=daemon.pump_name)
+        gc.freeze()
+        gc.enable()
+        log.info("daemon runs", version=__version__, state_dir=str(daemon.state.directory), pump=daemon.pump_name)
         _tell_systemd("READY=1")
         await daemon.stopping.wait()
         _tell_systemd("STOPPING=1")

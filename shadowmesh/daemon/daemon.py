@@ -78,7 +78,8 @@ _PUMP_RESTARTS = 5  # within a minute; one more, and the daemon gives up
 class Daemon:
     """One client process over one state directory, between `start` and `stop`."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, pump: PumpProcess | None = None) -> None:
+        """`pump`: one that was started ahead."""
         self.state = state
         private, self._port = state.device()
         self.device = Signer.from_secret(private)
@@ -89,7 +90,7 @@ class Daemon:
         self.stopping = asyncio.Event()
         self.failure: ShadowMeshError | None = None
         self._driver: Driver | None = None
-        self._pump: PumpProcess | None = None
+        self._pump = pump
         self._sockets: dict[Slot, socket.socket] = {}
         self._streams: dict[Slot, asyncio.Task[None]] = {}
         self._opening: set[RelayID] = set()
@@ -164,7 +165,7 @@ class Daemon:
     def _start_core(self) -> None:
         """A fresh pump and a fresh Node; sessions are made anew. Descriptors stay, so nothing on the host moves."""
         moment = now()
-        self._pump = PumpProcess()
+        self._pump = self._pump or PumpProcess()
         node = Node(Identity(self.device), NodeConfig(timestamp_floor=self.state.timestamp()))
         node.counters = CounterReader(self._pump.counters())
         self._driver = Driver(node, self._pump, self._node_event, self._pump_died)

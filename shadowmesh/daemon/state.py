@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from shadowmesh.model.codec import Struct, from_json, to_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
@@ -22,9 +21,6 @@ from shadowmesh.model.ids import ClientID, NetworkRef
 from shadowmesh.model.keys import NetworkID, SealingPublicKey, Secret
 from shadowmesh.model.link import MapUpdate
 from shadowmesh.protocol.signing import IdentityDocument
-
-if TYPE_CHECKING:
-    import sqlite_utils
 
 FORMAT = 1
 _DATABASE = "state.db"
@@ -94,15 +90,15 @@ class State:
 
     def close(self) -> None:
         with self._mutex:
-            self._db.conn.close()
+            self._db.close()
         os.close(self._lock)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._mutex:
             try:
-                with self._db.conn:
-                    yield self._db.conn
+                with self._db:
+                    yield self._db
             except sqlite3.Error as e:
                 raise _failed(self.directory, e) from e
 
@@ -255,9 +251,7 @@ def _lock_directory(directory: Path) -> int:
     return descriptor
 
 
-def _open(directory: Path) -> sqlite_utils.Database:
-    import sqlite_utils
-
+def _open(directory: Path) -> sqlite3.Connection:
     path = directory / _DATABASE
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -266,27 +260,35 @@ def _open(directory: Path) -> sqlite_utils.Database:
     except OSError as e:
         raise _failed(directory, e) from e
     try:
-        _check_format(connection, directory)  # first: what a newer version wrote isn't touched
-        database = sqlite_utils.Database(connection)
+        if not _check_format(connection, directory):  # first: what a newer version wrote isn't touched
+            _create(connection)
         connection.execute("PRAGMA foreign_keys = ON")
-        database.enable_wal()
         connection.execute("PRAGMA synchronous = FULL")
-        with connection:
-            connection.execute("BEGIN IMMEDIATE")
-            for statement in _SCHEMA.split(";"):
-                connection.execute(statement)
-            connection.execute("INSERT OR IGNORE INTO meta VALUES ('format', ?)", (str(FORMAT),))
     except BaseException as e:
         connection.close()
         if isinstance(e, sqlite3.Error):
             raise _failed(directory, e) from e
         raise
-    return database
+    return connection
 
 
-def _check_format(db: sqlite3.Connection, directory: Path) -> None:
+def _create(connection: sqlite3.Connection) -> None:
+    """All tables or none; WAL is kept in the file."""
+    import sqlite_utils  # brings numpy with it, a sixth of a second: once in a state's life
+
+    sqlite_utils.Database(connection).enable_wal()
+    connection.execute("PRAGMA synchronous = FULL")
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA.split(";"):
+            connection.execute(statement)
+        connection.execute("INSERT INTO meta VALUES ('format', ?)", (str(FORMAT),))
+
+
+def _check_format(db: sqlite3.Connection, directory: Path) -> bool:
+    """Whether there is a state in it, one that this version reads; raises ShadowMeshError for another's."""
     if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone() is None:
-        return
+        return False
     row = db.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
     found = str(row[0]) if row is not None else "1"
     if not found.isdecimal():
@@ -297,6 +299,7 @@ def _check_format(db: sqlite3.Connection, directory: Path) -> None:
             f"the state in {directory} was written by a newer version (format {found}, this one knows {FORMAT})",
             "install that version again",
         )
+    return True
 
 
 def _failed(directory: Path, error: sqlite3.Error | OSError) -> ShadowMeshError:

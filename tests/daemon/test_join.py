@@ -64,7 +64,7 @@ def enrol(state: State, text: str, refuse: Any = lambda *_: None) -> NetworkReco
 
 
 def kept_enrolments(state: State) -> int:
-    return int(state._db.conn.execute("SELECT count(*) FROM enrolments").fetchone()[0])
+    return int(state._db.execute("SELECT count(*) FROM enrolments").fetchone()[0])
 
 
 def raising(error: BaseException) -> Callable[..., None]:

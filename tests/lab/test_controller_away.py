@@ -84,31 +84,26 @@ def test_pairs_go_on_talking_and_new_ones_begin(story: Story, told) -> None:
     story.feed.until_flows("h1", "h2")
 
 
-# Starting costs about a second of CPU, which takes longer while others use the machine: of two starts, the quicker counts.
-
-
-def test_a_restarted_daemon_comes_back_from_disk_within_3_s(story: Story, told) -> None:
+@pytest.mark.parametrize("peer", ["h1", "h2"])
+def test_a_restarted_daemon_comes_back_from_disk_within_3_s(story: Story, peer: str, told) -> None:
     """h1 spoke with it a moment ago, h2 never did."""
-    took = []
-    for peer in ("h1", "h2"):
-        began = restart(story.world, "h3")
-        answer = first_answer(story.world, "h3", peer, 20)
-        took.append(time.monotonic() - began)
-        assert answer.path == "relay"
-    told("daemon start to the first answer of a peer, s", [round(t, 2) for t in took])
-    assert min(took) <= 3.0
+    began = restart(story.world, "h3")
+    answer = first_answer(story.world, "h3", peer, 20)
+    took = time.monotonic() - began
+    told(f"daemon start to the first answer of {peer}, s", round(took, 2))
+    assert answer.path == "relay"
+    assert took <= 3.0
     assert story.world.status("h3").networks[0].controller == "offline"
 
 
-def test_a_peer_reaches_the_restarted_daemon_within_3_s(story: Story, told) -> None:
-    took = []
-    for peer in ("h1", "h2"):
-        assert first_answer(story.world, peer, "h3", 5).path == "relay"
-        began = restart(story.world, "h3")
-        first_answer(story.world, peer, "h3", 20)
-        took.append(time.monotonic() - began)
-    told("daemon start to the first answer that a peer gets, s", [round(t, 2) for t in took])
-    assert min(took) <= 3.0
+@pytest.mark.parametrize("peer", ["h1", "h2"])
+def test_a_peer_reaches_the_restarted_daemon_within_3_s(story: Story, peer: str, told) -> None:
+    assert first_answer(story.world, peer, "h3", 5).path == "relay"
+    began = restart(story.world, "h3")
+    first_answer(story.world, peer, "h3", 20)
+    took = time.monotonic() - began
+    told(f"daemon start to the first answer that {peer} gets, s", round(took, 2))
+    assert took <= 3.0
 
 
 def test_a_nat_that_gets_another_address_meanwhile_holds_the_stream_within_10_s(story: Story, told) -> None:
