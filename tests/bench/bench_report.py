@@ -81,13 +81,26 @@ def table(results: Results, contenders: Sequence[str], columns: Sequence[Column]
     return "\n".join(lines)
 
 
-def ratio(results: Results, key: str, column: Column, offloads: str = "on") -> Summary | None:
-    """Of the medians, to the peer's; the range of ours over its median."""
-    own = results.summary(offloads, key, column.measure, column.figure)
-    peer = results.summary(offloads, PEER, column.measure, column.figure)
-    if own is None or peer is None or not peer.median:
-        return None
-    return Summary(own.median / peer.median, own.lowest / peer.median, own.highest / peer.median, own.rounds)
+def multiples(results: Results, contenders: Sequence[str], columns: Sequence[Column], offloads: str = "on") -> str:
+    """The same table for ours, in multiples of the peer; nothing if that or they were not measured."""
+    rows = {
+        key: [results.ratio(offloads, key, PEER, c.measure, c.figure) for c in columns]
+        for key in contenders
+        if key in OURS
+    }
+    shown = [i for i in range(len(columns)) if any(row[i] for row in rows.values())]
+    if not shown:
+        return ""
+    lines = [
+        f"In multiples of {PEER}, round by round:",
+        "",
+        "| | " + " | ".join(columns[i].head for i in shown) + " |",
+        "|---" * (len(shown) + 1) + "|",
+    ]
+    for key, row in rows.items():
+        cells = (cell(row[i], Column("", "", "")) for i in shown)
+        lines.append(f"| **{results.title(key)}** | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def _groups(results: Results, columns: Sequence[tuple[str, Column]], offloads: str = "on") -> list[Group]:
@@ -95,7 +108,7 @@ def _groups(results: Results, columns: Sequence[tuple[str, Column]], offloads: s
     for title, column in columns:
         bars = []
         for key in results.contenders("direct", offloads):
-            found = ratio(results, key, column, offloads) if key != "veth" else None
+            found = results.ratio(offloads, key, PEER, column.measure, column.figure) if key != "veth" else None
             if found is not None:
                 told = results.summary(offloads, key, column.measure, column.figure)
                 assert told is not None
@@ -160,7 +173,7 @@ def section(results: Results, names: Sequence[str]) -> str:
     hours = (times[1] - times[0]) / 3600
     lines = [
         f"Measured on {when} within {hours:.1f} h: {m['cpu']}, {m['cores']} cores, Linux {m['kernel']}, Python {m['python']}. "
-        f"{results.rounds()} rounds or more of {results.seconds:g} s each; medians, and from the lowest to the highest. "
+        f"Rounds: {results.rounds()} at least, of {results.seconds:g} s for each figure; medians, and from the lowest to the highest. "
         f"TCP segments with a wrong checksum inside: {results.csum_errors}.",
     ]
     parts = (
@@ -174,20 +187,21 @@ def section(results: Results, names: Sequence[str]) -> str:
     for title, group, offloads, columns, drawn in parts:
         contenders = results.contenders(group, offloads)
         if contenders:
-            lines += ["", f"### {title}", ""]
-            lines += [f"![{name}](images/{name}.svg)" for name in drawn if name in names]
-            lines += ["", table(results, contenders, columns, offloads)]
+            shown = [f"![{name}](images/{name}.svg)" for name in drawn if name in names]
+            told = multiples(results, contenders, columns, offloads)
+            for block in (f"### {title}", "\n".join(shown), table(results, contenders, columns, offloads), told):
+                lines += ["", block] if block else []
     groups = ("direct", "relayed", "relay")
     found = dict.fromkeys(key for g in groups for o in ("on", "off") for key in results.contenders(g, o))
-    told: dict[str, str] = {}
+    named: dict[str, str] = {}
     for key in found:
         name = (
             "ShadowMesh"
             if "ShadowMesh" in results.title(key) or results.title(key).partition(" ")[0] in OURS
             else results.title(key)
         )
-        told.setdefault("Linux" if key == "veth" else name.partition(",")[0], results.version(key))
-    lines += ["", UNITS, "", "Versions: " + ", ".join(f"{name} {version}" for name, version in told.items()) + "."]
+        named.setdefault("Linux" if key == "veth" else name.partition(",")[0], results.version(key))
+    lines += ["", UNITS, "", "Versions: " + ", ".join(f"{name} {version}" for name, version in named.items()) + "."]
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+ORDER = ("veth", "wireguard-go", "native", "python", "nebula", "openvpn", "tinc")
 SCHEMA = "shadowmesh.bench-results/1"
 
 
@@ -91,17 +92,25 @@ class Results:
 
     # what is made of it
 
-    def summary(self, offloads: str, contender: str, measure: str, figure: str) -> Summary | None:
+    def _values(self, offloads: str, contender: str, measure: str, figure: str) -> dict[int, float]:
+        """Round → value."""
         rows = self._document["rows"].get(offloads, {}).get(contender, {}).get(measure, [])
-        values = [row["figures"][figure] for row in rows if figure in row["figures"]]
-        if not values:
-            return None
-        return Summary(statistics.median(values), min(values), max(values), len(values))
+        return {row["round"]: row["figures"][figure] for row in rows if figure in row["figures"]}
+
+    def summary(self, offloads: str, contender: str, measure: str, figure: str) -> Summary | None:
+        return _summary(list(self._values(offloads, contender, measure, figure).values()))
+
+    def ratio(self, offloads: str, contender: str, peer: str, measure: str, figure: str) -> Summary | None:
+        """Of the contender's figure to the peer's, round by round: what disturbs a round disturbs both."""
+        own = self._values(offloads, contender, measure, figure)
+        peers = self._values(offloads, peer, measure, figure)
+        return _summary([value / peers[number] for number, value in own.items() if peers.get(number)])
 
     def contenders(self, group: str, offloads: str = "on") -> list[str]:
-        """Those that were measured, in the order in which they were named first."""
+        """Those that were measured: in `ORDER`, others by name."""
         rows = self._document["rows"].get(offloads, {})
-        return [key for key, found in self._document["groups"].items() if found == group and rows.get(key)]
+        found = [key for key, its in self._document["groups"].items() if its == group and rows.get(key)]
+        return sorted(found, key=lambda key: (ORDER.index(key) if key in ORDER else len(ORDER), key))
 
     def rounds(self) -> int:
         """The fewest rounds that any figure has; 0 if there is none."""
@@ -130,6 +139,10 @@ class Results:
     @property
     def csum_errors(self) -> int:
         return int(self._document["csum_errors"])
+
+
+def _summary(values: list[float]) -> Summary | None:
+    return Summary(statistics.median(values), min(values), max(values), len(values)) if values else None
 
 
 def machine() -> dict[str, Any]:

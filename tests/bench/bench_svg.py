@@ -53,7 +53,7 @@ def chart(title: str, groups: Sequence[Group], *, mark: float | None = 1.0) -> s
                 f'<text x="{_LEFT - 8}" y="{middle + 4.5:g}" text-anchor="end">{escape(bar.label)}</text>',
                 f'<rect class="{kind}" x="{_LEFT}" y="{middle - 7:g}" width="{max(1.0, bar.value * scale):.1f}" height="14" rx="2"/>',
                 f'<line class="range" x1="{low:.1f}" x2="{high:.1f}" y1="{middle:g}" y2="{middle:g}"/>',
-                f'<text x="{max(high, _LEFT + bar.value * scale) + 8:.1f}" y="{middle + 4.5:g}">{escape(bar.text)}</text>',
+                f'<text x="{_LEFT + _BARS + 12}" y="{middle + 4.5:g}">{escape(bar.text)}</text>',
             ]
             y += _ROW
         if mark is not None:

@@ -97,10 +97,12 @@ def test_a_file_that_holds_no_results_is_refused(tmp_path: Path, text: str) -> N
 def test_medians_and_ratios() -> None:
     results = measured()
     assert results.summary("on", "native", "tcp1", "gbit") == Summary(11.0, 10.0, 12.0, 2)
-    column = next(c for c in bench_report.DIRECT if (c.measure, c.figure) == ("tcp1", "gbit"))
-    assert bench_report.ratio(results, "native", column) == Summary(2.75, 2.5, 3.0, 2)
-    assert bench_report.ratio(results, "wireguard-go", column) == Summary(1.0, 0.75, 1.25, 2)
-    assert bench_report.ratio(results, "native", column, "off") is None
+    own = results.ratio("on", "native", "wireguard-go", "tcp1", "gbit")
+    assert own is not None and own.rounds == 2  # 10 to 3 and 12 to 5
+    assert (own.lowest, own.highest) == (12 / 5, 10 / 3)
+    assert results.ratio("on", "wireguard-go", "wireguard-go", "tcp1", "gbit") == Summary(1.0, 1.0, 1.0, 2)
+    assert results.ratio("off", "native", "wireguard-go", "tcp1", "gbit") is None
+    assert results.ratio("on", "native", "wireguard-go", "ping", "p99_ms") is None
 
 
 def test_the_table_has_only_what_was_measured() -> None:
@@ -111,6 +113,15 @@ def test_the_table_has_only_what_was_measured() -> None:
     assert "| 400 <sub>400–400</sub> | 900 " in rows[3]
 
 
+def test_the_order_is_not_that_of_measuring(tmp_path: Path) -> None:
+    results = Results(tmp_path / "results.json")
+    results.begin(1.0, described("tinc", "other", "python", "veth"))
+    for key in ("python", "tinc", "other", "veth"):
+        results.add("on", key, "tcp1", 1, {"gbit": 1.0})
+    results.save()
+    assert Results.load(tmp_path / "results.json").contenders("direct") == ["veth", "python", "tinc", "other"]
+
+
 def test_the_report_replaces_its_section_and_its_pictures(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "bench-old.svg").write_text("<svg/>")
@@ -119,7 +130,8 @@ def test_the_report_replaces_its_section_and_its_pictures(tmp_path: Path) -> Non
     bench_report.write(measured(), tmp_path)
     text = (tmp_path / "benchmarks.md").read_text()
     assert text.startswith("# Benchmarks\n\nbefore\n") and text.endswith("\nafter\n") and "old" not in text
-    assert "11.00" in text and "wrong checksum inside: 0" in text and "2 rounds" in text
+    assert "11.00" in text and "wrong checksum inside: 0" in text and "Rounds: 2 " in text
+    assert "| **Native** | 2.87 <sub>2.40–3.33</sub> | 0.25 " in text
     assert sorted(p.name for p in (tmp_path / "images").iterdir()) == ["bench-cost.svg", "bench-tcp.svg", "demo.svg"]
     assert "images/bench-tcp.svg" in text and "images/bench-small.svg" not in text
     before = text
