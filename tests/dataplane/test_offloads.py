@@ -78,6 +78,7 @@ def super_packet(
     *,
     flags: int = ACK,
     seq: int = 0xFFFFF000,
+    ip_id: int = 65500,
     options: bytes = bytes(12),
 ) -> bytes:
     """With its virtio header, as a TUN gives it."""
@@ -90,7 +91,7 @@ def super_packet(
     size = len(header) + len(payload)
     if version == 4:
         ip = (
-            struct.pack("!BBHHHBBH", 0x45, 0, (20 + size) & 0xFFFF, 65500, 0x4000, 64, 6 if tcp else 17, 0)
+            struct.pack("!BBHHHBBH", 0x45, 0, (20 + size) & 0xFFFF, ip_id, 0x4000, 64, 6 if tcp else 17, 0)
             + source
             + destination
         )
@@ -210,17 +211,26 @@ def rows(packets: list[bytes], width: int) -> PlainRows:
     return plain
 
 
-def coalesced(packets: list[bytes], offloads: Offloads = OFFLOADS) -> list[bytes]:
+def entered(packets: list[bytes], offloads: Offloads = OFFLOADS) -> list[bytes]:
     """What the interface is given, virtio headers included."""
+    return [b"".join(bytes(p) for p in pieces) for pieces, _, _ in handed(packets, offloads)]
+
+
+def coalesced(packets: list[bytes], offloads: Offloads = OFFLOADS) -> list[bytes]:
+    """The same, and all is let in."""
+    found = handed(packets, offloads)
+    assert sum(number for _, _, number in found) == len(packets)
+    assert sum(inner for _, inner, _ in found) == sum(map(len, packets))
+    return [b"".join(bytes(p) for p in pieces) for pieces, _, _ in found]
+
+
+def handed(packets: list[bytes], offloads: Offloads) -> Any:
     bench = Bench(1500)
     for version in (4, 6):  # seen from the other end
         bench.core.nets[0].routes.put(ip_network(ENDS[version][0]), bench.core.peers[1])
         bench.core.nets[0].local.put(ip_network(ENDS[version][1]), True)
     width = (max(map(len, packets)) + 15) & ~15
-    found = Coalescer(offloads).packets(bench.core, bench.core.peers[1], rows(packets, width), len(packets))
-    assert sum(number for _, _, number in found) == len(packets)
-    assert sum(inner for _, inner, _ in found) == sum(map(len, packets))
-    return [b"".join(bytes(p) for p in pieces) for pieces, _, _ in found]
+    return Coalescer(offloads).packets(bench.core, bench.core.peers[1], rows(packets, width), len(packets))
 
 
 def full_segments(version: int, tcp: bool, count: int, mss: int = 1000, **options: Any) -> list[bytes]:
@@ -232,7 +242,7 @@ def full_segments(version: int, tcp: bool, count: int, mss: int = 1000, **option
 @pytest.mark.parametrize("tcp", [True, False], ids=["tcp", "udp"])
 @pytest.mark.parametrize("mss", [1000, 750])
 def test_segments_of_a_flow_become_one_super_packet(version: int, tcp: bool, mss: int) -> None:
-    segments = full_segments(version, tcp, 40, mss, flags=ACK | PSH)
+    segments = full_segments(version, tcp, 40, mss, flags=ACK | PSH, ip_id=100)
     (joined,) = coalesced(segments)
     flags, kind, header_size, gso, start, offset = VNET_HEADER.unpack_from(joined)
     whole = Packet.parse(joined[VNET_SIZE:], partial=True)
@@ -242,6 +252,40 @@ def test_segments_of_a_flow_become_one_super_packet(version: int, tcp: bool, mss
     assert whole.payload == b"".join(Packet.parse(s).payload for s in segments)
     if tcp:
         assert whole.flags == ACK | PSH
+
+
+@pytest.mark.parametrize("tcp", [True, False], ids=["tcp", "udp"])
+@pytest.mark.parametrize(
+    "first", [65516, 0x6DE8 + 20]
+)  # the header's checksum is 0x6DE8 at id 0 … and passes 0 within the batch
+def test_an_id_or_checksum_that_wraps_costs_one_more_super_packet_and_nothing_else(tcp: bool, first: int) -> None:
+    segments = full_segments(4, tcp, 40, 1000, flags=ACK | PSH, ip_id=first)
+    given = [Packet.parse(g[VNET_SIZE:], partial=True) for g in coalesced(segments)]
+    assert len(given) <= 3
+    assert b"".join(p.payload for p in given) == b"".join(Packet.parse(s).payload for s in segments)
+
+
+def test_super_packets_that_come_in_one_batch_leave_as_they_were() -> None:
+    """Timestamps change between them, nothing within them."""
+    made = []
+    for number in range(3):
+        made += full_segments(
+            4, True, 20, seq=number * 20_000, ip_id=number * 20, options=bytes([8, 10, *[number] * 8, 0, 0])
+        )
+    assert [len(g) for g in coalesced(made)] == [VNET_SIZE + 52 + 20_000] * 3
+
+
+def test_a_flow_of_another_host_in_the_same_batch_is_not_joined_and_not_let_in() -> None:
+    segments = full_segments(4, True, 8, ip_id=1)
+    for i in range(4, 8):
+        data = bytearray(segments[i])
+        data[12] ^= 1  # keeps to a progression of its own
+        data[10:12] = data[36:38] = b"\0\0"
+        data[10:12] = (0xFFFF - folded(bytes(data[:20]))).to_bytes(2, "big")
+        pseudo = data[12:20] + struct.pack("!HH", 6, len(data) - 20)
+        data[36:38] = (0xFFFF - folded(bytes(pseudo + data[20:]))).to_bytes(2, "big")
+        segments[i] = bytes(data)
+    assert [g[VNET_SIZE:] for g in entered(segments)] == segments[:4]
 
 
 def changed(packet: bytes, at: int, *, repair: bool) -> bytes:

@@ -6,7 +6,6 @@ CHECKSUM_PARTIAL, and a segment that came wrong must not be repaired by that.
 
 from __future__ import annotations
 
-import functools
 import sys
 from typing import Any, Final, NamedTuple
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from shadowmesh.dataplane.core import PumpCore
 from shadowmesh.dataplane.python.outbound import little_sum
-from shadowmesh.dataplane.python.rows import BE2, BE4, LE2, LE4, LE8, U8, Array, PlainRows
+from shadowmesh.dataplane.python.rows import LE2, LE4, LE8, U8, PlainRows
 from shadowmesh.dataplane.python.segments import Progressions
 from shadowmesh.dataplane.state import PeerState
 from shadowmesh.dataplane.tun import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VNET_HEADER, VNET_SIZE, Offloads
@@ -65,73 +64,87 @@ class Coalescer:
         plain, width = rows.buffer, rows.size
         ipv4 = plain[0] >> 4 == 4
         l4 = 20 if ipv4 else 40
-        if width < l4 + 8 or (not ipv4 and plain[0] >> 4 != 6):
+        if width < l4 or (not ipv4 and plain[0] >> 4 != 6):
             return self._one_by_one(core, peer, rows, count)
         size = (plain[2] << 8 | plain[3]) if ipv4 else (plain[4] << 8 | plain[5]) + 40
-        flow = self._flow_of(plain, size, l4, ipv4) if l4 <= size <= width else None
-        continuous = flow is not None and count > 1 and self._continuous(rows, count, flow)
-        if not continuous:
+        if not l4 <= size <= width:
+            return self._one_by_one(core, peer, rows, count)
+        flow = self._flow(rows, 0, size, l4) if count > 1 else None
+        stops = None if flow is None else self._stops(rows, count, flow)
+        if count > 1 and (stops is None or len(stops) > 1):
             # version, length and addresses, as few columns as possible: they are the same in most batches
             for kind, offset in _SAME_V4 if ipv4 else _SAME_V6:
                 values = rows.field(kind, offset)[:count]
                 if np.count_nonzero(values != values[0]):
                     return self._one_by_one(core, peer, rows, count)
-            if not l4 <= size <= width:
-                return self._one_by_one(core, peer, rows, count)
         ends, middle, stop = (12, 16, 20) if ipv4 else (8, 24, 40)
         if not core.may_enter(peer, bytes(plain[ends:middle]), bytes(plain[middle:stop]), count):
             return []
-        if flow is None or count == 1:
+        if flow is None or stops is None:
             return self._singles(rows, 0, count, size)
-        return self._joined(rows, count, flow, _pushes(rows, count, flow) if continuous else _breaks(rows, count, flow))
+        return self._joined(rows, flow, stops)
 
-    def _flow_of(self, plain: bytearray, size: int, l4: int, ipv4: bool) -> Flow | None:
-        """What the first row is a segment of; None where it is nothing to join."""
-        if ipv4 and (plain[0] != 0x45 or plain[6] & 0x3F or plain[7]):  # options, fragments
-            return None
-        protocol = plain[9] if ipv4 else plain[6]
-        if protocol == _TCP and self._offloads.tcp and size >= l4 + 20:
-            headers = l4 + (plain[l4 + 12] >> 4) * 4
-            if l4 + 20 <= headers < size:
-                return Flow(size, headers, l4, True)
-            return None
-        whole = protocol == _UDP and self._offloads.udp and (plain[l4 + 4] << 8 | plain[l4 + 5]) == size - l4 > 8
-        return Flow(size, l4 + 8, l4, False) if whole else None
+    def _flow(self, rows: PlainRows, number: int, size: int, l4: int) -> Flow | None:
+        """What a row is a segment of; None where it is nothing to join, or has a wrong IP header checksum."""
+        plain, at = rows.buffer, number * rows.size
+        if l4 == 20:
+            if plain[at] != 0x45 or plain[at + 6] & 0x3F or plain[at + 7]:  # options, fragments
+                return None
+            protocol = plain[at + 9]
+            if little_sum(rows.view[at : at + 20]):
+                return None
+        else:
+            protocol = plain[at + 6]
+        at += l4
+        if protocol == _TCP:
+            if self._offloads.tcp and size >= l4 + 20 and plain[at + 13] & ~_PSH == _ACK:
+                headers = l4 + (plain[at + 12] >> 4) * 4
+                if l4 + 20 <= headers < size:
+                    return Flow(size, headers, l4, True)
+        elif protocol == _UDP and self._offloads.udp and size > l4 + 8:
+            return Flow(size, l4 + 8, l4, False)
+        return None
 
-    def _continuous(self, rows: PlainRows, count: int, flow: Flow) -> bool:
-        """Whether all rows are consecutive segments of one flow with right checksums, as they are if one sender is busy."""
-        plain, l4 = rows.buffer, flow.l4
+    def _stops(self, rows: PlainRows, count: int, flow: Flow) -> list[int]:
+        """Where runs of consecutive segments end that are right each, judged by what the first row is."""
+        plain = rows.buffer
         counts_ids = False
-        if flow.ipv4:
-            at = rows.size + 4
-            steps = ((plain[at] << 8 | plain[at + 1]) - (plain[4] << 8 | plain[5])) & 0xFFFF
-            counts_ids = steps == 1
-            if steps > 1 or (steps == 0 and not plain[6] & _DF) or little_sum(rows.view[:20]):
-                return False
-        if flow.tcp and plain[l4 + 13] & ~_PSH != _ACK:
-            return False
-        progression = self._progressions.get(l4, flow.headers, flow.tcp, flow.mss, counts_ids)
-        if not progression.holds(rows.heads(flow.headers)[:count]):
-            return False
-        if not flow.tcp and np.count_nonzero(rows.field(LE2, l4 + 6)[:count]) != count:
-            return False
-        return rows.sums(0, count).tobytes() == _right_sum(rows.view, flow).to_bytes(4, sys.byteorder) * count
+        if flow.ipv4:  # ids may also stand still, for what is never fragmented (RFC 6864)
+            counts_ids = not plain[6] & _DF or plain[4:6] != plain[rows.size + 4 : rows.size + 6]
+        progression = self._progressions.get(flow.l4, flow.headers, flow.tcp, flow.mss, counts_ids)
+        stops = progression.breaks(rows.heads(flow.headers)[:count])
+        if flow.tcp:
+            stops += _pushes(rows.field(U8, flow.l4 + 13)[:count].tobytes())
+        sums, right = rows.sums(0, count), _right_sum(rows.view, flow)
+        wrong = None
+        if sums.tobytes() != right.to_bytes(4, sys.byteorder) * count:
+            wrong = sums != right
+        if not flow.tcp:
+            checks = rows.field(LE2, flow.l4 + 6)[:count]
+            if np.count_nonzero(checks) != count:  # UDP without a checksum
+                wrong = (checks == 0) | (sums != right)
+        if wrong is not None:
+            for at in np.flatnonzero(wrong).tolist():
+                stops += [at, at + 1]
+        return [*sorted({stop for stop in stops if 0 < stop < count}), count] if stops else [count]
 
-    def _joined(self, rows: PlainRows, count: int, flow: Flow, stops: list[int]) -> list[Packet]:
+    def _joined(self, rows: PlainRows, flow: Flow, stops: list[int]) -> list[Packet]:
         """Super-packets of the rows up to each of `stops`."""
         payloads = rows.payloads(flow.headers, flow.mss)
         most = min(64, (_LARGEST - flow.headers) // flow.mss)
         found: list[Packet] = []
         start = 0
         for stop in stops:
+            joinable = stop > start + 1 and (
+                not start or (self._flow(rows, start, flow.size, flow.l4) == flow and _same_df(rows, start))
+            )
             while start < stop:
-                end = min(stop, start + most)
-                number = end - start
-                if number == 1:
-                    found += self._singles(rows, start, end, flow.size)
+                end = min(stop, start + most) if joinable else stop
+                if joinable and end > start + 1:
+                    lead = _super_header(rows, start, end - start, flow)
+                    found.append(([lead, *payloads[start:end]], (end - start) * flow.size, end - start))
                 else:
-                    lead = _super_header(rows, start, number, flow)
-                    found.append(([lead, *payloads[start:end]], number * flow.size, number))
+                    found += self._singles(rows, start, end, flow.size)
                 start = end
         return found
 
@@ -149,54 +162,19 @@ class Coalescer:
         return found
 
 
-def _pushes(rows: PlainRows, count: int, flow: Flow) -> list[int]:
-    """Where super-packets of a continuous flow end: after each PSH, and with the rows."""
-    if not flow.tcp:
-        return [count]
-    flags = rows.field(U8, flow.l4 + 13)[:count].tobytes()
+def _pushes(flags: bytes) -> list[int]:
+    """Where a super-packet has to end because its last segment carries PSH."""
     stops = []
     at = flags.find(_ACK | _PSH)
-    while 0 <= at < count - 1:
+    while at >= 0:
         stops.append(at + 1)
         at = flags.find(_ACK | _PSH, at + 1)
-    return [*stops, count]
+    return stops
 
 
-def _breaks(rows: PlainRows, count: int, flow: Flow) -> list[int]:
-    """The same for rows of equal size and ends of which anything else may be true: looks at each row and the one before."""
-    l4 = flow.l4
-    words = np.ascontiguousarray(rows.table[:count, : flow.headers]).view(np.uint32)
-    differ = (words[1:] ^ words[:-1]) & _mask(flow)
-    joined: Array = np.asarray(~differ.any(axis=1))
-    if flow.tcp:
-        seq = rows.field(BE4, l4 + 4)[:count].astype(np.uint32)
-        joined &= (seq[1:] - seq[:-1]) == flow.mss
-        flags = rows.field(U8, l4 + 13)[:count]
-        joined &= (flags[:-1] == _ACK) & ((flags[1:] & ~np.uint8(_PSH)) == _ACK)
-    if flow.ipv4:
-        ids = rows.field(BE2, 4)[:count].astype(np.uint16)
-        steps = ids[1:] - ids[:-1]
-        joined &= (steps == 1) | (steps == 0) if rows.buffer[6] & _DF else steps == 1
-    right = rows.sums(0, count) == _right_sum(rows.view, flow)
-    if flow.ipv4:
-        right &= np.add.reduce(rows.words[:count, :10], 1, np.uint32) % 0xFFFF == 0
-    if not flow.tcp:
-        right &= rows.field(LE2, l4 + 6)[:count] != 0
-    joined &= right[1:] & right[:-1]
-    return [*(np.flatnonzero(~joined) + 1).tolist(), count]
-
-
-@functools.lru_cache(maxsize=64)
-def _mask(flow: Flow) -> Array:
-    """Which header bits of two joined segments must be equal."""
-    l4 = flow.l4
-    octets = bytearray(b"\xff" * flow.headers)
-    free = [(l4 + 4, l4 + 8), (l4 + 13, l4 + 14), (l4 + 16, l4 + 18)] if flow.tcp else [(l4 + 6, l4 + 8)]
-    if flow.ipv4:
-        free += [(4, 6), (10, 12)]
-    for start, stop in free:
-        octets[start:stop] = bytes(stop - start)
-    return np.frombuffer(bytes(octets), np.uint32)
+def _same_df(rows: PlainRows, number: int) -> bool:
+    """Whether DF (IPv4) is as in the first row, by which the ids are judged."""
+    return (rows.buffer[6] ^ rows.buffer[number * rows.size + 6]) & _DF == 0
 
 
 def _right_sum(view: memoryview, flow: Flow) -> int:

@@ -49,14 +49,16 @@ class Progression:
         """Writes the headers of consecutive segments, of which `first` (native words) is the first."""
         np.add(self._steps[: len(heads)], first, out=heads)
 
-    def holds(self, heads: Array) -> bool:
-        """Whether these are the headers of consecutive segments."""
+    def breaks(self, heads: Array) -> list[int]:
+        """Numbers of the rows that are not the next segment after the row before."""
         count = len(heads)
-        found = self._scratch[:count]
-        np.subtract(heads, self._steps[:count], found)
-        np.bitwise_and(found, self._must_match, found)
-        octets = found.tobytes()
-        return octets == octets[: 4 * self.words] * count
+        base = self._scratch[:count]  # the segment 0 that each row says it belongs to
+        np.subtract(heads, self._steps[:count], base)
+        np.bitwise_and(base, self._must_match, base)
+        octets = base.tobytes()
+        if octets == octets[: 4 * self.words] * count:
+            return []
+        return list((np.flatnonzero((base[1:] != base[:-1]).any(axis=1)) + 1).tolist())
 
 
 class Progressions:
