@@ -10,13 +10,13 @@ use crate::io::{Interface, Offloads, Piece, VNET};
 use crate::packet::{be16, pseudo_sum, put_be16};
 use crate::segment::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM};
 use crate::state::Peer;
+use crate::sys::MOST_PIECES;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ACK: u8 = 0x10;
 const PSH: u8 = 0x08;
 const LARGEST: usize = 65535;
-const MOST: usize = 64;
 
 /// What makes a packet one that can be joined with others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl<'s> Grouper<'s> {
                 && std::ptr::eq(group.peer, peer)
                 && payload <= group.mss
                 && group.total + payload <= LARGEST
-                && self.pieces.len() < MOST
+                && self.pieces.len() < MOST_PIECES
                 && continues(buffer, group.last, start, segment, group.mss)
             {
                 self.pieces.push((start + headers, payload));

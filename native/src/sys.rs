@@ -11,6 +11,9 @@ use crate::command::Remote;
 use crate::counters::Memory;
 use crate::io::Piece;
 
+/// Pieces of a packet that `write_pieces` takes.
+pub const MOST_PIECES: usize = 64;
+
 /// The errno of the last call on this thread.
 pub fn errno() -> i32 {
     Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
@@ -131,18 +134,21 @@ pub fn read(fd: &OwnedFd, buffer: &mut [u8]) -> std::result::Result<usize, i32> 
 /// Writes the pieces of `buffer` in one call. Returns an errno, 0 for none. A piece outside of the buffer is a bug and ends the
 /// process.
 pub fn write_pieces(fd: &OwnedFd, buffer: &[u8], pieces: &[Piece]) -> i32 {
-    let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-    let mut vectors = [empty; 128];
-    let count = pieces.len().min(vectors.len());
-    for (vector, (start, size)) in vectors.iter_mut().zip(pieces) {
+    let written = if let [(start, size)] = pieces {
         let piece = &buffer[*start..*start + *size];
-        *vector = libc::iovec { iov_base: piece.as_ptr().cast_mut().cast(), iov_len: piece.len() };
-    }
-    // SAFETY: the vectors describe parts of the buffer, which the call only reads.
-    match checked(unsafe { libc::writev(fd.as_raw_fd(), vectors.as_ptr(), count as i32) }) {
-        Ok(_) => 0,
-        Err(error) => error,
-    }
+        // SAFETY: a part of the buffer, which the call only reads.
+        unsafe { libc::write(fd.as_raw_fd(), piece.as_ptr().cast(), piece.len()) }
+    } else {
+        let mut vectors = [MaybeUninit::<libc::iovec>::uninit(); MOST_PIECES];
+        let count = pieces.len().min(MOST_PIECES);
+        for (vector, (start, size)) in vectors.iter_mut().zip(pieces) {
+            let piece = &buffer[*start..*start + *size];
+            vector.write(libc::iovec { iov_base: piece.as_ptr().cast_mut().cast(), iov_len: piece.len() });
+        }
+        // SAFETY: the first `count` vectors are written, and describe parts of the buffer, which the call only reads.
+        unsafe { libc::writev(fd.as_raw_fd(), vectors.as_ptr().cast(), count as i32) }
+    };
+    checked(written).err().unwrap_or(0)
 }
 
 /// Sends bytes on a connected socket.

@@ -35,62 +35,61 @@ impl Udp {
         Self { fd }
     }
 
-    /// One sendmmsg call's worth of datagrams from `rows`; with `segment` all in one that the kernel cuts.
-    fn send_call(&self, way: &Way, rows: &[u8], stride: usize, segment: bool) -> Result<usize, i32> {
-        let Some(remote) = &way.path.remote else { return Err(libc::EDESTADDRREQ) };
-        let (mut address, address_size) = socket_address(remote);
+    /// One datagram, or with `segment` several that the kernel cuts to this size.
+    fn send_one(&self, way: &Way, data: &[u8], segment: Option<u16>) -> i32 {
+        let Some(remote) = &way.path.remote else { return libc::EDESTADDRREQ };
+        let (address, address_size) = socket_address(remote);
         let mut control = [0u64; 8];
-        let control_size = write_control(&mut control, way.path.local, segment.then_some(stride as u16));
-        // SAFETY: all zeros are empty messages and vectors.
-        let (mut messages, mut vectors): ([libc::mmsghdr; MAX_SEGMENTS], [libc::iovec; MAX_SEGMENTS]) = unsafe { zeroed() };
-        let each = if segment { rows.len() } else { stride };
-        let mut count = 0;
-        for ((message, vector), row) in messages.iter_mut().zip(&mut vectors).zip(rows.chunks(each.max(1))) {
-            *vector = libc::iovec { iov_base: row.as_ptr().cast_mut().cast(), iov_len: row.len() };
-            let header = &mut message.msg_hdr;
-            header.msg_name = (&raw mut address).cast();
-            header.msg_namelen = address_size;
-            header.msg_iov = vector;
-            header.msg_iovlen = 1;
-            if control_size > 0 {
-                header.msg_control = control.as_mut_ptr().cast();
-                header.msg_controllen = control_size;
-            }
-            count += 1;
-        }
-        let fd = self.fd.as_raw_fd();
-        // SAFETY: the first `count` messages point to values that live through the call, and which it only reads.
-        let sent = unsafe {
-            if count == 1 {
-                if libc::sendmsg(fd, &raw const messages[0].msg_hdr, 0) < 0 { -1 } else { 1 }
-            } else {
-                libc::sendmmsg(fd, messages.as_mut_ptr(), count, 0)
-            }
-        };
-        usize::try_from(sent).map_err(|_| errno())
+        let control_size = write_control(&mut control, way.path.local, segment);
+        let mut vector = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
+        let message = header(&address, address_size, &mut vector, &mut control, control_size);
+        self.waiting(|fd| {
+            // SAFETY: the message points to values that live through the call, and which it only reads.
+            unsafe { libc::sendmsg(fd, &raw const message, 0) as i32 }
+        })
+        .err()
+        .unwrap_or(0)
     }
 
-    /// As `send_call`, but waits a moment where the buffer is full.
-    fn send_waiting(&self, way: &Way, rows: &[u8], stride: usize, segment: bool) -> Result<usize, i32> {
-        match self.send_call(way, rows, stride, segment) {
-            Err(libc::EAGAIN) if wait_writable(&self.fd, WAIT_MS) => self.send_call(way, rows, stride, segment),
-            other => other,
-        }
-    }
-
+    /// Datagrams of `stride` bytes one by one, many per call.
     fn send_singly(&self, way: &Way, mut rows: &[u8], stride: usize) -> i32 {
+        let Some(remote) = &way.path.remote else { return libc::EDESTADDRREQ };
+        let (address, address_size) = socket_address(remote);
+        let mut control = [0u64; 8];
+        let control_size = write_control(&mut control, way.path.local, None);
         let mut failed = 0;
         while !rows.is_empty() {
-            let sent = match self.send_waiting(way, rows, stride, false) {
+            // SAFETY: all zeros are empty messages and vectors.
+            let (mut messages, mut vectors): ([libc::mmsghdr; MAX_SEGMENTS], [libc::iovec; MAX_SEGMENTS]) = unsafe { zeroed() };
+            let mut count = 0;
+            for ((message, vector), row) in messages.iter_mut().zip(&mut vectors).zip(rows.chunks(stride)) {
+                *vector = libc::iovec { iov_base: row.as_ptr().cast_mut().cast(), iov_len: row.len() };
+                message.msg_hdr = header(&address, address_size, vector, &mut control, control_size);
+                count += 1;
+            }
+            let sent = self.waiting(|fd| {
+                // SAFETY: the first `count` messages point to values that live through the call, and which it only reads.
+                unsafe { libc::sendmmsg(fd, messages.as_mut_ptr(), count, 0) }
+            });
+            let done = match sent {
                 Ok(sent) => sent.max(1),
                 Err(error) => {
-                    failed = error; // the first of them; the others have their own luck
+                    failed = error; // of the first of them; the others have their own luck
                     1
                 }
             };
-            rows = &rows[rows.len().min(sent * stride)..];
+            rows = &rows[rows.len().min(done * stride)..];
         }
         failed
+    }
+
+    /// Calls once more after a moment where the buffer is full.
+    fn waiting(&self, mut call: impl FnMut(i32) -> i32) -> Result<usize, i32> {
+        let mut call = || usize::try_from(call(self.fd.as_raw_fd())).map_err(|_| errno());
+        match call() {
+            Err(libc::EAGAIN) if wait_writable(&self.fd, WAIT_MS) => call(),
+            other => other,
+        }
     }
 
     /// Receives until there is nothing, or the batch is full. Returns the messages, whether more may be waiting, and an errno that
@@ -131,20 +130,40 @@ impl Link for Udp {
 
     fn send(&self, way: &Way, rows: &[u8], stride: usize) -> i32 {
         if rows.len() <= stride {
-            return self.send_waiting(way, rows, rows.len(), false).err().unwrap_or(0);
+            return self.send_one(way, rows, None);
         }
         if stride < way.gso_below.load(Relaxed) as usize {
-            match self.send_waiting(way, rows, stride, true) {
-                Ok(_) => return 0,
+            match self.send_one(way, rows, Some(stride as u16)) {
                 // a device or path that can't do this segmentation
-                Err(libc::EINVAL | libc::EIO | libc::EMSGSIZE | libc::EOPNOTSUPP) => {
+                libc::EINVAL | libc::EIO | libc::EMSGSIZE | libc::EOPNOTSUPP => {
                     way.gso_below.store(stride as u32, Relaxed);
                 }
-                Err(error) => return error,
+                sent_or_failed => return sent_or_failed,
             }
         }
         self.send_singly(way, rows, stride)
     }
+}
+
+/// A message to an address; all that it points to is the caller's.
+fn header(
+    address: &libc::sockaddr_in6,
+    address_size: u32,
+    vector: &mut libc::iovec,
+    control: &mut [u64; 8],
+    control_size: usize,
+) -> libc::msghdr {
+    // SAFETY: all zeros are an empty message.
+    let mut header: libc::msghdr = unsafe { zeroed() };
+    header.msg_name = (&raw const *address).cast_mut().cast();
+    header.msg_namelen = address_size;
+    header.msg_iov = vector;
+    header.msg_iovlen = 1;
+    if control_size > 0 {
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = control_size;
+    }
+    header
 }
 
 /// Writes the control messages for the source address and the segments' size. Returns their length.
