@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import relay_bench
-from bench_spaces import OUTER, SPACES, A, B, answers, inside, pair, process, run, until
+from bench_spaces import OUTER, SPACES, A, B, answers, clear, inside, pair, process, run, until
 
 import shadowmesh
 from shadowmesh.dataplane.pumps import native_built
@@ -271,9 +271,7 @@ class Tunnel(Contender):
         return our_version()
 
     def underlay(self, offloads: bool) -> AbstractContextManager[None]:
-        for space in relay_bench.SPACES:
-            if Path("/run/netns", space).exists():
-                run("ip", "netns", "del", space)
+        clear(relay_bench.SPACES)
         return relay_bench.namespaces(offloads)
 
     @contextmanager

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ from bench_spaces import alone
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "build" / "bench" / "results.json"
-_STARTING = 2.5  # seconds that a visit takes besides its measures
+_STARTING = 1.2  # seconds that a visit takes besides its measures
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +121,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.fresh:
         options.results.unlink(missing_ok=True)
     results = Results.load(options.results)
+    failed = 0
     if not options.report:
         if os.geteuid():
             raise SystemExit("error: network namespaces need root; run it by sudo")
         with alone():
-            run_all(
+            failed = run_all(
                 options,
                 [contenders[k] for k in chosen(options.only, list(contenders), "contender")],
                 [measures[k] for k in chosen(options.measure, list(measures), "measure")],
@@ -133,11 +135,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.report or not options.no_report:
         for path in bench_report.write(results, options.docs):
             print(f"written: {path}")
+    if failed:
+        raise SystemExit(f"error: {failed} visits failed; the same command tries them again")
 
 
 def run_all(
     options: argparse.Namespace, contenders: Sequence[Contender], measures: Sequence[Measure], results: Results
-) -> None:
+) -> int:
+    """Returns how many visits failed; what they didn't measure, the next run does."""
     contenders = [c for c in contenders if any(c.group in m.groups for m in measures)]
     found = versions(contenders)
     contenders = [c for c in contenders if c.key in found]
@@ -152,9 +157,14 @@ def run_all(
     if busy > 0.5:
         print("warning: something else runs here, and will show in the figures", file=sys.stderr)
     began = time.monotonic()
+    failed = 0
     for number, visit in enumerate(visits, 1):
-        for line in make(visit, options.seconds, results):
-            print(line, flush=True)
+        try:
+            for line in make(visit, options.seconds, results):
+                print(line, flush=True)
+        except (SystemExit, subprocess.SubprocessError, OSError, ValueError) as e:  # the others go on
+            failed += 1
+            print(f"round {visit.number}  {visit.contender.key} failed: {e}", file=sys.stderr, flush=True)
         results.save()
         if number % 10 == 0:
             rest = sum(v.lasts(options.seconds) for v in visits[number:])
@@ -162,3 +172,4 @@ def run_all(
                 f"{number} of {len(visits)} visits in {(time.monotonic() - began) / 60:.0f} minutes, {rest / 60:.0f} to go",
                 flush=True,
             )
+    return failed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,12 +43,19 @@ def inside(space: str, *command: str) -> list[str]:
     return ["ip", "netns", "exec", space, *command]
 
 
+def clear(spaces: Sequence[str]) -> None:
+    """Removes what a killed run left. Raises SystemExit if it is in use."""
+    for space in spaces:
+        if Path("/run/netns", space).exists():
+            if run("ip", "netns", "pids", space).strip():
+                raise SystemExit(f"error: processes run in the namespace {space}; another benchmark's?")
+            run("ip", "netns", "del", space)
+
+
 @contextmanager
 def pair(offloads: bool) -> Iterator[None]:
     """Fresh namespaces, gone afterwards; `offloads` of the underlay on or off."""
-    for space in SPACES:  # of a run that was killed
-        if Path("/run/netns", space).exists():
-            run("ip", "netns", "del", space)
+    clear(SPACES)
     made = []
     try:
         for space in SPACES:

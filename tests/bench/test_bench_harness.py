@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree
@@ -207,3 +208,33 @@ def test_a_short_run_from_nothing_to_the_page(tmp_path: Path) -> None:
     text = (docs / "benchmarks.md").read_text()
     assert "**ShadowMesh, python pump**" in text and "wrong checksum inside: 0" in text
     assert not [p for p in Path("/run/netns").iterdir() if p.name.startswith("smbench-")]
+
+
+def test_one_that_fails_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def make(visit: bench_run.Visit, _seconds: int, results: Results) -> Iterator[str]:
+        if visit.contender.key == "a" and visit.number == 1:
+            raise SystemExit("it didn't start")
+        for measure in visit.measures:
+            results.add(visit.offloads, visit.contender.key, measure.key, visit.number, {"gbit": 1.0})
+            yield "measured"
+
+    monkeypatch.setattr(bench_run, "make", make)
+    options = bench_run.parse(["--rounds", "2", "--offloads", "on"])
+    contenders, measures, path = [Fake("a"), Fake("b")], MEASURES[:1], tmp_path / "results.json"
+    assert bench_run.run_all(options, contenders, measures, Results.load(path)) == 1
+    assert "round 1  a failed: it didn't start" in capsys.readouterr().err
+    left = bench_run.plan(2, ("on",), contenders, measures, Results.load(path))
+    assert [(v.number, v.contender.key) for v in left] == [(1, "a")]
+
+
+def test_who_cannot_be_built_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Missing(Fake):
+        def version(self) -> str:
+            raise SystemExit("can't build it")
+
+    options = bench_run.parse(["--rounds", "1"])
+    assert bench_run.run_all(options, [Missing("a")], MEASURES[:1], Results(tmp_path / "r.json")) == 0
+    told = capsys.readouterr()
+    assert "left out: A: can't build it" in told.err and "0 visits" in told.out
