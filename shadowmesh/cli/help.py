@@ -21,6 +21,7 @@ TOPICS: dict[tuple[str, ...], tuple[str, ...]] = {
         "why PEER", "ping PEER --until-direct", "status", "relay list",
     ),
     ("status", "peers", "list", "who", "online"): ("status --watch", "peers", "client list NETWORK", "tui"),
+    ("doctor", "broken", "trouble", "check", "problem", "diagnose"): ("doctor", "status", "why PEER"),
     ("stop", "off", "disable", "leave", "remove", "delete"): (
         "down [NETWORK]", "leave NETWORK", "client remove NETWORK CLIENT", "network delete NAME",
     ),

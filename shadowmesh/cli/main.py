@@ -17,7 +17,7 @@ from shadowmesh.model.errors import Kind, ShadowMeshError
 VERBS = {
     "join": "client", "register": "client", "leave": "client", "up": "client", "down": "client",
     "status": "client", "peers": "client", "ping": "client", "why": "client", "wait": "client", "tui": "client",
-    "bench": "bench", "help": "help", "demo": "lab", "completion": "completion",
+    "bench": "bench", "doctor": "doctor", "help": "help", "demo": "lab", "completion": "completion",
 }  # fmt: skip
 GROUPS = {
     "daemon": "daemon", "export": "export", "controller": "controller", "relay": "relay", "network": "network",

@@ -118,6 +118,21 @@ def test_status_and_peers(host: Host) -> None:
     assert host("status", "--quiet").out == ""
 
 
+def test_the_doctor_looks_at_a_running_daemon(host: Host, as_nobody: tuple[str, ...]) -> None:
+    until_peers(host, 3)
+    before = host.interfaces()
+    found = host("doctor", "--json").document("doctor/1", code=1)
+    states = {c["name"]: c["state"] for c in found["checks"]}
+    assert not found["ok"] and {n for n, s in states.items() if s != "ok"} == {"relay of office", "relay of shop"}
+    assert {"daemon", "pump", "tun", "tun offloads", "udp offloads", "clock", "controller of office", "disk"} <= set(
+        states
+    )
+    assert host.interfaces() == before
+    looked = host.process("doctor", "--state-dir", host.state, prefix=(*host.near, *as_nobody))
+    assert looked.code == 1 and "warn  tun: " in looked.out and "run the doctor as root" in looked.out
+    assert "ok    controller of shop: connected" in looked.out and "ok    state directory" in looked.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

@@ -13,6 +13,7 @@ import typer.main
 
 from shadowmesh.cli import base, main
 from shadowmesh.cli.base import Call, details, hide_argument, read_secret, table
+from shadowmesh.daemon.state import State
 from shadowmesh.daemon.unit import NAME, unit_text
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
@@ -33,7 +34,7 @@ show, network set, network delete, network rotate-key, network invite, network i
 client show, client approve, client deny, client rename, client set, client remove, member list, member add, member
 set-role, member remove, user list, user add, user disable, user reset-password, api-key create, api-key list, api-key
 revoke, relay token, relay list, relay drain, relay remove, relay run, audit list, audit verify, join, register, leave, up,
-down, daemon run, daemon install, status, peers, ping, why, tui, export wireguard, wait, lab up, lab exec, lab status, lab
+down, daemon run, daemon install, doctor, status, peers, ping, why, tui, export wireguard, wait, lab up, lab exec, lab status, lab
 down, lab nat, lab cut, lab loss, lab reboot, lab roam, lab heal, demo, help"""
 
 
@@ -97,6 +98,18 @@ def test_a_quick_verb_imports_little(arguments: list[str], tmp_path: Path) -> No
     found = _imported(*arguments, *where)
     assert not found & set(HEAVY)
     assert arguments != ["--version"] or not found & {"typer", "msgspec", "json", "pathlib.Path"}
+
+
+def test_a_daemon_that_comes_back_imports_only_what_it_needs(tmp_path: Path) -> None:
+    """Its start is bounded by what is imported."""
+    State(tmp_path).close()
+    script = (
+        "import sys; from pathlib import Path\nfrom shadowmesh.daemon.app import run_daemon\nimport shadowmesh.daemon.api\n"
+        "from shadowmesh.daemon.state import State\nState(Path(sys.argv[1])).networks(); print(*sys.modules)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    found = set(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split())
+    assert not found & {"numpy", "sqlite_utils", "httpx", "pydantic", "sqlalchemy", "textual", "typer", "pyroute2"}
 
 
 def test_no_verbs_module_imports_what_it_doesnt_need(tmp_path: Path) -> None:
