@@ -16,10 +16,13 @@ import structlog
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
+from shadowmesh.dataplane.websocket import BinaryMessages
+
 log = structlog.get_logger(__name__)
 
 _CHUNK = 256 * 1024
 _BUFFER = 1 << 20  # several messages: a full one costs waiting, and the pump its packets
+_MAX_MESSAGE = 1 << 20
 _OPEN_TIMEOUT = 10.0
 
 
@@ -32,6 +35,7 @@ class RelayStream:
         self._ours.setblocking(False)
         for end in (self._ours, self._pumps):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+        self._unsent = bytearray()
         self._connection: ClientConnection | None = None
 
     async def open(self) -> int:
@@ -41,7 +45,7 @@ class RelayStream:
                 self._url,
                 ssl=_any_certificate() if self._url.startswith("wss:") else None,
                 compression=None,
-                max_size=1 << 20,
+                max_size=_MAX_MESSAGE,
                 open_timeout=_OPEN_TIMEOUT,
                 ping_interval=20,
                 proxy=None,
@@ -52,6 +56,7 @@ class RelayStream:
         except BaseException:
             self._close_sockets()
             raise
+        BinaryMessages(self._connection, self._deliver, _MAX_MESSAGE)
         return self._pumps.fileno()
 
     async def run(self) -> None:
@@ -85,13 +90,42 @@ class RelayStream:
                     filled -= whole
 
     async def _down(self, connection: ClientConnection) -> None:
-        loop = asyncio.get_running_loop()
         with suppress(WebSocketException, OSError):
-            async for message in connection:
+            async for message in connection:  # those that come in an unusual form
                 if isinstance(message, bytes):
-                    await loop.sock_sendall(self._ours, message)
+                    self._deliver(message)
+
+    def _deliver(self, message: bytes | memoryview) -> None:
+        """To the pump; the WebSocket waits while that is behind."""
+        if not self._unsent:
+            try:
+                message = memoryview(message)[self._ours.send(message) :]
+            except BlockingIOError:
+                pass
+            except OSError:  # the pump has left: `_up` sees it, too
+                return
+            if not message:
+                return
+            assert self._connection is not None
+            self._connection.transport.pause_reading()
+            asyncio.get_running_loop().add_writer(self._ours, self._push)
+        self._unsent += message
+
+    def _push(self) -> None:
+        try:
+            del self._unsent[: self._ours.send(self._unsent)]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._unsent.clear()
+        if not self._unsent:
+            asyncio.get_running_loop().remove_writer(self._ours)
+            assert self._connection is not None
+            self._connection.transport.resume_reading()
 
     def _close_sockets(self) -> None:
+        if self._unsent:
+            asyncio.get_running_loop().remove_writer(self._ours)
         self._ours.close()
         self._pumps.close()
 

@@ -18,6 +18,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from shadowmesh.dataplane.websocket import BinaryMessages
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.model.errors import MalformedError
@@ -52,7 +53,7 @@ _MAX_CONNECTIONS = 20_000
 class _Connection:
     """One client's WebSocket: its address for the core, and what waits to be sent."""
 
-    __slots__ = ("address", "queue", "queued", "socket", "wake")
+    __slots__ = ("address", "closing", "greeted", "queue", "queued", "socket", "wake")
 
     def __init__(self, address: StreamAddr, connection: ServerConnection) -> None:
         self.address = address
@@ -60,6 +61,13 @@ class _Connection:
         self.queue: list[bytes | memoryview] = []
         self.queued = 0
         self.wake = asyncio.Event()
+        self.greeted = False
+        self.closing: asyncio.Task[None] | None = None
+
+    def close(self, code: int, reason: str) -> None:
+        """Starts closing; what comes from now on counts for nothing."""
+        if self.closing is None:
+            self.closing = asyncio.create_task(self.socket.close(code, reason))
 
     def put(self, packed: bytes | memoryview) -> bool:
         """Takes frames that stay as they are until they are sent. False if the queue is full."""
@@ -178,55 +186,48 @@ class StreamSide:
         peer = socket.remote_address
         address = StreamAddr(next(self._numbers), SockAddr(peer[0].removeprefix("::ffff:"), peer[1]))
         connection = _Connection(address, socket)
-        writer: asyncio.Task[None] | None = None
-        watcher: asyncio.Task[None] | None = None
+        BinaryMessages(socket, lambda message: self._take(connection, message), _MAX_MESSAGE)
+        tasks = [asyncio.create_task(connection.write()), asyncio.create_task(self._watch(connection))]
         try:
-            first = await self._first(socket)
-            if first is None:
-                await socket.close(CLOSE_NOT_OURS, NOT_OURS)
-                return
-            self._connections[address.number] = connection
-            writer = asyncio.create_task(connection.write())
-            watcher = asyncio.create_task(self._watch(connection))
-            self._receive(connection, first)
-            async for message in socket:
-                if not isinstance(message, bytes):
-                    break
-                self._receive(connection, message)
+            async for message in socket:  # those that come in an unusual form
+                self._take(connection, message)
         except ConnectionClosed:
             pass
-        except MalformedError:
-            self._core.malformed()
-            await socket.close(1007, "frames out of step")
         finally:
             self._connections.pop(address.number, None)
             self._core.gone(address)
-            for task in (writer, watcher):
-                if task is not None:
-                    task.cancel()
+            for task in tasks:
+                task.cancel()
+            if connection.closing is not None:
+                await connection.closing
 
-    async def _first(self, socket: ServerConnection) -> bytes | None:
-        """The first message, if it begins with a Hello and comes in time."""
+    def _take(self, connection: _Connection, message: bytes | memoryview | str) -> None:
+        """One message. The first has to begin with a Hello."""
+        if connection.closing is not None:
+            return
+        if not connection.greeted:
+            if isinstance(message, str) or not _is_hello(message):
+                connection.close(CLOSE_NOT_OURS, NOT_OURS)
+                return
+            connection.greeted = True
+            self._connections[connection.address.number] = connection
         try:
-            async with asyncio.timeout(HELLO_TIMEOUT):
-                message = await socket.recv()
-        except TimeoutError:
-            return None
-        if not isinstance(message, bytes):
-            return None
-        try:
-            frames = unpack_message(message)
-            return message if frames and isinstance(decode_control(frames[0]), Hello) else None
+            if isinstance(message, str):
+                raise MalformedError("text")
+            self._receive(connection, bytes(message))
         except MalformedError:
-            return None
+            self._core.malformed()
+            connection.close(1007, "frames out of step")
 
     async def _watch(self, connection: _Connection) -> None:
-        """A connection without a session doesn't stay."""
+        """A connection without a Hello, and later one without a session, doesn't stay."""
+        await asyncio.sleep(HELLO_TIMEOUT)
+        if not connection.greeted:
+            connection.close(CLOSE_NOT_OURS, NOT_OURS)
         while True:
             await asyncio.sleep(SESSION_TIMEOUT)
             if not self._core.sessions.at(connection.address):
-                await connection.socket.close(CLOSE_NO_SESSION, "no session")
-                return
+                connection.close(CLOSE_NO_SESSION, "no session")
 
     def _receive(self, connection: _Connection, message: bytes) -> None:
         """One message: frames of one size with one prefix go together as far as they follow each other.
@@ -268,3 +269,11 @@ class StreamSide:
             self._send(self._core.receive(source, frame, self._clock()))
         else:
             self._core.malformed()
+
+
+def _is_hello(message: bytes | memoryview) -> bool:
+    try:
+        frames = unpack_message(message)
+        return bool(frames) and isinstance(decode_control(frames[0]), Hello)
+    except MalformedError:
+        return False

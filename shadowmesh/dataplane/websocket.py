@@ -1,0 +1,93 @@
+"""Receiving many large binary messages on a WebSocket, with less work for each.
+
+`websockets` makes the connection, closes it, and sends. Once it is open, `BinaryMessages` stands between transport and library: unfragmented
+binary messages go from the transport's buffer straight to who wants them, without a queue, a task's turn or further copies. All else,
+pings and the closing among it, is the library's, whole frame by whole frame; with the first text or fragment it gets everything back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.server import ServerConnection
+from websockets.frames import apply_mask  # type: ignore[attr-defined]  # of the C extension, where that is there
+
+_BUFFER = 128 * 1024
+_BINARY, _CONTROLS = 0x82, (0x88, 0x89, 0x8A)  # with FIN: RFC 6455, section 5.2
+
+
+class BinaryMessages(asyncio.BufferedProtocol):
+    """A connection's protocol from now on. To be made as soon as it is open, before anything can have come."""
+
+    def __init__(
+        self,
+        connection: ServerConnection | ClientConnection,
+        take: Callable[[bytes | memoryview], None],
+        max_size: int,
+    ) -> None:
+        """`take` gets each message: bytes that stay as they are on a server, on a client a view that is good until it returns.
+
+        It must not raise. Messages over `max_size` bytes are left to the library, whose own limit should refuse them.
+        """
+        self._connection = connection
+        self._take = take
+        self._max_size = max_size
+        self._masked = isinstance(connection, ServerConnection)  # what clients send is
+        self._buffer = bytearray(_BUFFER)
+        self._filled = 0
+        if not connection.protocol.reader.buffer:
+            connection.transport.set_protocol(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connection.connection_lost(exc)
+
+    def eof_received(self) -> None:
+        self._connection.eof_received()
+
+    def pause_writing(self) -> None:
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._connection.resume_writing()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return memoryview(self._buffer)[self._filled :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._filled += nbytes
+        view, at, end = memoryview(self._buffer), 0, self._filled
+        wanted = 0
+        while end - at >= 2:
+            first, second = view[at], view[at + 1]
+            size, head = second & 0x7F, 2
+            if size >= 126:
+                head = 4 if size == 126 else 10
+                size = int.from_bytes(view[at + 2 : at + head], "big") if end - at >= head else 0
+            known = first == _BINARY or first in _CONTROLS
+            if not known or (second >= 0x80) != self._masked or size > self._max_size:
+                self._give_back(bytes(view[at:end]))
+                return
+            start = at + head + 4 * self._masked
+            stop = start + size
+            if stop > end or start > end:
+                wanted = stop - at
+                break
+            if first != _BINARY:
+                self._connection.data_received(bytes(view[at:stop]))
+            elif self._masked:
+                self._take(apply_mask(view[start:stop], bytes(view[start - 4 : start])))
+            else:
+                self._take(view[start:stop])
+            at = stop
+        self._filled = end - at
+        if wanted > len(self._buffer):
+            self._buffer = bytearray(view[at:end]) + bytes(wanted - self._filled)
+        elif at:
+            view[: self._filled] = view[at:end]
+
+    def _give_back(self, data: bytes) -> None:
+        self._filled = 0
+        self._connection.transport.set_protocol(self._connection)
+        self._connection.data_received(data)
