@@ -18,7 +18,7 @@ help:
 	@echo "make demo    machines behind NATs find each other, in namespaces on this machine (root)"
 	@echo "make test    all tests; as root also those in real namespaces"
 	@echo "make lint    format, rules, types, import contracts"
-	@echo "make bench   all tunnels in turns, about an hour on a quiet machine (root); docs/benchmarks.md"
+	@echo "make bench   all tunnels in turns, over an hour on a quiet machine (root): docs/benchmarks.md"
 	@echo "make dist    the single binary, in dist/"
 
 demo: .venv/.run

@@ -27,7 +27,7 @@ class Measure:
     take: Callable[[Contender, Running, int], Figures]
     groups: tuple[str, ...] = ("direct", "relayed")
     seconds: Callable[[float], float] = lambda seconds: seconds + 0.7  # how long it takes
-    without_offloads: bool = True  # is it taken there, too
+    without_offloads: tuple[str, ...] = ("direct",)  # groups of which it is taken there, too
 
 
 def processes(running: Running) -> tuple[list[int], list[int]]:
@@ -115,17 +115,17 @@ def relay_cost(contender: Contender, _running: Running, seconds: int) -> Figures
 
 
 MEASURES: Sequence[Measure] = (
-    Measure("tcp1", lambda _c, r, s: tcp(r, s)),
+    Measure("tcp1", lambda _c, r, s: tcp(r, s), without_offloads=("direct", "relayed")),
     Measure("tcp4", lambda _c, r, s: tcp(r, s, streams=4)),
-    Measure("tcp1r", lambda _c, r, s: tcp(r, s, reverse=True), ("direct",), without_offloads=False),
-    Measure("tcp4r", lambda _c, r, s: tcp(r, s, streams=4, reverse=True), ("direct",), without_offloads=False),
+    Measure("tcp1r", lambda _c, r, s: tcp(r, s, reverse=True), ("direct",), without_offloads=()),
+    Measure("tcp4r", lambda _c, r, s: tcp(r, s, streams=4, reverse=True), ("direct",), without_offloads=()),
     # memory: of those that have just been under TCP's load
-    Measure("memory", lambda _c, r, _s: memory(r), seconds=lambda _s: 0.1),
-    Measure("udp", lambda _c, r, s: load(r, "udp", s), seconds=lambda s: s + 1.2),
+    Measure("memory", lambda _c, r, _s: memory(r), seconds=lambda _s: 0.1, without_offloads=()),
+    Measure("udp", lambda _c, r, s: load(r, "udp", s), ("direct",), seconds=lambda s: s + 1.2, without_offloads=()),
     Measure("lossless", lambda _c, r, _s: load(r, "lossless", 20_000.0), seconds=lambda _s: 9.0),
     Measure("ping", lambda _c, r, s: load(r, "rtt", s), seconds=lambda s: s + 1.0),
-    Measure("udp-iperf3", lambda _c, r, s: udp_iperf3(r, s), ("direct",), without_offloads=False),
-    Measure("stream", relay_cost, ("relay",), seconds=lambda s: s + 2.5),
+    Measure("udp-iperf3", lambda _c, r, s: udp_iperf3(r, s), ("direct",), without_offloads=()),
+    Measure("stream", relay_cost, ("relay",), seconds=lambda s: s + 2.5, without_offloads=("relay",)),
 )
 WARM_UP = 1  # seconds of TCP whose figures are dropped
 

@@ -56,7 +56,7 @@ def plan(
                     m
                     for m in measures
                     if contender.group in m.groups
-                    and (state == "on" or m.without_offloads)
+                    and (state == "on" or contender.group in m.without_offloads)
                     and not (contender.key == "veth" and m.key == "memory")
                     and not results.has(state, contender.key, m.key, number)
                 )
