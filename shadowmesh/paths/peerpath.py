@@ -116,7 +116,9 @@ class PeerPath:
 
     def take(self) -> list[Action]:
         """What is to be done since the last call, in order."""
-        actions, self._actions = self._actions, []
+        actions = self._actions
+        if actions:
+            self._actions = []
         return actions
 
     @property
@@ -174,18 +176,18 @@ class PeerPath:
         if self.best is None:
             if not self.checking and now >= self._retry_at:
                 self._start_check(now, ask=True)
-        elif not was_active:
-            if not self.trusted(now):
-                self._verify(now)
-            else:
-                self._next_beat = min(self._next_beat, self.best.sent_at + HEARTBEAT)
+        elif was_active:
+            return  # nothing changes but when activity will end, and `tick` may well come early for that
+        elif not self.trusted(now):
+            self._verify(now)
+        else:
+            self._next_beat = min(self._next_beat, self.best.sent_at + HEARTBEAT)
         self._settle(now)
 
     def beat_along(self, now: float) -> None:
         """Other peers' work is being done: the heartbeat of an active path joins it, early but never late."""
         if self.best is not None and self._unanswered_since == inf and self.active(now) and now >= self._led_until:
-            self._next_beat = now
-            self._settle(now)
+            self._next_beat = self.deadline = now
 
     def local_changed(self, view: HostView, sockets: Sequence[LocalSocket], now: float, *, moved: bool) -> None:
         """Our own addresses changed. `moved`: the host is elsewhere, so no path is to be relied on any more."""
