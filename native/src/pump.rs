@@ -24,6 +24,7 @@ use crate::event::{Event, Gone};
 use crate::inbound::{self, Message};
 use crate::io::Piece;
 use crate::outbound::{self, Scratch, Sealer, Turn};
+use crate::pace::{NAP, Pace};
 use crate::state::{After, State, lock};
 use crate::stream::{Stream, frames};
 use crate::sys::{self, Epoll, WRITABLE};
@@ -150,7 +151,10 @@ impl Memory {
 }
 
 /// What the leading thread alone uses.
-type Lead = Vec<u8>; // the commands' buffer
+struct Lead {
+    commands: Vec<u8>,
+    pace: Pace,
+}
 
 struct Pump {
     world: RwLock<World>,
@@ -174,7 +178,7 @@ pub fn run(control_fd: i32, table_fd: i32) -> Result<()> {
     let pump = Pump {
         world: RwLock::new(world),
         epoll,
-        lead: Mutex::new(vec![0; COMMAND_BYTES]),
+        lead: Mutex::new(Lead { commands: vec![0; COMMAND_BYTES], pace: Pace::default() }),
         reporter,
         stopping: AtomicBool::new(false),
     };
@@ -215,26 +219,33 @@ impl Pump {
                 if self.stopping.load(Ordering::SeqCst) {
                     return;
                 }
+                let mut all = Handled::default();
                 for (token, what) in self.epoll.wait(&mut events) {
-                    self.ready(token, what, &mut lead, &mut memory);
+                    let one = self.ready(token, what, &mut lead, &mut memory);
                     if lead.is_none() {
                         break; // the new leader is told of the others again
+                    }
+                    all = Handled { at: one.at.max(all.at), packets: all.packets + one.packets, bytes: all.bytes + one.bytes };
+                }
+                if let (Some(lead), 1..) = (&mut lead, all.packets) {
+                    if lead.pace.nap(all.packets, all.bytes, all.at, sys::boottime()) {
+                        std::thread::sleep(NAP);
                     }
                 }
             }
         }
     }
 
-    fn ready(&self, token: u64, what: u32, lead: &mut Option<MutexGuard<'_, Lead>>, memory: &mut Memory) {
+    fn ready(&self, token: u64, what: u32, lead: &mut Option<MutexGuard<'_, Lead>>, memory: &mut Memory) -> Handled {
         if token == CONTROL {
-            let Some(buffer) = lead else { return };
-            if !self.on_control(what, buffer) {
+            let Some(buffer) = lead else { return Handled::default() };
+            if !self.on_control(what, &mut buffer.commands) {
                 self.stop();
             }
-            return;
+            return Handled::default();
         }
         let world = self.read();
-        let Some(lane) = world.lanes.get(&token) else { return };
+        let Some(lane) = world.lanes.get(&token) else { return Handled::default() };
         let outcome = match &lane.port {
             Port::Tun { net, tun } => on_tun(&world.state, *net, tun, &lane.queue, lead, memory),
             Port::Udp { slot, udp } => on_socket(&world.state, *slot, udp, &lane.queue, lead, memory),
@@ -250,7 +261,9 @@ impl Pump {
             }
         };
         drop(world);
+        let handled = outcome.handled;
         self.finish(token, outcome);
+        handled
     }
 
     /// What changes the world, and the events of a batch.
@@ -371,10 +384,19 @@ impl World {
     }
 }
 
+/// How much there was in a batch, and when.
+#[derive(Clone, Copy, Default)]
+struct Handled {
+    at: u64,
+    packets: usize,
+    bytes: usize,
+}
+
 /// What a batch left to be done.
 #[derive(Default)]
 struct Outcome {
     now: u64,
+    handled: Handled,
     after: Vec<After>,
     failed: Option<i32>,
 }
@@ -410,7 +432,8 @@ fn on_tun(state: &State, net: u32, tun: &Tun, queue: &Queue, lead: Leading, memo
         }
         Sealer::new(state, net, &mut memory.scratch, &ticket, now).finish(&items, &memory.raw);
     }
-    Outcome { now, after: Vec::new(), failed }
+    let handled = Handled { at: now, packets: memory.packets.len(), bytes: used };
+    Outcome { now, handled, after: Vec::new(), failed }
 }
 
 fn on_socket(state: &State, slot: u32, udp: &Udp, queue: &Queue, lead: Leading, memory: &mut Memory) -> Outcome {
@@ -419,8 +442,7 @@ fn on_socket(state: &State, slot: u32, udp: &Udp, queue: &Queue, lead: Leading, 
         Ok(full) => (full, None),
         Err(error) => (false, Some(error)),
     };
-    let (now, after) = inwards(state, slot, queue, lead, full, memory);
-    Outcome { now, after, failed }
+    Outcome { failed, ..inwards(state, slot, queue, lead, full, memory) }
 }
 
 fn on_stream(
@@ -451,15 +473,14 @@ fn on_stream(
     rest.clear();
     rest.extend_from_slice(&buffer[used..filled]); // shorter than one frame
     drop(rest);
-    let (now, after) = inwards(state, slot, queue, lead, full, memory);
-    Outcome { now, after, failed }
+    Outcome { failed, ..inwards(state, slot, queue, lead, full, memory) }
 }
 
 /// Opens and delivers what was received.
-fn inwards(state: &State, slot: u32, queue: &Queue, lead: Leading, full: bool, memory: &mut Memory) -> (u64, Vec<After>) {
+fn inwards(state: &State, slot: u32, queue: &Queue, lead: Leading, full: bool, memory: &mut Memory) -> Outcome {
     let now = sys::boottime();
     if memory.messages.is_empty() {
-        return (now, Vec::new());
+        return Outcome { now, ..Outcome::default() };
     }
     let ticket = queue.draw();
     if full {
@@ -468,5 +489,6 @@ fn inwards(state: &State, slot: u32, queue: &Queue, lead: Leading, full: bool, m
     let rows = inbound::open(state, &mut memory.datagrams, &memory.messages, now);
     ticket.wait();
     let after = inbound::deliver(state, slot, &mut memory.datagrams, &memory.messages, &rows, now);
-    (now, after)
+    let bytes = memory.messages.iter().map(|message| message.end - message.start).sum();
+    Outcome { now, handled: Handled { at: now, packets: rows.len(), bytes }, after, failed: None }
 }
