@@ -110,7 +110,7 @@ def pumps(host: Any) -> list[int]:
     found = []
     for pid in host.processes():
         with suppress(OSError):
-            if b"dataplane.python.child" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"shadowmesh.dataplane." in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.append(pid)
     return found
 

@@ -280,7 +280,7 @@ def test_no_command_repeats_a_secret(run: Run) -> None:
 def test_no_process_shows_a_secret(run: Run) -> None:
     whats = [what for what, _ in run.watch.seen]
     assert whats.count("cmdline") > 20 and whats.count("environ") > 5
-    assert any(b"dataplane.python.child" in data for what, data in run.watch.seen if what == "cmdline")
+    assert any(b"shadowmesh.dataplane." in data for what, data in run.watch.seen if what == "cmdline")
     for (what, data), pid in run.watch.seen.items():
         assert run.found_in(data) == [], f"{what} of {pid}: {data[:200]!r}"
 
