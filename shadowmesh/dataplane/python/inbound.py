@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +20,7 @@ from shadowmesh.dataplane.core import PumpCore, closes
 from shadowmesh.dataplane.packets import FRAME_HEADER, FRAME_MAGIC, TRANSPORT_MAGIC, answer_prefix
 from shadowmesh.dataplane.python.coalesce import Coalescer
 from shadowmesh.dataplane.python.links import StreamLink, UdpLink, sock_addr
+from shadowmesh.dataplane.python.receive import MESSAGES, Receiver, parsed
 from shadowmesh.dataplane.python.rows import OVERHEAD, U8, Array, Layouts, PlainRows, ReceivedRows
 from shadowmesh.dataplane.sessions import SessionState
 from shadowmesh.dataplane.sockets import SOL_UDP, UDP_GRO, gathered_size, received_to
@@ -75,11 +77,14 @@ class Inbound:
         self._layouts: Layouts[ReceivedRows] = Layouts(
             lambda size, head_size: ReceivedRows(self._buffer, self._plain, size, head_size)
         )
+        self._receiver = Receiver(self._buffer)
         self._sources: dict[tuple[int, Any, bytes], Source] = {}
+        self._senders: dict[tuple[int, bytes, bytes], tuple[int, Source]] = {}
 
     def forget(self, slot: int) -> None:
         """A link went: nothing remembered of it stays."""
         self._sources = {key: source for key, source in self._sources.items() if key[0] != slot}
+        self._senders = {key: sender for key, sender in self._senders.items() if key[0] != slot}
 
     # gathering
 
@@ -117,13 +122,66 @@ class Inbound:
             if not end:
                 source, size = came_from, datagram
             end += got
+            drained = False
+            if (
+                not each and got == size and end > size and source is not None
+            ):  # nothing gathers here: let them come by the row
+                end, drained = self._read_rows(link, source, end, size, now)
             if end >= ROWS_AT_ONCE * size or end > _BUFFER - _DATAGRAM:
                 assert source is not None
                 self._run(source, end, size, 0, now)
                 end = 0
+            if drained:
+                break
         if end:
             assert source is not None
             self._run(source, end, size, 0, now)
+
+    def _read_rows(self, link: UdpLink, source: Source, end: int, size: int, now: float) -> tuple[int, bool]:
+        """Goes on with the open run of single datagrams, many a call. Returns its new end, and whether there is nothing more."""
+        receiver = self._receiver
+        while end < ROWS_AT_ONCE * size:
+            most = min(MESSAGES, (_BUFFER - end) // size)
+            if not most:
+                return end, False
+            try:
+                got = receiver.receive(link.fd, end, size, most)
+            except OSError as e:
+                if closes(e.errno or 0):
+                    raise
+                return end, False
+            if got and receiver.uniform(got) and self._sender(link, receiver.raw(0)) == (0, source):
+                end += got * size
+            elif got:
+                self._run(source, end, size, 0, now)
+                self._mixture(link, got, now)
+                end = 0
+            if got < most:
+                return end, True
+            if not end:
+                break
+        return end, False
+
+    def _mixture(self, link: UdpLink, count: int, now: float) -> None:
+        """Handles what came instead of more of the same, in order: what is alike goes together."""
+        came = [(self._sender(link, self._receiver.raw(i)), self._receiver.data(i)) for i in range(count)]
+        for ((each, source), size), group in groupby(came, key=lambda one: (one[0], len(one[1]))):
+            datagrams = [data for _, data in group]
+            at_once = 1 if each else max(1, _BUFFER // max(1, size))
+            for i in range(0, len(datagrams), at_once):
+                data = b"".join(datagrams[i : i + at_once])
+                self._view[: len(data)] = data
+                self._run(source, len(data), each or size, 0, now)
+
+    def _sender(self, link: UdpLink, raw: tuple[bytes, bytes]) -> tuple[int, Source]:
+        """What address and control messages say, as `_told`."""
+        key = link.slot, *raw
+        found = self._senders.get(key)
+        if found is None:
+            if len(self._senders) >= _CACHED:
+                self._senders.clear()
+            found = self._senders[key] = self._told(link, *parsed(raw))
+        return found
 
     def _told(self, link: UdpLink, control: list[Any], address: Any) -> tuple[int, Source]:
         """What control messages and address say: the size of gathered datagrams (0: it is a single one) and where they came from."""
@@ -141,6 +199,7 @@ class Inbound:
         if found is None:
             if len(self._sources) >= _CACHED:
                 self._sources.clear()
+                self._senders.clear()
             from ipaddress import ip_address
 
             local = ip_address(key[2]) if key[2] else None
