@@ -81,25 +81,36 @@ def table(results: Results, contenders: Sequence[str], columns: Sequence[Column]
     return "\n".join(lines)
 
 
+def peer_of(key: str) -> str | None:
+    """Whose figures those of a contender of ours are to be multiples of; None if of nobody's."""
+    pump, _, way = key.partition("-")
+    if key in OURS:
+        return PEER
+    if pump in OURS and way != "direct":
+        return f"{pump}-direct"
+    return "stream-coturn" if pump == "stream" and way != "coturn" else None
+
+
 def multiples(results: Results, contenders: Sequence[str], columns: Sequence[Column], offloads: str = "on") -> str:
-    """The same table for ours, in multiples of the peer; nothing if that or they were not measured."""
+    """The same table for ours, in multiples of what they are to be compared with; nothing if that or they were not measured."""
     rows = {
-        key: [results.ratio(offloads, key, PEER, c.measure, c.figure) for c in columns]
+        key: [results.ratio(offloads, key, peer, c.measure, c.figure) for c in columns]
         for key in contenders
-        if key in OURS
+        if (peer := peer_of(key)) is not None
     }
     shown = [i for i in range(len(columns)) if any(row[i] for row in rows.values())]
     if not shown:
         return ""
     lines = [
-        f"In multiples of {PEER}, round by round:",
+        "In multiples, round by round:",
         "",
-        "| | " + " | ".join(columns[i].head for i in shown) + " |",
-        "|---" * (len(shown) + 1) + "|",
+        "| | of | " + " | ".join(columns[i].head for i in shown) + " |",
+        "|---" * (len(shown) + 2) + "|",
     ]
     for key, row in rows.items():
         cells = (cell(row[i], Column("", "", "")) for i in shown)
-        lines.append(f"| **{results.title(key)}** | " + " | ".join(cells) + " |")
+        title = f"**{results.title(key)}**" if key in OURS else results.title(key)
+        lines.append(f"| {title} | {results.title(peer_of(key) or key)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -114,6 +114,24 @@ def test_the_table_has_only_what_was_measured() -> None:
     assert "| 400 <sub>400–400</sub> | 900 " in rows[3]
 
 
+@pytest.mark.parametrize(
+    ("key", "peer"),
+    [
+        ("native", "wireguard-go"),
+        ("python", "wireguard-go"),
+        ("wireguard-go", None),
+        ("veth", None),
+        ("native-udp", "native-direct"),
+        ("python-wss", "python-direct"),
+        ("python-direct", None),
+        ("stream-udp-udp", "stream-coturn"),
+        ("stream-coturn", None),
+    ],
+)
+def test_what_is_compared_with_what(key: str, peer: str | None) -> None:
+    assert bench_report.peer_of(key) == peer
+
+
 def test_the_order_is_not_that_of_measuring(tmp_path: Path) -> None:
     results = Results(tmp_path / "results.json")
     results.begin(1.0, described("tinc", "other", "python", "veth"))
@@ -132,7 +150,7 @@ def test_the_report_replaces_its_section_and_its_pictures(tmp_path: Path) -> Non
     text = (tmp_path / "benchmarks.md").read_text()
     assert text.startswith("# Benchmarks\n\nbefore\n") and text.endswith("\nafter\n") and "old" not in text
     assert "11.00" in text and "wrong checksum inside: 0" in text and "Rounds: 2 " in text
-    assert "| **Native** | 2.87 <sub>2.40–3.33</sub> | 0.25 " in text
+    assert "| **Native** | Wireguard-Go | 2.87 <sub>2.40–3.33</sub> | 0.25 " in text
     assert sorted(p.name for p in (tmp_path / "images").iterdir()) == ["bench-cost.svg", "bench-tcp.svg", "demo.svg"]
     assert "images/bench-tcp.svg" in text and "images/bench-small.svg" not in text
     before = text
