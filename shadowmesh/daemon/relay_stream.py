@@ -36,6 +36,7 @@ class RelayStream:
         for end in (self._ours, self._pumps):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
         self._unsent = bytearray()
+        self._messages: BinaryMessages | None = None
         self._connection: ClientConnection | None = None
 
     async def open(self) -> int:
@@ -56,14 +57,15 @@ class RelayStream:
         except BaseException:
             self._close_sockets()
             raise
-        BinaryMessages(self._connection, self._deliver, _MAX_MESSAGE)
+        self._messages = BinaryMessages(self._connection, self._deliver, _MAX_MESSAGE)
         return self._pumps.fileno()
 
     async def run(self) -> None:
         """Until the WebSocket closes; who takes the stream from the pump cancels this."""
         assert self._connection is not None
+        assert self._messages is not None
         tasks = [
-            asyncio.create_task(self._up(self._connection)),
+            asyncio.create_task(self._up(self._messages)),
             asyncio.create_task(self._down(self._connection)),
         ]
         try:
@@ -76,7 +78,7 @@ class RelayStream:
             with suppress(WebSocketException, OSError):
                 await self._connection.close()
 
-    async def _up(self, connection: ClientConnection) -> None:
+    async def _up(self, messages: BinaryMessages) -> None:
         loop = asyncio.get_running_loop()
         buffer = memoryview(bytearray(_CHUNK))
         filled = 0
@@ -85,7 +87,9 @@ class RelayStream:
                 filled += size
                 whole = whole_frames(buffer[:filled])
                 if whole:
-                    await connection.send(buffer[:whole])  # masked into a copy before anything is awaited
+                    await messages.send([buffer[:whole]])
+                    if filled == _CHUNK:
+                        await asyncio.sleep(0)  # the pump has more: what comes in has its turn between
                     buffer[: filled - whole] = buffer[whole:filled]
                     filled -= whole
 

@@ -1,18 +1,21 @@
-"""Receiving many large binary messages on a WebSocket, with less work for each.
+"""Many large binary messages on a WebSocket, with less work for each.
 
-`websockets` makes the connection, closes it, and sends. Once it is open, `BinaryMessages` stands between transport and library: unfragmented
-binary messages go from the transport's buffer straight to who wants them, without a queue, a task's turn or further copies. All else,
-pings and the closing among it, is the library's, whole frame by whole frame; with the first text or fragment it gets everything back.
+`websockets` makes the connection and closes it. Once it is open, `BinaryMessages` stands between transport and library: unfragmented
+binary messages go from the transport's buffer straight to who wants them, without a queue, a task's turn or further copies, and
+out likewise. All else, pings and the closing among it, is the library's, whole frame by whole frame; with the first text or
+fragment it gets everything back.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Sequence
 
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import ServerConnection
 from websockets.frames import apply_mask  # type: ignore[attr-defined]  # of the C extension, where that is there
+from websockets.protocol import State
 
 _BUFFER = 128 * 1024
 _BINARY, _CONTROLS = 0x82, (0x88, 0x89, 0x8A)  # with FIN: RFC 6455, section 5.2
@@ -37,19 +40,46 @@ class BinaryMessages(asyncio.BufferedProtocol):
         self._masked = isinstance(connection, ServerConnection)  # what clients send is
         self._buffer = bytearray(_BUFFER)
         self._filled = 0
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._ours = False
         if not connection.protocol.reader.buffer:
             connection.transport.set_protocol(self)
+            self._ours = True
+
+    async def send(self, pieces: Sequence[bytes | bytearray | memoryview]) -> None:
+        """One message of all pieces. Takes them before it waits, which it does while the other side is behind. Raises ConnectionClosed."""
+        connection = self._connection
+        if not self._ours or connection.state is not State.OPEN:
+            await connection.send(b"".join(pieces))
+            return
+        size, mark = sum(map(len, pieces)), 0 if self._masked else 0x80
+        if size < 126:
+            head = bytes((_BINARY, mark | size))
+        elif size < 0x10000:
+            head = bytes((_BINARY, mark | 126)) + size.to_bytes(2, "big")
+        else:
+            head = bytes((_BINARY, mark | 127)) + size.to_bytes(8, "big")
+        if mark:
+            mask = secrets.token_bytes(4)
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces = (mask, apply_mask(data, mask))
+        connection.transport.write(b"".join((head, *pieces)))
+        await self._writable.wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._writable.set()
         self._connection.connection_lost(exc)
 
     def eof_received(self) -> None:
         self._connection.eof_received()
 
     def pause_writing(self) -> None:
+        self._writable.clear()
         self._connection.pause_writing()
 
     def resume_writing(self) -> None:
+        self._writable.set()
         self._connection.resume_writing()
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -88,6 +118,7 @@ class BinaryMessages(asyncio.BufferedProtocol):
             view[: self._filled] = view[at:end]
 
     def _give_back(self, data: bytes) -> None:
-        self._filled = 0
+        self._filled, self._ours = 0, False
+        self._writable.set()
         self._connection.transport.set_protocol(self._connection)
         self._connection.data_received(data)

@@ -53,11 +53,14 @@ _MAX_CONNECTIONS = 20_000
 class _Connection:
     """One client's WebSocket: its address for the core, and what waits to be sent."""
 
-    __slots__ = ("address", "closing", "greeted", "queue", "queued", "socket", "wake")
+    __slots__ = ("address", "closing", "greeted", "messages", "queue", "queued", "socket", "wake")
 
-    def __init__(self, address: StreamAddr, connection: ServerConnection) -> None:
+    def __init__(
+        self, address: StreamAddr, connection: ServerConnection, take: Callable[[_Connection, bytes | memoryview], None]
+    ) -> None:
         self.address = address
         self.socket = connection
+        self.messages = BinaryMessages(connection, lambda message: take(self, message), _MAX_MESSAGE)
         self.queue: list[bytes | memoryview] = []
         self.queued = 0
         self.wake = asyncio.Event()
@@ -93,10 +96,10 @@ class _Connection:
             while taken < len(self.queue) and size < _MESSAGE_BYTES:
                 size += len(self.queue[taken])
                 taken += 1
-            message = self.queue[0] if taken == 1 else b"".join(self.queue[:taken])
+            pieces = self.queue[:taken]
             del self.queue[:taken]
             self.queued -= size
-            await self.socket.send(message)
+            await self.messages.send(pieces)
 
 
 class StreamSide:
@@ -185,8 +188,7 @@ class StreamSide:
     async def _serve(self, socket: ServerConnection) -> None:
         peer = socket.remote_address
         address = StreamAddr(next(self._numbers), SockAddr(peer[0].removeprefix("::ffff:"), peer[1]))
-        connection = _Connection(address, socket)
-        BinaryMessages(socket, lambda message: self._take(connection, message), _MAX_MESSAGE)
+        connection = _Connection(address, socket, self._take)
         tasks = [asyncio.create_task(connection.write()), asyncio.create_task(self._watch(connection))]
         try:
             async for message in socket:  # those that come in an unusual form
