@@ -45,14 +45,14 @@ def test_tcp_counts_what_arrives_there(client: Client, told: Told, streams: int)
     flow = client.tcp(0.3, streams=streams)
     (_, request, received) = told.get(timeout=5)
     assert request.streams == streams
-    assert received is not None and received.count == flow.count > 100e6
+    assert received is not None and received.count == flow.count > 10e6
     assert 0.1 < flow.seconds < 2
     assert flow.rate == flow.count / flow.seconds
 
 
 def test_tcp_reversed_counts_what_arrives_here(client: Client, told: Told) -> None:
     flow = client.tcp(0.3, streams=2, reverse=True)
-    assert flow.count > 100e6
+    assert flow.count > 10e6
     assert client.round_trip(0.05).lost == 0  # the connection is ready for the next test
     (_, request, received) = told.get(timeout=5)
     assert request.reverse and received is None
