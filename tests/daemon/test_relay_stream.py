@@ -93,6 +93,29 @@ async def test_frames_go_both_ways_whole_and_in_order() -> None:
         assert back == packed
 
 
+async def test_a_pump_that_reads_late_gets_everything_in_order() -> None:
+    """The stream holds the WebSocket up meanwhile, and goes on when there is room."""
+    loop = asyncio.get_running_loop()
+    frames = [n.to_bytes(4, "big") + bytes(1396) for n in range(10_000)]
+    async with connected() as (relay, pump, _):
+        await loop.sock_sendall(pump, b"\0\1x")
+        await relay.came.get()
+        assert relay.connection is not None
+        sending = asyncio.create_task(_send_all(relay.connection, frames))
+        done, _ = await asyncio.wait([sending], timeout=0.3)
+        assert not done  # 14 MB don't fit what lies between
+        expected, got = pack_stream(frames), bytearray()
+        while len(got) < len(expected):
+            got += await loop.sock_recv(pump, 1 << 18)
+        assert got == expected
+        await sending
+
+
+async def _send_all(connection: ServerConnection, frames: list[bytes]) -> None:
+    for at in range(0, len(frames), 40):
+        await connection.send(pack_stream(frames[at : at + 40]))
+
+
 async def test_when_the_relay_closes_the_pump_sees_the_end() -> None:
     async with connected() as (relay, pump, carrying):
         await asyncio.get_running_loop().sock_sendall(pump, b"\0\1x")

@@ -91,6 +91,7 @@ class UdpClient(LiveClient):
 
 class WebSocketClient(LiveClient):
     connection: ClientConnection
+    messages = 0
 
     async def open(self, **options: Any) -> WebSocketClient:
         scheme = "wss" if "ssl" in options else "ws"
@@ -103,6 +104,7 @@ class WebSocketClient(LiveClient):
     async def _read(self) -> None:
         async for message in self.connection:
             assert isinstance(message, bytes)
+            self.messages += 1
             for frame in wire.unpack_message(message):
                 self.got(bytes(frame))
 

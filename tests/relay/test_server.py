@@ -147,6 +147,83 @@ async def test_frames_of_another_network_hidden_among_good_ones_are_dropped(site
     assert await a.hear_control() == wire.NoSession(NET_B, foreign.ip)
 
 
+@pytest.mark.parametrize("receiver", ["udp", "websocket"])
+async def test_forged_frames_anywhere_in_a_run_are_dropped_and_counted_and_their_neighbours_pass(
+    site: Site, receiver: str
+) -> None:
+    a, b = await site.udp("10.0.0.1"), await getattr(site, receiver)("10.0.0.2")
+    forged = {0, 1, 7, 20, 38, 39}
+    own, other = wire.frame_prefix(NET_A, a.ip, b.ip), wire.frame_prefix(NET_A, b.ip, a.ip)
+    frames = [(other if n in forged else own) + numbered(n, 500) for n in range(40)]
+    segment = (socket.IPPROTO_UDP, 103, (544).to_bytes(2, "little"))
+    a.socket.sendmsg([b"".join(frames)], [segment])
+    assert await b.hear(34) == [numbered(n, 500) for n in range(40) if n not in forged]
+    assert isinstance(await a.hear_control(), wire.NoSession)
+    counters = site.relay.core.counters
+    assert (counters.drop_foreign, counters.forwarded_frames, counters.dropped_frames) == (6, 34, 6)
+    assert counters.forwarded_bytes == 34 * 544
+
+
+async def test_frames_for_several_in_one_message_leave_as_one_message_for_each(site: Site) -> None:
+    a = await site.websocket("10.0.0.1")
+    receivers = [await site.websocket("10.0.0.2"), await site.websocket("10.0.0.3")]
+    c = await site.udp("10.0.0.4")
+    sent: dict[int, list[bytes]] = {0: [], 1: [], 2: []}
+    frames = []
+    for n in range(120):
+        message = numbered(n, 100 + n % 3)
+        sent[n // 5 % 3].append(message)
+        frames.append(a.to((*receivers, c)[n // 5 % 3], message))
+    before = [receiver.messages for receiver in receivers]
+    await a.send(*frames)
+    for index, receiver in enumerate(receivers):
+        assert await receiver.hear(40) == sent[index]
+    assert [receiver.messages for receiver in receivers] == [n + 1 for n in before]
+    assert await c.hear(40) == sent[2]
+    assert site.relay.core.counters.dropped_frames == 0
+
+
+@pytest.mark.parametrize("tail", [b"\x00", b"\x00\x00", b"\x00\x50" + bytes(0x4F), b"\xff\xff"])
+async def test_a_message_with_a_cut_frame_ends_the_connection_and_is_counted(site: Site, tail: bytes) -> None:
+    a, b = await site.websocket("10.0.0.1"), await site.udp("10.0.0.2")
+    await a.connection.send(wire.pack_stream([a.to(b, numbered(1))]) + tail)
+    await asyncio.wait_for(a.connection.wait_closed(), 5)
+    assert a.connection.close_code == 1007
+    assert site.relay.core.counters.malformed == 1
+    assert await b.hear() == [numbered(1)]  # what came whole has gone its way
+
+
+async def test_messages_of_any_form_carry_frames(site: Site) -> None:
+    """In fragments, larger than the relay's buffer, with pings between: as a foreign client or a proxy may send them."""
+    a, b = await site.websocket("10.0.0.1"), await site.websocket("10.0.0.2")
+    await (await a.connection.ping(b"are you there?"))
+    big = wire.pack_stream([a.to(b, numbered(n)) for n in range(200)])
+    await a.connection.send(big)
+    assert await b.hear(200) == [numbered(n) for n in range(200)]
+    await (await a.connection.ping())
+    await a.connection.send([big[:7], big[7:90_000], big[90_000:]])
+    await (await a.connection.ping())
+    assert await b.hear(200) == [numbered(n) for n in range(200)]
+    await a.connection.send(big)
+    assert await b.hear(200) == [numbered(n) for n in range(200)]
+    assert site.relay.core.counters.malformed == 0
+    assert site.relay.core.counters.drop_queue == 0
+
+
+async def test_a_numbered_stream_from_udp_to_websocket_loses_nothing(site: Site) -> None:
+    """Paced by its own echo: never more than 64 frames under way."""
+    a, b = await site.udp("10.0.0.1"), await site.websocket("10.0.0.2")
+    window, total = 64, 5000
+    for n in range(window):
+        await a.send(a.to(b, numbered(n, 600)))
+    for n in range(total):
+        assert await b.hear() == [numbered(n, 600)]
+        await b.send(b.to(a, numbered(n, 80)))
+        assert await a.hear() == [numbered(n, 80)]
+        await a.send(a.to(b, numbered(window + n, 600)))
+    assert site.relay.core.counters.dropped_frames == 0
+
+
 async def test_a_stranger_gets_a_short_answer_once(site: Site) -> None:
     a = await site.udp("10.0.0.1")
     stranger = UdpClient(site.relay, "10.0.0.66", "smt1_x", Signer.generate())
