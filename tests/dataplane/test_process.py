@@ -67,6 +67,7 @@ def test_what_a_dying_pump_still_said_is_not_lost(pump_name: PumpName) -> None:
     wait_until(lambda: not alive(rig.pump.pid))
     (event,) = rig.pump.drain()
     assert isinstance(event, m.Wants) and event.peer == peer.index
+    assert select.select([rig.pump], [], [], 5)[0]  # its last thread has gone, not only its first
     with pytest.raises(PumpDied):
         rig.pump.drain()
     rig.close()
