@@ -297,6 +297,7 @@ async def test_a_silent_websocket_is_closed_with_4426(site: Site, monkeypatch: p
 
 async def test_a_websocket_that_never_gets_a_session_does_not_stay(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "SESSION_TIMEOUT", 0.05)
+    monkeypatch.setattr(streams, "HELLO_TIMEOUT", 0.5)
     async with connect(f"ws://127.0.0.1:{site.relay.port}/") as idler:
         await idler.send(wire.pack_stream([wire.Hello(bytes(8), "x" * 100).encode()]))
         await idler.recv()  # the challenge
