@@ -189,6 +189,17 @@ def test_a_super_packet_becomes_right_segments(
     assert record[m.COUNTER_FIELDS.index("tx_bytes_relay")] == sum(len(p.headers) + len(p.payload) for p in packets)
 
 
+@pytest.mark.parametrize("tcp", [True, False], ids=["tcp", "udp"])
+def test_a_header_checksum_that_passes_zero_within_a_super_packet_touches_nothing_beside_it(tcp: bool) -> None:
+    payload = bytes(40 * 1000)
+    (first, *_) = Bench(1500).segments(super_packet(4, tcp, payload, 1000, ip_id=0))
+    passes_zero = int.from_bytes(first[10:12], "big") - 20  # it falls by one for each segment
+    segments = Bench(1500).segments(super_packet(4, tcp, payload, 1000, ip_id=passes_zero))
+    packets = [Packet.parse(s) for s in segments]
+    assert [p.ip_id for p in packets] == [passes_zero + i for i in range(40)]
+    assert {(p.protocol, p.headers[8]) for p in packets} == {(6 if tcp else 17, 64)}
+
+
 def test_a_narrower_path_gets_smaller_segments_and_loses_nothing() -> None:
     payload = bytes(range(256)) * 200
     segments = Bench(1420, path_mtu=1000).segments(super_packet(4, True, payload, 1368))

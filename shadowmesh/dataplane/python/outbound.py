@@ -282,6 +282,7 @@ class Outbound:
             if ipv4 and (first_id + count > 0xFFFF or check <= count):  # a wrap: rare, so done anew for all
                 ids = np.arange(first_id, first_id + count, dtype=np.uint32) & 0xFFFF
                 plain.field(BE2, 4)[at:end] = ids
+                plain.field(BE2, 8)[at:end] = packet[8] << 8 | packet[9]  # what was borrowed from the word's other half
                 plain.field(BE2, 10)[at:end] = 0xFFFF - (ids + ip_sum) % 0xFFFF
             plain.table[at:end, headers:size] = body[done : done + count]
             if padded > size:
