@@ -251,7 +251,6 @@ class Outbound:
         packet[check_at : check_at + 2] = pseudo.to_bytes(2, "little")
         if tcp:
             packet[l4 + 13] = other_flags
-        progression = self._progressions.get(l4, headers, tcp, gso_size, ipv4)
         first = np.frombuffer(packet[:headers], BE4)
         body = np.frombuffer(packet, U8, full * gso_size, headers).reshape(full, gso_size)
 
@@ -271,18 +270,20 @@ class Outbound:
             at = self._count
             count = min(rows.capacity - at, full - done)
             end = at + count
+            wraps = False
             if ipv4:
                 first_id = (ip_id + done) & 0xFFFF
                 check = 0xFFFF - (ip_sum + first_id) % 0xFFFF
                 packet[4:6] = first_id.to_bytes(2, "big")
                 packet[10:12] = check.to_bytes(2, "big")
+                wraps = first_id + count > 0xFFFF or check <= count
             if done and tcp:
                 packet[l4 + 4 : l4 + 8] = ((seq + done * gso_size) & 0xFFFFFFFF).to_bytes(4, "big")
+            progression = self._progressions.get(l4, headers, tcp, gso_size, ipv4 and not wraps)
             progression.write(plain.heads(headers)[at:end], first)
-            if ipv4 and (first_id + count > 0xFFFF or check <= count):  # a wrap: rare, so done anew for all
+            if wraps:  # ids and checksums are no progression then: they are counted by themselves
                 ids = np.arange(first_id, first_id + count, dtype=np.uint32) & 0xFFFF
                 plain.field(BE2, 4)[at:end] = ids
-                plain.field(BE2, 8)[at:end] = packet[8] << 8 | packet[9]  # what was borrowed from the word's other half
                 plain.field(BE2, 10)[at:end] = 0xFFFF - (ids + ip_sum) % 0xFFFF
             plain.table[at:end, headers:size] = body[done : done + count]
             if padded > size:

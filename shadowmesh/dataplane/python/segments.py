@@ -7,7 +7,8 @@ TCP's or UDP's own checksum (and PSH, which may stand on the last). So
     headers of segment n  =  headers of segment 0  +  n × step        (word by word, modulo 2³²)
 
 and one addition over a table writes the headers of a whole super-packet, one subtraction checks them. Only where
-the id or the header checksum wraps (once in 700 super-packets) the sum is wrong; who uses it must look for that.
+the id or the header checksum wraps (once in 700 super-packets) they are no progression, and the checksum's borrow would spoil what
+shares its word: there, headers are written by one that leaves both as they are (`counts_ids` False), and both by themselves.
 """
 
 from __future__ import annotations
