@@ -6,7 +6,7 @@
 //! * the values that cross the process: [`command`], [`event`];
 //! * the core without descriptors: [`state`] (who is where, what commands do), [`outbound`] with [`segment`] (from an
 //!   interface), [`inbound`] with [`coalesce`] (from the underlay), over the traits in [`io`];
-//! * the shell: [`sys`], [`udp`], [`stream`], [`tun`], [`control`], [`pace`], [`pump`] (threads, lanes, turns);
+//! * the shell: [`sys`], [`message`], [`udp`], [`stream`], [`tun`], [`control`], [`pace`], [`pump`] (threads, lanes, turns);
 //! * apart from all these, in the relay's process: [`relay`].
 //!
 //! Allocation happens per batch, never per packet. Bytes from outside are read in functions that take slices, and all of
@@ -22,6 +22,7 @@ pub mod event;
 pub mod inbound;
 pub mod io;
 pub mod memory;
+pub mod message;
 pub mod msgpack;
 pub mod outbound;
 pub mod pace;

@@ -1,12 +1,12 @@
 //! UDP sockets: many datagrams per call both ways, by UDP_SEGMENT, UDP_GRO, sendmmsg and recvmmsg.
 
 use std::mem::zeroed;
-use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::inbound::Message;
 use crate::io::{Link, MAX_SEGMENTS, Way};
+use crate::message::{RECEIVED, SENT, header, read_control, write_control};
 use crate::sys::{errno, remote_of, set_option, socket_address, wait_writable};
 
 /// Room for one receive, which may be a run of datagrams.
@@ -16,7 +16,6 @@ pub const SLOTS: usize = 64;
 const FIRST_SLOTS: usize = 4;
 const BATCH_BYTES: usize = 192 << 10;
 const WAIT_MS: i32 = 20; // how long a full socket buffer holds up a batch before packets are dropped
-const CONTROL: usize = 16; // u64s: UDP_GRO and an IPV6_PKTINFO
 
 pub struct Udp {
     pub fd: OwnedFd,
@@ -39,10 +38,10 @@ impl Udp {
     fn send_one(&self, way: &Way, data: &[u8], segment: Option<u16>) -> i32 {
         let Some(remote) = &way.path.remote else { return libc::EDESTADDRREQ };
         let (address, address_size) = socket_address(remote);
-        let mut control = [0u64; 8];
+        let mut control = [0u64; SENT];
         let control_size = write_control(&mut control, way.path.local, segment);
-        let mut vector = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
-        let message = header(&address, address_size, &mut vector, &mut control, control_size);
+        let vector = [libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() }];
+        let message = header(&address, address_size, &vector, &mut control, control_size);
         self.waiting(|fd| {
             // SAFETY: the message points to values that live through the call, and which it only reads.
             unsafe { libc::sendmsg(fd, &raw const message, 0) as i32 }
@@ -55,7 +54,7 @@ impl Udp {
     fn send_singly(&self, way: &Way, mut rows: &[u8], stride: usize) -> i32 {
         let Some(remote) = &way.path.remote else { return libc::EDESTADDRREQ };
         let (address, address_size) = socket_address(remote);
-        let mut control = [0u64; 8];
+        let mut control = [0u64; SENT];
         let control_size = write_control(&mut control, way.path.local, None);
         let mut failed = 0;
         while !rows.is_empty() {
@@ -64,7 +63,7 @@ impl Udp {
             let mut count = 0;
             for ((message, vector), row) in messages.iter_mut().zip(&mut vectors).zip(rows.chunks(stride)) {
                 *vector = libc::iovec { iov_base: row.as_ptr().cast_mut().cast(), iov_len: row.len() };
-                message.msg_hdr = header(&address, address_size, vector, &mut control, control_size);
+                message.msg_hdr = header(&address, address_size, std::slice::from_ref(vector), &mut control, control_size);
                 count += 1;
             }
             let sent = self.waiting(|fd| {
@@ -145,68 +144,12 @@ impl Link for Udp {
     }
 }
 
-/// A message to an address; all that it points to is the caller's.
-fn header(
-    address: &libc::sockaddr_in6,
-    address_size: u32,
-    vector: &mut libc::iovec,
-    control: &mut [u64; 8],
-    control_size: usize,
-) -> libc::msghdr {
-    // SAFETY: all zeros are an empty message.
-    let mut header: libc::msghdr = unsafe { zeroed() };
-    header.msg_name = (&raw const *address).cast_mut().cast();
-    header.msg_namelen = address_size;
-    header.msg_iov = vector;
-    header.msg_iovlen = 1;
-    if control_size > 0 {
-        header.msg_control = control.as_mut_ptr().cast();
-        header.msg_controllen = control_size;
-    }
-    header
-}
-
-/// Writes the control messages for the source address and the segments' size. Returns their length.
-fn write_control(control: &mut [u64; 8], local: Option<IpAddr>, segment: Option<u16>) -> usize {
-    // SAFETY: all is written inside of the array: 24 + 40 bytes at most, of 64; `header` stays aligned, since each space is a
-    // multiple of 8.
-    unsafe {
-        let start = control.as_mut_ptr().cast::<u8>();
-        let mut used = 0;
-        let mut put = |level: i32, kind: i32, data: &[u8]| {
-            let header = start.add(used).cast::<libc::cmsghdr>();
-            (*header).cmsg_level = level;
-            (*header).cmsg_type = kind;
-            (*header).cmsg_len = libc::CMSG_LEN(data.len() as u32) as usize;
-            std::ptr::copy_nonoverlapping(data.as_ptr(), libc::CMSG_DATA(header), data.len());
-            used += libc::CMSG_SPACE(data.len() as u32) as usize;
-        };
-        match local {
-            Some(IpAddr::V4(ip)) => {
-                let mut info = [0u8; 12]; // in_pktinfo: interface, source, destination
-                info[4..8].copy_from_slice(&ip.octets());
-                put(libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
-            }
-            Some(IpAddr::V6(ip)) => {
-                let mut info = [0u8; 20]; // in6_pktinfo: source, interface
-                info[..16].copy_from_slice(&ip.octets());
-                put(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
-            }
-            None => {}
-        }
-        if let Some(size) = segment {
-            put(libc::SOL_UDP, libc::UDP_SEGMENT, &size.to_ne_bytes());
-        }
-        used
-    }
-}
-
 /// A thread's memory for what the kernel says beside the data.
 pub struct Receiver {
     messages: [libc::mmsghdr; SLOTS],
     vectors: [libc::iovec; SLOTS],
     addresses: [libc::sockaddr_in6; SLOTS],
-    controls: [[u64; CONTROL]; SLOTS],
+    controls: [[u64; RECEIVED]; SLOTS],
 }
 
 impl Receiver {
@@ -226,7 +169,7 @@ impl Receiver {
             header.msg_iov = &raw mut self.vectors[i];
             header.msg_iovlen = 1;
             header.msg_control = self.controls[i].as_mut_ptr().cast();
-            header.msg_controllen = size_of::<[u64; CONTROL]>();
+            header.msg_controllen = size_of::<[u64; RECEIVED]>();
             count += 1;
         }
         // SAFETY: the first `count` messages point into self and the buffer, which live through the call.
@@ -237,33 +180,9 @@ impl Receiver {
     /// Reads what came in slot `i`, whose data lies at `start`. Returns its bytes.
     fn message(&mut self, i: usize, start: usize, messages: &mut Vec<Message>) -> usize {
         let size = self.messages[i].msg_len as usize;
-        let (mut each, mut local) = (size, None);
-        let header = &raw const self.messages[i].msg_hdr;
-        // SAFETY: the kernel wrote the control messages and their length; they are walked by its own rules, and read no further
-        // than each says.
-        unsafe {
-            let mut control = libc::CMSG_FIRSTHDR(header);
-            while !control.is_null() {
-                let data = libc::CMSG_DATA(control);
-                let length = (*control).cmsg_len.saturating_sub(libc::CMSG_LEN(0) as usize);
-                match ((*control).cmsg_level, (*control).cmsg_type) {
-                    (libc::SOL_UDP, libc::UDP_GRO) if length >= 4 => {
-                        each = usize::try_from(data.cast::<i32>().read_unaligned()).unwrap_or(0);
-                    }
-                    (libc::SOL_UDP, libc::UDP_GRO) if length >= 2 => {
-                        each = usize::from(data.cast::<u16>().read_unaligned());
-                    }
-                    (libc::IPPROTO_IP, libc::IP_PKTINFO) if length >= 8 => {
-                        local = Some(IpAddr::from(data.add(4).cast::<[u8; 4]>().read_unaligned()));
-                    }
-                    (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) if length >= 16 => {
-                        local = Some(IpAddr::from(data.cast::<[u8; 16]>().read_unaligned()));
-                    }
-                    _ => {}
-                }
-                control = libc::CMSG_NXTHDR(header, control);
-            }
-        }
+        // SAFETY: `call` had the kernel write into `controls`, to which the header points.
+        let (gathered, local) = unsafe { read_control(&self.messages[i].msg_hdr) };
+        let each = gathered.unwrap_or(size);
         let remote = remote_of(&self.addresses[i]);
         if size > 0 && each > 0 && remote.is_some() {
             messages.push(Message { start, end: start + size, each, skip: 0, remote, local });

@@ -7,18 +7,21 @@
 
 use std::collections::HashMap;
 use std::io::{Error, Result};
-use std::mem::{MaybeUninit, size_of, zeroed};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::mem::{size_of, zeroed};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use crate::command::Remote;
+use crate::message::{RECEIVED, SENT, header, read_control, write_control};
+use crate::sys;
+
 use super::table::{Place, Prefix, Table, run};
 
 const SLOT: usize = 65536;
 const SLOTS: usize = 32;
-const CONTROL: usize = 16; // u64s of ancillary data: UDP_GRO or UDP_SEGMENT, and an IPV6_PKTINFO
 const MAX_SEGMENTS: u64 = 64; // what every kernel with UDP_SEGMENT takes in one send
 const MAX_PAYLOAD: usize = 65507;
 const MAX_DATAGRAMS: usize = 4096; // waiting for Python
@@ -176,18 +179,17 @@ struct Socket {
 
 impl Socket {
     fn duplicate(fd: RawFd) -> Result<Self> {
-        let (mut domain, mut size) = (0i32, size_of::<i32>() as libc::socklen_t);
-        // SAFETY: the kernel fills the integer, or fails; the duplicate is nobody else's.
-        unsafe {
-            let option = (&raw mut domain).cast();
-            if libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_DOMAIN, option, &raw mut size) < 0 {
-                return Err(Error::last_os_error());
-            }
+        // SAFETY: the duplicate is nobody else's.
+        let fd = unsafe {
             let copy = libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3);
             if copy < 0 {
                 return Err(Error::last_os_error());
             }
-            Ok(Self { fd: OwnedFd::from_raw_fd(copy), is_ipv6: domain == libc::AF_INET6 })
+            OwnedFd::from_raw_fd(copy)
+        };
+        match sys::get_option(&fd, libc::SOL_SOCKET, libc::SO_DOMAIN) {
+            Some(domain) => Ok(Self { fd, is_ipv6: domain == libc::AF_INET6 }),
+            None => Err(Error::last_os_error()),
         }
     }
 }
@@ -282,22 +284,19 @@ impl Worker {
     /// One recvmmsg. False if there was nothing.
     fn receive(&mut self, socket: usize) -> bool {
         self.received.clear();
-        let mut controls = [[0u64; CONTROL]; SLOTS];
+        let mut controls = [[0u64; RECEIVED]; SLOTS];
         // SAFETY: all zeros are empty messages, vectors and addresses.
-        let (mut messages, mut parts, mut names): (
-            [libc::mmsghdr; SLOTS],
-            [libc::iovec; SLOTS],
-            [libc::sockaddr_storage; SLOTS],
-        ) = unsafe { zeroed() };
+        let (mut messages, mut parts, mut names): ([libc::mmsghdr; SLOTS], [libc::iovec; SLOTS], [libc::sockaddr_in6; SLOTS]) =
+            unsafe { zeroed() };
         for (i, slot) in self.arena.chunks_exact_mut(SLOT).enumerate() {
             parts[i] = libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: SLOT };
             let header = &mut messages[i].msg_hdr;
             header.msg_name = (&raw mut names[i]).cast();
-            header.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            header.msg_namelen = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
             header.msg_iov = &raw mut parts[i];
             header.msg_iovlen = 1;
             header.msg_control = controls[i].as_mut_ptr().cast();
-            header.msg_controllen = size_of::<[u64; CONTROL]>();
+            header.msg_controllen = size_of::<[u64; RECEIVED]>();
         }
         let fd = self.sockets[socket].fd.as_raw_fd();
         // SAFETY: every message points to its own slot, vector, name and control buffer, all of which live through the call.
@@ -305,10 +304,11 @@ impl Worker {
             unsafe { libc::recvmmsg(fd, messages.as_mut_ptr(), SLOTS as u32, libc::MSG_DONTWAIT, std::ptr::null_mut()) };
         for i in 0..usize::try_from(count).unwrap_or(0) {
             let size = (messages[i].msg_len as usize).min(SLOT);
-            let (gathered, local) = ancillary(&messages[i].msg_hdr);
+            // SAFETY: the kernel has just filled the message and its control buffer.
+            let (gathered, local) = unsafe { read_control(&messages[i].msg_hdr) };
             let step = gathered.filter(|step| *step > 0).unwrap_or(size);
             // A source that is no address of IP can't be answered; its slot stays, as an empty run.
-            let from = address(&names[i]);
+            let from = sys::remote_of(&names[i]).map(|remote| SocketAddr::new(remote.ip, remote.port));
             let size = if from.is_some() { size } else { 0 };
             let from = from.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
             self.received.push(Received { size, step, from, local });
@@ -321,7 +321,7 @@ impl Worker {
         let arena = std::mem::take(&mut self.arena);
         let received = std::mem::take(&mut self.received);
         let mut table = shared.table();
-        table.begin(boottime());
+        table.begin(sys::boottime() as f64 / 1e9);
         let mut waiting = None;
         for (slot, message) in arena.chunks_exact(SLOT).zip(&received) {
             let Received { size, step, from, local } = *message;
@@ -449,20 +449,20 @@ impl Worker {
 
     /// One sendmmsg of up to `SLOTS` batches. Returns how many went; an error is that of the first.
     fn send_call(&self, fd: RawFd, chosen: &[usize]) -> std::result::Result<usize, i32> {
-        let mut controls = [[0u64; CONTROL]; SLOTS];
+        let mut controls = [[0u64; SENT]; SLOTS];
         // SAFETY: all zeros are empty messages and addresses.
-        let (mut messages, mut names): ([libc::mmsghdr; SLOTS], [libc::sockaddr_storage; SLOTS]) = unsafe { zeroed() };
+        let (mut messages, mut names): ([libc::mmsghdr; SLOTS], [libc::sockaddr_in6; SLOTS]) = unsafe { zeroed() };
         let mut count = 0;
         for (i, index) in chosen.iter().enumerate().take(SLOTS) {
             let batch = &self.batches[*index];
             if batch.frames > 1 && !self.segmenting {
                 break;
             }
-            let header = &mut messages[i].msg_hdr;
             let segment = (batch.frames > 1).then_some(batch.segment as u16);
-            fill(header, &batch.to, &mut names[i], batch.local, segment, &mut controls[i]);
-            header.msg_iov = batch.parts.as_ptr().cast_mut();
-            header.msg_iovlen = batch.parts.len();
+            let name_size;
+            (names[i], name_size) = socket_address(&batch.to);
+            let control_size = write_control(&mut controls[i], batch.local, segment);
+            messages[i].msg_hdr = header(&names[i], name_size, &batch.parts, &mut controls[i], control_size);
             count += 1;
         }
         // SAFETY: the first `count` messages point to names, control buffers and parts that live through the call, the parts to
@@ -474,10 +474,9 @@ impl Worker {
     /// A batch's frames one by one, where the kernel doesn't cut it.
     fn send_apart(&mut self, fd: RawFd, index: usize) {
         let batch = &self.batches[index];
-        let mut control = [0u64; CONTROL];
-        // SAFETY: all zeros are an empty message and address.
-        let (mut header, mut name): (libc::msghdr, libc::sockaddr_storage) = unsafe { zeroed() };
-        fill(&mut header, &batch.to, &mut name, batch.local, None, &mut control);
+        let mut control = [0u64; SENT];
+        let control_size = write_control(&mut control, batch.local, None);
+        let (name, name_size) = socket_address(&batch.to);
         let (mut frames, mut octets) = (0, 0);
         for whole in &batch.parts {
             let mut at = 0;
@@ -485,11 +484,10 @@ impl Worker {
                 let size = batch.segment.min(whole.iov_len - at);
                 // SAFETY: within the part.
                 let start = unsafe { whole.iov_base.cast::<u8>().add(at) };
-                let mut one = libc::iovec { iov_base: start.cast(), iov_len: size };
-                header.msg_iov = &raw mut one;
-                header.msg_iovlen = 1;
+                let one = [libc::iovec { iov_base: start.cast(), iov_len: size }];
+                let message = header(&name, name_size, &one, &mut control, control_size);
                 // SAFETY: as in `send_call`.
-                if unsafe { libc::sendmsg(fd, &raw const header, libc::MSG_DONTWAIT) } < 0 {
+                if unsafe { libc::sendmsg(fd, &raw const message, libc::MSG_DONTWAIT) } < 0 {
                     frames += 1;
                     octets += size as u64;
                 }
@@ -502,128 +500,6 @@ impl Worker {
     }
 }
 
-/// CLOCK_BOOTTIME in seconds.
-fn boottime() -> f64 {
-    let mut time = MaybeUninit::<libc::timespec>::zeroed();
-    // SAFETY: the kernel fills the timespec, which is valid whatever it does.
-    let time = unsafe {
-        libc::clock_gettime(libc::CLOCK_BOOTTIME, time.as_mut_ptr());
-        time.assume_init()
-    };
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
-}
-
-fn address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
-    let at: *const libc::sockaddr_storage = name;
-    match i32::from(name.ss_family) {
-        libc::AF_INET => {
-            // SAFETY: the family says which of the layouts is there; both are smaller than the storage, and plain integers.
-            let v4 = unsafe { &*at.cast::<libc::sockaddr_in>() };
-            let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
-            Some(SocketAddr::V4(SocketAddrV4::new(ip, u16::from_be(v4.sin_port))))
-        }
-        libc::AF_INET6 => {
-            // SAFETY: as above.
-            let v6 = unsafe { &*at.cast::<libc::sockaddr_in6>() };
-            let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
-            Some(SocketAddr::V6(SocketAddrV6::new(ip, u16::from_be(v6.sin6_port), 0, 0)))
-        }
-        _ => None,
-    }
-}
-
-/// The size of gathered datagrams, and the local address that these were sent to.
-fn ancillary(header: &libc::msghdr) -> (Option<usize>, Option<IpAddr>) {
-    let (mut step, mut local) = (None, None);
-    // SAFETY: the kernel filled the control buffer that the header describes; the walk stays within it, and each message's kind says
-    // what its data is.
-    unsafe {
-        let mut at = libc::CMSG_FIRSTHDR(header);
-        while !at.is_null() {
-            let data = libc::CMSG_DATA(at);
-            match ((*at).cmsg_level, (*at).cmsg_type) {
-                (libc::SOL_UDP, libc::UDP_GRO) => {
-                    step = usize::try_from(data.cast::<i32>().read_unaligned()).ok();
-                }
-                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                    let info = data.cast::<libc::in_pktinfo>().read_unaligned();
-                    local = Some(IpAddr::V4(Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr))));
-                }
-                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                    let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
-                    local = Some(IpAddr::V6(Ipv6Addr::from(info.ipi6_addr.s6_addr)));
-                }
-                _ => {}
-            }
-            at = libc::CMSG_NXTHDR(header, at);
-        }
-    }
-    (step, local)
-}
-
-/// Address and ancillary data of a message to be sent. Both buffers have to outlive the header's use.
-fn fill(
-    header: &mut libc::msghdr,
-    to: &SocketAddr,
-    name: &mut libc::sockaddr_storage,
-    local: Option<IpAddr>,
-    segment: Option<u16>,
-    control: &mut [u64; CONTROL],
-) {
-    let at: *mut libc::sockaddr_storage = name;
-    // SAFETY: the storage has room for either layout.
-    let size = unsafe {
-        match to {
-            SocketAddr::V4(v4) => {
-                let out = &mut *at.cast::<libc::sockaddr_in>();
-                out.sin_family = libc::AF_INET as libc::sa_family_t;
-                out.sin_port = v4.port().to_be();
-                out.sin_addr.s_addr = u32::from(*v4.ip()).to_be();
-                size_of::<libc::sockaddr_in>()
-            }
-            SocketAddr::V6(v6) => {
-                let out = &mut *at.cast::<libc::sockaddr_in6>();
-                out.sin6_family = libc::AF_INET6 as libc::sa_family_t;
-                out.sin6_port = v6.port().to_be();
-                out.sin6_addr.s6_addr = v6.ip().octets();
-                size_of::<libc::sockaddr_in6>()
-            }
-        }
-    };
-    header.msg_name = at.cast();
-    header.msg_namelen = size as libc::socklen_t;
-    header.msg_control = control.as_mut_ptr().cast();
-    header.msg_controllen = size_of::<[u64; CONTROL]>();
-    // SAFETY: the buffer is aligned for cmsghdr and holds both messages (16 + 20 and 16 + 2 bytes, padded).
-    unsafe {
-        let mut used = 0;
-        let mut put = |level: i32, kind: i32, data: &[u8]| {
-            let place = header.msg_control.cast::<u8>().add(used).cast::<libc::cmsghdr>();
-            (*place).cmsg_level = level;
-            (*place).cmsg_type = kind;
-            (*place).cmsg_len = libc::CMSG_LEN(data.len() as u32) as usize;
-            std::ptr::copy_nonoverlapping(data.as_ptr(), libc::CMSG_DATA(place), data.len());
-            used += libc::CMSG_SPACE(data.len() as u32) as usize;
-        };
-        if let Some(segment) = segment {
-            put(libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
-        }
-        match local {
-            Some(IpAddr::V4(ip)) => {
-                let mut info = [0; 12]; // interface, address to send from, unused
-                info[4..8].copy_from_slice(&ip.octets());
-                put(libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
-            }
-            Some(IpAddr::V6(ip)) => {
-                let mut info = [0; 20]; // address to send from, interface
-                info[..16].copy_from_slice(&ip.octets());
-                put(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
-            }
-            None => {}
-        }
-        header.msg_controllen = used;
-        if used == 0 {
-            header.msg_control = std::ptr::null_mut();
-        }
-    }
+fn socket_address(to: &SocketAddr) -> (libc::sockaddr_in6, u32) {
+    sys::socket_address(&Remote { ip: to.ip(), port: to.port(), scope: 0 })
 }
