@@ -22,20 +22,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench_spaces import NO_OFFLOADS, inside, run
+
 NODE = Path(__file__).with_name("relay_node.py")
 A, R, B = SPACES = [f"smrb{os.getpid()}{side}" for side in "arb"]
 LINKS = {A: ("10.96.1.2", "10.96.1.1"), B: ("10.96.2.2", "10.96.2.1")}  # its own address, the relay's
 OWN = {A: "10.95.0.1", B: "10.95.0.2"}
 PORTS = {"udp": 9545, "ws": 9545, "wss": 9545}
-NO_OFFLOADS = ("gso", "off", "gro", "off", "tso", "off", "tx-udp-segmentation", "off")
-
-
-def run(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def inside(space: str, *command: str) -> list[str]:
-    return ["ip", "netns", "exec", space, *command]
 
 
 @contextmanager
@@ -151,7 +144,10 @@ def tunnelled(kind: str, options: argparse.Namespace, cert: list[str]) -> tuple[
         server = subprocess.Popen(inside(B, "iperf3", "-s", "-1", "-J"), stdout=subprocess.PIPE, text=True)
         run(*inside(B, "sh", "-c", "until ss -ltn | grep -q :5201; do sleep 0.05; done"))
         before, relayed = cpu_seconds(pids), cpu_seconds(relay)
-        run(*inside(A, "iperf3", "-C", "cubic", "-c", OWN[B], "-t", str(options.seconds), "-J"))
+        run(
+            *inside(A, "iperf3", "-C", "cubic", "-c", OWN[B], "-t", str(options.seconds), "-J"),
+            timeout=options.seconds + 60,
+        )
         spent, relayed = cpu_seconds(pids) - before, cpu_seconds(relay) - relayed
         received = json.loads(server.communicate()[0])["end"]["sum_received"]
     gigabytes = received["bytes"] / 1e9

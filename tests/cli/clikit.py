@@ -7,7 +7,6 @@ import io
 import json
 import os
 import pty
-import socket
 import subprocess
 import sys
 import threading
@@ -168,21 +167,6 @@ def start(home: Path, *arguments: object, prefix: tuple[str, ...] = ()) -> Runni
         stdin=subprocess.DEVNULL, text=True, env=environment(home), cwd=home,
     )  # fmt: skip
     return Running(process)
-
-
-def free_port() -> int:
-    """A TCP port whose UDP twin and the next one are free, too."""
-    while True:
-        with socket.socket() as tcp:
-            tcp.bind(("127.0.0.1", 0))
-            port = int(tcp.getsockname()[1])
-            try:
-                for number in (port, port + 1):
-                    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-                        udp.bind(("127.0.0.1", number))
-            except OSError:
-                continue
-            return port
 
 
 @dataclass

@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from clikit import Command, Controller, as_process, free_port, in_process, start
+from clikit import Command, Controller, as_process, in_process, start
+from freeport import free_port
 
 NOBODY = "65534"
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clikit import Command, Controller, Result, environment, free_port, program, start
+from clikit import Command, Controller, Result, environment, program, start
+from freeport import free_port
 
 pytestmark = pytest.mark.root
 FAILED, USAGE, UNREACHABLE, NOT_ALLOWED, NOT_FOUND, CONFLICT, NO_PATH = 1, 2, 3, 4, 5, 6, 20

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import shutil
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from freeport import free_port
 
 from shadowmesh.client_api import enroll as enrolment
 from shadowmesh.client_api.link import ControllerLink, MapChanged
@@ -33,21 +33,6 @@ from shadowmesh.protocol.signing import Signer
 
 FAST = Timing(presence_gather=0.02, offline_after=0.1, duplicate_probe=0.3, housekeeping=0.1, shutdown_grace=1.0)
 PATIENCE = 8.0
-
-
-def free_port() -> int:
-    """A TCP port whose UDP twin and the next one are free, too."""
-    while True:
-        with socket.socket() as tcp:
-            tcp.bind(("127.0.0.1", 0))
-            port = int(tcp.getsockname()[1])
-            try:
-                for number in (port, port + 1):
-                    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-                        udp.bind(("127.0.0.1", number))
-            except OSError:
-                continue
-            return port
 
 
 class Clock:

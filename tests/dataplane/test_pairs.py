@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 import threading
@@ -12,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from pump_namespaces import entered
-from pump_pair import INNER, PEER, Pair
+from pump_namespaces import checksum_errors
+from pump_pair import PEER, Pair
 from pump_rig import pump_or_skip
 
 from shadowmesh.dataplane.pumps import PumpName
@@ -21,7 +20,6 @@ from shadowmesh.model import pump as m
 
 pytestmark = pytest.mark.lab
 PAIRS: list[tuple[PumpName, PumpName]] = [("native", "native"), ("python", "native"), ("native", "python")]
-BLOCK = bytes(range(256)) * 4096
 
 
 @pytest.fixture
@@ -34,40 +32,11 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     made.close()
 
 
-def transfer(pair: Pair, source: int, megabytes: int) -> None:
-    """Over TCP from side `source`; both ends must have hashed the same."""
-    with entered(pair.spaces[1 - source]):
-        server = socket.create_server((INNER[1 - source], 0))
-    with entered(pair.spaces[source]):
-        client = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-
-    def receive() -> str:
-        connection, _ = server.accept()
-        connection.settimeout(20)
-        digest = hashlib.sha256()
-        while data := connection.recv(1 << 18):
-            digest.update(data)
-        connection.close()
-        return digest.hexdigest()
-
-    with server, client, ThreadPoolExecutor(1) as pool:
-        received = pool.submit(receive)
-        client.settimeout(20)
-        client.connect(server.getsockname())
-        digest = hashlib.sha256()
-        for i in range(megabytes):
-            block = i.to_bytes(4, "big") + BLOCK[4:]
-            client.sendall(block)
-            digest.update(block)
-        client.close()
-        assert received.result(30) == digest.hexdigest()
-
-
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join, indirect=True)
 def test_transfers_arrive_whole_both_ways(pair: Pair) -> None:
     for source in (0, 1):
-        transfer(pair, source, 100)
-    assert pair.checksum_errors() == 0
+        pair.transfer(source, 100)
+    assert checksum_errors(pair.spaces) == 0
     for i in (0, 1):
         assert pair.counter(i, "rx_bytes_direct") > 100 << 20
         assert not any(pair.counter(i, f) for f in ("drop_auth", "drop_replay", "drop_source", "drop_destination"))
@@ -115,9 +84,9 @@ def test_threads_share_one_flow_and_keep_its_order(monkeypatch: pytest.MonkeyPat
 
 def test_four_flows_at_once_arrive_whole(pair: Pair) -> None:
     with ThreadPoolExecutor(4) as pool:
-        for done in [pool.submit(transfer, pair, i % 2, 25) for i in range(4)]:
+        for done in [pool.submit(pair.transfer, i % 2, 25) for i in range(4)]:
             done.result(60)
-    assert pair.checksum_errors() == 0
+    assert checksum_errors(pair.spaces) == 0
 
 
 @pytest.mark.parametrize("pair", [("native", "native"), ("python", "python")], ids="-".join, indirect=True)

@@ -5,19 +5,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
-from pump_namespaces import entered
+from pump_namespaces import checksum_errors, entered, transfer
 
 from shadowmesh.dataplane.host import HostNetwork, Interface
 from shadowmesh.dataplane.process import PumpProcess
@@ -41,7 +38,6 @@ OURS, THEIRS = ("10.7.0.1", "fd07::1"), ("10.7.0.2", "fd07::2")
 OUTER = {4: ("192.0.2.1", "192.0.2.2"), 6: ("2001:db8::1", "2001:db8::2")}
 NET, SLOT, PEER = m.NetIndex(0), m.Slot(0), m.PeerIndex(1)
 MTU = 1376
-MEGABYTE = bytes(range(256)) * 4096
 
 
 def run(*command: str, stdin: str | None = None) -> str:
@@ -190,47 +186,6 @@ class World:
     def path_to_wireguard(self) -> m.Path:
         return m.Path(SLOT, SockAddr(self.outer[1], 51820))
 
-    def transfer(self, source: int, address: str, megabytes: int) -> None:
-        """Sends over TCP to `address` from the namespace number `source`; both ends must have hashed the same."""
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        with entered(self.spaces[1 - source]):
-            server = socket.create_server((address, 0), family=family)
-        with entered(self.spaces[source]):
-            client = socket.socket(family, socket.SOCK_STREAM)
-        hashes = []
-
-        def receive() -> None:
-            connection, _ = server.accept()
-            connection.settimeout(20)
-            digest = hashlib.sha256()
-            while data := connection.recv(1 << 18):
-                digest.update(data)
-            hashes.append(digest.hexdigest())
-            connection.close()
-
-        receiver = threading.Thread(target=receive)
-        receiver.start()
-        client.settimeout(20)
-        client.connect(server.getsockname()[:2])
-        digest = hashlib.sha256()
-        for i in range(megabytes):
-            block = i.to_bytes(4, "big") + MEGABYTE[4:]
-            client.sendall(block)
-            digest.update(block)
-        client.close()
-        receiver.join(30)
-        server.close()
-        assert hashes == [digest.hexdigest()]
-
-    def checksum_errors(self) -> int:
-        total = 0
-        for space in self.spaces:
-            with entered(space):
-                lines = Path("/proc/thread-self/net/snmp").read_text().splitlines()
-            names, values = [line.split() for line in lines if line.startswith("Tcp:")]
-            total += int(values[names.index("InCsumErrors")])
-        return total
-
     def close(self) -> None:
         if self.side is not None:
             self.side.close()
@@ -253,9 +208,9 @@ def world(request: pytest.FixtureRequest, pump_name: PumpName) -> Iterator[World
 
 def everything_passes(world: World) -> None:
     for ours, theirs in zip(OURS, THEIRS, strict=True):
-        world.transfer(0, theirs, 24)
-        world.transfer(1, ours, 24)
-    assert world.checksum_errors() == 0
+        transfer(*world.spaces, theirs, 24)
+        transfer(*reversed(world.spaces), ours, 24)
+    assert checksum_errors(world.spaces) == 0
     assert world.side is not None
     record = dict(zip(m.COUNTER_FIELDS, world.side.pump.counters()[len(m.COUNTER_FIELDS) :], strict=False))
     assert record["rx_bytes_direct"] > 48 << 20 and record["tx_bytes_direct"] > 48 << 20
@@ -269,9 +224,9 @@ def test_with_the_pump_as_initiator_and_across_a_rekey(world: World) -> None:
     world.side.initiate(world.public, world.path_to_wireguard(), 1)
     everything_passes(world)
     world.side.initiate(world.public, world.path_to_wireguard(), 2)
-    world.transfer(0, THEIRS[0], 8)
-    world.transfer(1, OURS[0], 8)
-    assert world.checksum_errors() == 0
+    transfer(*world.spaces, THEIRS[0], 8)
+    transfer(*reversed(world.spaces), OURS[0], 8)
+    assert checksum_errors(world.spaces) == 0
 
 
 def test_with_the_pump_as_responder(world: World) -> None:
