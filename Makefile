@@ -11,12 +11,14 @@ TEST_PACKAGES := $(DEMO_PACKAGES) ping:iputils-ping wg:wireguard-tools wireguard
 BENCH_PACKAGES := $(DEMO_PACKAGES) ping:iputils-ping wg:wireguard-tools iperf3:iperf3 ethtool:ethtool openvpn:openvpn tincd:tinc \
   turnserver:coturn openssl:openssl go:golang-go
 BENCH ?=
+SECONDS ?= 60
 
-.PHONY: help demo test lint format dist bench clean system-demo system-test
+.PHONY: help demo test fuzz lint format dist bench clean system-demo system-test
 
 help:
 	@echo "make demo    machines behind NATs find each other, in namespaces on this machine (root)"
 	@echo "make test    all tests; as root also those in real namespaces"
+	@echo "make fuzz    the native pump's and relay's parsers, SECONDS=60 for each of five targets (needs cargo)"
 	@echo "make lint    format, rules, types, import contracts"
 	@echo "make bench   all tunnels in turns, over an hour on a quiet machine (root): docs/benchmarks.md"
 	@echo "make dist    the single binary, in dist/"
@@ -30,6 +32,9 @@ test: .venv/.dev
 	$(BIN)/pytest -q -n 2 --dist loadgroup -m "not lab and not root"
 	@if [ "$$(id -u)" = 0 ]; then $(BIN)/pytest -q -m "lab or root"; \
 	else echo "SKIPPED: the lab suite (pytest -m 'lab or root') needs root: run 'sudo make test'"; fi
+
+fuzz:
+	native/fuzz/run $(SECONDS)
 
 # tests/bench/__main__.py tells what it takes: make bench BENCH="--rounds 1 --seconds 2"
 bench: .venv/.run

@@ -8,10 +8,7 @@ use shadowmesh_native::memory::Bench;
 use shadowmesh_native::stream::frames;
 
 fn bodies(data: &[u8], messages: &[Message]) -> Vec<Vec<u8>> {
-    messages
-        .iter()
-        .flat_map(|m| data[m.start..m.end].chunks(m.each).map(|frame| frame[m.skip..].to_vec()))
-        .collect()
+    messages.iter().flat_map(|m| data[m.start..m.end].chunks(m.each).map(|frame| frame[m.skip..].to_vec())).collect()
 }
 
 fuzz_target!(|data: &[u8]| {
