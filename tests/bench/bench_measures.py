@@ -98,11 +98,13 @@ def memory(running: Running) -> Figures:
 
 
 def checksum_errors(space: str) -> int:
-    """TCP segments with a wrong checksum that this namespace has received."""
-    names, values = [
-        line.split() for line in run(*inside(space, "cat", "/proc/net/snmp")).splitlines() if line.startswith("Tcp:")
-    ]
-    return int(values[names.index("InCsumErrors")])
+    """TCP segments with a wrong checksum and packets with a wrong IPv4 header that this namespace has received."""
+    lines = run(*inside(space, "cat", "/proc/net/snmp")).splitlines()
+    total = 0
+    for protocol, field in (("Tcp:", "InCsumErrors"), ("Ip:", "InHdrErrors")):
+        names, values = [line.split() for line in lines if line.startswith(protocol)]
+        total += int(values[names.index(field)])
+    return total
 
 
 def relay_cost(contender: Contender, _running: Running, seconds: int) -> Figures:

@@ -185,7 +185,7 @@ def section(results: Results, names: Sequence[str]) -> str:
     lines = [
         f"Measured on {when} within {hours:.1f} h: {m['cpu']}, {m['cores']} cores, Linux {m['kernel']}, Python {m['python']}. "
         f"Rounds: {results.rounds()} at least, of {results.seconds:g} s for each figure; medians, and from the lowest to the highest. "
-        f"TCP segments with a wrong checksum inside: {results.csum_errors}.",
+        f"TCP segments with a wrong checksum or packets with a wrong header inside: {results.csum_errors}.",
     ]
     parts = (
         ("Direct", "direct", "on", DIRECT, ("bench-tcp", "bench-small", "bench-cost")),

@@ -149,7 +149,7 @@ def test_the_report_replaces_its_section_and_its_pictures(tmp_path: Path) -> Non
     bench_report.write(measured(), tmp_path)
     text = (tmp_path / "benchmarks.md").read_text()
     assert text.startswith("# Benchmarks\n\nbefore\n") and text.endswith("\nafter\n") and "old" not in text
-    assert "11.00" in text and "wrong checksum inside: 0" in text and "Rounds: 2 " in text
+    assert "11.00" in text and "wrong header inside: 0" in text and "Rounds: 2 " in text
     assert "| **Native** | Wireguard-Go | 2.87 <sub>2.40–3.33</sub> | 0.25 " in text
     assert sorted(p.name for p in (tmp_path / "images").iterdir()) == ["bench-cost.svg", "bench-tcp.svg", "demo.svg"]
     assert "images/bench-tcp.svg" in text and "images/bench-small.svg" not in text
@@ -224,7 +224,7 @@ def test_a_short_run_from_nothing_to_the_page(tmp_path: Path) -> None:
     assert 10 < figures["memory"]["mb"] < 1000
     assert figures["udp"]["kpps"] > 1 and 0 < figures["ping"]["median_ms"] <= figures["ping"]["p99_ms"]
     text = (docs / "benchmarks.md").read_text()
-    assert "**ShadowMesh, python pump**" in text and "wrong checksum inside: 0" in text
+    assert "**ShadowMesh, python pump**" in text and "wrong header inside: 0" in text
     assert not [p for p in Path("/run/netns").iterdir() if p.name.startswith("smbench-")]
 
 

@@ -32,13 +32,14 @@ def entered(space: str) -> Iterator[None]:
 
 
 def checksum_errors(spaces: Sequence[str]) -> int:
-    """TCP segments with a wrong checksum that the kernel saw in these namespaces."""
+    """TCP segments with a wrong checksum and packets with a wrong IPv4 header that the kernel saw in these namespaces."""
     total = 0
     for space in spaces:
         with entered(space):
             lines = Path("/proc/thread-self/net/snmp").read_text().splitlines()
-        names, values = [line.split() for line in lines if line.startswith("Tcp:")]
-        total += int(values[names.index("InCsumErrors")])
+        for protocol, field in (("Tcp:", "InCsumErrors"), ("Ip:", "InHdrErrors")):
+            names, values = [line.split() for line in lines if line.startswith(protocol)]
+            total += int(values[names.index(field)])
     return total
 
 

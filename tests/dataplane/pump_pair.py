@@ -93,6 +93,21 @@ class Pair:
         sock.settimeout(5)
         return self._stack.enter_context(sock)
 
+    def tcp(self, i: int) -> tuple[socket.socket, socket.socket]:
+        """A connection from side `i` to the other: both ends, that of side `i` first."""
+        with entered(self.spaces[1 - i]):
+            listener = socket.create_server((INNER[1 - i], 0))
+        with entered(self.spaces[i]):
+            client = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        with listener:
+            self._stack.enter_context(client)
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
+            client.settimeout(5)
+            client.connect(listener.getsockname())
+            server, _ = listener.accept()
+        server.settimeout(5)
+        return client, self._stack.enter_context(server)
+
     def transfer(self, source: int, megabytes: int) -> None:
         """Over TCP from side `source`; both ends must have hashed the same."""
         transfer(self.spaces[source], self.spaces[1 - source], INNER[1 - source], megabytes)

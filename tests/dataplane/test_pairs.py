@@ -19,7 +19,20 @@ from shadowmesh.dataplane.pumps import PumpName
 from shadowmesh.model import pump as m
 
 pytestmark = pytest.mark.lab
-PAIRS: list[tuple[PumpName, PumpName]] = [("native", "native"), ("python", "native"), ("native", "python")]
+PAIRS: list[tuple[PumpName, PumpName]] = [
+    ("native", "native"),
+    ("python", "native"),
+    ("native", "python"),
+    ("python", "python"),
+]
+
+
+_RANDOM = memoryview(os.urandom(1 << 20) * 2)
+
+
+def pattern(offset: int) -> memoryview:
+    """What a stream has from `offset` on: 256 kB of it."""
+    return _RANDOM[offset % (1 << 20) :][: 1 << 18]
 
 
 @pytest.fixture
@@ -34,11 +47,11 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join, indirect=True)
 def test_transfers_arrive_whole_both_ways(pair: Pair) -> None:
-    for source in (0, 1):
-        pair.transfer(source, 100)
+    for source, megabytes in ((0, 1024), (1, 128)):
+        pair.transfer(source, megabytes)
+        assert pair.counter(1 - source, "rx_bytes_direct") > megabytes << 20
     assert checksum_errors(pair.spaces) == 0
     for i in (0, 1):
-        assert pair.counter(i, "rx_bytes_direct") > 100 << 20
         assert not any(pair.counter(i, f) for f in ("drop_auth", "drop_replay", "drop_source", "drop_destination"))
 
 
@@ -112,3 +125,41 @@ def test_two_hundred_path_switches_lose_and_double_nothing(pair: Pair) -> None:
     reading.join(20)
     assert sorted(seen) == list(range(4000))
     assert pair.counter(1, "drop_replay") > 0  # the doubles
+
+
+@pytest.mark.parametrize("pair", [("native", "native"), ("python", "python")], ids="-".join, indirect=True)
+def test_two_hundred_path_switches_stall_no_tcp_stream_for_200_ms(pair: Pair) -> None:
+    gaps: list[float] = []
+    arrived = 0
+    over, megabytes = threading.Event(), threading.Semaphore(0)
+    with ThreadPoolExecutor(2) as pool:
+        client, server = pair.tcp(0)
+
+        def send() -> int:
+            sent = 0
+            while not over.is_set():
+                sent += client.send(pattern(sent))
+            client.shutdown(socket.SHUT_WR)
+            return sent
+
+        def receive() -> None:
+            nonlocal arrived
+            last = time.monotonic()
+            while data := server.recv(1 << 18):
+                gaps.append(time.monotonic() - last)
+                last += gaps[-1]
+                assert data == pattern(arrived)[: len(data)]
+                arrived += len(data)
+                if arrived >> 20 > (arrived - len(data)) >> 20:
+                    megabytes.release()
+
+        receiving, sending = pool.submit(receive), pool.submit(send)
+        for turn in range(200):
+            for i in (0, 1):
+                pair.pumps[i].apply([m.SetPath(PEER, pair.path(i, turn % 2))])
+            assert megabytes.acquire(timeout=5), turn
+        over.set()
+        sent = sending.result(20)
+        receiving.result(20)
+    assert arrived == sent >= 200 << 20
+    assert max(gaps) < 0.2, sorted(gaps)[-5:]
