@@ -34,8 +34,9 @@ use crate::udp::{self, Receiver, Udp};
 const CONTROL: u64 = 0;
 const MOST_THREADS: usize = 8;
 const THREADS_VARIABLE: &str = "SHADOWMESH_PUMP_THREADS";
-/// A batch from an interface is full at so many bytes or packets.
-const RAW_BYTES: usize = 192 << 10;
+/// A batch from an interface is full at so many bytes or packets: two super-packets, as in `udp`. Larger ones leave cores idle at
+/// their ends.
+const RAW_BYTES: usize = 120 << 10;
 const RAW_PACKETS: usize = 128;
 
 /// The order of a lane's batches.
@@ -154,6 +155,13 @@ impl Memory {
 struct Lead {
     commands: Vec<u8>,
     pace: Pace,
+    served: u64, // the lane whose turn was last
+}
+
+/// Sorts lanes that are ready so that the one served last comes last: a full batch ends the round, and a lane that always has one
+/// would else be all that is ever read (a bulk transfer's acknowledgements would wait for the end of its backlog).
+fn in_turn(ready: &mut [(u64, u32)], served: u64) {
+    ready.sort_unstable_by_key(|(token, _)| (*token <= served, *token));
 }
 
 struct Pump {
@@ -178,7 +186,7 @@ pub fn run(control_fd: i32, table_fd: i32) -> Result<()> {
     let pump = Pump {
         world: RwLock::new(world),
         epoll,
-        lead: Mutex::new(Lead { commands: vec![0; COMMAND_BYTES], pace: Pace::default() }),
+        lead: Mutex::new(Lead { commands: vec![0; COMMAND_BYTES], pace: Pace::default(), served: CONTROL }),
         reporter,
         stopping: AtomicBool::new(false),
     };
@@ -212,7 +220,7 @@ impl Pump {
     /// A thread's life: leads, or waits for the lead.
     fn serve(&self) {
         let mut memory = Memory::new();
-        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 16];
+        let mut ready = Vec::new();
         loop {
             let mut lead = Some(lock(&self.lead));
             while lead.is_some() {
@@ -220,7 +228,12 @@ impl Pump {
                     return;
                 }
                 let mut all = Handled::default();
-                for (token, what) in self.epoll.wait(&mut events) {
+                self.epoll.wait(&mut ready);
+                in_turn(&mut ready, lead.as_ref().map_or(CONTROL, |lead| lead.served));
+                for (token, what) in ready.iter().copied() {
+                    if let Some(lead) = &mut lead {
+                        lead.served = token;
+                    }
                     let one = self.ready(token, what, &mut lead, &mut memory);
                     if lead.is_none() {
                         break; // the new leader is told of the others again
@@ -491,4 +504,21 @@ fn inwards(state: &State, slot: u32, queue: &Queue, lead: Leading, full: bool, m
     let after = inbound::deliver(state, slot, &mut memory.datagrams, &memory.messages, &rows, now);
     let bytes = memory.messages.iter().map(|message| message.end - message.start).sum();
     Outcome { now, handled: Handled { at: now, packets: rows.len(), bytes }, after, failed: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_lane_that_is_ready_has_its_turn_though_each_batch_is_full() {
+        let (mut served, mut order) = (CONTROL, Vec::new());
+        for _ in 0..6 {
+            let mut ready = vec![(7, 1), (2, 1), (4, 1)]; // as epoll happens to tell them
+            in_turn(&mut ready, served);
+            served = ready[0].0; // a full batch: the round ends here
+            order.push(served);
+        }
+        assert_eq!(order, [2, 4, 7, 2, 4, 7]);
+    }
 }

@@ -240,11 +240,13 @@ impl Epoll {
         let _ = self.control(libc::EPOLL_CTL_DEL, fd, 0, 0);
     }
 
-    /// Waits for descriptors; returns their numbers and what they are ready for.
-    pub fn wait<'e>(&self, events: &'e mut [libc::epoll_event; 16]) -> impl Iterator<Item = (u64, u32)> + use<'e> {
+    /// Waits for descriptors; puts their numbers and what they are ready for into `ready`.
+    pub fn wait(&self, ready: &mut Vec<(u64, u32)>) {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 16];
         // SAFETY: the array is as long as told.
         let count = unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), events.len() as i32, -1) };
-        events[..usize::try_from(count).unwrap_or(0)].iter().map(|event| (event.u64, event.events))
+        ready.clear();
+        ready.extend(events[..usize::try_from(count).unwrap_or(0)].iter().map(|event| (event.u64, event.events)));
     }
 }
 

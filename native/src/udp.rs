@@ -13,8 +13,8 @@ use crate::sys::{errno, remote_of, set_option, socket_address, wait_writable};
 pub const SLOT: usize = 65536;
 /// Receives in a batch.
 pub const SLOTS: usize = 64;
-const FIRST_SLOTS: usize = 4;
-const BATCH_BYTES: usize = 192 << 10;
+const FIRST_SLOTS: usize = 2;
+const BATCH_BYTES: usize = 120 << 10; // two runs of full datagrams
 const WAIT_MS: i32 = 20; // how long a full socket buffer holds up a batch before packets are dropped
 
 pub struct Udp {
@@ -116,7 +116,7 @@ impl Udp {
                 return Ok(false);
             }
             // where the underlay gathers nothing, datagrams are many and small
-            ask = if bytes - before < got * 4096 { SLOTS } else { FIRST_SLOTS / 2 };
+            ask = if bytes - before < got * 4096 { SLOTS } else { FIRST_SLOTS };
         }
         Ok(true)
     }
