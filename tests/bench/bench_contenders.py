@@ -358,11 +358,12 @@ def reach(running: Running) -> None:
 
 
 def go_build(module: str, below: tuple[str, ...], names: tuple[str, ...]) -> str:
-    """Builds programs of a Go module at its newest version that this Go can build. Returns the version."""
+    """Builds programs of a Go module at its newest version that can be built here. Returns the version."""
     paths = [BIN / name for name in names]
     if not all(p.exists() for p in paths):
         environment = os.environ | {
             "GOBIN": str(BIN),
+            "GOTOOLCHAIN": "auto",  # a version that wants a newer Go fetches it, too
             "GOFLAGS": f"{os.environ.get('GOFLAGS', '')} -modcacherw".strip(),
         }
         said = ""
@@ -385,7 +386,7 @@ def go_build(module: str, below: tuple[str, ...], names: tuple[str, ...]) -> str
 
 
 def _newest_first(module: str) -> list[str]:
-    """`latest`, then tagged versions, newest first: the newest may want a newer Go than is there."""
+    """`latest`, then tagged versions, newest first: the newest may want a newer Go than can be had."""
     with tempfile.TemporaryDirectory() as nowhere:  # outside of any module
         told = subprocess.run(
             ["go", "list", "-m", "-versions", module], capture_output=True, text=True, cwd=nowhere, check=False
