@@ -146,8 +146,10 @@ def _summary(values: list[float]) -> Summary | None:
 
 
 def machine() -> dict[str, Any]:
-    cpu = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.machine(),
-    )  # fmt: skip
+    """What figures depend on. The processor with family and model: names alone stand for several generations."""
+    lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines())
+    told = {key.strip(): value.strip() for key, _, value in lines}
+    cpu = told.get("model name", platform.machine())
+    if "cpu family" in told:
+        cpu += f" (family {told['cpu family']}, model {told['model']})"
     return {"cpu": cpu, "cores": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()}
