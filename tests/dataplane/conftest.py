@@ -8,7 +8,7 @@ import pytest
 
 from shadowmesh.dataplane.pumps import PUMP_NAMES, PumpName
 
-pytest.register_assert_rewrite("conformance", "pump_rig", "pump_peer")
+pytest.register_assert_rewrite("conformance", "pump_rig", "pump_peer", "pump_streams")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -80,6 +80,11 @@ class Pair:
         """From side `i` by way 0 or 1: own sockets and ports at both ends."""
         return m.Path(m.Slot(way), SockAddr(_OUTER[1 - i], _PORTS[way]))
 
+    def steer(self, way: int) -> None:
+        """Both sides send by way 0 or 1 from now on."""
+        for i, pump in enumerate(self.pumps):
+            pump.apply([m.SetPath(PEER, self.path(i, way))])
+
     def counter(self, i: int, field: str) -> int:
         """Of side `i`'s peer."""
         return self.pumps[i].counters()[len(m.COUNTER_FIELDS) + m.COUNTER_FIELDS.index(field)]

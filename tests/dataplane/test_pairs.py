@@ -14,6 +14,7 @@ import pytest
 from pump_namespaces import checksum_errors
 from pump_pair import PEER, Pair
 from pump_rig import pump_or_skip
+from pump_streams import tcp_over_switches
 
 from shadowmesh.dataplane.pumps import PumpName
 from shadowmesh.model import pump as m
@@ -25,14 +26,6 @@ PAIRS: list[tuple[PumpName, PumpName]] = [
     ("native", "python"),
     ("python", "python"),
 ]
-
-
-_RANDOM = memoryview(os.urandom(1 << 20) * 2)
-
-
-def pattern(offset: int) -> memoryview:
-    """What a stream has from `offset` on: 256 kB of it."""
-    return _RANDOM[offset % (1 << 20) :][: 1 << 18]
 
 
 @pytest.fixture
@@ -129,37 +122,5 @@ def test_two_hundred_path_switches_lose_and_double_nothing(pair: Pair) -> None:
 
 @pytest.mark.parametrize("pair", [("native", "native"), ("python", "python")], ids="-".join, indirect=True)
 def test_two_hundred_path_switches_stall_no_tcp_stream_for_200_ms(pair: Pair) -> None:
-    gaps: list[float] = []
-    arrived = 0
-    over, megabytes = threading.Event(), threading.Semaphore(0)
-    with ThreadPoolExecutor(2) as pool:
-        client, server = pair.tcp(0)
-
-        def send() -> int:
-            sent = 0
-            while not over.is_set():
-                sent += client.send(pattern(sent))
-            client.shutdown(socket.SHUT_WR)
-            return sent
-
-        def receive() -> None:
-            nonlocal arrived
-            last = time.monotonic()
-            while data := server.recv(1 << 18):
-                gaps.append(time.monotonic() - last)
-                last += gaps[-1]
-                assert data == pattern(arrived)[: len(data)]
-                arrived += len(data)
-                if arrived >> 20 > (arrived - len(data)) >> 20:
-                    megabytes.release()
-
-        receiving, sending = pool.submit(receive), pool.submit(send)
-        for turn in range(200):
-            for i in (0, 1):
-                pair.pumps[i].apply([m.SetPath(PEER, pair.path(i, turn % 2))])
-            assert megabytes.acquire(timeout=5), turn
-        over.set()
-        sent = sending.result(20)
-        receiving.result(20)
-    assert arrived == sent >= 200 << 20
+    gaps = tcp_over_switches(pair, 200, 1 << 20)
     assert max(gaps) < 0.2, sorted(gaps)[-5:]
