@@ -3,9 +3,10 @@
     traffic.py udp-sink PORT SECONDS               traffic.py udp-source HOST PORT PACKETS_PER_S SECONDS
     traffic.py tcp-sink PORT                       traffic.py tcp-source HOST PORT SECONDS [BYTES_PER_S]
 
-A sink prints `ready` when it listens (tcp-sink `flows` at the first bytes) and one JSON document at its end. Sinks end after SECONDS, or when the stream ends.
-A source whose SECONDS are 0 goes on until its stdin is closed. `stalls` are [CLOCK_MONOTONIC of the last arrival before,
-seconds] for each above 0.1 s.
+A sink prints `ready` when it listens (tcp-sink `flows` at the first bytes) and one JSON document at its end. Sinks end
+after SECONDS, or when the stream ends. A source whose SECONDS are 0 goes on until its stdin is closed. `stalls` are
+[CLOCK_MONOTONIC of the last arrival before, seconds] for each above 0.1 s; a paced source sends twice as often, so that
+its own pauses are none.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ def tcp_sink(port: int) -> None:
         expected = (_BLOCK * (len(data) // len(_BLOCK) + 2))[at : at + len(data)]
         wrong += data != expected
         total += len(data)
+    peer.close()  # before the document, which may fill the pipe: its reader waits for the source, and that for this
     longest = max((length for _, length in stalls), default=0.0)
     document = {"bytes": total, "wrong_reads": wrong, "longest_stall_s": longest, "stalls": stalls}
     print(json.dumps(document), flush=True)
@@ -86,10 +88,11 @@ def tcp_sink(port: int) -> None:
 
 def tcp_source(host: str, port: int, seconds: float, rate: float = 0) -> None:
     sock = socket.create_connection((host, port), timeout=30)
+    piece = min(len(_BLOCK), int(rate * 0.05)) or len(_BLOCK)
     start, total = time.monotonic(), 0
     while time.monotonic() - start < seconds if seconds else not select.select([sys.stdin], [], [], 0)[0]:
-        sock.sendall(_BLOCK)
-        total += len(_BLOCK)
+        at = total % len(_BLOCK)
+        total += sock.send(_BLOCK[at : at + piece])
         if rate:
             time.sleep(max(0.0, start + total / rate - time.monotonic()))
     sock.shutdown(socket.SHUT_WR)
