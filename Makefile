@@ -30,7 +30,7 @@ test: .venv/.dev
 	@packaging/system-packages $(TEST_PACKAGES)
 	$(if $(CARGO),cd native && $(CARGO) test --quiet)
 	$(BIN)/pytest -q -n 2 --dist loadgroup -m "not lab and not root"
-	@if [ "$$(id -u)" = 0 ]; then $(BIN)/pytest -q -m "lab or root"; \
+	@if [ "$$(id -u)" = 0 ]; then $(BIN)/pytest -q -n 2 --dist loadgroup --no-loadscope-reorder -m "lab or root"; \
 	else echo "SKIPPED: the lab suite (pytest -m 'lab or root') needs root: run 'sudo make test'"; fi
 
 fuzz:

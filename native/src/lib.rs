@@ -37,6 +37,7 @@ pub mod state;
 pub mod stream;
 pub mod sys;
 pub mod tun;
+mod turns;
 pub mod udp;
 
 #[cfg(feature = "python")]

@@ -12,8 +12,8 @@
 use std::collections::HashMap;
 use std::io::{Error, Result};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use zeroize::Zeroize;
 
@@ -23,12 +23,13 @@ use crate::counters::CounterTable;
 use crate::event::{Event, Gone};
 use crate::inbound::{self, Message};
 use crate::io::Piece;
-use crate::outbound::{self, Scratch, Sealer, Turn};
+use crate::outbound::{self, Scratch, Sealer, Turn as _};
 use crate::pace::{NAP, Pace};
 use crate::state::{After, State, lock};
 use crate::stream::{Stream, frames};
 use crate::sys::{self, Epoll, WRITABLE};
 use crate::tun::{self, Tun};
+use crate::turns::{Queue, in_turn};
 use crate::udp::{self, Receiver, Udp};
 
 const CONTROL: u64 = 0;
@@ -38,60 +39,6 @@ const THREADS_VARIABLE: &str = "SHADOWMESH_PUMP_THREADS";
 /// their ends.
 const RAW_BYTES: usize = 120 << 10;
 const RAW_PACKETS: usize = 128;
-
-/// The order of a lane's batches.
-#[derive(Default)]
-struct Queue {
-    next: AtomicU64, // drawn by the leader only
-    serving: AtomicU64,
-    sleepers: AtomicU32,
-    lock: Mutex<()>,
-    changed: Condvar,
-}
-
-/// A batch's place in the order; the next one's turn comes when it is dropped.
-struct Ticket<'q> {
-    queue: &'q Queue,
-    number: u64,
-}
-
-impl Queue {
-    fn draw(&self) -> Ticket<'_> {
-        Ticket { queue: self, number: self.next.fetch_add(1, Ordering::Relaxed) }
-    }
-}
-
-impl Turn for Ticket<'_> {
-    fn is_mine(&self) -> bool {
-        self.queue.serving.load(Ordering::Acquire) == self.number
-    }
-
-    fn wait(&self) {
-        for _ in 0..64 {
-            if self.is_mine() {
-                return;
-            }
-            std::hint::spin_loop();
-        }
-        self.queue.sleepers.fetch_add(1, Ordering::SeqCst);
-        let mut held = lock(&self.queue.lock);
-        while self.queue.serving.load(Ordering::SeqCst) != self.number {
-            held = self.queue.changed.wait(held).unwrap_or_else(PoisonError::into_inner);
-        }
-        self.queue.sleepers.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-impl Drop for Ticket<'_> {
-    fn drop(&mut self) {
-        self.wait();
-        self.queue.serving.store(self.number + 1, Ordering::SeqCst);
-        if self.queue.sleepers.load(Ordering::SeqCst) > 0 {
-            drop(lock(&self.queue.lock));
-            self.queue.changed.notify_all();
-        }
-    }
-}
 
 enum Port {
     Tun { net: u32, tun: Arc<Tun> },
@@ -156,12 +103,6 @@ struct Lead {
     commands: Vec<u8>,
     pace: Pace,
     served: u64, // the lane whose turn was last
-}
-
-/// Sorts lanes that are ready so that the one served last comes last: a full batch ends the round, and a lane that always has one
-/// would else be all that is ever read (a bulk transfer's acknowledgements would wait for the end of its backlog).
-fn in_turn(ready: &mut [(u64, u32)], served: u64) {
-    ready.sort_unstable_by_key(|(token, _)| (*token <= served, *token));
 }
 
 struct Pump {
@@ -504,21 +445,4 @@ fn inwards(state: &State, slot: u32, queue: &Queue, lead: Leading, full: bool, m
     let after = inbound::deliver(state, slot, &mut memory.datagrams, &memory.messages, &rows, now);
     let bytes = memory.messages.iter().map(|message| message.end - message.start).sum();
     Outcome { now, handled: Handled { at: now, packets: rows.len(), bytes }, after, failed: None }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_lane_that_is_ready_has_its_turn_though_each_batch_is_full() {
-        let (mut served, mut order) = (CONTROL, Vec::new());
-        for _ in 0..6 {
-            let mut ready = vec![(7, 1), (2, 1), (4, 1)]; // as epoll happens to tell them
-            in_turn(&mut ready, served);
-            served = ready[0].0; // a full batch: the round ends here
-            order.push(served);
-        }
-        assert_eq!(order, [2, 4, 7, 2, 4, 7]);
-    }
 }

@@ -16,13 +16,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from shadowmesh.client_api.local import DaemonClient
 from shadowmesh.lab.internet import Host, Lab
 from shadowmesh.model.codec import from_json
-from shadowmesh.model.errors import MalformedError, ShadowMeshError
+from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.status import JoinResult, Status
 
 T = TypeVar("T")
@@ -161,9 +163,7 @@ class World:
         """`daemon run`; returns when `status` answers."""
         machine = self.lab.host(host)
         self._start(host, "daemon", "run", "--state-dir", str(machine.state_directory))
-        socket = machine.state_directory / "daemon.sock"
-        self.until(socket.exists, f"the daemon on {host}", watching=host)
-        self.until(lambda: self._status_answers(host), f"the daemon on {host}", watching=host)
+        self.until(lambda: self._asked(host) is not None, f"the daemon on {host}", watching=host)
 
     def join(self, host: str, invite: str, *, codes: Iterable[int] = (0,)) -> JoinResult:
         """`join -` with the invite on stdin, under the host's own name."""
@@ -174,7 +174,10 @@ class World:
         return from_json(self.run(host, "status", "--json").stdout, Status)
 
     def mesh(self, hosts: Sequence[str] | None = None, network: str = NETWORK, subnet: str = SUBNET) -> dict[str, str]:
-        """Everything: controllers, relays, a network, a daemon on each host, all joined. Returns host → overlay address."""
+        """Everything: controllers, relays, a network, a daemon on each host, all joined, each knowing all others.
+
+        Returns host → overlay address.
+        """
         machines = self.lab.state.machines
         chosen = list(hosts or (m.name for m in machines if m.role == "host"))
         with ThreadPoolExecutor(4) as pool:
@@ -187,6 +190,9 @@ class World:
                     started.result()
                 invite = self.invite(network, uses=len(chosen))
                 joined = list(pool.map(lambda host: self.join(host, invite), chosen))
+                for host in chosen:
+                    knows = partial(self._knows, host, network, {*chosen} - {host})
+                    self.until(knows, f"the map on {host}", watching=host)
             except BaseException:  # Ctrl-C, too: nobody goes on waiting for what will not be
                 self._abandoned.set()
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -207,8 +213,20 @@ class World:
         machine = self.lab.host(host)
         self.running[host] = machine.popen([*self.program, *arguments], log=self.log(host))
 
-    def _status_answers(self, host: str) -> bool:
-        return self.run(host, "status", "--json", codes=(0, 3)).returncode == 0
+    def _asked(self, host: str) -> Status | None:
+        """The daemon's status by its own socket, which costs no process; None as long as nobody answers."""
+        try:
+            return DaemonClient(self.lab.host(host).state_directory).status()
+        except ShadowMeshError as e:
+            if e.kind is not Kind.UNREACHABLE:
+                raise
+            return None
+
+    def _knows(self, host: str, network: str, names: set[str]) -> bool:
+        """Whether the host's daemon has these peers in the network."""
+        status = self._asked(host)
+        networks = status.networks if status is not None else ()
+        return any(n.name == network and names <= {p.name for p in n.peers} for n in networks)
 
     def until(self, check: Callable[[], T], what: str, *, watching: str | None = None, timeout: float = _STARTING) -> T:
         """Asks until the answer is true, and returns it. `watching`: whose role's death ends the waiting at once.
