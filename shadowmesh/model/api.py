@@ -47,13 +47,13 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 class Request(BaseModel):
     """Base of what is sent: unknown fields are refused by name."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Answer(BaseModel):
     """Base of what comes back: fields that a newer controller added are ignored."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class Page(Answer, Generic[T]):

@@ -7,6 +7,7 @@ always these bytes. Fields that a newer version added are ignored when reading.
 from __future__ import annotations
 
 import ipaddress
+import threading
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,6 +17,9 @@ from shadowmesh.model.errors import MalformedError
 from shadowmesh.model.keys import FixedBytes
 
 T = TypeVar("T")
+
+_learnt: set[object] = set()
+_learning = threading.Lock()
 
 _IP_TYPES = (ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network, ipaddress.IPv6Network)
 
@@ -40,6 +44,14 @@ def _decode(kind: type, value: Any) -> Any:
     raise TypeError(f"{kind.__name__} has no JSON form")
 
 
+def _learn(kind: object) -> None:
+    """Lets msgspec look at a type in one thread only: two that meet it for the first time crash the interpreter (msgspec 0.22)."""
+    if kind not in _learnt:
+        with _learning:
+            msgspec.json.Decoder(kind, dec_hook=_decode)
+            _learnt.add(kind)
+
+
 def to_json(value: object) -> bytes:
     """Canonical JSON bytes of a struct (or of plain lists, dicts and structs within)."""
     return msgspec.json.encode(value, enc_hook=_encode, order="sorted")
@@ -52,6 +64,7 @@ def to_builtins(value: object) -> Any:
 
 def from_json(data: bytes | str, kind: type[T]) -> T:
     """Parses and checks. Raises MalformedError with a sentence that names the field."""
+    _learn(kind)
     try:
         return msgspec.json.decode(data, type=kind, dec_hook=_decode)
     except (msgspec.DecodeError, ValueError, RecursionError) as e:
@@ -60,6 +73,7 @@ def from_json(data: bytes | str, kind: type[T]) -> T:
 
 def from_builtins(value: object, kind: type[T]) -> T:
     """As `from_json`, from plain values."""
+    _learn(kind)
     try:
         return msgspec.convert(value, type=kind, dec_hook=_decode)
     except (msgspec.ValidationError, ValueError, RecursionError) as e:
