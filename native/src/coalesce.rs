@@ -54,6 +54,12 @@ impl Segment {
         }
         Some(Self { l4: l4 as u8, headers: headers as u8, tcp })
     }
+
+    /// Whether the segment at `start` carries PSH. It asks for delivery without delay, which a batch means anyway, and marks no
+    /// boundary (RFC 9293, section 3.9.1.2): the super-packet carries it for all.
+    fn pushes(self, buffer: &[u8], start: usize) -> bool {
+        self.tcp && buffer[start + usize::from(self.l4) + 13] & PSH != 0
+    }
 }
 
 /// The segments that the next super-packet will be made of.
@@ -66,6 +72,7 @@ struct Group<'s> {
     last: usize,
     total: usize, // headers and payloads
     inner: usize,
+    pushes: bool,
     closed: bool,
 }
 
@@ -104,15 +111,18 @@ impl<'s> Grouper<'s> {
                 group.last = start;
                 group.total += payload;
                 group.inner += size;
-                group.closed = payload < group.mss || (segment.tcp && buffer[start + usize::from(segment.l4) + 13] & PSH != 0);
+                group.pushes |= segment.pushes(buffer, start);
+                group.closed = payload < group.mss;
                 return;
             }
         }
         self.flush(buffer);
         self.pieces.push((start, size));
         let mss = segment.map_or(0, |segment| size - usize::from(segment.headers));
-        let closed = segment.is_none_or(|segment| segment.tcp && buffer[start + usize::from(segment.l4) + 13] & PSH != 0);
-        self.open = Some(Group { peer, tun, segment, first: start, mss, last: start, total: size, inner: size, closed });
+        let pushes = segment.is_some_and(|segment| segment.pushes(buffer, start));
+        let closed = segment.is_none();
+        self.open =
+            Some(Group { peer, tun, segment, first: start, mss, last: start, total: size, inner: size, pushes, closed });
     }
 
     /// Hands over what is gathered.
@@ -168,7 +178,6 @@ fn continues(buffer: &[u8], last: usize, next: usize, segment: Segment, mss: usi
 fn make_super(buffer: &mut [u8], group: &Group, segment: Segment) -> [u8; VNET] {
     let (l4, headers) = (usize::from(segment.l4), usize::from(segment.headers));
     let ipv4 = l4 == 20;
-    let last_flags = if segment.tcp { buffer[group.last + l4 + 13] } else { 0 };
     let head = &mut buffer[group.first..group.first + headers];
     if ipv4 {
         put_be16(head, 2, group.total);
@@ -180,7 +189,9 @@ fn make_super(buffer: &mut [u8], group: &Group, segment: Segment) -> [u8; VNET] 
     }
     let l4_size = group.total - l4;
     let (kind, offset) = if segment.tcp {
-        head[l4 + 13] = last_flags; // PSH stands on the last
+        if group.pushes {
+            head[l4 + 13] |= PSH;
+        }
         (if ipv4 { GSO_TCPV4 } else { GSO_TCPV6 }, 16)
     } else {
         put_be16(head, l4 + 4, l4_size);

@@ -132,12 +132,13 @@ fn a_wrong_checksum_stays_wrong() {
 }
 
 #[test]
-fn a_push_and_a_short_segment_end_a_super_packet() {
+fn a_short_segment_ends_a_super_packet_and_a_push_does_not() {
     let mut packets = segments(&super_packet(true, true, 4000, 1000, ACK | PSH, 5, 9));
     packets.extend(segments(&super_packet(true, true, 3500, 1000, ACK, 4005, 13)));
     packets.extend(segments(&super_packet(true, true, 2000, 1000, ACK, 7505, 17)));
-    let sizes: Vec<usize> = arrived(&packets, ALL).iter().map(|p| p.len() - VNET - 52).collect();
-    assert_eq!(sizes, [4000, 3500, 2000]);
+    let found = arrived(&packets, ALL);
+    let sizes_and_flags: Vec<_> = found.iter().map(|p| (p.len() - VNET - 52, p[VNET + 33])).collect();
+    assert_eq!(sizes_and_flags, [(7500, ACK | PSH), (2000, ACK)]);
 }
 
 #[test]

@@ -344,7 +344,7 @@ def test_a_segment_that_comes_with_a_wrong_checksum_stays_wrong() -> None:
         assert len(given) == 3
 
 
-def test_a_push_ends_a_super_packet() -> None:
+def test_a_push_in_the_middle_is_the_super_packets() -> None:
     segments = full_segments(4, True, 4, flags=ACK | PSH) + full_segments(4, True, 4, seq=0xFFFFF000 + 4000)
     for i in range(4, 8):  # ids go on
         data = bytearray(segments[i])
@@ -352,7 +352,11 @@ def test_a_push_ends_a_super_packet() -> None:
         data[10:12] = b"\0\0"
         data[10:12] = (0xFFFF - folded(bytes(data[:20]))).to_bytes(2, "big")
         segments[i] = bytes(data)
-    assert [len(g) for g in coalesced(segments)] == [VNET_SIZE + 52 + 4000] * 2
+    (whole,) = coalesced(segments)
+    assert len(whole) == VNET_SIZE + 52 + 8000
+    assert whole[VNET_SIZE + 33] == ACK | PSH
+    (plain,) = coalesced(segments[4:])
+    assert plain[VNET_SIZE + 33] == ACK
 
 
 def test_without_offloads_packets_stay_single() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from shadowmesh.dataplane.core import PumpCore
 from shadowmesh.dataplane.python.outbound import little_sum
-from shadowmesh.dataplane.python.rows import LE2, LE4, LE8, U8, PlainRows
+from shadowmesh.dataplane.python.rows import LE2, LE4, LE8, PlainRows
 from shadowmesh.dataplane.python.segments import Progressions
 from shadowmesh.dataplane.state import PeerState
 from shadowmesh.dataplane.tun import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VNET_HEADER, VNET_SIZE, Offloads
@@ -113,8 +113,6 @@ class Coalescer:
             counts_ids = not plain[6] & _DF or plain[4:6] != plain[rows.size + 4 : rows.size + 6]
         progression = self._progressions.get(flow.l4, flow.headers, flow.tcp, flow.mss, counts_ids)
         stops = progression.breaks(rows.heads(flow.headers)[:count])
-        if flow.tcp:
-            stops += _pushes(rows.field(U8, flow.l4 + 13)[:count].tobytes())
         sums, right = rows.sums(0, count), _right_sum(rows.view, flow)
         wrong = None
         if sums.tobytes() != right.to_bytes(4, sys.byteorder) * count:
@@ -162,16 +160,6 @@ class Coalescer:
         return found
 
 
-def _pushes(flags: bytes) -> list[int]:
-    """Where a super-packet has to end because its last segment carries PSH."""
-    stops = []
-    at = flags.find(_ACK | _PSH)
-    while at >= 0:
-        stops.append(at + 1)
-        at = flags.find(_ACK | _PSH, at + 1)
-    return stops
-
-
 def _same_df(rows: PlainRows, number: int) -> bool:
     """Whether DF (IPv4) is as in the first row, by which the ids are judged."""
     return (rows.buffer[6] ^ rows.buffer[number * rows.size + 6]) & _DF == 0
@@ -204,7 +192,8 @@ def _super_header(rows: PlainRows, start: int, number: int, flow: Flow) -> bytes
         ends, kind = head[8:40], GSO_TCPV6
     l4_size = total - l4
     if tcp:
-        head[l4 + 13] = rows.buffer[at + (number - 1) * rows.size + l4 + 13]  # PSH stands on the last
+        # PSH marks no boundary (RFC 9293, section 3.9.1.2): one that any segment carries is the super-packet's
+        head[l4 + 13] = max(rows.buffer[at + l4 + 13 : at + number * rows.size : rows.size])
         check_at = l4 + 16
     else:
         kind = GSO_UDP_L4
