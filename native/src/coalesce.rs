@@ -54,12 +54,6 @@ impl Segment {
         }
         Some(Self { l4: l4 as u8, headers: headers as u8, tcp })
     }
-
-    /// Whether the segment at `start` carries PSH. It asks for delivery without delay, which a batch means anyway, and marks no
-    /// boundary (RFC 9293, section 3.9.1.2): the super-packet carries it for all.
-    fn pushes(self, buffer: &[u8], start: usize) -> bool {
-        self.tcp && buffer[start + usize::from(self.l4) + 13] & PSH != 0
-    }
 }
 
 /// The segments that the next super-packet will be made of.
@@ -72,7 +66,6 @@ struct Group<'s> {
     last: usize,
     total: usize, // headers and payloads
     inner: usize,
-    pushes: bool,
     closed: bool,
 }
 
@@ -111,7 +104,11 @@ impl<'s> Grouper<'s> {
                 group.last = start;
                 group.total += payload;
                 group.inner += size;
-                group.pushes |= segment.pushes(buffer, start);
+                if segment.tcp {
+                    // PSH marks no boundary (RFC 9293, section 3.9.1.2): one that any segment carries is the super-packet's
+                    let flags = usize::from(segment.l4) + 13;
+                    buffer[group.first + flags] |= buffer[start + flags] & PSH;
+                }
                 group.closed = payload < group.mss;
                 return;
             }
@@ -119,10 +116,8 @@ impl<'s> Grouper<'s> {
         self.flush(buffer);
         self.pieces.push((start, size));
         let mss = segment.map_or(0, |segment| size - usize::from(segment.headers));
-        let pushes = segment.is_some_and(|segment| segment.pushes(buffer, start));
         let closed = segment.is_none();
-        self.open =
-            Some(Group { peer, tun, segment, first: start, mss, last: start, total: size, inner: size, pushes, closed });
+        self.open = Some(Group { peer, tun, segment, first: start, mss, last: start, total: size, inner: size, closed });
     }
 
     /// Hands over what is gathered.
@@ -189,9 +184,6 @@ fn make_super(buffer: &mut [u8], group: &Group, segment: Segment) -> [u8; VNET] 
     }
     let l4_size = group.total - l4;
     let (kind, offset) = if segment.tcp {
-        if group.pushes {
-            head[l4 + 13] |= PSH;
-        }
         (if ipv4 { GSO_TCPV4 } else { GSO_TCPV6 }, 16)
     } else {
         put_be16(head, l4 + 4, l4_size);

@@ -1,4 +1,4 @@
-"""A mesh in a lab, made by the commands that people use, and nothing else.
+"""A mesh in a lab, made by the commands that people use, and nothing else; daemons are asked by their sockets how far they are.
 
 Secrets go by files and stdin, never as arguments. What was secret in a run is kept in `World.secrets`, so that a test
 can look for it where it must not be.

@@ -30,6 +30,7 @@ from shadowmesh.controller.service.core import (
 from shadowmesh.controller.service.limits import Limiter
 from shadowmesh.controller.store import schema
 from shadowmesh.model import api
+from shadowmesh.model.codec import from_json
 from shadowmesh.model.ids import new_id
 
 KEY_PREFIX = "sk_"
@@ -244,9 +245,9 @@ class Accounts:
     async def _by_token(self, text: str) -> Principal | None:
         try:
             parts, _, signature = text.encode("ascii").rpartition(b".")
-            claims = msgspec.json.decode(_unb64(parts.split(b".")[1]), type=_Claims)
+            claims = from_json(_unb64(parts.split(b".")[1]), _Claims)
             good = self._core.keys.sessions.verify_raw(parts, _unb64(signature))
-        except (ValueError, IndexError, binascii.Error, msgspec.DecodeError):
+        except (ValueError, IndexError, binascii.Error):
             return None
         if not good or claims.exp <= self._core.now().timestamp() or claims.iss != "shadowmesh":
             return None
