@@ -46,7 +46,7 @@ lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(if $(CARGO),cd native && $(CARGO) fmt --check && $(CARGO) clippy --quiet --all-targets -- -D warnings)
+	$(if $(CARGO),cd native && $(CARGO) fmt --check && $(CARGO) clippy --quiet --all-targets --features python -- -D warnings)
 
 format: .venv/.dev
 	$(BIN)/ruff format .

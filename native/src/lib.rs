@@ -7,7 +7,7 @@
 //! * the core without descriptors: [`state`] (who is where, what commands do), [`outbound`] with [`segment`] (from an
 //!   interface), [`inbound`] with [`coalesce`] (from the underlay), over the traits in [`io`];
 //! * the shell: [`sys`], [`message`], [`udp`], [`stream`], [`tun`], [`control`], [`pace`], [`pump`] (threads, lanes, turns);
-//! * apart from all these, in the relay's process: [`relay`].
+//! * apart from all these, in the relay's process: [`relay`]; where an event loop speaks to a relay or is one: `tls`.
 //!
 //! Allocation happens per batch, never per packet. Bytes from outside are read in functions that take slices, and all of
 //! these have a fuzz target (`native/fuzz`).
@@ -36,6 +36,8 @@ pub mod session;
 pub mod state;
 pub mod stream;
 pub mod sys;
+#[cfg(feature = "python")]
+mod tls;
 pub mod tun;
 mod turns;
 pub mod udp;
@@ -53,6 +55,8 @@ mod python {
     #[pymodule]
     fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add_class::<crate::relay::python::RelayForwarder>()?;
+        module.add_class::<crate::tls::TlsServer>()?;
+        module.add_class::<crate::tls::TlsConnection>()?;
         module.add_function(wrap_pyfunction!(run, module)?)
     }
 }

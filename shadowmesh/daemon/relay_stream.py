@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from contextlib import suppress
 
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
+from shadowmesh.dataplane.tls import connect_arguments
 from shadowmesh.dataplane.websocket import BinaryMessages
 
 log = structlog.get_logger(__name__)
@@ -42,18 +42,19 @@ class RelayStream:
     async def open(self) -> int:
         """Connects. Returns the descriptor for AddStream (closed by `run` at its end). Raises OSError."""
         try:
+            url, arguments = connect_arguments(self._url)
             self._connection = await connect(
-                self._url,
-                ssl=_any_certificate() if self._url.startswith("wss:") else None,
+                url,
                 compression=None,
                 max_size=_MAX_MESSAGE,
                 open_timeout=_OPEN_TIMEOUT,
                 ping_interval=20,
                 proxy=None,
+                **arguments,
             )
-        except (WebSocketException, TimeoutError) as e:
+        except (WebSocketException, OSError) as e:
             self._close_sockets()
-            raise OSError(f"no WebSocket at {self._url}: {e}") from e
+            raise OSError(f"no WebSocket at {self._url}: {str(e) or type(e).__name__}") from e
         except BaseException:
             self._close_sockets()
             raise
@@ -150,10 +151,3 @@ def whole_frames(data: memoryview) -> int:
             break
         at += step
     return at
-
-
-def _any_certificate() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import signal
 import socket
-import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,7 +13,8 @@ from urllib.parse import urlsplit
 import structlog
 
 from shadowmesh.client_api.contact import normal_url
-from shadowmesh.dataplane.pumps import choose_pump
+from shadowmesh.dataplane.pumps import PumpName, choose_pump
+from shadowmesh.dataplane.tls import ServerTls
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.keys import Secret
@@ -66,10 +66,11 @@ async def _main(options: RelayOptions) -> None:
     if options.controller is not None:
         normal_url(options.controller)
     listen = _listen(options.listen)
-    tls = _tls(options)
+    pump = choose_pump()
+    tls = _tls(options, pump)
     with RelayStore(options.data_dir) as store:
         capacity = options.capacity * 125_000.0 if options.capacity else None
-        core = RelayCore(store.signer(), capacity=capacity, pump=choose_pump())
+        core = RelayCore(store.signer(), capacity=capacity, pump=pump)
         server = RelayServer(core, listen, udp=options.udp, tls=tls)
         advertised = Advertised(
             name=options.name or socket.gethostname().partition(".")[0] or "relay",
@@ -144,22 +145,18 @@ def _check_public_url(url: str) -> None:
         )
 
 
-def _tls(options: RelayOptions) -> ssl.SSLContext | None:
+def _tls(options: RelayOptions, pump: PumpName) -> ServerTls | None:
     if options.tls_cert is None and options.tls_key is None:
         return None
     if options.tls_cert is None or options.tls_key is None:
         raise ShadowMeshError(
             "bad_certificate", "a certificate needs its key and the other way round", "give both", kind=Kind.USAGE
         )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.num_tickets = 0
     try:
-        context.load_cert_chain(options.tls_cert, options.tls_key)
-    except (OSError, ssl.SSLError) as e:
+        return ServerTls(options.tls_cert, options.tls_key, pump)
+    except OSError as e:
         raise ShadowMeshError(
             "bad_certificate",
             f"the certificate {options.tls_cert} can't be used ({e.strerror or e})",
             "give a PEM certificate and its key",
         ) from e
-    return context

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ssl
 import time
 from contextlib import suppress
 
 import structlog
 
+from shadowmesh.dataplane.tls import ServerTls
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.model.errors import Kind, ShadowMeshError
@@ -31,9 +31,7 @@ def boottime_clock() -> Now:
 class RelayServer:
     """Runs in one event loop. `async with RelayServer(core, listen) as relay:` serves; `relay.port` is where."""
 
-    def __init__(
-        self, core: RelayCore, listen: SockAddr, *, udp: bool = True, tls: ssl.SSLContext | None = None
-    ) -> None:
+    def __init__(self, core: RelayCore, listen: SockAddr, *, udp: bool = True, tls: ServerTls | None = None) -> None:
         """`listen.host` of `::` serves both IP versions; `listen.port` 0 picks one that is free for TCP and UDP."""
         self.core = core
         self.clock = boottime_clock

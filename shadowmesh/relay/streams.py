@@ -7,7 +7,6 @@ datagrams), not the relay its memory.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
@@ -18,6 +17,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from shadowmesh.dataplane.tls import ServerTls
 from shadowmesh.dataplane.websocket import BinaryMessages
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
@@ -127,13 +127,12 @@ class StreamSide:
     def connections(self) -> int:
         return len(self._connections)
 
-    async def open(self, hosts: list[str], port: int, tls: ssl.SSLContext | None) -> int:
+    async def open(self, hosts: list[str], port: int, tls: ServerTls | None) -> int:
         """Listens; returns the port. Raises OSError."""
         self._server = await serve(
             self._serve,
             hosts,  # type: ignore[arg-type]  # asyncio's create_server takes several
             port,
-            ssl=tls,
             process_request=self._request,
             compression=None,
             max_size=_MAX_MESSAGE,
@@ -144,6 +143,7 @@ class StreamSide:
             close_timeout=2,
             server_header=None,
             backlog=1024,
+            **({} if tls is None else tls.arguments()),
         )
         return int(self._server.sockets[0].getsockname()[1])
 

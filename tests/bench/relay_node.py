@@ -18,12 +18,12 @@ import contextlib
 import os
 import select
 import socket
-import ssl
 import struct
 import sys
 import time
 from collections.abc import Callable
 from ipaddress import IPv4Address, ip_address, ip_network
+from pathlib import Path
 
 from relay_client import CONTROLLER, NETWORK, PORT, RELAY, stream_client, udp_client
 
@@ -31,6 +31,7 @@ from shadowmesh.dataplane.host import HostNetwork, Interface
 from shadowmesh.dataplane.process import PumpProcess
 from shadowmesh.dataplane.pumps import choose_pump
 from shadowmesh.dataplane.sockets import gathered_size, open_udp
+from shadowmesh.dataplane.tls import ServerTls
 from shadowmesh.dataplane.tun import open_tun
 from shadowmesh.model import pump as m
 from shadowmesh.model.addresses import SockAddr
@@ -112,11 +113,9 @@ def ready() -> None:
 
 
 async def serve_relay(host: str, *certificate: str) -> None:
-    tls = None
-    if certificate:
-        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        tls.load_cert_chain(*certificate)
-    core = RelayCore(RELAY, token_keys=[CONTROLLER.public], pump=choose_pump())
+    pump = choose_pump()
+    tls = ServerTls(Path(certificate[0]), Path(certificate[1]), pump) if certificate else None
+    core = RelayCore(RELAY, token_keys=[CONTROLLER.public], pump=pump)
     async with RelayServer(core, SockAddr(host, PORT), tls=tls):
         ready()
         await asyncio.to_thread(sys.stdin.read)

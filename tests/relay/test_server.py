@@ -16,6 +16,8 @@ from relay_world import NET_A, NET_B, World
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidMessage
 
+from shadowmesh.dataplane.pumps import PumpName
+from shadowmesh.dataplane.tls import ServerTls
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.model.keys import NetworkID
@@ -57,10 +59,10 @@ class Site:
 
 
 @pytest.fixture
-async def start(pump: str) -> AsyncIterator[Callable[..., Awaitable[Site]]]:
+async def start(pump: PumpName) -> AsyncIterator[Callable[..., Awaitable[Site]]]:
     running: list[Site] = []
 
-    async def begin(listen: str = "127.0.0.1", *, udp: bool = True, tls: ssl.SSLContext | None = None) -> Site:
+    async def begin(listen: str = "127.0.0.1", *, udp: bool = True, tls: ServerTls | None = None) -> Site:
         world = World(pump=pump)
         world.now = boottime_clock()
         relay = RelayServer(world.core, SockAddr(listen, 0), udp=udp, tls=tls)
@@ -381,10 +383,8 @@ async def test_without_udp_the_websocket_alone_serves(start: Callable[..., Await
     assert await b.hear() == [numbered(1)]
 
 
-async def test_wss(start: Callable[..., Awaitable[Site]], certificate: tuple[Path, Path]) -> None:
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(*certificate)
-    site = await start(tls=server)
+async def test_wss(start: Callable[..., Awaitable[Site]], pump: PumpName, certificate: tuple[Path, Path]) -> None:
+    site = await start(tls=ServerTls(*certificate, pump))
     client = ssl.create_default_context(cafile=str(certificate[0]))
     a, b = await site.websocket("10.0.0.1", ssl=client), await site.udp("10.0.0.2")
     await a.send(a.to(b, numbered(1)))
