@@ -51,6 +51,9 @@ def run(
 ) -> None:
     """Run a relay in the foreground."""
     from shadowmesh.cli.logs import set_up
+    from shadowmesh.dataplane.blas import without_threads
+
+    without_threads()
     from shadowmesh.relay.app import RelayOptions
     from shadowmesh.relay.app import run as serve
 

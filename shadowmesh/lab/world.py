@@ -65,12 +65,15 @@ class World:
         *,
         controller_port: int = CONTROLLER_PORT,
         relay_port: int = RELAY_PORT,
+        relay_certificate: tuple[Path, Path] | None = None,
     ) -> None:
-        """`program`: the arguments that run ShadowMesh. Where sites let only HTTPS out, both ports have to be 443."""
+        """`program`: the arguments that run ShadowMesh. Where sites let only HTTPS out, both ports have to be 443.
+        With `relay_certificate` (chain and key, PEM) relays speak wss:// instead of ws://."""
         self.lab = lab
         self.program = list(program or this_program())
         self.controller_port = controller_port
         self.relay_port = relay_port
+        self.relay_certificate = relay_certificate
         self.running: dict[str, subprocess.Popen[Any]] = {}
         self.secrets: dict[str, str] = {}
         self.fingerprint = ""
@@ -134,11 +137,15 @@ class World:
         """`relay token` and `relay run`; returns when the controller lists the relay as online."""
         machine = self.lab.host(host)
         data = machine.state_directory
+        scheme = "wss" if self.relay_certificate else "ws"
         arguments = [
             "relay", "run", "--data-dir", str(data), "--listen", f"0.0.0.0:{self.relay_port}",
-            "--public-url", f"ws://{machine.address}:{self.relay_port}", "--name", host,
+            "--public-url", f"{scheme}://{machine.address}:{self.relay_port}", "--name", host,
             "--controller", self.controller_url(controller), "--fingerprint", self.fingerprint,
         ]  # fmt: skip
+        if self.relay_certificate:
+            chain, key = map(str, self.relay_certificate)
+            arguments += ["--tls-cert", chain, "--tls-key", key]
         if not data.exists():
             token = str(self.manage("relay", "token", controller=controller)["token"])
             self.secrets[f"token of {host}"] = token

@@ -1,6 +1,6 @@
 """Every pair of NAT types talks; whom punching can bring together is direct within 15 s, the others know why they aren't.
 
-One world of nine sites, 36 pairs. Controller and relay stand on port 443, as sites with HTTPS alone reach nothing else.
+One world of nine sites, 36 pairs. Controller and relay stand on port 443 and speak TLS, as sites with HTTPS alone reach nothing else.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from itertools import combinations
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from meshkit import Feed
+from relay_certificate import self_signed
 
 from shadowmesh.lab.matrix import Ease, Reach, ease, reach
 from shadowmesh.lab.nat import NatType
@@ -65,9 +67,10 @@ class Talk:
 
 
 @pytest.fixture(scope="module")
-def talk(module_lab_factory) -> Iterator[Talk]:
+def talk(module_lab_factory, tmp_path_factory) -> Iterator[Talk]:
     lab = module_lab_factory(LabSpec(sites=tuple(SiteSpec(nat=nat) for nat in TYPES), relays=1, controllers=1))
-    world = World(lab, controller_port=443, relay_port=443)
+    certificate = self_signed(ec.generate_private_key(ec.SECP256R1()), tmp_path_factory.mktemp("certificate"))
+    world = World(lab, controller_port=443, relay_port=443, relay_certificate=certificate)
     addresses = world.mesh()
     with Feed(world, list(addresses)) as feed:
         feed.until(lambda: all(feed.network(host) is not None for host in NATS), 10, "all daemons speak")

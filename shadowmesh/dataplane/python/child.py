@@ -15,6 +15,8 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
+from shadowmesh.dataplane.blas import without_threads
+
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_NAME: Final = 15
 
@@ -30,8 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # no core file, no debugger: there are keys in memory
     libc.prctl(_PR_SET_NAME, b"shadowmesh-pump", 0, 0, 0)
 
-    for library in ("OPENBLAS", "OMP", "MKL"):  # numpy's linear algebra would start threads that nothing here uses
-        os.environ[f"{library}_NUM_THREADS"] = "1"
+    without_threads()
     from shadowmesh.dataplane.python.loop import Loop
 
     size = os.fstat(table_fd).st_size
