@@ -11,12 +11,12 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, UnbufferedClientConnection};
+use rustls::client::{ClientConnectionData, Resumption, UnbufferedClientConnection};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, WriteTraffic};
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, ServerConfig, SignatureScheme};
 
 fn refused(error: impl std::fmt::Display) -> PyErr {
@@ -114,6 +114,28 @@ impl Flow {
         Ok(Step::Again)
     }
 
+    /// `data` sealed, behind what waits.
+    fn seal<'py, Data>(
+        &mut self,
+        py: Python<'py>,
+        traffic: &mut WriteTraffic<'_, Data>,
+        data: &[u8],
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let before = std::mem::take(&mut self.outgoing);
+        let size = sealed_size(traffic, data)?;
+        PyBytes::new_with(py, before.len() + size, |to| {
+            to[..before.len()].copy_from_slice(&before);
+            traffic.encrypt(data, &mut to[before.len()..]).map_err(refused).map(drop)
+        })
+    }
+
+    fn close<Data>(&mut self, traffic: &mut WriteTraffic<'_, Data>) -> PyResult<()> {
+        let mut alert = [0; 64];
+        let size = traffic.queue_close_notify(&mut alert).map_err(refused)?;
+        self.outgoing.extend_from_slice(&alert[..size]);
+        Ok(())
+    }
+
     fn waiting<'py>(&mut self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, &std::mem::take(&mut self.outgoing))
     }
@@ -135,32 +157,63 @@ impl Room<'_> {
     }
 }
 
-/// Runs `$flow` with the connection of `$side`, whichever it is, until it waits for the other end. Calls `$ready` with a
-/// connection that may send.
-macro_rules! run {
-    ($side:expr, $flow:expr, $into:expr, $ready:expr) => {
-        match $side {
-            Side::Client(connection) => run!(@ connection, $flow, $into, $ready),
-            Side::Server(connection) => run!(@ connection, $flow, $into, $ready),
+/// What is to be done with a connection that may send.
+enum Then<'d> {
+    Nothing,
+    Seal(&'d [u8]),
+    Close,
+}
+
+/// Either side's connection.
+trait Records {
+    type Data;
+
+    fn process<'c, 'i>(&'c mut self, records: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
+}
+
+impl Records for UnbufferedClientConnection {
+    type Data = ClientConnectionData;
+
+    fn process<'c, 'i>(&'c mut self, records: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(records)
+    }
+}
+
+impl Records for UnbufferedServerConnection {
+    type Data = ServerConnectionData;
+
+    fn process<'c, 'i>(&'c mut self, records: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(records)
+    }
+}
+
+/// Goes on until the connection waits for the other end. If it may send by then, `then` follows; what that seals is returned.
+fn run<'py, R: Records>(
+    py: Python<'py>,
+    connection: &mut R,
+    flow: &mut Flow,
+    into: &mut Room,
+    then: Then,
+) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    let mut incoming = std::mem::take(&mut flow.incoming);
+    let mut at = 0;
+    let done = loop {
+        let status = connection.process(&mut incoming[at..]);
+        at += status.discard;
+        match status.state.map_err(refused).and_then(|state| flow.step(state, into)) {
+            Ok(Step::Again) => {}
+            Ok(Step::Blocked) => break Ok(None),
+            Ok(Step::Ready(mut traffic)) => match then {
+                Then::Nothing => break Ok(None),
+                Then::Seal(data) => break flow.seal(py, &mut traffic, data).map(Some),
+                Then::Close => break flow.close(&mut traffic).map(|()| None),
+            },
+            Err(error) => break Err(error),
         }
     };
-    (@ $connection:expr, $flow:expr, $into:expr, $ready:expr) => {{
-        let mut incoming = std::mem::take(&mut $flow.incoming);
-        let mut at = 0;
-        let done = loop {
-            let status = $connection.process_tls_records(&mut incoming[at..]);
-            at += status.discard;
-            match status.state.map_err(refused).and_then(|state| $flow.step(state, $into)) {
-                Ok(Step::Again) => {}
-                Ok(Step::Blocked) => break Ok(None),
-                Ok(Step::Ready(traffic)) => break $ready(traffic, &mut *$flow),
-                Err(error) => break Err(error),
-            }
-        };
-        incoming.drain(..at);
-        $flow.incoming = incoming;
-        done
-    }};
+    incoming.drain(..at);
+    flow.incoming = incoming;
+    done
 }
 
 fn sealed_size<Data>(traffic: &mut WriteTraffic<'_, Data>, data: &[u8]) -> PyResult<usize> {
@@ -171,31 +224,17 @@ fn sealed_size<Data>(traffic: &mut WriteTraffic<'_, Data>, data: &[u8]) -> PyRes
     }
 }
 
-/// `data` sealed, behind what waits in `flow`.
-fn seal<'py, Data>(
-    py: Python<'py>,
-    mut traffic: WriteTraffic<'_, Data>,
-    flow: &mut Flow,
-    data: &[u8],
-) -> PyResult<Option<Bound<'py, PyBytes>>> {
-    let before = std::mem::take(&mut flow.outgoing);
-    let size = sealed_size(&mut traffic, data)?;
-    let sealed = PyBytes::new_with(py, before.len() + size, |to| {
-        to[..before.len()].copy_from_slice(&before);
-        traffic.encrypt(data, &mut to[before.len()..]).map_err(refused).map(drop)
-    });
-    sealed.map(Some)
-}
-
-fn goodbye<Data>(mut traffic: WriteTraffic<'_, Data>, flow: &mut Flow) -> PyResult<Option<()>> {
-    let mut alert = [0; 64];
-    let size = traffic.queue_close_notify(&mut alert).map_err(refused)?;
-    flow.outgoing.extend_from_slice(&alert[..size]);
-    Ok(None)
-}
-
-fn nothing<Data>(_: WriteTraffic<'_, Data>, _: &mut Flow) -> PyResult<Option<()>> {
-    Ok(None)
+impl TlsConnection {
+    fn run<'py>(&mut self, py: Python<'py>, into: &mut [u8], then: Then) -> (usize, PyResult<Option<Bound<'py, PyBytes>>>) {
+        let mut into = Room { memory: into, used: 0 };
+        let plain = std::mem::take(&mut self.flow.plain);
+        self.flow.plain = into.take(&plain).to_vec();
+        let done = match &mut self.side {
+            Side::Client(connection) => run(py, connection, &mut self.flow, &mut into, then),
+            Side::Server(connection) => run(py, connection, &mut self.flow, &mut into, then),
+        };
+        (into.used, done)
+    }
 }
 
 #[pymethods]
@@ -228,18 +267,14 @@ impl TlsConnection {
         // SAFETY: Cell<u8> has the layout of u8. The interpreter is held until this returns and nothing here calls
         // into it, so nobody else reads or writes.
         let memory = unsafe { std::slice::from_raw_parts_mut(memory.as_ptr().cast_mut().cast::<u8>(), memory.len()) };
-        let into = &mut Room { memory, used: 0 };
-        let plain = std::mem::take(&mut self.flow.plain);
-        self.flow.plain = into.take(&plain).to_vec();
-        run!(&mut self.side, &mut self.flow, into, nothing)?;
-        Ok(into.used)
+        let (size, done) = self.run(py, memory, Then::Nothing);
+        done.map(|_| size)
     }
 
     /// Takes bytes to send. Returns what has to go to the other end now, with all that had to before. Raises ValueError.
     fn send<'py>(&mut self, py: Python<'py>, data: PyBuffer<u8>) -> PyResult<Bound<'py, PyBytes>> {
         let data = bytes_of(py, &data)?;
-        let into = &mut Room { memory: &mut [], used: 0 };
-        let sealed = run!(&mut self.side, &mut self.flow, into, |traffic, flow| seal(py, traffic, flow, data))?;
+        let sealed = self.run(py, &mut [], Then::Seal(data)).1?;
         if sealed.is_none() {
             self.flow.early.extend_from_slice(data);
         }
@@ -247,18 +282,15 @@ impl TlsConnection {
     }
 
     /// What has to go to the other end now.
-    fn outgoing<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let into = &mut Room { memory: &mut [], used: 0 };
-        let _ = run!(&mut self.side, &mut self.flow, into, nothing); // what is wrong, `receive` has said
-        Ok(self.flow.waiting(py))
+    fn outgoing<'py>(&mut self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        let _ = self.run(py, &mut [], Then::Nothing); // what is wrong, `receive` has said
+        self.flow.waiting(py)
     }
 
     /// Says that nothing more will come. Returns what has to go to the other end now.
-    fn close<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let into = &mut Room { memory: &mut [], used: 0 };
-        // A connection that failed, or whose handshake isn't over, has nothing to say.
-        let _ = run!(&mut self.side, &mut self.flow, into, goodbye);
-        Ok(self.flow.waiting(py))
+    fn close<'py>(&mut self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        let _ = self.run(py, &mut [], Then::Close); // a connection that failed has nothing to say
+        self.flow.waiting(py)
     }
 }
 

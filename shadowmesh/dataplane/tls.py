@@ -47,6 +47,12 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         if data := self._tls.outgoing():
             self._below.write(data)
 
+    def _fail(self, error: ValueError) -> None:
+        self._failure = ConnectionError(f"TLS: {error}")
+        self._push()  # an alert
+        self._ended = True
+        self._below.close()
+
     # as a transport
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
@@ -59,7 +65,10 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if not self._ended:
-            self._below.write(self._tls.send(data))
+            try:
+                self._below.write(self._tls.send(data))
+            except ValueError as e:  # TLS 1.2 has no new keys when those it has have done their share
+                self._fail(e)
 
     def can_write_eof(self) -> bool:
         return False
@@ -109,10 +118,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             while self._deliver(data) and not self._ended:
                 data = self._buffer[:0]
         except ValueError as e:
-            self._failure = ConnectionError(f"TLS: {e}")
-            self._push()  # an alert
-            self._ended = True
-            self._below.close()
+            self._fail(e)
             return
         self._push()
         if self._tls.closed and not self._ended:
