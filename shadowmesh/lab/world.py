@@ -177,6 +177,10 @@ class World:
         done = self.run(host, "join", "-", "--name", host, "--json", stdin=invite + "\n", codes=codes)
         return from_json(done.stdout, JoinResult)
 
+    def client(self, host: str) -> DaemonClient:
+        """Speaks to the daemon by its own socket, which costs no process."""
+        return DaemonClient(self.lab.host(host).state_directory)
+
     def status(self, host: str) -> Status:
         return from_json(self.run(host, "status", "--json").stdout, Status)
 
@@ -221,9 +225,9 @@ class World:
         self.running[host] = machine.popen([*self.program, *arguments], log=self.log(host))
 
     def _asked(self, host: str) -> Status | None:
-        """The daemon's status by its own socket, which costs no process; None as long as nobody answers."""
+        """The daemon's status; None as long as nobody answers."""
         try:
-            return DaemonClient(self.lab.host(host).state_directory).status()
+            return self.client(host).status()
         except ShadowMeshError as e:
             if e.kind is not Kind.UNREACHABLE:
                 raise

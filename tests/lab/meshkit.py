@@ -17,7 +17,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from shadowmesh.client_api.local import DaemonClient
 from shadowmesh.lab.internet import Host
 from shadowmesh.lab.world import World
 from shadowmesh.model.codec import from_builtins
@@ -40,7 +39,7 @@ class Feed:
         self._threads = [threading.Thread(target=self._follow, args=(h,), daemon=True) for h in hosts]
 
     def _follow(self, host: str) -> None:
-        client = DaemonClient(self._world.lab.host(host).state_directory)
+        client = self._world.client(host)
         while not self._stop:
             try:
                 for item in client.stream("watch", interval_s=0.5):
@@ -126,23 +125,18 @@ class Feed:
         return "; ".join(lines)
 
 
-def client(world: World, host: str) -> DaemonClient:
-    return DaemonClient(world.lab.host(host).state_directory)
-
-
 def ping(world: World, host: str, peer: str, *, timeout: float = 30.0, count: int = 1) -> list[PingTry]:
-    """By the daemon's own socket, which costs no process."""
-    return list(client(world, host).ping(peer, count=count, timeout=timeout, until_direct=False))
+    return list(world.client(host).ping(peer, count=count, timeout=timeout, until_direct=False))
 
 
 def why(world: World, host: str, peer: str) -> Why:
-    return client(world, host).why(peer)
+    return world.client(host).why(peer)
 
 
 def until_direct(world: World, host: str, peer: str, timeout: float = 15.0) -> float:
     """Pings until the path is direct; returns the seconds that it took."""
     began = time.monotonic()
-    for attempt in client(world, host).ping(peer, count=1, timeout=timeout, until_direct=True):
+    for attempt in world.client(host).ping(peer, count=1, timeout=timeout, until_direct=True):
         if attempt.ok and attempt.path == "direct":
             return time.monotonic() - began
     raise AssertionError(f"{host} and {peer} not direct in {timeout} s: {why(world, host, peer)}")

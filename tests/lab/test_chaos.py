@@ -22,7 +22,6 @@ from typing import Any, Literal
 
 import pytest
 
-from shadowmesh.client_api.local import DaemonClient
 from shadowmesh.client_api.rest import ControllerClient
 from shadowmesh.lab import netns
 from shadowmesh.lab.nat import NatType
@@ -131,9 +130,6 @@ class Chaos:
         self._controller = threading.Lock()
         self._names = iter(range(1, 1000))
 
-    def client(self, host: str) -> DaemonClient:
-        return DaemonClient(self.world.lab.host(host).state_directory)
-
     @property
     def data_dir(self) -> Path:
         return self.world.lab.host("controller1").state_directory
@@ -159,13 +155,13 @@ class Chaos:
         return str(self.insist(ask))
 
     def join(self, host: str, invite: str, name: str) -> None:
-        answer = self.client(host).call("join", invite=invite, name=name, wait=True, wait_s=BACK)
+        answer = self.world.client(host).call("join", invite=invite, name=name, wait=True, wait_s=BACK)
         self.joined[answer["client_id"]] = host
 
     def leave(self, host: str) -> None:
-        for network in self.client(host).status().networks:
+        for network in self.world.client(host).status().networks:
             self.left.add(network.client_id)
-            self.client(host).call("leave", network=network.name)
+            self.world.client(host).call("leave", network=network.name)
 
     # one kill
 
@@ -183,7 +179,7 @@ class Chaos:
 
     def phase(self, host: str, kill: Kill) -> tuple[Callable[[], object], Callable[[], object]]:
         """What is done while something is killed, and what has to succeed afterwards."""
-        client = self.client(host)
+        client = self.world.client(host)
         match kill.phase:
             case "join":
                 self.leave(host)
@@ -237,7 +233,7 @@ class Chaos:
     def _answers(self, host: str) -> bool:
         assert self.world.running[host].poll() is None, "the daemon ended"
         try:
-            self.client(host).status()
+            self.world.client(host).status()
         except ShadowMeshError:
             return False
         return True
@@ -255,8 +251,8 @@ class Chaos:
 
     def check(self, host: str, patience: int) -> None:
         machine = self.world.lab.host(host)
-        assert self.ping(host, patience), f"no answer to ping in {patience} s: {self.client(host).status()}"
-        (network,) = self.client(host).status().networks
+        assert self.ping(host, patience), f"no answer to ping in {patience} s: {self.world.client(host).status()}"
+        (network,) = self.world.client(host).status().networks
         assert network.state == "up", network
         self.wait(lambda: self.hears(host), host, "presence is known again")
         self.wait(lambda: len(pumps(machine)) == 1, host, "one pump")
@@ -264,7 +260,7 @@ class Chaos:
 
     def hears(self, host: str) -> bool:
         """Whether the daemon knows of the anchor what the controller knows, or knows that it can't."""
-        (network,) = self.client(host).status().networks
+        (network,) = self.world.client(host).status().networks
         anchor = next(p for p in network.peers if p.ip == self.anchor)
         return network.controller == "offline" or anchor.online is not None
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from meshkit import Feed, TcpStream, client, ping, tcp_stream, until_direct
+from meshkit import Feed, TcpStream, ping, tcp_stream, until_direct
 
 from shadowmesh.lab.nat import NatType
 from shadowmesh.lab.plan import LabSpec, SiteSpec
@@ -60,7 +60,7 @@ def first_answer(world: World, host: str, peer: str, timeout: float) -> PingTry:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         try:
-            for attempt in client(world, host).ping(peer, count=1, timeout=0.5, until_direct=False):
+            for attempt in world.client(host).ping(peer, count=1, timeout=0.5, until_direct=False):
                 if attempt.ok:
                     return attempt
         except ShadowMeshError:  # it doesn't listen yet, or doesn't know its networks yet

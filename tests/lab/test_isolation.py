@@ -15,7 +15,6 @@ import pytest
 import rogue
 from rogue import Loot, Tunnel, Wire
 
-from shadowmesh.client_api.local import DaemonClient
 from shadowmesh.lab import netns
 from shadowmesh.lab.capture import Packet
 from shadowmesh.lab.plan import LabSpec, SiteSpec
@@ -56,11 +55,8 @@ class Two:
     def ip(self, host: str, network: str) -> str:
         return self.joined[host, network].ip
 
-    def client(self, host: str) -> DaemonClient:
-        return DaemonClient(self.world.lab.host(host).state_directory)
-
     def drops(self, host: str, peer: str | None = None) -> dict[str, int]:
-        client = self.client(host)
+        client = self.world.client(host)
         return dict(client.status().drops if peer is None else client.why(peer).drops)
 
     def until_dropped(self, host: str, peer: str | None, expected: Mapping[str, int], since: Mapping[str, int]) -> None:
@@ -143,7 +139,7 @@ def two(module_lab_factory) -> Two:
         world.join(host, invite)
     joined = {}
     for host in ("h1", "h2", "h3"):
-        for n in DaemonClient(lab.host(host).state_directory).status().networks:
+        for n in world.client(host).status().networks:
             joined[host, n.name] = JoinResult(
                 network=n.name,
                 network_id=n.network_id,
@@ -153,7 +149,7 @@ def two(module_lab_factory) -> Two:
                 state="up",
             )
     for name in ("h2@red", "h2@blue"):
-        tries = list(DaemonClient(lab.host("h1").state_directory).ping(name, count=1, timeout=20, until_direct=True))
+        tries = list(world.client("h1").ping(name, count=1, timeout=20, until_direct=True))
         assert tries[-1].path == "direct"
     assert tries[-1].endpoint is not None
     endpoint = SockAddr.parse(tries[-1].endpoint)
@@ -188,7 +184,7 @@ def send(two: Two, source: tuple[str, str], target: tuple[str, str], *, interfac
 
 
 def test_the_same_names_in_two_networks_are_two_peers(two: Two) -> None:
-    status = two.client("h1").status()
+    status = two.world.client("h1").status()
     assert {n.name: [p.name for p in n.peers if p.name == "h2"] for n in status.networks} == {
         "red": ["h2"],
         "blue": ["h2"],
@@ -274,7 +270,7 @@ def test_without_the_network_key_no_handshake_completes(two: Two) -> None:
 
 
 def _handshake_with_h3(two: Two) -> str | None:
-    return two.client("h2").why("h3@red").peer.last_handshake
+    return two.world.client("h2").why("h3@red").peer.last_handshake
 
 
 def test_a_relay_session_sends_only_as_itself(two: Two) -> None:
@@ -344,4 +340,4 @@ def test_a_network_on_the_same_addresses_is_refused(two: Two) -> None:
     refused = two.world.run("h1", "join", "-", stdin=invite, codes=(6,)).stderr
     assert "red" in refused and "10.71.0.0/24" in refused
     assert len(refused.splitlines()) == 1
-    assert {n.name for n in two.client("h1").status().networks} == {"red", "blue"}
+    assert {n.name for n in two.world.client("h1").status().networks} == {"red", "blue"}
