@@ -13,6 +13,7 @@ from typing import Any
 
 ORDER = ("veth", "wireguard-go", "native", "python", "nebula", "openvpn", "tinc")
 SCHEMA = "shadowmesh.bench-results/1"
+GOES_ON = 3600.0  # seconds after its last figure for which an interrupted run can be gone on with
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +56,25 @@ class Results:
         return cls(path, document)
 
     def begin(self, seconds: float, described: dict[str, tuple[str, str, str]]) -> list[str]:
-        """Takes the (version, title, group) of each contender that is to be measured. What was measured of another version,
-        on another machine or for another time each is dropped; returns what, for people."""
+        """Takes the (version, title, group) of each contender that is to be measured. Returns why what was measured before can't be gone
+        on with, for people; it is put aside then, whole: figures of an hour ago were not taken in turns with new ones."""
         d = self._document
-        dropped = []
+        why = []
         if (d["machine"], d["seconds"]) != (machine(), seconds):
-            if any(d["rows"].values()):
-                dropped.append("everything: another machine, or --seconds")
+            why.append("another machine, or --seconds")
+        if (times := self.times()) and time.time() - times[1] > GOES_ON:
+            why.append(f"the last figure is over {GOES_ON / 3600:.0f} h old")
+        for key, (version, title, _) in described.items():
+            if d["versions"].get(key, version) != version:
+                why.append(f"{title} was {d['versions'][key]}")
+        why = why if any(d["rows"].values()) else []
+        if why and self._path is not None and self._path.exists():
+            self._path.replace(self._path.with_stem(f"{self._path.stem}-before"))
+        if why or not any(d["rows"].values()):
             d |= Results()._document | {"seconds": seconds}
         for key, (version, title, group) in described.items():
-            if d["versions"].get(key, version) != version:
-                dropped.append(f"{title}: was {d['versions'][key]}")
-                for rows in d["rows"].values():
-                    rows.pop(key, None)
             d["versions"][key], d["titles"][key], d["groups"][key] = version, title, group
-        return dropped
+        return why
 
     def has(self, offloads: str, contender: str, measure: str, number: int) -> bool:
         rows = self._document["rows"][offloads].get(contender, {}).get(measure, [])

@@ -4,7 +4,7 @@
     python tests/bench --report        the docs' tables and pictures, from what was measured
     python tests/bench --list          names of contenders and measures
 
-What was measured is kept in build/bench/results.json after each visit; an interrupted run goes on where it was.
+What was measured is kept in build/bench/results.json after each visit; an interrupted run goes on where it was, within an hour.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def run_all(
     contenders = [c for c in contenders if c.key in found]
     described = {c.key: (found[c.key], c.title, c.group) for c in contenders}
     for what in results.begin(options.seconds, described):
-        print(f"measured before, and dropped: {what}")
+        print(f"what was measured before is put aside: {what}")
     states = ("on", "off") if options.offloads == "both" else (options.offloads,)
     visits = plan(options.rounds, states, contenders, measures, results)
     left = sum(v.lasts(options.seconds) for v in visits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,13 +79,25 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert [(v.number, v.contender.key) for v in visits] == [(1, "b"), (2, "b"), (2, "a")]
 
 
-def test_figures_of_another_version_are_not_mixed_in() -> None:
-    results = measured()
-    assert results.begin(1.0, described("native", version="2")) == ["Native: was 1"]
+@pytest.mark.parametrize(
+    ("seconds", "version", "later", "why"),
+    [
+        (1.0, "2", 0.0, "Native was 1"),
+        (2.0, "1", 0.0, "another machine, or --seconds"),
+        (1.0, "1", 2 * 3600.0, "the last figure is over 1 h old"),
+    ],
+)
+def test_what_was_not_measured_in_turns_is_put_aside_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, version: str, later: float, why: str
+) -> None:
+    path = tmp_path / "results.json"
+    measured(path).save()
+    results, now = Results.load(path), time.time()
+    monkeypatch.setattr(time, "time", lambda: now + later)
+    assert results.begin(seconds, described("native", version=version)) == [why]
     assert results.summary("on", "native", "tcp1", "gbit") is None
-    assert results.summary("on", "wireguard-go", "tcp1", "gbit") is not None
-    assert results.begin(2.0, described("wireguard-go")) == ["everything: another machine, or --seconds"]
     assert results.summary("on", "wireguard-go", "tcp1", "gbit") is None
+    assert Results.load(tmp_path / "results-before.json").rounds() == 2
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": "other"}'])
