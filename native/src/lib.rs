@@ -56,6 +56,7 @@ mod python {
     fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add_class::<crate::relay::python::RelayForwarder>()?;
         module.add_class::<crate::tls::TlsServer>()?;
+        module.add_class::<crate::tls::TlsClient>()?;
         module.add_class::<crate::tls::TlsConnection>()?;
         module.add_function(wrap_pyfunction!(run, module)?)
     }

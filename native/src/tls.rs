@@ -47,6 +47,33 @@ impl TlsServer {
     }
 }
 
+/// Whom a client asks for.
+#[pyclass(module = "shadowmesh._native", frozen)]
+pub struct TlsClient {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+}
+
+#[pymethods]
+impl TlsClient {
+    /// `host` is a name or an address. Raises ValueError.
+    #[new]
+    fn new(host: String) -> PyResult<Self> {
+        let name = ServerName::try_from(host).map_err(refused)?;
+        let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(refused)?;
+        let verifier = Arc::new(AnyCertificate(provider()));
+        let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+        config.resumption = Resumption::disabled();
+        Ok(Self { config: Arc::new(config), name })
+    }
+
+    /// A connection that was just made.
+    fn connect(&self) -> PyResult<TlsConnection> {
+        let connection = UnbufferedClientConnection::new(self.config.clone(), self.name.clone()).map_err(refused)?;
+        Ok(TlsConnection { side: Side::Client(connection), flow: Flow::default() })
+    }
+}
+
 /// One end of a connection.
 #[pyclass(module = "shadowmesh._native")]
 pub struct TlsConnection {
@@ -239,18 +266,6 @@ impl TlsConnection {
 
 #[pymethods]
 impl TlsConnection {
-    /// A client's; `host` is the name or address that it asks for. Raises ValueError.
-    #[staticmethod]
-    fn client(host: String) -> PyResult<Self> {
-        let name = ServerName::try_from(host).map_err(refused)?;
-        let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(refused)?;
-        let verifier = Arc::new(AnyCertificate(provider()));
-        let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
-        config.resumption = Resumption::disabled();
-        let connection = UnbufferedClientConnection::new(Arc::new(config), name).map_err(refused)?;
-        Ok(Self { side: Side::Client(connection), flow: Flow::default() })
-    }
-
     /// Whether the other end has said that nothing more will come.
     #[getter]
     fn closed(&self) -> bool {

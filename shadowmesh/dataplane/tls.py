@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 
 _C = TypeVar("_C", ClientConnection, ServerConnection)
 _BUFFER = 128 * 1024
+_RECORD = 16 * 1024  # of TLS, at most
 
 
 class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
@@ -36,7 +37,6 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._below = below
         self._tls = tls
         self._buffer = memoryview(bytearray(_BUFFER))
-        self._plain: memoryview | None = None
         self._ended = False
         self._failure: Exception | None = None
         self.set_protocol(above)
@@ -132,10 +132,8 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             size: int = self._tls.receive(data, room)
             if size:
                 self._above.buffer_updated(size)
-        else:
-            if self._plain is None:
-                self._plain = memoryview(bytearray(_BUFFER))
-            room = self._plain
+        else:  # the handshake, and what is unusual: no memory is kept for it
+            room = memoryview(bytearray(_RECORD))
             size = self._tls.receive(data, room)
             if size:
                 self._above.data_received(bytes(room[:size]))
@@ -183,14 +181,13 @@ def connect_arguments(url: str) -> tuple[str, dict[str, Any]]:
     if parts.scheme != "wss":
         return url, {}
     if choose_pump() == "native":
-        make, host = import_module(EXTENSION).TlsConnection.client, parts.hostname or ""
         try:
-            make(host)
+            client = import_module(EXTENSION).TlsClient(parts.hostname or "")
         except ValueError as e:
-            raise OSError(f"{host}: {e}") from e
+            raise OSError(f"{parts.hostname or ''}: {e}") from e
         netloc = parts.netloc if parts.port else f"{parts.netloc}:443"
         plain = parts._replace(scheme="ws", netloc=netloc).geturl()
-        return plain, {"create_connection": _secured(ClientConnection, lambda: make(host))}
+        return plain, {"create_connection": _secured(ClientConnection, client.connect)}
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

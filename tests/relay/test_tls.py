@@ -13,7 +13,6 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from relay_certificate import self_signed
 from relay_world import PUMPS
@@ -144,12 +143,7 @@ def test_a_key_that_only_openssl_knows_is_served_by_it(tmp_path: Path, certifica
 def test_files_that_are_no_certificate_are_an_oserror(pump: PumpName, tmp_path: Path, certificate: Certificate) -> None:
     nonsense = tmp_path / "nonsense.pem"
     nonsense.write_text("nothing\n")
-    other = tmp_path / "other.pem"
-    other.write_bytes(
-        ec.generate_private_key(ec.SECP256R1()).private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
+    _, other = self_signed(ec.generate_private_key(ec.SECP256R1()), tmp_path)
     for cert, key in ((nonsense, certificate[1]), (certificate[0], other), (tmp_path / "none", certificate[1])):
         with pytest.raises(OSError):
             ServerTls(cert, key, pump)
@@ -160,7 +154,7 @@ def test_files_that_are_no_certificate_are_an_oserror(pump: PumpName, tmp_path: 
 def test_bytes_come_in_pieces_of_any_size_into_room_of_any_size(piece: int, certificate: Certificate) -> None:
     native = import_module(EXTENSION)
     server = native.TlsServer(*(path.read_bytes() for path in certificate)).accept()
-    client = native.TlsConnection.client("relay.example")
+    client = native.TlsClient("relay.example").connect()
     ends = ((client, server), (server, client))
     said = {client: random.Random(2).randbytes(70_001), server: random.Random(3).randbytes(40_000)}
     came = {client: bytearray(), server: bytearray()}
