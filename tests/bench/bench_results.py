@@ -58,19 +58,18 @@ class Results:
     def begin(self, seconds: float, described: dict[str, tuple[str, str, str]]) -> list[str]:
         """Takes the (version, title, group) of each contender that is to be measured. Returns why what was measured before can't be gone
         on with, for people; it is put aside then, whole: figures of an hour ago were not taken in turns with new ones."""
-        d = self._document
-        why = []
-        if (d["machine"], d["seconds"]) != (machine(), seconds):
-            why.append("another machine, or --seconds")
-        if (times := self.times()) and time.time() - times[1] > GOES_ON:
-            why.append(f"the last figure is over {GOES_ON / 3600:.0f} h old")
-        for key, (version, title, _) in described.items():
-            if d["versions"].get(key, version) != version:
-                why.append(f"{title} was {d['versions'][key]}")
-        why = why if any(d["rows"].values()) else []
+        d, times, why = self._document, self.times(), []
+        if times is not None:
+            if (d["machine"], d["seconds"]) != (machine(), seconds):
+                why.append("another machine, or --seconds")
+            if time.time() - times[1] > GOES_ON:
+                why.append(f"the last figure is over {GOES_ON / 3600:.0f} h old")
+            for key, (version, title, _) in described.items():
+                if d["versions"].get(key, version) != version:
+                    why.append(f"{title} was {d['versions'][key]}")
         if why and self._path is not None and self._path.exists():
             self._path.replace(self._path.with_stem(f"{self._path.stem}-before"))
-        if why or not any(d["rows"].values()):
+        if why or times is None:
             d |= Results()._document | {"seconds": seconds}
         for key, (version, title, group) in described.items():
             d["versions"][key], d["titles"][key], d["groups"][key] = version, title, group
