@@ -1,0 +1,46 @@
+"""Text from outside on its way to a person: what a terminal would obey or be fooled by, found and made visible.
+
+Unsafe are control characters (C0, C1, DEL, NUL), bidirectional and other invisible formatting, surrogates, and Unicode's
+line separators: what ECMA-48 terminals obey, and what makes text read otherwise than it is (Unicode TR 36, TR 39).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+from shadowmesh.model.errors import Kind, ShadowMeshError
+
+_UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_JOINERS = frozenset("\u200c\u200d")  # spelling of several scripts and of emoji needs them
+
+
+def is_safe(text: str) -> bool:
+    """Whether `text` is one line that shows what it is."""
+    return (text.isascii() and text.isprintable()) or not any(map(_unsafe, text))
+
+
+def escaped(text: str, keep: str = "") -> str:
+    r"""`text` with each unsafe character as `\x1b` or `\u202e`, but for those in `keep`. Safe text comes back as it is."""
+    if is_safe(text):
+        return text
+    return "".join(_escape(c) if _unsafe(c) and c not in keep else c for c in text)
+
+
+def check_text(what: str, text: str, most: int) -> str:
+    """`text`, if it is safe and has at most `most` characters. Raises ShadowMeshError(bad_text), naming `what`."""
+    if len(text) > most:
+        raise ShadowMeshError("bad_text", f"the {what} is longer than {most} characters", "shorten it", kind=Kind.USAGE)
+    if not is_safe(text):
+        raise ShadowMeshError(
+            "bad_text", f"the {what} has control or invisible characters: {escaped(text)[:80]}", "leave them out",
+            kind=Kind.USAGE,
+        )  # fmt: skip
+    return text
+
+
+def _unsafe(c: str) -> bool:
+    return unicodedata.category(c) in _UNSAFE_CATEGORIES and c not in _JOINERS
+
+
+def _escape(c: str) -> str:
+    return c.encode("unicode_escape").decode()

@@ -1,0 +1,38 @@
+"""Text that a terminal would obey is refused at the edge, and visible wherever it is shown all the same."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shadowmesh.model.errors import ShadowMeshError
+from shadowmesh.model.text import check_text, escaped, is_safe
+
+UNSAFE = ["\x1b[2J", "a\x00b", "\x9b31m", "a\u202eb", "\u2066x", "a\nb", "\u2028", "\x7f", "\ud800", "\U000e0041"]
+
+
+@pytest.mark.parametrize("text", UNSAFE)
+def test_what_a_terminal_obeys_is_refused_and_made_visible(text: str) -> None:
+    assert not is_safe(text)
+    assert is_safe(escaped(text))
+    with pytest.raises(ShadowMeshError) as e:
+        check_text("name", text, 100)
+    assert is_safe(e.value.what)
+
+
+@pytest.mark.parametrize("text", ["", "web-1", "Büro Zürich", "کتاب\u200cخانه", "👩\u200d💻", "50 %"])
+def test_text_of_people_stays_as_it_is(text: str) -> None:
+    assert escaped(text) == check_text("name", text, 100) == text
+
+
+def test_too_long_is_refused() -> None:
+    with pytest.raises(ShadowMeshError, match="longer than 3"):
+        check_text("name", "abcd", 3)
+
+
+def test_lines_may_be_kept() -> None:
+    assert escaped("a\n\x1bb", keep="\n") == "a\n\\x1bb"
+
+
+@given(st.text())
+def test_whatever_it_was_it_is_safe_afterwards(text: str) -> None:
+    assert is_safe(escaped(text))
