@@ -11,6 +11,7 @@ import os
 import secrets
 import ssl
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -18,7 +19,9 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from shadowmesh.client_api import logins
 from shadowmesh.client_api.contact import error_of, first_contact, tls_context, unreachable
+from shadowmesh.client_api.logins import SavedLogin
 from shadowmesh.model import api
 from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
@@ -30,21 +33,6 @@ SOCKET_NAME = "controller.sock"
 DEFAULT_DATA_DIR = Path("/var/lib/shadowmesh-controller")
 _TIMEOUT = 30.0
 _FULL_PAGE = 500
-
-
-class SavedLogin(BaseModel):
-    """What `login` keeps, readable by its user only."""
-
-    url: str
-    token: str  # an API key, or an access token
-    refresh_token: str | None = None
-    identity: str  # the identity document as JSON: TLS is verified by it
-
-
-def login_path() -> Path:
-    """Where `login` keeps it: `$XDG_CONFIG_HOME/shadowmesh/login.json`."""
-    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(base) / "shadowmesh" / "login.json"
 
 
 class _UnixTransport(httpx.HTTPTransport):
@@ -109,7 +97,7 @@ class ControllerClient:
                     kind=Kind.NOT_ALLOWED,
                 )
             return cls.remote(url, token, environ.get("SHADOWMESH_FINGERPRINT"))
-        if login_path().exists():
+        if logins.login_path().exists():
             return cls.saved()
         if (DEFAULT_DATA_DIR / SOCKET_NAME).exists():
             return cls.local(DEFAULT_DATA_DIR)
@@ -123,14 +111,11 @@ class ControllerClient:
     @classmethod
     def saved(cls) -> Self:
         """By the kept login."""
+        login = logins.load()
         try:
-            login = SavedLogin.model_validate_json(login_path().read_bytes())
-            identity = from_json(login.identity, IdentityDocument)
-            tls = tls_context(identity)
-        except (OSError, ValidationError, MalformedError) as e:
-            raise ShadowMeshError(
-                "unreadable_login", f"{login_path()} can't be read", "sign in again", kind=Kind.NOT_ALLOWED
-            ) from e
+            tls = tls_context(from_json(login.identity, IdentityDocument))
+        except MalformedError as e:
+            raise logins.unreadable() from e
         return cls(_https(login.url, login.token, tls), login.url, login=login)
 
     def close(self) -> None:
@@ -151,7 +136,9 @@ class ControllerClient:
             body = body.model_dump(mode="json", exclude_none=True)
         try:
             answer = self._client.request(method, api.API + path, json=body, **options)
-            if answer.status_code == httpx.codes.UNAUTHORIZED and self._renew():
+            for _ in range(2):  # what another command has renewed may have run out since, too
+                if answer.status_code != httpx.codes.UNAUTHORIZED or not self._renew():
+                    break
                 answer = self._client.request(method, api.API + path, json=body, **options)
         except httpx.HTTPError as e:
             if not self._place.startswith("https://"):
@@ -163,18 +150,25 @@ class ControllerClient:
         raise error_of(answer, self._place)
 
     def _renew(self) -> bool:
-        """An access token lasts minutes; the refresh token makes a new pair."""
-        if self._login is None or self._login.refresh_token is None:
+        """A new access token: what another command has renewed meanwhile, else by the refresh token. False: there is none."""
+        mine = self._login
+        if mine is None or mine.refresh_token is None:
             return False
-        answer = self._client.post(f"{api.API}/auth/refresh", json={"refresh_token": self._login.refresh_token})
-        if not answer.is_success:
-            return False
-        session = _parse(answer, api.Session)
-        self._login = self._login.model_copy(
-            update={"token": session.access_token, "refresh_token": session.refresh_token}
-        )
-        _keep_login(self._login)
-        self._client.headers["Authorization"] = f"Bearer {session.access_token}"
+        with logins.locked():
+            kept = logins.load() if logins.login_path().exists() else None
+            if kept is None or kept.url != mine.url or kept.refresh_token is None:
+                return False  # signed out, or in to another, meanwhile
+            if kept.token == mine.token:
+                answer = self._client.post(f"{api.API}/auth/refresh", json={"refresh_token": kept.refresh_token})
+                if answer.status_code == httpx.codes.UNAUTHORIZED:
+                    return False
+                if not answer.is_success:
+                    raise error_of(answer, self._place)
+                session = _parse(answer, api.Session)
+                kept.token, kept.refresh_token = session.access_token, session.refresh_token
+                logins.keep(kept)
+        self._login = kept
+        self._client.headers["Authorization"] = f"Bearer {kept.token}"
         return True
 
     def _get(self, path: str, kind: type[M], **params: Any) -> M:
@@ -354,32 +348,23 @@ def login(
     with ControllerClient(_https(contact.url, token, contact.tls), contact.url) as client:
         who = client.whoami()
     identity = to_json(contact.identity).decode()
-    _keep_login(SavedLogin(url=contact.url, token=token, refresh_token=refresh, identity=identity))
+    with logins.locked():
+        logins.keep(SavedLogin(url=contact.url, token=token, refresh_token=refresh, identity=identity))
     return who
 
 
 def logout() -> None:
     """Forgets the kept login, and tells the controller if it can be reached."""
-    path = login_path()
-    if not path.exists():
+    if not logins.login_path().exists():
         return
-    try:
-        with ControllerClient.saved() as client:
+    with logins.locked():
+        with (
+            suppress(ShadowMeshError, httpx.HTTPError),
+            ControllerClient.saved() as client,
+        ):  # else it runs out by itself
             if client._login is not None and client._login.refresh_token is not None:
-                client._send("POST", "/auth/logout", {"refresh_token": client._login.refresh_token})
-    except ShadowMeshError:
-        pass  # it runs out by itself
-    path.unlink(missing_ok=True)
-
-
-def _keep_login(login: SavedLogin) -> None:
-    path = login_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(login.model_dump_json())
-    temporary.replace(path)
+                client._client.post(f"{api.API}/auth/logout", json={"refresh_token": client._login.refresh_token})
+        logins.forget()
 
 
 def _https(url: str, token: str, tls: ssl.SSLContext) -> httpx.Client:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from shadowmesh.client_api import rest
 from shadowmesh.client_api.contact import first_contact
+from shadowmesh.client_api.logins import login_path
 from shadowmesh.client_api.rest import ControllerClient
 from shadowmesh.model import api
 from shadowmesh.model.errors import Kind, ShadowMeshError
@@ -267,7 +268,7 @@ async def test_a_login_is_kept_privately_and_renewed(world: World, login_home: P
     options = {"fingerprint": world.fingerprint, "email": first.admin_email, "password": first.admin_password}
     who = await asyncio.to_thread(rest.login, world.url, **options, new_password="correct horse")
     assert who.admin
-    assert stat.S_IMODE(rest.login_path().stat().st_mode) == 0o600
+    assert stat.S_IMODE(login_path().stat().st_mode) == 0o600
     world.clock.advance(minutes=11)  # the access token has run out
 
     def use() -> str:
@@ -277,7 +278,7 @@ async def test_a_login_is_kept_privately_and_renewed(world: World, login_home: P
     assert await asyncio.to_thread(use) == first.admin_email
     assert await asyncio.to_thread(use) == first.admin_email, "the renewed one was kept"
     await asyncio.to_thread(rest.logout)
-    assert not rest.login_path().exists()
+    assert not login_path().exists()
 
 
 PATHS = [

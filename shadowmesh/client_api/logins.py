@@ -1,0 +1,110 @@
+"""What `shadowmesh login` keeps for later commands: one file, readable by its user only, changed under a lock.
+
+Commands run at the same time. A refresh token is good once, so who finds its access token over takes the lock, looks whether
+another command has renewed it meanwhile, and only else renews it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from shadowmesh.model.errors import Kind, ShadowMeshError
+
+_LOCK_WAIT = 30.0  # a request that renews takes so long at most
+_LOCK_POLL = 0.05
+
+
+class SavedLogin(BaseModel):
+    """A controller, what to sign in to it with, and its identity document as JSON: TLS is verified by that."""
+
+    url: str
+    token: str  # an API key, or an access token
+    refresh_token: str | None = None
+    identity: str
+
+
+def login_path() -> Path:
+    """Where it is: `$XDG_CONFIG_HOME/shadowmesh/login.json`."""
+    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(base) / "shadowmesh" / "login.json"
+
+
+def load() -> SavedLogin:
+    """What is kept. Raises ShadowMeshError(unreadable_login)."""
+    path = login_path()
+    try:
+        return SavedLogin.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as e:
+        raise unreadable() from e
+
+
+def unreadable() -> ShadowMeshError:
+    return ShadowMeshError("unreadable_login", f"{login_path()} can't be read", "sign in again", kind=Kind.NOT_ALLOWED)
+
+
+@contextmanager
+def locked() -> Iterator[None]:
+    """One command at a time inside. Raises ShadowMeshError(login_not_kept).
+
+    Who holds it for longer than a request may take is stopped, and no longer waited for: the controller answers the same
+    refresh token with the same successor for a while.
+    """
+    path = login_path()
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as e:
+        raise _not_kept(e) from e
+    try:
+        end = time.monotonic() + _LOCK_WAIT
+        while not _taken(descriptor) and time.monotonic() < end:
+            time.sleep(_LOCK_POLL)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _taken(descriptor: int) -> bool:
+    with suppress(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+def keep(login: SavedLogin) -> None:
+    """Replaces what is kept, whole or not at all. Call with the lock. Raises ShadowMeshError(login_not_kept)."""
+    path = login_path()
+    temporary = path.with_suffix(".new")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(login.model_dump_json())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as e:
+        raise _not_kept(e) from e
+
+
+def forget() -> None:
+    """Call with the lock. Raises ShadowMeshError(login_not_kept)."""
+    try:
+        login_path().unlink(missing_ok=True)
+    except OSError as e:
+        raise _not_kept(e) from e
+
+
+def _not_kept(error: OSError) -> ShadowMeshError:
+    return ShadowMeshError(
+        "login_not_kept",
+        f"{login_path().parent} can't be written ({error.strerror or error})",
+        "make room there, or name another place with XDG_CONFIG_HOME",
+        kind=Kind.NOT_ALLOWED if isinstance(error, PermissionError) else Kind.FAILED,
+    )

@@ -1,0 +1,67 @@
+"""The kept login, used by several commands at once."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from shadowmesh.client_api import logins, rest
+from shadowmesh.client_api.rest import ControllerClient
+from shadowmesh.model.errors import ShadowMeshError
+
+if TYPE_CHECKING:
+    from tests.controller.conftest import World
+
+pytestmark = pytest.mark.usefixtures("login_home")
+
+
+async def sign_in(world: World) -> None:
+    first = world.first
+    options = {"fingerprint": world.fingerprint, "email": first.admin_email, "password": first.admin_password}
+    await asyncio.to_thread(rest.login, world.url, **options, new_password="correct horse")
+
+
+async def test_commands_that_started_together_renew_once(world: World) -> None:
+    await sign_in(world)
+    commands = [ControllerClient.saved() for _ in range(4)]
+    world.clock.advance(minutes=11)  # the access token has run out
+    names = [await asyncio.to_thread(lambda c=command: c.whoami().name) for command in commands]
+    assert names == [world.first.admin_email] * 4
+    world.clock.advance(minutes=11)
+    with ControllerClient.saved() as later:
+        assert await asyncio.to_thread(lambda: later.whoami().admin), "the session goes on"
+
+
+async def test_commands_at_the_same_moment_stay_signed_in(world: World) -> None:
+    await sign_in(world)
+
+    def command(_: int) -> str:
+        with ControllerClient.saved() as client:
+            return client.whoami().name
+
+    for _ in range(3):
+        world.clock.advance(minutes=11)
+        with ThreadPoolExecutor(8) as together:
+            names = await asyncio.gather(*(asyncio.wrap_future(together.submit(command, i)) for i in range(8)))
+        assert names == [world.first.admin_email] * 8
+
+
+async def test_who_has_signed_out_meanwhile_is_not_signed_in_again(world: World) -> None:
+    await sign_in(world)
+    with ControllerClient.saved() as running:
+        await asyncio.to_thread(rest.logout)
+        world.clock.advance(minutes=11)
+        with pytest.raises(ShadowMeshError) as caught:
+            await asyncio.to_thread(running.whoami)
+    assert caught.value.code == "not_signed_in" and not logins.login_path().exists()
+
+
+async def test_a_place_that_cannot_be_written_is_named(world: World, login_home: Path) -> None:
+    await asyncio.to_thread(login_home.write_text, "a file where the directory should be")
+    with pytest.raises(ShadowMeshError) as caught:
+        await sign_in(world)
+    assert caught.value.code == "login_not_kept" and str(login_home) in caught.value.what
