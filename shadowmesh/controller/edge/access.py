@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shadowmesh.controller.edge.problems import problem
 from shadowmesh.controller.service.core import LOCAL, Principal, not_allowed
+from shadowmesh.controller.service.limits import source_of
 from shadowmesh.controller.service.services import Services
 
 MAX_BODY = 256 * 1024
@@ -84,7 +85,7 @@ def is_local(connection: HTTPConnection) -> bool:
 
 def source(connection: HTTPConnection) -> str:
     """Whose attempts are counted together."""
-    return connection.client.host if connection.client is not None else "local"
+    return source_of(connection.client.host) if connection.client is not None else "local"
 
 
 async def who_asks(connection: HTTPConnection) -> Principal:

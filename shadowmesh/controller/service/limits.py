@@ -1,7 +1,8 @@
-"""Rate limits: token buckets in memory, by what is guessed at and by who asks."""
+"""Rate limits: token buckets in memory, by who asks and by what is guessed at."""
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from dataclasses import dataclass
 
@@ -23,6 +24,19 @@ class TooMany(ShadowMeshError):
         )
 
 
+def source_of(host: str) -> str:
+    """Whose attempts are counted together: an IPv4 address, an IPv6 /64 (one line's customer has 2^64 addresses)."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, 64), strict=False))
+
+
 @dataclass(slots=True)
 class _Bucket:
     level: float
@@ -30,12 +44,12 @@ class _Bucket:
 
 
 class Limiter:
-    """`burst` attempts at once, then one every `per` seconds, for each key."""
+    """`burst` attempts at once, then one every `per` seconds, for each key. Cost and memory don't grow with the keys."""
 
     def __init__(self, burst: int, per: float) -> None:
         self._burst = burst
         self._per = per
-        self._buckets: dict[str, _Bucket] = {}
+        self._buckets: dict[str, _Bucket] = {}  # the one used last is the last
 
     def check(self, key: str, now: float) -> None:
         """Raises TooMany if the key has no attempt left; takes none."""
@@ -46,11 +60,11 @@ class Limiter:
     def take(self, key: str, now: float) -> None:
         """Counts an attempt. Raises TooMany if there is none left."""
         self.check(key, now)
-        if len(self._buckets) >= _MOST and key not in self._buckets:
-            full = [k for k in self._buckets if self._level(k, now) >= self._burst]
-            for old in full or [next(iter(self._buckets))]:
-                del self._buckets[old]
-        self._buckets[key] = _Bucket(self._level(key, now) - 1, now)
+        level = self._level(key, now) - 1
+        self._buckets.pop(key, None)
+        if len(self._buckets) >= _MOST:
+            del self._buckets[next(iter(self._buckets))]  # used longest ago: the fullest, or nearly
+        self._buckets[key] = _Bucket(level, now)
 
     def allows(self, key: str, now: float) -> bool:
         """As `take`, where who asks too often is simply not answered."""
@@ -71,3 +85,28 @@ class Limiter:
         if bucket is None:
             return float(self._burst)
         return min(float(self._burst), bucket.level + max(0.0, now - bucket.at) / self._per)
+
+
+class Guesses:
+    """Attempts at a secret that can be guessed: a password, a short code.
+
+    Each source has its own attempts. All sources together share those at one target, which bounds what many addresses
+    can guess; a source that hasn't used up its few `reserved` ones has these in any case. So strangers, from however many
+    addresses, slow each other down and never keep the owner out.
+    """
+
+    def __init__(self, source: Limiter, target: Limiter, reserved: Limiter) -> None:
+        """`source`: of one source at all targets. `target`: of all sources at one. `reserved`: of one source at one target."""
+        self._source = source
+        self._target = target
+        self._reserved = reserved
+
+    def take(self, source: str, target: str, now: float) -> None:
+        """Counts an attempt. Raises TooMany if there is none left."""
+        self._source.take(source, now)
+        if not self._target.allows(target, now):
+            self._reserved.take(f"{source} {target}", now)
+
+    def right(self, source: str) -> None:
+        """The attempt was no guess: it doesn't count for its source (behind one address there may be many people)."""
+        self._source.give_back(source)

@@ -1,0 +1,63 @@
+"""Rate limits, in a time of their own."""
+
+from __future__ import annotations
+
+import pytest
+
+from shadowmesh.controller.service import limits
+from shadowmesh.controller.service.limits import Guesses, Limiter, TooMany, source_of
+
+
+def guesses() -> Guesses:
+    return Guesses(source=Limiter(10, 6.0), target=Limiter(20, 15.0), reserved=Limiter(3, 200.0))
+
+
+def allowed(limiter: Guesses, source: str, target: str, now: float) -> bool:
+    try:
+        limiter.take(source, target, now)
+    except TooMany:
+        return False
+    return True
+
+
+def test_a_customer_of_an_ipv6_line_is_one_source() -> None:
+    assert source_of("2001:db8:1:2::1") == source_of("2001:db8:1:2:ffff::9") == "2001:db8:1:2::/64"
+    assert source_of("2001:db8:1:3::1") != source_of("2001:db8:1:2::1")
+    assert source_of("::ffff:192.0.2.1") == source_of("192.0.2.1") == "192.0.2.1"
+    assert source_of("fe80::1%eth0") == "fe80::/64" and source_of("local") == "local"
+
+
+@pytest.mark.parametrize("addresses", [1, 60, 5000])
+def test_strangers_never_keep_the_owner_out(addresses: int) -> None:
+    limiter = guesses()
+    for second in range(60):
+        for number in range(addresses if second % 10 == 0 else min(addresses, 60)):
+            allowed(limiter, f"stranger {number}", "ann@example.org", float(second))
+        assert allowed(limiter, f"the owner at {second // 3}", "ann@example.org", float(second))
+
+
+def test_many_addresses_guess_hardly_more_than_a_few() -> None:
+    limiter, tried = guesses(), 0
+    for second in range(3600):
+        tried += sum(allowed(limiter, f"stranger {number}", "ann@example.org", float(second)) for number in range(60))
+    assert tried < 20 + 3600 / 15 + 60 * (3 + 3600 / 200) + 1
+
+
+def test_right_ones_cost_an_office_nothing() -> None:
+    limiter = guesses()
+    for person in range(500):
+        limiter.take("192.0.2.1", f"person {person}", 0.0)
+        limiter.right("192.0.2.1")
+
+
+def test_a_flood_of_keys_neither_grows_memory_nor_forgets_who_tries_now() -> None:
+    limiter = Limiter(2, 100.0)
+    limiter.take("busy", 0.0)
+    limiter.take("busy", 0.0)
+    for number in range(limits._MOST - 1):
+        limiter.take(f"stranger {number}", 1.0)
+    assert len(limiter._buckets) == limits._MOST
+    with pytest.raises(TooMany):
+        limiter.take("busy", 2.0)
+    limiter.take("one more", 2.0)
+    assert len(limiter._buckets) == limits._MOST
