@@ -245,9 +245,9 @@ class Outbound:
         ip_sum = 0
         if ipv4:
             packet[4:6] = packet[10:12] = b"\0\0"
-            ip_sum = int.from_bytes(packet[:20], "big") % 0xFFFF
+            ip_sum = int.from_bytes(packet[:l4], "big") % 0xFFFF
         else:  # rows are summed whole: a right IPv4 header adds nothing, an IPv6 header has to be taken out
-            pseudo = (pseudo - little_sum(packet[:40])) % 0xFFFF
+            pseudo = (pseudo - little_sum(packet[:l4])) % 0xFFFF
         packet[check_at : check_at + 2] = pseudo.to_bytes(2, "little")
         if tcp:
             packet[l4 + 13] = other_flags
