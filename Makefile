@@ -4,20 +4,25 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PYTHON ?= python3
 BIN := .venv/bin
 NATIVE := hatch_build.py native/Cargo.toml native/Cargo.lock $(wildcard native/src/*.rs native/src/*/*.rs)
-CARGO := $(shell command -v cargo 2>/dev/null)
+# rustup's proxy is there without a toolchain, too
+CARGO := $(shell cargo --version >/dev/null 2>&1 && command -v cargo)
 DEMO_PACKAGES := python3:python3 python3-venv:- nft:nftables ip:iproute2
 TEST_PACKAGES := $(DEMO_PACKAGES) ping:iputils-ping wg:wireguard-tools wireguard-go:wireguard-go conntrack:conntrack tmux:tmux miniupnpd:miniupnpd-nftables \
   '/usr/lib/postgresql/*/bin/initdb:postgresql'
 BENCH_PACKAGES := $(DEMO_PACKAGES) ping:iputils-ping wg:wireguard-tools iperf3:iperf3 ethtool:ethtool openvpn:openvpn tincd:tinc \
   turnserver:coturn openssl:openssl go:golang-go
 BENCH ?=
+PROVE ?=
 SECONDS ?= 60
+FAST := not lab and not root and not slow
 
-.PHONY: help demo test fuzz lint format dist bench clean system-demo system-test
+.PHONY: help demo check test prove fuzz lint format dist bench clean
 
 help:
 	@echo "make demo    machines behind NATs find each other, in namespaces on this machine (root)"
+	@echo "make check   lint and the fast tests, a minute or so: while working"
 	@echo "make test    all tests; as root also those in real namespaces"
+	@echo "make prove   what takes hours, one proof after another, resumable: docs/proofs.md (root)"
 	@echo "make fuzz    the native pump's and relay's parsers, SECONDS=60 for each of five targets (needs cargo)"
 	@echo "make lint    format, rules, types, import contracts"
 	@echo "make bench   all tunnels in turns, over an hour on a quiet machine (root): docs/benchmarks.md"
@@ -26,12 +31,21 @@ help:
 demo: .venv/.run
 	$(BIN)/shadowmesh demo --once
 
+check: lint
+	@packaging/system-packages $(TEST_PACKAGES)
+	$(BIN)/pytest -q -n 2 --dist loadgroup -m "$(FAST)"
+
 test: .venv/.dev
 	@packaging/system-packages $(TEST_PACKAGES)
 	$(if $(CARGO),cd native && $(CARGO) test --quiet)
 	$(BIN)/pytest -q -n 2 --dist loadgroup -m "not lab and not root"
 	@if [ "$$(id -u)" = 0 ]; then $(BIN)/pytest -q -n 2 --dist loadgroup --no-loadscope-reorder -m "lab or root"; \
 	else echo "SKIPPED: the lab suite (pytest -m 'lab or root') needs root: run 'sudo make test'"; fi
+
+# tests/prove/__main__.py tells what it takes: make prove PROVE="-k world_b"
+prove: .venv/.dev
+	@packaging/system-packages $(TEST_PACKAGES)
+	$(BIN)/python tests/prove $(PROVE)
 
 fuzz:
 	native/fuzz/run $(SECONDS)

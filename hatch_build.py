@@ -46,6 +46,9 @@ class NativePump(BuildHookInterface[Any]):
         cargo = shutil.which("cargo", path=f"{os.environ.get('PATH', os.defpath)}:{Path.home() / '.cargo/bin'}")
         if cargo is None:
             return "no cargo on this machine"
+        asked = subprocess.run([cargo, "--version"], capture_output=True, text=True, check=False)
+        if asked.returncode:  # rustup's proxy without a toolchain
+            return f"cargo doesn't work here ({(asked.stderr.strip() or 'no reason given').splitlines()[0]})"
         crate = Path(self.root, "native")
         target = Path(os.environ.get("CARGO_TARGET_DIR", crate / "target"))
         command = [cargo, "build", "--release", "--locked", "--features", "python", "--target-dir", str(target)]

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from freeport import free_port
 
 from shadowmesh.client_api.contact import first_contact
 from shadowmesh.client_api.rest import ControllerClient
@@ -41,17 +42,6 @@ try:
 except ShadowMeshError as e:
     print(e.code, flush=True)
 """
-
-
-def pair_of_ports() -> int:
-    while True:
-        with socket.socket() as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-            tcp.bind(("127.0.0.1", 0))
-            port = int(tcp.getsockname()[1])
-            with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as next_one:
-                udp.bind(("127.0.0.1", port))
-                next_one.bind(("127.0.0.1", port + 1))
-                return port
 
 
 @pytest.fixture
@@ -143,7 +133,7 @@ def test_an_operators_own_certificate_is_served_and_trusted(
     given = tmp_path / "own.pem"
     shutil.copy(template[0] / "server.pem", given)  # key and chain in one file
     where = tmp_path / "controller"
-    port = pair_of_ports()
+    port = free_port()
     result = init(InitOptions(where, (f"https://127.0.0.1:{port}",), tls_cert=given, tls_key=given))
     assert not (where / "server.pem").exists()
     start(where, port)
@@ -152,7 +142,7 @@ def test_an_operators_own_certificate_is_served_and_trusted(
 
 
 def test_what_keeps_it_from_starting_is_one_code(data_dir: Path, tmp_path: Path, start: Starter) -> None:
-    port = pair_of_ports()
+    port = free_port()
     second = tmp_path / "second"
     shutil.copytree(data_dir, second)
 
@@ -164,8 +154,8 @@ def test_what_keeps_it_from_starting_is_one_code(data_dir: Path, tmp_path: Path,
 
     start(data_dir, port)
     assert refused(second) == ("port_taken", 6)
-    assert refused(data_dir, pair_of_ports()) == ("already_running", 6)
-    number = pair_of_ports()
+    assert refused(data_dir, free_port()) == ("already_running", 6)
+    number = free_port()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.bind(("127.0.0.1", number + 1))
         assert refused(second, number) == ("port_taken", 6)
@@ -185,7 +175,7 @@ def test_what_keeps_it_from_starting_is_one_code(data_dir: Path, tmp_path: Path,
 def test_sigterm_ends_it_cleanly_and_a_long_path_has_its_socket(data_dir: Path, tmp_path: Path, start: Starter) -> None:
     deep = tmp_path / ("d" * 120) / "controller"
     shutil.copytree(data_dir, deep)
-    process = start(deep, pair_of_ports())
+    process = start(deep, free_port())
     assert stat.S_IMODE((deep / "controller.sock").stat().st_mode) == 0o600
     with ControllerClient.local(deep) as client:
         assert client.whoami().name == "local"
@@ -201,7 +191,7 @@ def test_sigterm_ends_it_cleanly_and_a_long_path_has_its_socket(data_dir: Path, 
 
 def test_kill_9_loses_nothing_that_was_answered(data_dir: Path, start: Starter) -> None:
     answered: list[str] = []
-    port = pair_of_ports()
+    port = free_port()
     for round_ in range(2):
         process = start(data_dir, port)
         with ControllerClient.local(data_dir) as client:

@@ -184,7 +184,9 @@ def test_a_super_packet_becomes_right_segments(
     bench = Bench(1500, head_size=head_size)
     packets = [
         Packet.parse(s)
-        for s in bench.segments(super_packet(version, tcp, payload, gso, flags=flags, options=bytes(options), ip_options=ip_options))
+        for s in bench.segments(
+            super_packet(version, tcp, payload, gso, flags=flags, options=bytes(options), ip_options=ip_options)
+        )
     ]
     assert b"".join(p.payload for p in packets) == payload
     assert all(len(p.payload) == gso for p in packets[:-1])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from fake_controller import FakeController
+from freeport import free_port
 from live_client import UdpClient
 from relay_world import NET_A, World
 
@@ -211,9 +211,7 @@ async def test_a_removed_relay_registers_anew_with_a_new_token(controller: FakeC
 
 
 def options(folder: Path, **more: object) -> RelayOptions:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     fields: dict[str, object] = {"data_dir": folder, "public_url": f"ws://127.0.0.1:{port}"}
     return RelayOptions(**(fields | {"listen": f"127.0.0.1:{port}"} | more))  # type: ignore[arg-type]
 

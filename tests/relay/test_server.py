@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from freeport import free_port
 from live_client import LiveClient, UdpClient, WebSocketClient
 from relay_world import NET_A, NET_B, World
 from websockets.asyncio.client import connect
@@ -405,11 +406,11 @@ async def test_a_stopping_relay_says_goodbye_on_both_transports(start: Callable[
 
 @pytest.mark.parametrize(("kind", "offset"), [(socket.SOCK_DGRAM, 0), (socket.SOCK_DGRAM, 1), (socket.SOCK_STREAM, 0)])
 async def test_a_taken_port_is_one_clear_error_and_leaves_nothing_open(kind: socket.SocketKind, offset: int) -> None:
+    port = free_port()
     with socket.socket(socket.AF_INET, kind) as holder:
-        holder.bind(("127.0.0.1", 0))
+        holder.bind(("127.0.0.1", port + offset))
         if kind == socket.SOCK_STREAM:
             holder.listen()
-        port = holder.getsockname()[1] - offset
         with pytest.raises(ShadowMeshError, match="can't listen on port") as e:
             await RelayServer(RelayCore(Signer.generate()), SockAddr("127.0.0.1", port)).__aenter__()
         assert e.value.code == "port_taken"

@@ -2,7 +2,7 @@
 
 import pytest
 
-LONGEST = ("test_world_b_200_nodes", "test_world_a_30_nodes")
+LONGEST = ("test_world_b_60_nodes", "test_world_a_30_nodes")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

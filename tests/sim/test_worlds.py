@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
+from simworld import World
 from worlds import check, world_a, world_b, world_with_pauses
 
 
@@ -27,14 +28,31 @@ def test_world_a_30_nodes_with_real_cryptography() -> None:
     check(world, pairs)
 
 
-def test_world_b_200_nodes_half_an_hour_with_fake_ciphers() -> None:
-    world, pairs = world_b(1)
+@pytest.mark.slow
+def test_world_b_60_nodes_half_an_hour_with_fake_ciphers() -> None:
+    half_an_hour(1, 60)
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", range(1, 11))
+def test_world_b_200_nodes_half_an_hour_with_fake_ciphers(
+    seed: int, record_property: Callable[[str, object], None]
+) -> None:
+    world = half_an_hour(seed, 200)
+    record_property("worst silence of a pair (s)", round(max(flow.silence for flow in world.flows.values()), 1))
+
+
+def half_an_hour(seed: int, count: int) -> World:
+    """Long enough for key rotations, renewed relay tokens and rekeys, in which each node talks with five others."""
+    world, pairs = world_b(seed, count=count)
     world.run(30 * 60.0)
     others = Counter(host for pair in pairs for host in pair)
-    assert len(others) == 200
+    assert len(others) == count
     assert min(others.values()) >= 5
     assert min(flow.sent for flow in world.flows.values()) >= 400
     check(world, pairs)
+    return world
 
 
 def test_conversations_with_pauses() -> None:
