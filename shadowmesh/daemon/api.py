@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 
 from shadowmesh import __version__
-from shadowmesh.daemon.clock import now
 from shadowmesh.daemon.daemon import Daemon
 from shadowmesh.daemon.join import enrol
 from shadowmesh.daemon.local_api import Access, Caller, Method
@@ -35,6 +34,7 @@ class Api:
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
+        self._now = daemon.world.clock
         self.methods: dict[str, tuple[Access, Method]] = {
             "status": (Access.STATUS, self.status),
             "watch": (Access.STATUS, self.watch),
@@ -70,14 +70,14 @@ class Api:
     def _status(self, caller: Caller) -> Status:
         daemon = self._daemon
         networks = tuple(self._network_status(n, caller) for n in _by_name(daemon.networks.values()))
-        nat = daemon.node.nat
+        nat = daemon.mesh.node.nat
         if caller.access < Access.READ:
             nat = msgspec.structs.replace(nat, public=None)
         warnings = [f"{n.name}: {n.error}" for n in networks if n.error]
-        counters = daemon.node.counters
+        counters = daemon.mesh.node.counters
         return Status(
             version=__version__,
-            pump=daemon.pump_name,
+            pump=daemon.mesh.pump_name,
             networks=networks,
             nat=nat,
             warnings=tuple(warnings),
@@ -85,9 +85,9 @@ class Api:
         )
 
     def _network_status(self, network: Network, caller: Caller) -> NetworkStatus:
-        daemon, moment = self._daemon, now()
+        daemon, moment = self._daemon, self._now()
         running = network.interface is not None
-        peers = daemon.node.status(network.id, moment) if running else []
+        peers = daemon.mesh.node.status(network.id, moment) if running else []
         if caller.access < Access.READ:
             peers = [msgspec.structs.replace(p, endpoint=None) for p in peers]
         return NetworkStatus(
@@ -98,10 +98,10 @@ class Api:
             state=network.run_state,
             controller="connected" if network.connected else "offline",
             map_serial=network.map.serial if network.map is not None else 0,
-            epoch=daemon.node.epoch(network.id, moment) if running else 0,
+            epoch=daemon.mesh.node.epoch(network.id, moment) if running else 0,
             client_id=network.record.client_id,
             subnet=str(network.map.head.subnet) if network.map is not None else "",
-            home_relay=daemon.node.relay_name(network.id) if running else None,
+            home_relay=daemon.mesh.node.relay_name(network.id) if running else None,
             error=network.error,
             peers=tuple(peers),
         )
@@ -176,11 +176,11 @@ class Api:
     async def ping(self, _caller: Caller, params: dict[str, Any]) -> AsyncIterator[PingTry]:
         network, member = self.peer(_text(params, "peer"))
         count, until_direct = int(_number(params, "count", 4)), bool(params.get("until_direct"))
-        end = now().boot + _number(params, "timeout_s", 30.0)
+        end = self._now().boot + _number(params, "timeout_s", 30.0)
         seq = 0
-        while (until_direct or seq < count) and now().boot < end:
+        while (until_direct or seq < count) and self._now().boot < end:
             seq += 1
-            started = now().boot
+            started = self._now().boot
             result = await self._ping_once(network, member, min(_PING_TIMEOUT, end - started))
             attempt = _ping_try(seq, result)
             yield attempt
@@ -188,29 +188,23 @@ class Api:
                 return
             if until_direct or seq < count:
                 pace = _UNTIL_PACE if until_direct else _PING_PACE
-                await asyncio.sleep(min(max(0.0, started + pace - now().boot), max(0.0, end - now().boot)))
+                await asyncio.sleep(min(max(0.0, started + pace - self._now().boot), max(0.0, end - self._now().boot)))
 
     async def _ping_once(self, network: Network, member: Member, timeout: float) -> PingResult | None:
         if network.interface is None:
             return None
-        try:
-            return await self._daemon.ping(network, member.client_id, timeout)
-        except (TimeoutError, asyncio.CancelledError):
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            return None  # the pump was started anew meanwhile
+        return await self._daemon.mesh.ping(network.id, member.client_id, timeout)
 
     async def why(self, _caller: Caller, params: dict[str, Any]) -> Why:
         network, member = self.peer(_text(params, "peer"))
         self._running(network)
-        return self._daemon.node.why(network.id, member.client_id, now())
+        return self._daemon.mesh.node.why(network.id, member.client_id, self._now())
 
     async def wait(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         """Until a network is up, or a peer answers (`up`) or is direct."""
         target, state = _text(params, "target"), _text(params, "state")
         timeout = _number(params, "timeout_s", 30.0)
-        started = now().boot
+        started = self._now().boot
         if any(n.name == target for n in self._daemon.networks.values()):
             network = self._find(target)
             reached = await self._until(lambda: network.run_state == "up", timeout)
@@ -225,7 +219,7 @@ class Api:
             raise ShadowMeshError(
                 "not_reached", f"{target} was not {state} within {timeout:.0f} s", f"see `shadowmesh why {target}`"
             )
-        return {"target": target, "state": state, "seconds": round(now().boot - started, 3)}
+        return {"target": target, "state": state, "seconds": round(self._now().boot - started, 3)}
 
     async def export_wireguard(self, _caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         network, member = self.peer(_text(params, "peer"))
@@ -236,7 +230,7 @@ class Api:
                 "say --takeover to stop it here", kind=Kind.CONFLICT,
             )  # fmt: skip
         self._running(network)
-        export = self._daemon.node.export_wireguard(network.id, member.client_id, now())
+        export = self._daemon.mesh.node.export_wireguard(network.id, member.client_id, self._now())
         config = wireguard_config(network.name, member, export)
         network.change(wanted=False)
         self._daemon.take_down(network)
@@ -283,10 +277,10 @@ class Api:
         """Whether it came true within `timeout` seconds; looked at on each change."""
         changed = asyncio.Event()
         stop = self._daemon.watch(changed)
-        end = now().boot + timeout
+        end = self._now().boot + timeout
         try:
             while not reached():
-                left = end - now().boot
+                left = end - self._now().boot
                 if left <= 0:
                     return False
                 changed.clear()

@@ -45,9 +45,15 @@ def _serve(state: State, pump: PumpProcess) -> ShadowMeshError | None:
     import asyncio
 
     from shadowmesh.daemon.daemon import Daemon
+    from shadowmesh.daemon.world import World
+
+    ahead = [pump]
+
+    def start_pump() -> PumpProcess:
+        return ahead.pop() if ahead else PumpProcess()
 
     async def run() -> ShadowMeshError | None:
-        return await _run(Daemon(state, pump))
+        return await _run(Daemon(state, World(start_pump=start_pump)))
 
     try:
         return asyncio.run(run())
@@ -73,7 +79,7 @@ async def _run(daemon: Daemon) -> ShadowMeshError | None:
         await local.start()
         gc.freeze()
         gc.enable()
-        log.info("daemon runs", version=__version__, state_dir=str(daemon.state.directory), pump=daemon.pump_name)
+        log.info("daemon runs", version=__version__, state_dir=str(daemon.state.directory), pump=daemon.mesh.pump_name)
         _tell_systemd("READY=1")
         await daemon.stopping.wait()
         _tell_systemd("STOPPING=1")

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from shadowmesh.daemon.clock import now
 from shadowmesh.dataplane.interface import Pump, PumpDied
 from shadowmesh.engine.events import NodeEvent
 from shadowmesh.engine.node import Node
+from shadowmesh.model.clock import Now
 
 _LONGEST_WAIT = 2.0  # the loop's clock stands still in sleep; CLOCK_BOOTTIME doesn't: look at least so often
 _BATCH = 512
@@ -21,10 +21,16 @@ class Driver:
     """Runs until `stop`, or until the pump dies (then `on_death` is called once)."""
 
     def __init__(
-        self, node: Node, pump: Pump, on_event: Callable[[NodeEvent], None], on_death: Callable[[], None]
+        self,
+        node: Node,
+        pump: Pump,
+        clock: Callable[[], Now],
+        on_event: Callable[[NodeEvent], None],
+        on_death: Callable[[], None],
     ) -> None:
         self.node = node
         self.pump = pump
+        self._clock = clock
         self._on_event = on_event
         self._on_death = on_death
         self._loop = asyncio.get_running_loop()
@@ -75,11 +81,11 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
         deadline = self.node.next_deadline()
-        wait = _LONGEST_WAIT if deadline is None else min(max(deadline - now().boot, 0.0), _LONGEST_WAIT)
+        wait = _LONGEST_WAIT if deadline is None else min(max(deadline - self._clock().boot, 0.0), _LONGEST_WAIT)
         self._timer = self._loop.call_later(wait, self._tick)
 
     def _tick(self) -> None:
-        self.node.tick(now())
+        self.node.tick(self._clock())
         self.flush()
 
     def _readable(self) -> None:
@@ -88,7 +94,7 @@ class Driver:
         except PumpDied:
             self._died()
             return
-        moment = now()
+        moment = self._clock()
         for event in events:
             self.node.receive(event, moment)
         self.flush()

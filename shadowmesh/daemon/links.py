@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -18,6 +17,7 @@ from shadowmesh.client_api.link import (
     Refused,
 )
 from shadowmesh.daemon.network import Network
+from shadowmesh.daemon.world import World
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.link import Grant, LinkMessage, Pending, PresenceUpdate, Removed
 
@@ -45,8 +45,9 @@ class LinkUser(Protocol):
 class Links:
     """Follows the set of networks: `refresh` after each change of it."""
 
-    def __init__(self, user: LinkUser) -> None:
+    def __init__(self, user: LinkUser, world: World) -> None:
         self._user = user
+        self._world = world
         self._links: dict[str, ControllerLink] = {}  # by fingerprint
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -70,14 +71,14 @@ class Links:
                     self._user.link_changed(network, link.connected)
 
     def _open(self, fingerprint: str, networks: list[Network]) -> None:
-        link = ControllerLink(
+        link = self._world.link(
             urls=networks[0].identity.urls,
             fingerprint=fingerprint,
             device=self._user.device,
             boot_id=self._user.boot_id,
             identity=networks[0].identity,
             maps=[n.map for n in networks if n.map is not None],
-            wall=time.time,
+            wall=lambda: self._world.clock().wall,
         )
         self._links[fingerprint] = link
         self._tasks[fingerprint] = asyncio.create_task(self._follow(fingerprint, link))

@@ -31,7 +31,7 @@ def network(name: str, net: int, *peers: str) -> Any:
 def api() -> Api:
     networks = [network("office", 1, "web", "db"), network("shop", 2, "web", "till"), network("office", 3, "attic")]
     networks.append(SimpleNamespace(name="new", id="id4", record=SimpleNamespace(ref="net_4", client_id="c"), map=None))
-    return Api(SimpleNamespace(networks={n.id: n for n in networks}))  # type: ignore[arg-type]
+    return Api(SimpleNamespace(networks={n.id: n for n in networks}, world=SimpleNamespace(clock=None)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

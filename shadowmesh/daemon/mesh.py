@@ -1,0 +1,189 @@
+"""The daemon's Node with its pump and UDP sockets: made at start, and made anew when the pump dies.
+
+What is decided, the Node decides; what is moved, the pump moves. Descriptors outlive a pump, so nothing on the host
+moves when one has a successor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from typing import cast
+
+import structlog
+
+from shadowmesh.daemon.driver import Driver
+from shadowmesh.daemon.state import State
+from shadowmesh.daemon.world import ANY_IPV4, ANY_IPV6, Socket, World
+from shadowmesh.dataplane.interface import Pump, PumpDied
+from shadowmesh.dataplane.pumps import PumpName
+from shadowmesh.engine import CounterReader, Identity, Node, NodeConfig, NodeEvent, PingResult
+from shadowmesh.model.errors import ShadowMeshError
+from shadowmesh.model.ids import ClientID
+from shadowmesh.model.keys import NetworkID
+from shadowmesh.model.pump import AddSocket, Command, Slot
+from shadowmesh.protocol.signing import Signer
+
+log = structlog.get_logger(__name__)
+
+_IPV4_SLOT, _IPV6_SLOT, _FIRST_STREAM_SLOT = Slot(0), Slot(1), 16
+_PUMP_RESTARTS = 5  # within a minute; one more, and the daemon gives up
+_PORT_TRIES = 20
+
+
+class Mesh:
+    """`on_event` hears the Node, but for the ends of pings. `on_start` is called with each new Node, to tell it of the
+    host and of the networks; `on_stop` when a pump has died; `on_failure` when its successors die as well."""
+
+    def __init__(
+        self,
+        world: World,
+        state: State,
+        device: Signer,
+        *,
+        on_event: Callable[[NodeEvent], None],
+        on_start: Callable[[], None],
+        on_stop: Callable[[], None],
+        on_failure: Callable[[ShadowMeshError], None],
+    ) -> None:
+        self._world = world
+        self._state = state
+        self._device = device
+        self._on_event, self._on_start, self._on_stop, self._on_failure = on_event, on_start, on_stop, on_failure
+        self._driver: Driver | None = None
+        self._pump: Pump | None = None
+        self._sockets: dict[Slot, Socket] = {}
+        self._port = 0
+        self._next_slot = _FIRST_STREAM_SLOT
+        self._deaths: list[float] = []
+        self._pings: dict[int, asyncio.Future[PingResult]] = {}
+        self._next_ping = 0
+
+    @property
+    def node(self) -> Node:
+        assert self._driver is not None
+        return self._driver.node
+
+    @property
+    def pump_name(self) -> PumpName:
+        assert self._pump is not None
+        return cast(PumpName, self._pump.name)
+
+    # life
+
+    def start(self) -> None:
+        """Raises ShadowMeshError if no port is free, or no pump starts."""
+        self._open_sockets()
+        self._start()
+
+    def stop(self) -> None:
+        self._stop()
+        for sock in self._sockets.values():
+            sock.close()
+        self._sockets.clear()
+
+    def _open_sockets(self) -> None:
+        _, kept = self._state.device()
+        port = kept
+        for left in reversed(range(_PORT_TRIES)):
+            try:
+                self._sockets[_IPV4_SLOT] = self._world.open_udp(ANY_IPV4, port)
+                break
+            except OSError as e:
+                if not left:
+                    raise ShadowMeshError(
+                        "no_port", f"no UDP port is free ({e.strerror})", "end what holds them"
+                    ) from e
+                port = 20000 + secrets.randbelow(40000)
+        if port != kept:
+            log.info("udp port changed", old=kept, new=port)
+            self._state.set_port(port)
+        self._port = port
+        with suppress(OSError):  # a host without IPv6
+            self._sockets[_IPV6_SLOT] = self._world.open_udp(ANY_IPV6, port)
+
+    def _start(self) -> None:
+        """A fresh pump and a fresh Node; sessions are made anew."""
+        moment = self._world.clock()
+        self._pump = self._world.start_pump()
+        node = Node(Identity(self._device), NodeConfig(timestamp_floor=self._state.timestamp()))
+        node.counters = CounterReader(self._pump.counters())
+        self._driver = Driver(node, self._pump, self._world.clock, self._event, self._died)
+        self.apply(*(AddSocket(slot, sock.fileno()) for slot, sock in self._sockets.items()))
+        for slot in self._sockets:
+            node.add_socket(slot, self._port, moment, ipv6=slot == _IPV6_SLOT)
+        self._on_start()
+        self.poke()
+
+    def _stop(self) -> None:
+        if self._driver is not None:
+            self._state.keep_timestamp(self._driver.node.timestamp)
+            self._driver.stop()
+        if self._pump is not None:
+            self._pump.close()
+            self._pump = None
+
+    def _died(self) -> None:
+        moment = self._world.clock().boot
+        self._deaths = [t for t in self._deaths if moment - t < 60.0] + [moment]
+        log.error("the pump died; starting another", deaths=len(self._deaths))
+        self._on_stop()
+        self._stop()
+        for future in self._pings.values():
+            future.cancel()
+        if len(self._deaths) > _PUMP_RESTARTS:
+            self._on_failure(
+                ShadowMeshError("pump_dies", "the pump dies again and again", "see its last words in the log")
+            )
+        else:
+            self._start()
+
+    # commands and events
+
+    def apply(self, *commands: Command) -> None:
+        """Commands that carry descriptors; the Node's own go through the driver.
+
+        To a pump that has just died they are lost: the driver will hear of it, and its successor is told everything.
+        """
+        if self._pump is not None:
+            with suppress(PumpDied):
+                self._pump.apply(commands)
+
+    def poke(self) -> None:
+        """To be called after each call into the Node: what it wants done is done soon."""
+        if self._driver is not None:
+            self._driver.poke()
+
+    def flush(self) -> None:
+        """What the Node wants done is done now."""
+        if self._driver is not None:
+            self._driver.flush()
+
+    def new_slot(self) -> Slot:
+        """For a stream."""
+        self._next_slot += 1
+        return Slot(self._next_slot - 1)
+
+    def _event(self, event: NodeEvent) -> None:
+        if isinstance(event, PingResult):
+            waiting = self._pings.pop(event.token, None)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(event)
+        else:
+            self._on_event(event)
+
+    async def ping(self, network: NetworkID, client_id: ClientID, timeout: float) -> PingResult | None:
+        """None if the pump was started anew meanwhile. Raises ShadowMeshError if the peer is gone."""
+        self._next_ping += 1
+        token = self._next_ping
+        future: asyncio.Future[PingResult] = asyncio.get_running_loop().create_future()
+        self._pings[token] = future
+        try:
+            self.node.ping(network, client_id, token, self._world.clock(), timeout)
+            self.poke()
+            await asyncio.wait({future}, timeout=timeout + 5.0)
+            return future.result() if future.done() and not future.cancelled() else None
+        finally:
+            self._pings.pop(token, None)

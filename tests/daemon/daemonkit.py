@@ -1,0 +1,386 @@
+"""Whole daemons without root: a real controller in this process, and machines whose pump, sockets and interfaces are simulated.
+
+    async with controller(tmp_path) as there:             # TLS and WebSockets on loopback, SQLite on disk
+        await there.network("office")
+        a = await there.machine("a"); b = await there.machine("b")
+        await a.join("office"); await b.join("office")
+        assert await a.reaches(b)                          # by packets through both pumps
+
+Time is the real one; nothing waits for more than what it waits for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+from freeport import free_port
+
+from shadowmesh.client_api.link import ControllerLink
+from shadowmesh.client_api.local import AsyncDaemonClient
+from shadowmesh.client_api.rest import ControllerClient
+from shadowmesh.controller.app import InitOptions, InitResult, init, serving
+from shadowmesh.controller.keys import KeyRing
+from shadowmesh.controller.service.services import Services
+from shadowmesh.controller.settings import DataDir, Settings, Timing
+from shadowmesh.controller.store.engine import database_url
+from shadowmesh.daemon.api import Api
+from shadowmesh.daemon.clock import now
+from shadowmesh.daemon.daemon import Daemon
+from shadowmesh.daemon.local_api import LocalApi
+from shadowmesh.daemon.network import Network
+from shadowmesh.daemon.state import State
+from shadowmesh.daemon.world import World
+from shadowmesh.dataplane.host import Interface as HostInterface
+from shadowmesh.dataplane.interface import PumpDied
+from shadowmesh.dataplane.sim import SimPump
+from shadowmesh.model.addresses import IPAddress, IPNetwork, SockAddr
+from shadowmesh.model.api import InviteCreate, NetworkCreate
+from shadowmesh.model.clock import Now
+from shadowmesh.model.errors import ShadowMeshError
+from shadowmesh.model.pump import Command, Event, NetIndex, Slot
+from shadowmesh.model.status import JoinResult, NetworkStatus, Status
+
+PATIENCE = 10.0
+FAST = Timing(presence_gather=0.02, offline_after=0.1, duplicate_probe=0.3, housekeeping=0.1, shutdown_grace=0.5)
+_IPV4 = Slot(0)
+_MARK = b"to whom it may concern "
+
+
+async def until(reached: Callable[[], Any], patience: float = PATIENCE) -> Any:
+    """What `reached` returns when that is true for the first time; fails after `patience` seconds."""
+    async with asyncio.timeout(patience):
+        while not (value := reached()):  # noqa: ASYNC110 - a packet in a simulated pump has no event
+            await asyncio.sleep(0.01)
+    return value
+
+
+def udp_packet(source: ipaddress.IPv4Address, dest: ipaddress.IPv4Address, payload: bytes) -> bytes:
+    """An IPv4 packet with a UDP datagram; checksums are left out, as nothing here looks at them."""
+    udp = (9).to_bytes(2) * 2 + (8 + len(payload)).to_bytes(2) + b"\0\0" + payload
+    head = b"\x45\0" + (20 + len(udp)).to_bytes(2) + b"\0\0\0\0\x40\x11\0\0" + source.packed + dest.packed
+    return head + udp
+
+
+class Pump(SimPump):
+    """A SimPump on the event loop, its sockets on the simulated LAN."""
+
+    name = "python"  # what a status may say
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine.clock)
+        self._machine = machine
+        self._readable = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.dead = False
+        self.applied: list[Command] = []
+        machine.pumps.append(self)
+
+    def fileno(self) -> int:
+        return self._readable
+
+    def apply(self, commands: Any) -> None:
+        if self.dead:
+            raise PumpDied
+        self.applied += commands
+        super().apply(commands)
+        self._moved()
+
+    def receive(self, *arguments: Any, **options: Any) -> None:
+        super().receive(*arguments, **options)
+        self._moved()
+
+    def inject_tun(self, net: NetIndex, packet: bytes, now: Now | None = None) -> None:
+        super().inject_tun(net, packet, now)
+        self._moved()
+
+    def drain(self, limit: int = 256) -> list[Event]:
+        if self.dead:
+            raise PumpDied
+        os.eventfd_read(self._readable)
+        events = super().drain(limit)
+        self._moved()
+        return events
+
+    def die(self) -> None:
+        """As if its process had been killed."""
+        self.dead = True
+        os.eventfd_write(self._readable, 1)
+
+    def close(self) -> None:
+        super().close()
+        if self in self._machine.pumps:
+            self._machine.pumps.remove(self)
+            os.close(self._readable)
+
+    def _moved(self) -> None:
+        for out in self.take_outgoing():
+            if out.remote is not None:
+                self._machine.lan.carry(self._machine, out.remote, out.data)
+        self._machine.delivered += [packet for _, packet in self.take_delivered()]
+        if self.core.events.waiting:
+            os.eventfd_write(self._readable, 1)
+
+
+class Lan:
+    """One Ethernet on which all machines of a test are."""
+
+    def __init__(self) -> None:
+        self.machines: dict[str, Machine] = {}
+
+    def carry(self, sender: Machine, remote: SockAddr, data: bytes) -> None:
+        target = self.machines.get(remote.host)
+        if target is not None and target.port == remote.port:
+            asyncio.get_running_loop().call_soon(target.hears, SockAddr(sender.address, sender.port), data)
+
+
+class SimSocket:
+    def __init__(self, machine: Machine, address: IPAddress, port: int) -> None:
+        if address.version == 6:
+            raise OSError("no IPv6 here")
+        machine.port = port
+        machine.open_sockets += 1
+        self._machine = machine
+
+    def fileno(self) -> int:
+        return -1
+
+    def close(self) -> None:
+        self._machine.open_sockets -= 1
+
+
+class SimHost:
+    """The host's network: interfaces as they were asked for."""
+
+    def __init__(self, machine: Machine, changed: Callable[[], None]) -> None:
+        self._machine = machine
+        self.changed = changed
+        self.interfaces: dict[str, HostInterface] = {}
+        self.lans: list[tuple[str, IPNetwork]] = []
+        machine.host = self
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None:
+        assert not self.interfaces, "an interface was left behind"
+
+    def configure(self, wanted: HostInterface) -> None:
+        self.interfaces[wanted.name] = wanted
+
+    def forget(self, interface: str) -> None:
+        self.interfaces.pop(interface, None)
+
+    def addresses(self) -> list[ipaddress.IPv4Interface | ipaddress.IPv6Interface]:
+        return [ipaddress.IPv4Interface(f"{self._machine.address}/24")]
+
+    def overlaps(self, subnet: IPNetwork, ignore: Collection[str]) -> list[tuple[str, IPNetwork]]:
+        return [(name, lan) for name, lan in self.lans if name not in ignore and lan.overlaps(subnet)]
+
+
+@dataclass(eq=False)
+class Machine:
+    """A host with its state directory; `start` and `stop` are those of its daemon."""
+
+    name: str
+    lan: Lan
+    address: str
+    directory: Path
+    wall_shift: float = 0.0
+    port: int = 0
+    open_sockets: int = 0
+    host: SimHost = field(init=False)
+    pumps: list[Pump] = field(default_factory=list)
+    delivered: list[bytes] = field(default_factory=list)
+    links: list[ControllerLink] = field(default_factory=list)
+    _daemon: Daemon | None = None
+    _state: State | None = None
+    _local: LocalApi | None = None
+    _tuns: int = 0
+
+    def __post_init__(self) -> None:
+        self.lan.machines[self.address] = self
+        self.directory.mkdir(exist_ok=True)
+
+    # what it stands on
+
+    def clock(self) -> Now:
+        moment = now()
+        return Now(moment.boot, moment.wall + self.wall_shift)
+
+    def world(self) -> World:
+        return World(
+            clock=self.clock,
+            host=partial(SimHost, self),
+            start_pump=lambda: Pump(self),
+            open_udp=partial(SimSocket, self),
+            open_tun=self._open_tun,
+            link=self._link,
+        )
+
+    def _open_tun(self) -> tuple[int, str]:
+        self._tuns += 1
+        return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC), f"shadowmesh{self._tuns - 1}"
+
+    def _link(self, **options: Any) -> ControllerLink:
+        link = ControllerLink(**options, jitter=lambda most: 0.02 * most / 5.0)
+        self.links.append(link)
+        return link
+
+    # its daemon
+
+    @property
+    def daemon(self) -> Daemon:
+        assert self._daemon is not None
+        return self._daemon
+
+    @property
+    def running(self) -> bool:
+        return self._daemon is not None
+
+    @property
+    def client(self) -> AsyncDaemonClient:
+        return AsyncDaemonClient(self.directory)
+
+    async def start(self) -> Self:
+        self._state = State(self.directory)
+        self._daemon = Daemon(self._state, self.world())
+        await self._daemon.start()
+        self._local = LocalApi(self.directory, Api(self._daemon).methods)
+        await self._local.start()
+        return self
+
+    async def stop(self) -> None:
+        """As SIGTERM does."""
+        assert self._local is not None and self._state is not None
+        daemon, self._daemon = self.daemon, None
+        await self._local.stop()
+        await daemon.stop()
+        self._state.close()
+        assert not self.pumps and not self.open_sockets, "a pump or a socket was left behind"
+
+    async def restart(self) -> None:
+        await self.stop()
+        await self.start()
+
+    # what a person does
+
+    async def join(self, invite: str, **params: Any) -> JoinResult:
+        from shadowmesh.model.codec import from_builtins
+
+        return from_builtins(await self.client.call("join", invite=invite, **params), JoinResult)
+
+    async def status(self) -> Status:
+        return await self.client.status()
+
+    def network(self, name: str = "office") -> Network:
+        (found,) = (n for n in self.daemon.networks.values() if n.name == name)
+        return found
+
+    async def network_status(self, name: str = "office") -> NetworkStatus:
+        (found,) = (n for n in (await self.status()).networks if n.name == name)
+        return found
+
+    # packets
+
+    def hears(self, source: SockAddr, data: bytes) -> None:
+        for pump in list(self.pumps):
+            if not pump.dead:
+                pump.receive(_IPV4, source, data)
+
+    def says(self, peer: Machine, word: bytes, network: str = "office") -> None:
+        """Sends a packet through the tunnel; the network must be up here."""
+        mine = self.network(network)
+        theirs = ipaddress.IPv4Address(peer.network(network).record.ip)
+        packet = udp_packet(ipaddress.IPv4Address(mine.record.ip), theirs, _MARK + word)
+        self.pumps[-1].inject_tun(mine.net, packet)
+
+    def heard(self, word: bytes) -> bool:
+        return any(packet.endswith(_MARK + word) for packet in self.delivered)
+
+    async def reaches(self, peer: Machine, network: str = "office", patience: float = PATIENCE) -> bool:
+        """Whether a packet sent now gets through the tunnel within `patience` seconds."""
+        word = os.urandom(8)
+        self.says(peer, word, network)
+        try:
+            await until(lambda: peer.heard(word), patience)
+        except TimeoutError:
+            return False
+        return True
+
+
+@dataclass(eq=False)
+class Controller:
+    """A running controller, its administrator, and the machines around it."""
+
+    at: Services
+    url: str
+    data_dir: Path
+    first: InitResult
+    lan: Lan
+    root: Path
+
+    @property
+    def fingerprint(self) -> str:
+        return self.first.fingerprint
+
+    async def call(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """A verb of the local administrator's client, in a thread as it blocks."""
+
+        def run() -> Any:
+            with ControllerClient.local(self.data_dir) as client:
+                answer = getattr(client, method)(*arguments, **options)
+                return list(answer) if isinstance(answer, Iterator) else answer
+
+        return await asyncio.to_thread(run)
+
+    async def network(self, name: str = "office", subnet: str = "10.42.0.0/24", **options: Any) -> Any:
+        return await self.call("network_create", NetworkCreate(name=name, subnet=subnet, **options))
+
+    async def invite(self, network: str = "office", **options: Any) -> str:
+        return str((await self.call("invite_create", network, InviteCreate(**options))).invite)
+
+    async def machine(self, name: str) -> Machine:
+        """A machine on the LAN whose daemon runs."""
+        number = len(self.lan.machines) + 1
+        return await Machine(name, self.lan, f"192.168.7.{number}", self.root / name).start()
+
+    async def member(self, name: str, network: str = "office") -> Machine:
+        """A machine that joined and whose controller has taken its link."""
+        machine = await self.machine(name)
+        await machine.join(await self.invite(network))
+        await until(lambda: machine.network(network).connected)
+        return machine
+
+
+@asynccontextmanager
+async def controller(root: Path, *, lan: Lan | None = None, name: str = "controller") -> AsyncIterator[Controller]:
+    """Serves inside the block; at its end all machines of its LAN are stopped and nothing must be left running."""
+    lan = lan or Lan()
+    port = free_port()
+    url = f"https://127.0.0.1:{port}"
+    where = DataDir(root / name)
+    first = await asyncio.to_thread(init, InitOptions(where.path, (url,), listen=f"127.0.0.1:{port}"))
+    settings = Settings(public_urls=(url,), listen=f"127.0.0.1:{port}")
+    keys = KeyRing.load(where.keys)
+    async with serving(where, settings, keys, database_url(None, where.database), FAST) as at:
+        try:
+            yield Controller(at, url, where.path, first, lan, root)
+        finally:
+            for machine in lan.machines.values():
+                if machine.running:
+                    await machine.stop()
+
+
+async def refused(what: Any) -> ShadowMeshError:
+    """The error that an awaitable ends with."""
+    try:
+        await what
+    except ShadowMeshError as e:
+        return e
+    raise AssertionError("nothing was refused")

@@ -1,0 +1,71 @@
+"""The whole daemon against a real controller: joining, speaking, restarting, leaving."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from daemonkit import Controller, controller, until
+
+from shadowmesh.engine import Woke
+
+
+@pytest.fixture
+async def there(tmp_path: Path) -> AsyncIterator[Controller]:
+    async with controller(tmp_path) as running:
+        await running.network("office")
+        yield running
+
+
+async def test_two_machines_join_and_speak_through_the_tunnel(there: Controller) -> None:
+    a, b = await there.member("a"), await there.member("b")
+    assert await a.reaches(b) and await b.reaches(a)
+    seen = await a.network_status()
+    assert (seen.state, seen.controller, seen.ip) == ("up", "connected", a.network().record.ip)
+    (peer,) = seen.peers
+    assert (peer.path, peer.online) == ("direct", True)
+
+
+async def test_a_restarted_daemon_works_from_its_disk(there: Controller) -> None:
+    a, b = await there.member("a"), await there.member("b")
+    assert await a.reaches(b)
+    await a.restart()
+    assert a.network().run_state == "up", "before the controller has said a word"
+    assert await a.reaches(b)
+
+
+async def test_a_pump_that_dies_has_a_successor(there: Controller) -> None:
+    a, b = await there.member("a"), await there.member("b")
+    assert await a.reaches(b)
+    (first,) = a.pumps
+    first.die()
+    await until(lambda: a.pumps and a.pumps[0] is not first)
+    assert await a.reaches(b)
+
+
+async def test_down_leaves_nothing_on_the_host_and_up_brings_it_back(there: Controller) -> None:
+    a, b = await there.member("a"), await there.member("b")
+    await a.client.call("down", network="office")
+    assert a.host.interfaces == {}
+    assert a.network().run_state == "down"
+    await a.client.call("up", network="office")
+    assert [i.addresses[0] for i in a.host.interfaces.values()] == [a.network().me.ip]  # type: ignore[union-attr]
+    assert await a.reaches(b)
+
+
+async def test_who_leaves_is_gone_at_the_controller_too(there: Controller) -> None:
+    a = await there.member("a")
+    answer = await a.client.call("leave", network="office")
+    assert answer["controller_told"] and (await a.status()).networks == ()
+    assert await there.call("client_list", "office") == []
+    assert a.host.interfaces == {}
+
+
+async def test_after_waking_the_links_to_controllers_are_tried_at_once(there: Controller) -> None:
+    a = await there.member("a")
+    (link,) = a.links
+    kicked = []
+    link.kick = lambda: kicked.append(True)  # type: ignore[method-assign]
+    a.daemon._node_event(Woke(1000.0, 3600.0))
+    assert kicked
