@@ -60,9 +60,6 @@ class Wires:
             raise KeyError(name)
         return int(found[0])
 
-    def has(self, name: str) -> bool:
-        return bool(self._route.link_lookup(ifname=name))
-
     def add_veth(self, name: str, far_namespace: str, far_name: str) -> None:
         """A pair of virtual Ethernet ends: `name` here, `far_name` there, both still down.
 

@@ -71,11 +71,6 @@ def status(*, lab_id: str = DEFAULT_ID, directory: Path | None = None) -> dict[s
     return _describe(Lab.attach(lab_id, directory))
 
 
-def labs(directory: Path | None = None) -> list[str]:
-    """Ids of the labs that are up, or were left behind."""
-    return internet.all_labs(directory)
-
-
 def down(*, lab_id: str = DEFAULT_ID, everything: bool = False, directory: Path | None = None) -> dict[str, Any]:
     """Takes a lab down, or all; works on leftovers, and where nothing is."""
     chosen = internet.all_labs(directory) if everything else [lab_id]

@@ -40,9 +40,7 @@ PREFIX_SIZE = 44
 MIN_FRAME = PREFIX_SIZE + 16  # every message of the peers ends in a MAC
 MAX_TOKEN = 1000  # Hello and Proof fit one unfragmented datagram of 1,200 bytes
 ECHO_SIZE = 8
-COOKIE_SIZE = 24
 SESSION_SIZE = 8
-TX_SIZE = 8
 
 KEEPALIVE = 22.0  # seconds between a client's pings
 IDLE_TIMEOUT = 60.0  # seconds of silence after which a UDP session is gone
@@ -54,13 +52,6 @@ IDLE_TIMEOUT = 60.0  # seconds of silence after which a UDP session is gone
 def frame_prefix(network_id: NetworkID, source: IPv4Address, dest: IPv4Address) -> bytes:
     """The constant 44 bytes before each message from `source` to `dest`."""
     return FRAME_HEADER + network_id + source.packed + dest.packed
-
-
-def parse_prefix(data: bytes | memoryview) -> tuple[NetworkID, bytes, bytes]:
-    """NetworkID, SourceIP and DestIP (4 bytes each) of a frame. Raises MalformedError."""
-    if len(data) < PREFIX_SIZE or bytes(data[:4]) != FRAME_HEADER:
-        raise MalformedError("not a relay frame")
-    return NetworkID(data[4:36]), bytes(data[36:40]), bytes(data[40:44])
 
 
 def answer_prefix(prefix: bytes) -> bytes:
@@ -527,26 +518,3 @@ def unpack_message(data: bytes | memoryview) -> list[memoryview]:
         frames.append(view[at : at + size])
         at += size
     return frames
-
-
-class StreamUnpacker:
-    """Takes a byte stream in any pieces, gives whole frames. Holds at most one incomplete frame."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def feed(self, data: bytes | memoryview) -> list[bytes]:
-        """The frames completed by `data`. Raises MalformedError for an empty frame: the stream is out of step."""
-        buffer = self._rest + bytes(data)
-        frames: list[bytes] = []
-        at, end = 0, len(buffer)
-        while at + 2 <= end:
-            size = buffer[at] << 8 | buffer[at + 1]
-            if not size:
-                raise MalformedError("an empty frame in a stream")
-            if at + 2 + size > end:
-                break
-            frames.append(buffer[at + 2 : at + 2 + size])
-            at += 2 + size
-        self._rest = buffer[at:]
-        return frames
