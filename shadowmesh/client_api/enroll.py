@@ -17,6 +17,7 @@ from shadowmesh.model.enrol import ChallengeRequest, EnrolAnswer, EnrolChallenge
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.invite import Invite, is_short_code
 from shadowmesh.model.keys import NetworkID, SealingPublicKey, WireGuardPublicKey
+from shadowmesh.model.netmap import NetworkMap
 from shadowmesh.protocol.signing import Context, Signer, registration_message, sign_text, verify_map
 
 if TYPE_CHECKING:
@@ -41,10 +42,11 @@ class ShortCode:
 
 @dataclass(frozen=True, slots=True)
 class EnrolResult:
-    """`contact` holds the controller's identity, to be kept with the membership."""
+    """`contact` holds the controller's identity, to be kept with the membership; `map` is the answer's, verified."""
 
     contact: Contact
     answer: EnrolAnswer
+    map: NetworkMap | None = None
 
 
 def parse_invite(text: str, *, controller: str | None = None, fingerprint: str | None = None) -> Invite | ShortCode:
@@ -103,7 +105,7 @@ def enroll(
             answer = _answer(client.post("/enroll", content=to_json(request), headers=_JSON), EnrolAnswer, contact.url)
         except httpx.HTTPError as e:
             raise unreachable(contact.url, e, offset=contact.offset) from e
-    return EnrolResult(contact, _checked(answer, contact))
+    return EnrolResult(contact, answer, _map(answer, contact))
 
 
 def reach(urls: tuple[str, ...], fingerprint: str | None, *, timeout: float = _TIMEOUT) -> Contact:
@@ -172,14 +174,18 @@ def _answer(response: httpx.Response, kind: type[T], url: str) -> T:
         raise _bad_answer() from e
 
 
-def _checked(answer: EnrolAnswer, contact: Contact) -> EnrolAnswer:
-    """The map in it is signed as every map is."""
-    if answer.map is not None and (
-        answer.map.snapshot is None
-        or not verify_map(answer.map.snapshot, answer.map.signature, contact.identity.signing_keys)
-    ):
+def _map(answer: EnrolAnswer, contact: Contact) -> NetworkMap | None:
+    """The answer's map: of the network that was joined, and signed as every map is."""
+    if answer.map is None:
+        return None
+    try:
+        found = answer.map.apply(None)
+    except MalformedError as e:
+        raise _bad_answer() from e
+    ours = answer.map.network_id == answer.network_id
+    if not ours or not verify_map(found, answer.map.signature, contact.identity.signing_keys):
         raise _bad_answer()
-    return answer
+    return found
 
 
 def _bad_answer() -> ShadowMeshError:

@@ -23,7 +23,6 @@ from shadowmesh import __version__
 from shadowmesh.client_api.contact import API, first_contact, tls_context, unreachable
 from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
-from shadowmesh.model.ids import ClientID
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.link import (
     Challenge,
@@ -39,7 +38,6 @@ from shadowmesh.model.link import (
     Probe,
     ProbeReply,
     Removed,
-    Signature,
     read_message,
 )
 from shadowmesh.model.netmap import NetworkMap
@@ -82,12 +80,11 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class MapChanged:
-    """The newest map of a network, its signature checked; to be kept on disk as it is."""
+    """The newest map of a network, its signature checked, and the message that brought it: to be kept on disk as it came."""
 
     network_id: NetworkID
-    client_id: ClientID
     map: NetworkMap
-    signature: Signature
+    update: MapUpdate
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,7 +333,7 @@ class ControllerLink:
         """The verified map. Raises MalformedError; then the next hello asks for this map whole."""
         held = self.maps.get(update.network_id)
         try:
-            new = _result(update, held)
+            new = update.apply(held)
         except MalformedError:
             self.maps.pop(update.network_id, None)
             raise
@@ -350,17 +347,4 @@ class ControllerLink:
             return MapRefused(update.network_id, newest, new.order)
         self.maps[update.network_id] = new
         self._newest[update.network_id] = new.order
-        return MapChanged(update.network_id, update.client_id, new, update.signature)
-
-
-def _result(update: MapUpdate, held: NetworkMap | None) -> NetworkMap:
-    if (update.snapshot is None) == (update.delta is None):
-        raise MalformedError("a map update is a snapshot or a delta")
-    if update.delta is not None:
-        if held is None:
-            raise MalformedError("a delta to a map that isn't held")
-        return update.delta.apply(held)
-    assert update.snapshot is not None
-    if update.snapshot.head.network_id != update.network_id:
-        raise MalformedError("a map of another network")
-    return update.snapshot
+        return MapChanged(update.network_id, new, update)

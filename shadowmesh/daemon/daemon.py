@@ -193,7 +193,7 @@ class Daemon:
 
     def map_changed(self, network: Network, change: MapChanged) -> None:
         before = network.me, None if network.map is None else network.map.head.subnet
-        network.accept_map(change.map, change.signature)
+        network.accept_map(change.map, change.update)
         if network.me is None:
             return  # Removed follows
         if network.interface is None:

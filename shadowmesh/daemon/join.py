@@ -98,8 +98,8 @@ def enrol(
     )
     state.put_network(record, keys)
     network = Network(state, record, NetIndex(0))
-    if answer.map is not None and answer.map.snapshot is not None:
-        network.accept_map(answer.map.snapshot, answer.map.signature)
+    if answer.map is not None and result.map is not None:
+        network.accept_map(result.map, answer.map)
     if answer.grant is not None:
         network.accept_grant(answer.grant)
     state.end_enrolment(mark)
@@ -116,10 +116,10 @@ def join_offline(
         def refuse(network_id: NetworkID, wanted: str, subnet: ipaddress.IPv4Network) -> None:
             for other in state.networks():
                 kept = state.load_map(other.network_id)
-                if other.network_id == network_id or not other.wanted or kept is None or kept.snapshot is None:
+                if other.network_id == network_id or not other.wanted or kept is None:
                     continue
-                if kept.snapshot.head.subnet.overlaps(subnet):
-                    raise overlap_error(wanted, subnet, f"network {other.name}", kept.snapshot.head.subnet)
+                if kept.head.subnet.overlaps(subnet):
+                    raise overlap_error(wanted, subnet, f"network {other.name}", kept.head.subnet)
             host = HostNetwork()
             try:
                 for interface, lan in host.find_overlaps(subnet, {"lo"}):

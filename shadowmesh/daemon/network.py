@@ -15,7 +15,7 @@ from shadowmesh.daemon.state import NetworkRecord, NetworkSecrets, State
 from shadowmesh.model.errors import MalformedError
 from shadowmesh.model.ids import ClientID
 from shadowmesh.model.keys import NetworkID, Secret
-from shadowmesh.model.link import Grant, MapUpdate, Presence, Signature
+from shadowmesh.model.link import Grant, MapUpdate, Presence
 from shadowmesh.model.netmap import Member, NetworkMap
 from shadowmesh.model.pump import NetIndex
 from shadowmesh.protocol.sealing import network_key_info, open_sealed
@@ -46,16 +46,14 @@ class Network:
         self.secrets: NetworkSecrets = state.secrets_of(record.network_id)
         self.keys: dict[int, Secret] = {}
         self.relay_token = ""
-        self.map: NetworkMap | None = None
         self.presence: dict[ClientID, Presence] = {}  # as the controller told it last; a new Node has to be told again
         self.interface: Interface | None = None
         self.error: str | None = None
         self.connected = False
         self.refusal: str | None = None  # why the controller doesn't want this device, if so
         self.identity: IdentityDocument = record.controller.identity
-        kept = state.load_map(record.network_id)
-        if kept is not None:
-            self.map = kept.snapshot
+        self.map = state.load_map(record.network_id)
+        if self.map is not None:
             self.keys, self.relay_token = state.load_grant(record.network_id)
 
     @property
@@ -84,12 +82,10 @@ class Network:
         self.record = msgspec.structs.replace(self.record, **fields)
         self._state.update_network(self.record)
 
-    def accept_map(self, netmap: NetworkMap, signature: Signature) -> None:
-        """Keeps a newer map, whose signature was checked; takes over what it says of this machine."""
+    def accept_map(self, netmap: NetworkMap, update: MapUpdate) -> None:
+        """Keeps a newer map, whose signature was checked, and `update`, which brought it; takes over what it says of this machine."""
         self.map = netmap
-        self._state.save_map(
-            MapUpdate(network_id=self.id, client_id=self.record.client_id, snapshot=netmap, signature=signature)
-        )
+        self._state.save_map(netmap, update)
         me = self.me
         if me is not None:
             changed = {"name": netmap.head.name, "ip": str(me.ip), "approved": True}
@@ -100,7 +96,7 @@ class Network:
         """Keeps, in memory, what is known of the members that the map names."""
         self.presence |= {p.client_id: p for p in changes}
         if self.map is not None:
-            members = {m.client_id for m in self.map.members}
+            members = self.map.entries
             self.presence = {c: p for c, p in self.presence.items() if c in members}
 
     def accept_grant(self, grant: Grant) -> None:

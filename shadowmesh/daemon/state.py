@@ -15,11 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+
 from shadowmesh.model.codec import Struct, from_json, to_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.ids import ClientID, NetworkRef
 from shadowmesh.model.keys import NetworkID, SealingPublicKey, Secret
 from shadowmesh.model.link import MapUpdate
+from shadowmesh.model.netmap import NetworkMap
 from shadowmesh.protocol.signing import IdentityDocument
 
 FORMAT = 1
@@ -173,18 +176,19 @@ class State:
 
     # map, keys, token
 
-    def save_map(self, update: MapUpdate) -> None:
-        """`update` carries a snapshot, signed."""
+    def save_map(self, netmap: NetworkMap, update: MapUpdate) -> None:
+        """A map, and the message that brought it."""
+        whole = msgspec.structs.replace(update, snapshot=netmap.snapshot(), delta=None)
         with self._transaction() as db:
             db.execute(
-                "UPDATE networks SET map_update = ? WHERE network_id = ?", (to_json(update), bytes(update.network_id))
+                "UPDATE networks SET map_update = ? WHERE network_id = ?", (to_json(whole), bytes(update.network_id))
             )
 
-    def load_map(self, network_id: NetworkID) -> MapUpdate | None:
+    def load_map(self, network_id: NetworkID) -> NetworkMap | None:
         with self._transaction() as db:
             row = db.execute("SELECT map_update FROM networks WHERE network_id = ?", (bytes(network_id),)).fetchone()
         try:
-            return from_json(row[0], MapUpdate) if row and row[0] else None
+            return from_json(row[0], MapUpdate).apply(None) if row and row[0] else None
         except MalformedError as e:
             raise _unreadable(self.directory, e) from e
 

@@ -19,7 +19,7 @@ from shadowmesh.model.errors import MalformedError
 from shadowmesh.model.ids import ClientID
 from shadowmesh.model.keys import Secret, WireGuardPublicKey
 from shadowmesh.model.link import Presence
-from shadowmesh.model.netmap import Member, NetworkMap
+from shadowmesh.model.netmap import Member, MemberChanges, NetworkMap
 from shadowmesh.model.pump import AddIdentity, DropSessions, Path, RemoveIdentity, RemovePeer, SetPath
 from shadowmesh.model.reasons import Reason
 from shadowmesh.model.status import PathKind
@@ -81,31 +81,28 @@ class Engine:
         self.keyring.apply_map(netmap)
         head = netmap.head
         self._set_policy(now)
-        self._apply_members(netmap.members, now)
+        self._apply_members(netmap.changes_since(old), now)
         self.relays.apply_map(head.relays, now)
         if self._early_token:
             self.relays.apply_token(self._early_token, now)
             self._early_token = ""
         self.node.servers_changed(now)
 
-    def _apply_members(self, members: Iterable[Member], now: Now) -> None:
-        present = set()
-        for member in members:
+    def _apply_members(self, changes: MemberChanges, now: Now) -> None:
+        for client_id in changes.remove:
+            peer = self.peers.get(client_id)
+            if peer is not None:
+                self._remove(peer)
+        for member in changes.upsert:
             if member.client_id == self.identity.client_id:
                 continue
-            present.add(member.client_id)
             peer = self.peers.get(member.client_id)
             if peer is not None:
-                if peer.member is member or peer.member == member:
-                    peer.member = member
-                    continue
                 if peer.key == member.wg_key:
                     self._change(peer, member)
                     continue
                 self._remove(peer)
             self._add(member, now)
-        for client_id in [c for c in self.peers if c not in present]:
-            self._remove(self.peers[client_id])
 
     def _add(self, member: Member, now: Now) -> None:
         peer = Peer(self, member, self.node.new_peer_index())

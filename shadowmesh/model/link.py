@@ -15,7 +15,7 @@ from shadowmesh.model.codec import Struct, from_json
 from shadowmesh.model.errors import MalformedError
 from shadowmesh.model.ids import ClientID, RelayID
 from shadowmesh.model.keys import DevicePublicKey, NetworkID, SigningPublicKey
-from shadowmesh.model.netmap import MapDelta, NetworkMap
+from shadowmesh.model.netmap import MapDelta, MapSnapshot, NetworkMap
 
 
 class LinkMessage(Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower):
@@ -42,9 +42,23 @@ class MapUpdate(LinkMessage, frozen=True, kw_only=True):
 
     network_id: NetworkID
     client_id: ClientID  # who the receiver is in it
-    snapshot: NetworkMap | None = None
+    snapshot: MapSnapshot | None = None
     delta: MapDelta | None = None
     signature: Signature
+
+    def apply(self, held: NetworkMap | None) -> NetworkMap:
+        """The map that results, from the one that is held. Raises MalformedError; the signature isn't looked at here."""
+        if (self.snapshot is None) == (self.delta is None):
+            raise MalformedError("a map update is a snapshot or a delta")
+        if self.snapshot is not None:
+            new = NetworkMap.read(self.snapshot)
+        elif self.delta is not None and held is not None:
+            new = self.delta.apply(held)
+        else:
+            raise MalformedError("a delta to a map that isn't held")
+        if new.head.network_id != self.network_id:
+            raise MalformedError("a map of another network")
+        return new
 
 
 class SealedKey(Struct, frozen=True, kw_only=True):

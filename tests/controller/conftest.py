@@ -83,8 +83,7 @@ class Device:
 
     async def connect(self, *, maps: tuple[NetworkMap, ...] = ()) -> Self:
         if not maps and self.answer is not None and self.answer.map is not None:
-            assert self.answer.map.snapshot is not None
-            maps = (self.answer.map.snapshot,)
+            maps = (self.answer.map.apply(None),)
         self.link = ControllerLink(
             urls=(self.world.url,),
             fingerprint=self.world.fingerprint,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from websockets.asyncio.client import connect
 
@@ -21,6 +23,7 @@ from shadowmesh.model.link import (
     EpochHeld,
     Hello,
     Leave,
+    MapUpdate,
     PathChange,
     Pending,
     RefreshGrant,
@@ -28,6 +31,7 @@ from shadowmesh.model.link import (
     Report,
     Watch,
 )
+from shadowmesh.model.netmap import Encoded, MapDelta, MapHead, MapSnapshot, Member, NetworkMap
 from shadowmesh.protocol.sealing import network_key_info, open_sealed
 from shadowmesh.protocol.signing import Context, Signer, hello_message, sign_map, sign_text
 
@@ -346,6 +350,45 @@ async def test_a_map_that_goes_back_or_is_forged_is_not_taken(world: World) -> N
     assert device.map == newer
 
 
+async def test_a_newer_controllers_map_is_taken_whole_and_by_delta(world: World) -> None:
+    """What this version doesn't know in the head, in members, in grants and in presence is no reason to refuse a map."""
+    await world.network()
+    device = await world.member()
+    held = device.map
+
+    def later(value: Any, **invented: Any) -> msgspec.Raw:
+        return msgspec.Raw(json.dumps(json.loads(to_json(value)) | invented, indent=1).encode())
+
+    def signed(netmap: NetworkMap, **what: Any) -> str:
+        signature = sign_map(world.at.core.keys.maps, netmap)
+        client_id = device.answer.client_id
+        message = MapUpdate(network_id=held.head.network_id, client_id=client_id, signature=signature, **what)
+        return to_json(message).decode()
+
+    newer = NetworkMap.read(
+        MapSnapshot(
+            generation=1,
+            serial=held.serial + 1,
+            head=later(held.head, policy={"ssh": "all"}),
+            members=tuple(later(m, zone="north") for m in held.members),
+        )
+    )
+    (link,) = world.at.hub.devices.values()
+    link.post(signed(newer, snapshot=newer.snapshot()))
+    taken = await device.until_map(lambda m: m.serial == newer.serial)
+    assert taken == newer and taken.members == held.members
+    renamed = msgspec.structs.replace(held.members[0], name="renamed")
+    newest = newer.changed(
+        serial=newer.serial + 1,
+        head=Encoded.read(later(held.head, policy={}), MapHead),
+        upsert=[Encoded.read(later(renamed, zone="south"), Member)],
+    )
+    link.post(signed(newest, delta=MapDelta.between(newer, newest)))
+    taken = await device.until_map(lambda m: m.serial == newest.serial)
+    assert taken == newest and taken.members == (renamed,)
+    assert json.loads(taken.entries[renamed.client_id].raw)["zone"] == "south"
+
+
 def _patch(**values: Any) -> Any:
     from shadowmesh.model.api import NetworkPatch
 
@@ -353,9 +396,10 @@ def _patch(**values: Any) -> Any:
 
 
 def _update(device: Device, netmap: Any, signature: Any) -> str:
-    from shadowmesh.model.link import MapUpdate
-
     update = MapUpdate(
-        network_id=netmap.head.network_id, client_id=device.answer.client_id, snapshot=netmap, signature=signature
+        network_id=netmap.head.network_id,
+        client_id=device.answer.client_id,
+        snapshot=netmap.snapshot(),
+        signature=signature,
     )
     return to_json(update).decode()

@@ -64,7 +64,7 @@ def loot(state_directory: Path, network: str) -> Loot:
         record = next(n for n in state.networks() if n.name == network)
         keys, token = state.load_grant(record.network_id)
         kept = state.load_map(record.network_id)
-        assert kept is not None and kept.snapshot is not None
+        assert kept is not None
         epoch = max(keys)
         return Loot(
             Signer.from_secret(state.device()[0]),
@@ -73,7 +73,7 @@ def loot(state_directory: Path, network: str) -> Loot:
             keys[epoch],
             epoch,
             token,
-            kept.snapshot,
+            kept,
             IPv4Address(record.ip),
         )
     finally:

@@ -10,7 +10,7 @@ from shadowmesh import __version__
 from shadowmesh.controller.edge.access import MAX_BODY, At, Cursor, IdempotencyKey, Limit, Who, is_local, source
 from shadowmesh.controller.service.core import Once, require_admin, usage
 from shadowmesh.model import api
-from shadowmesh.model.codec import from_json, to_builtins, to_json
+from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.enrol import ChallengeRequest, EnrolRequest
 from shadowmesh.model.ids import NetworkRef
 from shadowmesh.model.relaylink import RelayRegistration
@@ -126,12 +126,12 @@ async def rotate_key(at: At, who: Who, network: Name) -> api.Network:
 
 
 @router.get("/networks/{network}/map", tags=["networks"])
-async def network_map(at: At, who: Who, network: Name) -> dict[str, Any]:
+async def network_map(at: At, who: Who, network: Name) -> Response:
     """The map as the members get it, with its signature."""
     shown = await at.networks.show(who, network)
     live = await at.maps.get(NetworkRef(shown.id))
     assert live is not None
-    return {"map": to_builtins(live.map), "signature": to_builtins(live.signature)}
+    return _json({"map": live.map.snapshot(), "signature": live.signature})
 
 
 # invites

@@ -7,13 +7,13 @@ selection, whoever made the change. A map's content depends on the database alon
 from __future__ import annotations
 
 import asyncio
-import bisect
 import hashlib
 import ipaddress
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
@@ -34,7 +34,16 @@ from shadowmesh.model.keys import (
     WireGuardPublicKey,
 )
 from shadowmesh.model.link import Grant, MapUpdate, Removed, Signature
-from shadowmesh.model.netmap import EpochInfo, MapDelta, MapHead, Member, NetworkMap, RelayInfo
+from shadowmesh.model.netmap import (
+    UNCHANGED,
+    Encoded,
+    EpochInfo,
+    MapDelta,
+    MapHead,
+    Member,
+    NetworkMap,
+    RelayInfo,
+)
 from shadowmesh.protocol.signing import sign_map
 
 NO_NETWORK_LEFT = 1000  # WebSocket: normal closure
@@ -43,8 +52,9 @@ _PLACEHOLDER = ClientID("cli_" + "0" * 20)
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a read found newer than the live copy."""
+    """What a read found newer than the live copy; `whole`: all there is, since there was none of this generation."""
 
+    whole: bool
     network: Row[Any]
     head: MapHead
     keys: Keys
@@ -107,20 +117,16 @@ class LiveMap:
 
     def __init__(self, core: Core, changes: Changes) -> None:
         self._core = core
-        self._members: dict[ClientID, tuple[Member, bytes]] = {}
-        self._order: list[ClientID] = []
         self._changed: dict[ClientID, int] = {}  # of members, and of those that were members
         self._texts: dict[
             int | None, tuple[str, str]
         ] = {}  # message from a serial (None: snapshot), split at the client
         self.ref = NetworkRef(changes.network.ref)
         self.network_id = NetworkID(changes.network.network_id)
-        self.map: NetworkMap
+        self.map = NetworkMap(generation=changes.network.generation, serial=0, head=changes.head)
         self.signature: Signature
         self.keys: Keys
-        self._head: MapHead | None = None
         self._head_serial = 0
-        self._head_hash = b""
         self.apply(changes)
 
     @property
@@ -129,51 +135,44 @@ class LiveMap:
 
     def apply(self, changes: Changes) -> None:
         """Takes over what changed; signs the result."""
-        subnet6 = changes.network.subnet6
+        serial, head, upsert, remove = changes.network.serial, None, [], []
         for row in changes.clients:
             client_id = ClientID(row.id)
             if row.state == "approved":
-                member = _member(row, subnet6)
-                if client_id not in self._members:
-                    bisect.insort(self._order, client_id)
-                self._members[client_id] = (member, hashlib.sha256(to_json(member)).digest())
-            elif self._members.pop(client_id, None) is not None:
-                del self._order[bisect.bisect_left(self._order, client_id)]
+                upsert.append(Encoded.of(_member(row, changes.network.subnet6)))
+            else:
+                remove.append(client_id)
             self._changed[client_id] = row.changed_serial
-        new = NetworkMap(
-            generation=changes.network.generation,
-            serial=changes.network.serial,
-            head=changes.head,
-            members=tuple(self._members[c][0] for c in self._order),
-        )
-        if changes.head != self._head:
-            self._head, self._head_serial = changes.head, new.serial
-            self._head_hash = hashlib.sha256(to_json(new.head)).digest()
-        # The digest from hashes that are kept: what NetworkMap.digest computes, without encoding every member again.
-        total = hashlib.sha256(self._head_hash)
-        total.update(b"".join(self._members[c][1] for c in self._order))
-        new.__dict__["digest"] = total.digest()
-        self.map, self.keys = new, changes.keys
-        self.signature = sign_map(self._core.keys.maps, new)
+        if self._head_serial == 0 or changes.head != self.map.head:
+            self._head_serial, head = serial, Encoded.of(changes.head)
+        self.map = self.map.changed(serial=serial, head=head, upsert=upsert, remove=remove)
+        self.keys = changes.keys
+        self.signature = sign_map(self._core.keys.maps, self.map)
         self._texts.clear()
 
     def delta_from(self, serial: int) -> MapDelta:
         """What leads from that serial of this generation to the newest; empty if it is the newest."""
-        changed = [c for c, at in self._changed.items() if at > serial] if serial < self.serial else []
+        changed = sorted(c for c, at in self._changed.items() if at > serial) if serial < self.serial else []
+        entries = self.map.entries
         return MapDelta(
             network_id=self.network_id,
             generation=self.map.generation,
             from_serial=serial,
             to_serial=self.serial,
-            head=self.map.head if self._head_serial > serial else None,
-            upsert=tuple(self._members[c][0] for c in sorted(changed) if c in self._members),
-            remove=tuple(c for c in sorted(changed) if c not in self._members),
+            head=msgspec.Raw(self.map.encoded_head.raw) if self._head_serial > serial else UNCHANGED,
+            upsert=tuple(msgspec.Raw(entries[c].raw) for c in changed if c in entries),
+            remove=tuple(c for c in changed if c not in entries),
             digest=self.map.digest.hex(),
         )
 
     def update(self, client_id: ClientID) -> MapUpdate:
         """The snapshot, for an enrolment's answer."""
-        return MapUpdate(network_id=self.network_id, client_id=client_id, snapshot=self.map, signature=self.signature)
+        return MapUpdate(
+            network_id=self.network_id,
+            client_id=client_id,
+            snapshot=self.map.snapshot(),
+            signature=self.signature,
+        )
 
     def text_for(self, client_id: ClientID, generation: int | None, serial: int | None) -> str:
         """The message for a client that holds this map (None: none); encoded once for all who hold the same."""
@@ -183,7 +182,7 @@ class LiveMap:
             message = MapUpdate(
                 network_id=self.network_id,
                 client_id=_PLACEHOLDER,
-                snapshot=self.map if key is None else None,
+                snapshot=self.map.snapshot() if key is None else None,
                 delta=None if key is None else self.delta_from(key),
                 signature=self.signature,
             )
@@ -245,10 +244,13 @@ class Maps:
                 self._cut(live, list(self._hub.networks.get(ref, ())), "deleted")
             return None
         if live is None:
-            live = self._live[ref] = LiveMap(self._core, changes)
-        elif changes.network.serial > live.serial or changes.network.generation != live.map.generation:
+            return self._live.setdefault(ref, LiveMap(self._core, changes))
+        if changes.whole or changes.network.serial > live.serial:
             before, known = live.map, set(live.keys)
-            live.apply(changes)
+            if changes.whole:
+                live = self._live[ref] = LiveMap(self._core, changes)
+            else:
+                live.apply(changes)
             links = list(self._hub.networks.get(ref, {}).items())
             if set(live.keys) - known:  # a new epoch is handed out before the map speaks of it
                 await self._hand_out(live, links)
@@ -264,10 +266,11 @@ class Maps:
         head, epochs = load_head(self._core, conn, network)
         # Who still waits for approval isn't told of; who is gone and never was a member neither.
         query = sa.select(c).where(c.c.network_ref == ref, c.c.approved_at.is_not(None))
-        if live is not None:
+        whole = live is None or live.map.generation != network.generation
+        if live is not None and not whole:
             query = query.where(c.c.changed_serial > live.serial)
         keys = open_keys(self._core, ref, epochs, {} if live is None else live.keys)
-        return Changes(network, head, keys, conn.execute(query).all())
+        return Changes(whole, network, head, keys, conn.execute(query).all())
 
     def _follow(self, live: LiveMap, rows: Sequence[Row[Any]]) -> None:
         """Lets links in and cuts them off as the map says, whichever controller made the change."""
