@@ -55,8 +55,8 @@ def init(
     ] = None,
 ) -> None:
     """Make a controller: database, certificate authority, keys, first administrator."""
-    from shadowmesh.controller.app import InitOptions
-    from shadowmesh.controller.app import init as make
+    from shadowmesh.controller.initialise import InitOptions
+    from shadowmesh.controller.initialise import init as make
 
     result = make(
         InitOptions(
@@ -93,8 +93,8 @@ def run(
 ) -> None:
     """Run the controller in the foreground."""
     from shadowmesh.cli.logs import set_up
-    from shadowmesh.controller.app import RunOptions
-    from shadowmesh.controller.app import run as serve
+    from shadowmesh.controller.run import RunOptions
+    from shadowmesh.controller.run import run as serve
 
     set_up(call)
     serve(RunOptions(data_dir=data_dir, listen=listen))
@@ -102,6 +102,6 @@ def run(
 
 def secrets_export(call: Call, data_dir: DataDir) -> None:
     """Print the controller's secrets for a further node; keep them as you keep a root password."""
-    from shadowmesh.controller.app import export_secrets
+    from shadowmesh.controller.initialise import export_secrets
 
     sys.stdout.write(export_secrets(data_dir).decode())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 from msgspec import Struct
 
 
@@ -17,3 +19,7 @@ class Now(Struct, frozen=True, gc=False):
 
     def after(self, seconds: float) -> Now:
         return Now(self.boot + seconds, self.wall + seconds)
+
+
+def utc_now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import secrets
 from typing import NewType
 
@@ -12,7 +13,14 @@ UserID = NewType("UserID", str)  # usr_…
 RelayID = NewType("RelayID", str)  # rly_…
 InviteID = NewType("InviteID", str)  # inv_…
 
+_ID = re.compile(r"[a-z]{2,5}_[a-z0-9]{1,40}\Z")
+
 
 def new_id(prefix: str) -> str:
     """A fresh random identifier: `new_id("cli")` → `cli_…`."""
     return f"{prefix}_{base64.b32encode(secrets.token_bytes(13)).decode().lower().rstrip('=')[:20]}"
+
+
+def is_id(text: str, prefix: str) -> bool:
+    """Whether `text` has the form of an identifier with this prefix."""
+    return bool(_ID.match(text)) and text.startswith(prefix + "_")

@@ -16,11 +16,12 @@ from freeport import free_port
 from shadowmesh.client_api import enroll as enrolment
 from shadowmesh.client_api.link import ControllerLink, MapChanged
 from shadowmesh.client_api.rest import ControllerClient
-from shadowmesh.controller.app import InitOptions, InitResult, init, serving
+from shadowmesh.controller.initialise import InitOptions, InitResult, init
 from shadowmesh.controller.keys import KeyRing
+from shadowmesh.controller.run import serving
 from shadowmesh.controller.service.services import Services
 from shadowmesh.controller.settings import DataDir, Settings, Timing
-from shadowmesh.controller.store.engine import database_url
+from shadowmesh.controller.store.database import database_url
 from shadowmesh.model.api import InviteCreate, NetworkCreate
 from shadowmesh.model.enrol import EnrolAnswer
 from shadowmesh.model.ids import ClientID

@@ -71,7 +71,7 @@ async def test_a_member_sees_its_networks_only_and_a_stranger_nothing(world: Wor
     await world.call("user_create", api.UserCreate(email="ann@example.org"))
     await world.call("member_set", "office", api.MemberPut(email="ann@example.org", role="guest"))
     user = await world.call("user_reset_password", "ann@example.org")
-    session = await world.at.accounts.login(
+    session = await world.at.sessions.login(
         api.Login(email=user.email, password=user.password, new_password="longer than ten"), "test"
     )
     async with watching(world, session.access_token, since=0) as socket:

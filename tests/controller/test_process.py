@@ -25,7 +25,8 @@ from freeport import free_port
 
 from shadowmesh.client_api.contact import first_contact
 from shadowmesh.client_api.rest import ControllerClient
-from shadowmesh.controller.app import InitOptions, InitResult, RunOptions, export_secrets, init, run
+from shadowmesh.controller.initialise import InitOptions, InitResult, export_secrets, init
+from shadowmesh.controller.run import RunOptions, run
 from shadowmesh.model.api import InviteCreate, NetworkCreate
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 RUN = """
 import sys
 from pathlib import Path
-from shadowmesh.controller.app import RunOptions, run
+from shadowmesh.controller.run import RunOptions, run
 from shadowmesh.model.errors import ShadowMeshError
 try:
     run(RunOptions(Path(sys.argv[1]), listen=sys.argv[2], ready=lambda: print("ready", flush=True)))

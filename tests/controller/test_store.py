@@ -17,7 +17,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from shadowmesh.controller.store import schema
-from shadowmesh.controller.store.engine import SqliteStore, StorageFailed, Store, database_url, make_engine, open_store
+from shadowmesh.controller.store.database import (
+    SqliteStore,
+    StorageFailed,
+    Store,
+    database_url,
+    make_engine,
+    open_store,
+)
 from shadowmesh.controller.store.migrate import migrate
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
@@ -188,8 +195,9 @@ async def test_two_controllers_on_one_database_give_nothing_twice_and_follow_eac
     pg: Store, template: tuple[Path, Any]
 ) -> None:
     """Two controllers on one database: their services, without sockets."""
+    from shadowmesh.controller.authz import LOCAL
     from shadowmesh.controller.keys import KeyRing
-    from shadowmesh.controller.service.core import LOCAL, Core
+    from shadowmesh.controller.service.core import Core
     from shadowmesh.controller.service.hub import DeviceLink, RelayLink
     from shadowmesh.controller.service.services import Services
     from shadowmesh.controller.settings import Settings, Timing

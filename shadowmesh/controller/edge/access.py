@@ -10,8 +10,9 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shadowmesh.controller.authz import LOCAL, Principal
 from shadowmesh.controller.edge.problems import problem
-from shadowmesh.controller.service.core import LOCAL, Principal, not_allowed
+from shadowmesh.controller.errors import not_allowed
 from shadowmesh.controller.service.limits import source_of
 from shadowmesh.controller.service.services import Services
 
@@ -95,7 +96,7 @@ async def who_asks(connection: HTTPConnection) -> Principal:
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token or len(token) > _MAX_TOKEN:
         raise not_allowed("not_signed_in", "this needs a bearer token", "sign in with `shadowmesh login`")
-    return await services(connection).accounts.principal(token.strip())
+    return await services(connection).credentials.principal(token.strip())
 
 
 async def signed_in(request: Request) -> Principal:

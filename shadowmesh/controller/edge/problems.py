@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from shadowmesh.controller.service.limits import TooMany
-from shadowmesh.controller.store.engine import StorageFailed
+from shadowmesh.controller.store.database import StorageFailed
 from shadowmesh.model.api import Problem
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 

@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from shadowmesh import __version__
+from shadowmesh.controller.authz import require_admin
 from shadowmesh.controller.edge.access import MAX_BODY, At, Cursor, IdempotencyKey, Limit, Who, is_local, source
-from shadowmesh.controller.service.core import Once, require_admin, usage
+from shadowmesh.controller.errors import usage
+from shadowmesh.controller.service.idempotency import IdempotentRequest
 from shadowmesh.model import api
 from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.enrol import ChallengeRequest, EnrolRequest
@@ -73,17 +75,17 @@ async def register_relay(at: At, request: Request) -> Response:
 
 @router.post("/auth/login", tags=["auth"])
 async def login(at: At, request: Request, wish: api.Login) -> api.Session:
-    return await at.accounts.login(wish, source(request))
+    return await at.sessions.login(wish, source(request))
 
 
 @router.post("/auth/refresh", tags=["auth"])
 async def refresh(at: At, wish: api.Refresh) -> api.Session:
-    return await at.accounts.refresh(wish.refresh_token)
+    return await at.sessions.refresh(wish.refresh_token)
 
 
 @router.post("/auth/logout", tags=["auth"], status_code=204)
 async def logout(at: At, wish: api.Refresh) -> None:
-    await at.accounts.logout(wish.refresh_token)
+    await at.sessions.logout(wish.refresh_token)
 
 
 @router.get("/whoami", tags=["auth"])
@@ -97,7 +99,7 @@ async def whoami(at: At, who: Who) -> api.WhoAmI:
 
 @router.post("/networks", tags=["networks"], status_code=201)
 async def create_network(at: At, who: Who, wish: api.NetworkCreate, key: IdempotencyKey = None) -> api.Network:
-    return await at.networks.create(who, wish, Once.of(key, "networks", wish))
+    return await at.networks.create(who, wish, IdempotentRequest.of(key, "networks", wish))
 
 
 @router.get("/networks", tags=["networks"])
@@ -141,7 +143,7 @@ async def network_map(at: At, who: Who, network: Name) -> Response:
 async def create_invite(
     at: At, who: Who, network: Name, wish: api.InviteCreate, key: IdempotencyKey = None
 ) -> api.InviteCreated:
-    return await at.invites.create(who, network, wish, Once.of(key, f"invites {network}", wish))
+    return await at.invites.create(who, network, wish, IdempotentRequest.of(key, f"invites {network}", wish))
 
 
 @router.get("/networks/{network}/invites", tags=["invites"])
@@ -202,17 +204,17 @@ async def remove_client(at: At, who: Who, network: Name, client: Name) -> None:
 
 @router.get("/networks/{network}/members", tags=["members"])
 async def list_members(at: At, who: Who, network: Name) -> api.Page[api.NetworkMember]:
-    return api.Page(items=await at.accounts.list_members(who, network))
+    return api.Page(items=list(await at.members.list(who, network)))
 
 
 @router.put("/networks/{network}/members", tags=["members"])
 async def put_member(at: At, who: Who, network: Name, wish: api.MemberPut) -> api.NetworkMember:
-    return await at.accounts.put_member(who, network, wish)
+    return await at.members.put(who, network, wish)
 
 
 @router.delete("/networks/{network}/members/{user}", tags=["members"], status_code=204)
 async def remove_member(at: At, who: Who, network: Name, user: Name) -> None:
-    await at.accounts.remove_member(who, network, user)
+    await at.members.remove(who, network, user)
 
 
 # relays
@@ -222,7 +224,7 @@ async def remove_member(at: At, who: Who, network: Name, user: Name) -> None:
 async def create_relay_token(
     at: At, who: Who, wish: api.RelayTokenCreate, key: IdempotencyKey = None
 ) -> api.RelayTokenCreated:
-    return await at.relays.create_token(who, wish, Once.of(key, "relay tokens", wish))
+    return await at.relays.create_token(who, wish, IdempotentRequest.of(key, "relay tokens", wish))
 
 
 @router.get("/relays", tags=["relays"])
@@ -250,37 +252,37 @@ async def remove_relay(at: At, who: Who, relay: Name) -> None:
 
 @router.post("/api-keys", tags=["people"], status_code=201)
 async def create_api_key(at: At, who: Who, wish: api.ApiKeyCreate, key: IdempotencyKey = None) -> api.ApiKeyCreated:
-    return await at.accounts.create_key(who, wish, Once.of(key, "api keys", wish))
+    return await at.api_keys.create(who, wish, IdempotentRequest.of(key, "api keys", wish))
 
 
 @router.get("/api-keys", tags=["people"])
 async def list_api_keys(at: At, who: Who) -> api.Page[api.ApiKey]:
-    return api.Page(items=await at.accounts.list_keys(who))
+    return api.Page(items=list(await at.api_keys.list(who)))
 
 
 @router.delete("/api-keys/{key}", tags=["people"], status_code=204)
 async def revoke_api_key(at: At, who: Who, key: Name) -> None:
-    await at.accounts.revoke_key(who, key)
+    await at.api_keys.revoke(who, key)
 
 
 @router.post("/users", tags=["people"], status_code=201)
 async def create_user(at: At, who: Who, wish: api.UserCreate) -> api.UserCreated:
-    return await at.accounts.create_user(who, wish)
+    return await at.users.create(who, wish)
 
 
 @router.get("/users", tags=["people"])
 async def list_users(at: At, who: Who) -> api.Page[api.User]:
-    return api.Page(items=await at.accounts.list_users(who))
+    return api.Page(items=list(await at.users.list(who)))
 
 
 @router.patch("/users/{user}", tags=["people"])
 async def set_user(at: At, who: Who, user: Name, wish: api.UserPatch) -> api.User:
-    return await at.accounts.set_user(who, user, wish)
+    return await at.users.set(who, user, wish)
 
 
 @router.post("/users/{user}/reset-password", tags=["people"])
 async def reset_password(at: At, who: Who, user: Name) -> api.UserCreated:
-    return await at.accounts.reset_password(who, user)
+    return await at.users.reset_password(who, user)
 
 
 # audit and events

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from shadowmesh.controller.authz import Principal
 from shadowmesh.controller.edge.access import foreign_origin, services, who_asks
 from shadowmesh.controller.edge.links import FORBIDDEN, MALFORMED, receive
 from shadowmesh.controller.edge.outbox import Outbox
-from shadowmesh.controller.service.core import Principal
 from shadowmesh.controller.service.events import PAGE
 from shadowmesh.controller.service.services import Services
 from shadowmesh.model.api import Event

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from shadowmesh.controller.service.core import conflict, usage
+from shadowmesh.controller.errors import conflict, usage
 from shadowmesh.controller.store import schema
 from shadowmesh.model.errors import ShadowMeshError
 

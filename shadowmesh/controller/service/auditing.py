@@ -8,7 +8,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from shadowmesh.controller.service.core import Core, Principal, audit_hash, require_admin
+from shadowmesh.controller.authz import Principal, require_admin
+from shadowmesh.controller.service.audit_log import audit_hash
+from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.store import schema
 from shadowmesh.model import api
 

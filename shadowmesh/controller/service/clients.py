@@ -10,18 +10,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from shadowmesh.controller.authz import Permission, Principal, find_network
+from shadowmesh.controller.errors import conflict, not_found
 from shadowmesh.controller.service import addresses, epochs
-from shadowmesh.controller.service.core import (
-    Core,
-    Principal,
-    bump,
-    conflict,
-    find_network,
-    is_id,
-    not_found,
-    record,
-    require,
-)
+from shadowmesh.controller.service.audit_log import record
+from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.events import Events
 from shadowmesh.controller.service.hub import Hub, encode
 from shadowmesh.controller.service.invites import name_taken
@@ -29,8 +22,9 @@ from shadowmesh.controller.service.maps import NO_NETWORK_LEFT, Maps
 from shadowmesh.controller.service.networks import revoke
 from shadowmesh.controller.service.presence import Presences
 from shadowmesh.controller.store import schema
+from shadowmesh.controller.store.networks import bump
 from shadowmesh.model import api
-from shadowmesh.model.ids import ClientID, NetworkRef
+from shadowmesh.model.ids import ClientID, NetworkRef, is_id
 from shadowmesh.model.keys import DevicePublicKey, NetworkID, SealingPublicKey, WireGuardPublicKey
 from shadowmesh.model.link import Presence, Removed
 from shadowmesh.model.relaylink import Revocation, Revocations
@@ -85,8 +79,7 @@ class Clients:
         c = schema.clients
 
         def tx(conn: Connection) -> api.Page[api.Client]:
-            network = find_network(conn, network_name)
-            require(conn, who, "network.view", network)
+            network = find_network(conn, who, network_name, Permission.NETWORK_VIEW)
             states = (state,) if state in ALIVE else ALIVE
             query = (
                 sa.select(c)
@@ -105,8 +98,7 @@ class Clients:
 
     async def show(self, who: Principal, network_name: str, name: str) -> api.Client:
         def tx(conn: Connection) -> api.Client:
-            network = find_network(conn, network_name)
-            require(conn, who, "network.view", network)
+            network = find_network(conn, who, network_name, Permission.NETWORK_VIEW)
             return self._view(find_client(conn, network, name), network, relay_names(conn))
 
         return await self._core.read(tx)
@@ -115,8 +107,7 @@ class Clients:
         """Lets a waiting client in; approving twice is no error."""
 
         def tx(conn: Connection) -> tuple[api.Client, Row[Any], bool]:
-            network = find_network(conn, network_name, lock=True)
-            require(conn, who, "client.remove", network)
+            network = find_network(conn, who, network_name, Permission.CLIENT_REMOVE, lock=True)
             row = find_client(conn, network, name)
             changed = row.state == "pending"
             if changed:
@@ -147,8 +138,7 @@ class Clients:
         changes = wish.model_dump(exclude_none=True)
 
         def tx(conn: Connection) -> api.Client:
-            network = find_network(conn, network_name, lock=True)
-            require(conn, who, "client.remove", network)
+            network = find_network(conn, who, network_name, Permission.CLIENT_REMOVE, lock=True)
             row = find_client(conn, network, name)
             values: dict[str, Any] = dict(changes)
             c = schema.clients
@@ -193,8 +183,7 @@ class Clients:
         """Out of the map, off the relays, and the key rotates. `reason`: removed, denied (it still waited), left."""
 
         def tx(conn: Connection) -> Gone:
-            network = find_network(conn, network_name, lock=True)
-            require(conn, who, "client.remove", network)
+            network = find_network(conn, who, network_name, Permission.CLIENT_REMOVE, lock=True)
             row = find_client(conn, network, name)
             if reason == "denied" and row.state != "pending":
                 raise conflict("not_pending", f"{row.name} doesn't wait for approval", "use `shadowmesh client remove`")

@@ -12,14 +12,18 @@ from weakref import WeakValueDictionary
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from shadowmesh.controller.authz import Principal
+from shadowmesh.controller.errors import conflict, not_allowed
+from shadowmesh.controller.service.audit_log import record
 from shadowmesh.controller.service.clients import ALIVE, Clients, remove_client
-from shadowmesh.controller.service.core import Core, Principal, conflict, find_network, not_allowed, record
+from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.events import Events
 from shadowmesh.controller.service.hub import DeviceLink, Hub, encode
 from shadowmesh.controller.service.limits import Limiter
 from shadowmesh.controller.service.maps import LiveMap, Maps
 from shadowmesh.controller.service.presence import Presences
 from shadowmesh.controller.store import schema
+from shadowmesh.controller.store.networks import living_network
 from shadowmesh.model.ids import ClientID, NetworkRef
 from shadowmesh.model.keys import DevicePublicKey, NetworkID, SealingPublicKey
 from shadowmesh.model.link import (
@@ -211,9 +215,11 @@ class Devices:
         c = schema.clients
 
         def tx(conn: Connection) -> Any:
-            network = find_network(conn, ref, lock=True)
+            network = living_network(conn, ref, lock=True)
             row = conn.execute(sa.select(c).where(c.c.id == client_id, c.c.state.in_(ALIVE))).first()
-            return None if row is None else remove_client(self._core, conn, who, network, row, "left")
+            return (
+                None if network is None or row is None else remove_client(self._core, conn, who, network, row, "left")
+            )
 
         gone = await self._core.write(tx)
         if gone is not None:

@@ -17,16 +17,20 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from shadowmesh.controller.authz import Principal
+from shadowmesh.controller.errors import conflict, not_allowed, usage
 from shadowmesh.controller.service import addresses, invites
 from shadowmesh.controller.service.addresses import PoolEmpty, pool_size
+from shadowmesh.controller.service.audit_log import record
 from shadowmesh.controller.service.clients import ALIVE
-from shadowmesh.controller.service.core import Core, Principal, bump, conflict, not_allowed, record, usage
+from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.events import Events
 from shadowmesh.controller.service.hub import Hub
 from shadowmesh.controller.service.limits import Limiter
 from shadowmesh.controller.service.maps import Maps
 from shadowmesh.controller.service.presence import Presences
 from shadowmesh.controller.store import schema
+from shadowmesh.controller.store.networks import bump
 from shadowmesh.model.enrol import ChallengeRequest, EnrolAnswer, EnrolChallenge, EnrolRequest
 from shadowmesh.model.ids import ClientID, NetworkRef, new_id
 from shadowmesh.model.keys import NetworkID, SealingPublicKey

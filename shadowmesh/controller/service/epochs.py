@@ -13,9 +13,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from shadowmesh.controller.service.core import Core, bump
+from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.grants import key_label
 from shadowmesh.controller.store import schema
+from shadowmesh.controller.store.networks import bump
 from shadowmesh.model.ids import NetworkRef
 from shadowmesh.model.keys import NetworkID, Secret
 

@@ -9,7 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from shadowmesh.controller.service.core import Core, Principal, may_see
+from shadowmesh.controller.authz import Principal, visible
+from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.store import schema
 from shadowmesh.model.api import Event
 from shadowmesh.model.ids import NetworkRef
@@ -76,7 +77,7 @@ class Events:
             if ref is not None:
                 query = query.where(t.c.network_ref == ref)
             elif not who.admin:
-                query = query.where(t.c.network_ref.in_(sa.select(schema.networks.c.ref).where(may_see(who))))
+                query = query.where(t.c.network_ref.in_(sa.select(schema.networks.c.ref).where(visible(who))))
             return [
                 Event(seq=row.seq, at=row.at, type=row.type, network_id=row.network_ref, data=row.data)
                 for row in conn.execute(query)

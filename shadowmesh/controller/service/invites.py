@@ -9,19 +9,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from shadowmesh.controller.authz import Permission, Principal, find_network
+from shadowmesh.controller.errors import conflict, not_allowed, not_found, usage
 from shadowmesh.controller.service.addresses import address_taken, first, last
-from shadowmesh.controller.service.core import (
-    Core,
-    Once,
-    Principal,
-    conflict,
-    find_network,
-    not_allowed,
-    not_found,
-    record,
-    require,
-    usage,
-)
+from shadowmesh.controller.service.audit_log import record
+from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.service.idempotency import IdempotentRequest
 from shadowmesh.controller.store import schema
 from shadowmesh.model import api
 from shadowmesh.model.ids import InviteID, new_id
@@ -39,7 +32,7 @@ class Invites:
         self._core = core
 
     async def create(
-        self, who: Principal, name: str, wish: api.InviteCreate, once: Once | None = None
+        self, who: Principal, name: str, wish: api.InviteCreate, once: IdempotentRequest | None = None
     ) -> api.InviteCreated:
         core = self._core
         if wish.uses > 1 and (wish.ip is not None or wish.client_name is not None):
@@ -48,8 +41,7 @@ class Invites:
         def tx(conn: Connection) -> api.InviteCreated:
             if once and (earlier := once.found(core, conn, who, api.InviteCreated)):
                 return earlier
-            network = find_network(conn, name)
-            require(conn, who, "network.invite", network)
+            network = find_network(conn, who, name, Permission.NETWORK_INVITE)
             _check_wishes(conn, network, wish)
             now, secret, code = core.now(), new_invite_secret(), new_short_code(network.name)
             invite_id = InviteID(new_id("inv"))
@@ -93,8 +85,7 @@ class Invites:
         t = schema.invites
 
         def tx(conn: Connection) -> api.Page[api.Invite]:
-            network = find_network(conn, name)
-            require(conn, who, "network.invite", network)
+            network = find_network(conn, who, name, Permission.NETWORK_INVITE)
             query = sa.select(t).where(t.c.network_ref == network.ref).order_by(t.c.id).limit(limit + 1)
             if after is not None:
                 query = query.where(t.c.id > after)
@@ -108,8 +99,7 @@ class Invites:
         t = schema.invites
 
         def tx(conn: Connection) -> None:
-            network = find_network(conn, name)
-            require(conn, who, "network.invite", network)
+            network = find_network(conn, who, name, Permission.NETWORK_INVITE)
             this = sa.and_(t.c.id == invite_id, t.c.network_ref == network.ref)
             changed = conn.execute(t.update().where(this).values(revoked_at=self._core.now()))
             if changed.rowcount == 0:

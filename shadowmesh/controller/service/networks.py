@@ -10,26 +10,19 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from shadowmesh.controller.authz import Permission, Principal, find_network, require_permission, visible
+from shadowmesh.controller.errors import conflict, not_found
 from shadowmesh.controller.service import epochs
 from shadowmesh.controller.service.addresses import parse_subnet, parse_subnet6
-from shadowmesh.controller.service.core import (
-    Core,
-    Once,
-    Principal,
-    bump,
-    conflict,
-    find_network,
-    may_see,
-    not_found,
-    record,
-    require,
-    require_admin,
-)
+from shadowmesh.controller.service.audit_log import record
+from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.events import Events
 from shadowmesh.controller.service.hub import Hub, encode
+from shadowmesh.controller.service.idempotency import IdempotentRequest
 from shadowmesh.controller.service.maps import Maps
 from shadowmesh.controller.service.presence import Presences
 from shadowmesh.controller.store import schema
+from shadowmesh.controller.store.networks import bump, living_network
 from shadowmesh.model import api
 from shadowmesh.model.ids import NetworkRef, new_id
 from shadowmesh.model.keys import DevicePublicKey, NetworkID, Secret
@@ -47,8 +40,10 @@ class Networks:
         self._presences = presences
         self._events = events
 
-    async def create(self, who: Principal, wish: api.NetworkCreate, once: Once | None = None) -> api.Network:
-        require_admin(who)
+    async def create(
+        self, who: Principal, wish: api.NetworkCreate, once: IdempotentRequest | None = None
+    ) -> api.Network:
+        require_permission(who, Permission.NETWORK_CREATE)
         subnet = parse_subnet(wish.subnet)
         subnet6 = None if wish.subnet6 is None else str(parse_subnet6(wish.subnet6))
         key = Secret(os.urandom(32))
@@ -83,7 +78,7 @@ class Networks:
             if who.user_id is not None:
                 conn.execute(schema.members.insert().values(network_ref=ref, user_id=who.user_id, role="owner"))
             record(self._core, conn, who, "network.create", wish.name, id=ref, subnet=str(subnet))
-            answer = self._view(conn, find_network(conn, ref))
+            answer = self._view_of(conn, ref)
             if once:
                 once.keep(self._core, conn, who, answer)
             return answer
@@ -97,7 +92,7 @@ class Networks:
         n = schema.networks
 
         def tx(conn: Connection) -> api.Page[api.Network]:
-            query = sa.select(n).where(n.c.deleted_at.is_(None), may_see(who)).order_by(n.c.name).limit(limit + 1)
+            query = sa.select(n).where(n.c.deleted_at.is_(None), visible(who)).order_by(n.c.name).limit(limit + 1)
             if after is not None:
                 query = query.where(n.c.name > after)
             rows = conn.execute(query).all()
@@ -108,8 +103,7 @@ class Networks:
 
     async def show(self, who: Principal, name: str) -> api.Network:
         def tx(conn: Connection) -> api.Network:
-            network = find_network(conn, name)
-            require(conn, who, "network.view", network)
+            network = find_network(conn, who, name, Permission.NETWORK_VIEW)
             return self._view(conn, network)
 
         return await self._core.read(tx)
@@ -118,8 +112,7 @@ class Networks:
         changes = wish.model_dump(exclude_none=True)
 
         def tx(conn: Connection) -> api.Network:
-            network = find_network(conn, name, lock=True)
-            require(conn, who, "network.configure", network)
+            network = find_network(conn, who, name, Permission.NETWORK_CONFIGURE, lock=True)
             values = dict(changes)
             if "name" in values and values["name"] != network.name:
                 _check_name(conn, values["name"])
@@ -133,7 +126,7 @@ class Networks:
                 conn.execute(n.update().where(n.c.ref == network.ref).values(**values))
                 bump(conn, network.ref)
                 record(self._core, conn, who, "network.set", network.name, id=network.ref, changes=sorted(changes))
-            return self._view(conn, find_network(conn, network.ref))
+            return self._view_of(conn, network.ref)
 
         answer = await self._core.write(tx)
         await self._maps.refresh(NetworkRef(answer.id))
@@ -144,12 +137,11 @@ class Networks:
         """A new epoch now, whatever was merged."""
 
         def tx(conn: Connection) -> api.Network:
-            network = find_network(conn, name, lock=True)
-            require(conn, who, "network.configure", network)
+            network = find_network(conn, who, name, Permission.NETWORK_CONFIGURE, lock=True)
             epoch = epochs.rotate(self._core, conn, NetworkRef(network.ref), self._core.now())
             bump(conn, network.ref)
             record(self._core, conn, who, "network.rotate-key", network.name, id=network.ref, epoch=epoch)
-            return self._view(conn, find_network(conn, network.ref))
+            return self._view_of(conn, network.ref)
 
         answer = await self._core.write(tx)
         await self._maps.refresh(NetworkRef(answer.id))
@@ -160,8 +152,7 @@ class Networks:
         """Cuts all its clients off, at the relays too, and destroys its keys."""
 
         def tx(conn: Connection) -> tuple[NetworkRef, Revocation, list[DevicePublicKey]]:
-            network = find_network(conn, name, lock=True)
-            require(conn, who, "network.delete", network)
+            network = find_network(conn, who, name, Permission.NETWORK_DELETE, lock=True)
             now, ref = self._core.now(), network.ref
             n, c = schema.networks, schema.clients
             pending = sa.select(c.c.device_key).where(c.c.network_ref == ref, c.c.state == "pending")
@@ -188,6 +179,11 @@ class Networks:
             link.post(told)
         self._presences.forget(ref)
         self._events.publish("network_changed", ref, change="deleted")
+
+    def _view_of(self, conn: Connection, ref: str) -> api.Network:
+        row = living_network(conn, ref)
+        assert row is not None, "the caller holds it"
+        return self._view(conn, row)
 
     def _view(self, conn: Connection, row: Row[Any]) -> api.Network:
         c, e, r = schema.clients, schema.epochs, schema.relays

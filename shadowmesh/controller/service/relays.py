@@ -10,25 +10,19 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from shadowmesh.controller.service.core import (
-    Core,
-    Once,
-    Principal,
-    is_id,
-    not_allowed,
-    not_found,
-    record,
-    require_admin,
-    usage,
-)
+from shadowmesh.controller.authz import Principal, require_admin
+from shadowmesh.controller.errors import not_allowed, not_found, usage
+from shadowmesh.controller.service.audit_log import record
+from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.enrolment import Nonces
 from shadowmesh.controller.service.events import Events
 from shadowmesh.controller.service.hub import Hub, RelayLink, encode
+from shadowmesh.controller.service.idempotency import IdempotentRequest
 from shadowmesh.controller.service.maps import Maps
 from shadowmesh.controller.store import schema
 from shadowmesh.model import api
 from shadowmesh.model.addresses import SockAddr
-from shadowmesh.model.ids import RelayID, new_id
+from shadowmesh.model.ids import RelayID, is_id, new_id
 from shadowmesh.model.keys import DevicePublicKey, NetworkID, SigningPublicKey
 from shadowmesh.model.link import LinkError
 from shadowmesh.model.relaylink import (
@@ -70,7 +64,7 @@ class Relays:
         self._told = 0  # the newest revocation that connected relays have heard of from `catch_up`
 
     async def create_token(
-        self, who: Principal, wish: api.RelayTokenCreate, once: Once | None = None
+        self, who: Principal, wish: api.RelayTokenCreate, once: IdempotentRequest | None = None
     ) -> api.RelayTokenCreated:
         """What a new relay registers with; shown once."""
         require_admin(who)

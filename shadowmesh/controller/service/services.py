@@ -13,21 +13,29 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.engine import Connection
 
+from shadowmesh.controller.authz import SYSTEM
 from shadowmesh.controller.service import epochs
-from shadowmesh.controller.service.accounts import Accounts
+from shadowmesh.controller.service.api_keys import ApiKeys
+from shadowmesh.controller.service.audit_log import record
 from shadowmesh.controller.service.auditing import Audit
 from shadowmesh.controller.service.clients import Clients, Gone, remove_client
-from shadowmesh.controller.service.core import ANSWER_LIFE, SYSTEM, Core, bump, find_network, record
+from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.service.credentials import Credentials
 from shadowmesh.controller.service.devices import Devices
 from shadowmesh.controller.service.enrolment import Enrolment
 from shadowmesh.controller.service.events import Events
 from shadowmesh.controller.service.hub import Hub
+from shadowmesh.controller.service.idempotency import ANSWER_LIFE
 from shadowmesh.controller.service.invites import Invites
 from shadowmesh.controller.service.maps import Maps, bump_where_head_changed
+from shadowmesh.controller.service.members import Members
 from shadowmesh.controller.service.networks import Networks
 from shadowmesh.controller.service.presence import Presences
 from shadowmesh.controller.service.relays import Relays
+from shadowmesh.controller.service.sessions import Sessions
+from shadowmesh.controller.service.users import Users
 from shadowmesh.controller.store import schema
+from shadowmesh.controller.store.networks import bump, living_network
 from shadowmesh.model.ids import NetworkRef
 from shadowmesh.model.relaylink import ALIVE_SECONDS, Alive
 
@@ -52,7 +60,11 @@ class Services:
     enrolment: Enrolment = field(init=False)
     devices: Devices = field(init=False)
     relays: Relays = field(init=False)
-    accounts: Accounts = field(init=False)
+    sessions: Sessions = field(init=False)
+    api_keys: ApiKeys = field(init=False)
+    credentials: Credentials = field(init=False)
+    users: Users = field(init=False)
+    members: Members = field(init=False)
     audit: Audit = field(init=False)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -68,7 +80,11 @@ class Services:
         self.enrolment = Enrolment(*shared)
         self.devices = Devices(*shared, self.clients)
         self.relays = Relays(core, hub, self.maps, self.events, self.enrolment.nonces)
-        self.accounts = Accounts(core)
+        self.sessions = Sessions(core)
+        self.api_keys = ApiKeys(core)
+        self.credentials = Credentials(self.sessions, self.api_keys)
+        self.users = Users(core)
+        self.members = Members(core)
         self.audit = Audit(core)
 
     async def start(self) -> None:
@@ -109,8 +125,8 @@ class Services:
         await self._remove_idle(now)
 
     def _rotate_due(self, conn: Connection, ref: NetworkRef) -> None:
-        network = find_network(conn, ref, lock=True)
-        if network.rotation_due is None:
+        network = living_network(conn, ref, lock=True)
+        if network is None or network.rotation_due is None:
             return  # another controller was faster
         epoch = epochs.rotate(self.core, conn, ref, self.core.now())
         bump(conn, ref)
@@ -129,9 +145,13 @@ class Services:
             ]
 
         def remove(conn: Connection, ref: str, client_id: str) -> Gone | None:
-            network = find_network(conn, ref, lock=True)
+            network = living_network(conn, ref, lock=True)
             row = conn.execute(sa.select(c).where(c.c.id == client_id, c.c.state.in_(["approved", "pending"]))).first()
-            return None if row is None else remove_client(self.core, conn, SYSTEM, network, row, "removed")
+            return (
+                None
+                if network is None or row is None
+                else remove_client(self.core, conn, SYSTEM, network, row, "removed")
+            )
 
         for ref, client_id in await self.core.read(find):
             gone = await self.core.write(partial(remove, ref=ref, client_id=client_id))

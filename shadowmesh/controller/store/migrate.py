@@ -12,7 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Engine
 
 from shadowmesh.controller.store import schema
-from shadowmesh.controller.store.engine import StorageFailed
+from shadowmesh.controller.store.database import StorageFailed
 from shadowmesh.model.errors import ShadowMeshError
 
 _MIGRATIONS = Path(__file__).parent / "migrations"

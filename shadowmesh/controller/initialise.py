@@ -1,30 +1,19 @@
-"""What the command line starts: `init` makes a controller, `run` runs it."""
+"""Makes a controller in an empty directory, or a further node of one."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
-import contextlib
-import datetime as dt
 import errno
-import fcntl
 import json
-import os
 import re
 import secrets
 import shutil
-import signal
-import ssl
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-import structlog
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection
 
 from shadowmesh.controller import pki
 from shadowmesh.controller.keys import KeyRing
@@ -35,21 +24,16 @@ from shadowmesh.controller.settings import (
     Timing,
     check_public_url,
     parse_listen,
+    private_files,
     write_private,
     write_settings,
 )
 from shadowmesh.controller.store import schema
-from shadowmesh.controller.store.engine import StorageFailed, database_url, make_engine, open_store
+from shadowmesh.controller.store.database import StorageFailed, database_url, open_store
 from shadowmesh.controller.store.migrate import migrate
+from shadowmesh.model.clock import utc_now
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.keys import Secret
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
-
-    from shadowmesh.controller.service.services import Services
-
-log = structlog.get_logger("shadowmesh.controller")
 
 DEFAULT_ADMIN = "admin@localhost"
 _FILES = ("keys", "ca.key", "ca.pem", "server.pem", "controller.db", "controller.json")  # the last one makes it whole
@@ -80,42 +64,13 @@ class InitResult:
     public_urls: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """`listen`, `public_urls` and `database_url` stand over what `init` wrote."""
-
-    data_dir: Path
-    listen: str | None = None
-    public_urls: tuple[str, ...] = ()
-    database_url: str | None = None
-    timing: Timing = field(default_factory=Timing)
-    ready: Callable[[], None] | None = None  # called when all sockets serve
-
-
-def _utc() -> dt.datetime:
-    return dt.datetime.now(dt.UTC)
-
-
-@contextlib.contextmanager
-def _private_files() -> Iterator[None]:
-    """What is made meanwhile is its owner's alone: the database and its journals, too."""
-    before = os.umask(0o077)
-    try:
-        yield
-    finally:
-        os.umask(before)
-
-
-# init
-
-
 def init(options: InitOptions) -> InitResult:
     """Makes a controller in an empty or new directory.
 
     Raises ShadowMeshError: already_initialized (CONFLICT), bad_public_url, bad_listen, bad_certificate (USAGE), and
     what the database raises. What fails leaves nothing behind.
     """
-    with _private_files():
+    with private_files():
         return _init(options)
 
 
@@ -139,10 +94,10 @@ def _init(options: InitOptions) -> InitResult:
             assert options.join_secrets is not None
             keys = _import_secrets(options.join_secrets, staging.path)
         else:
-            pki.make_authority(staging.path, keys.identity.public.fingerprint, _utc())
+            pki.make_authority(staging.path, keys.identity.public.fingerprint, utc_now())
         keys.save(staging.keys)
         if settings.tls_cert is None:
-            pki.make_server_certificate(staging.path, settings, _utc())
+            pki.make_server_certificate(staging.path, settings, utc_now())
         pki.server_context(staging.path, settings)  # what can't be served is found now
         result = _fill_database(options, settings, keys, staging)
         write_settings(staging.config, settings)
@@ -211,12 +166,15 @@ def _check_empty(where: DataDir) -> None:
 
 
 def _fill_database(options: InitOptions, settings: Settings, keys: KeyRing, staging: DataDir) -> InitResult:
-    from shadowmesh.controller.service.accounts import add_key, add_user
-    from shadowmesh.controller.service.core import SYSTEM, Core, record
+    from shadowmesh.controller.authz import SYSTEM
+    from shadowmesh.controller.service.api_keys import add_key
+    from shadowmesh.controller.service.audit_log import record
+    from shadowmesh.controller.service.core import Core
+    from shadowmesh.controller.service.users import add_user
 
     url = database_url(settings.database_url, staging.database)
     store = open_store(url)
-    core = Core(store, keys, settings, Timing(), _utc)
+    core = Core(store, keys, settings, Timing(), utc_now)
     email = (options.admin_email or DEFAULT_ADMIN).strip().lower()
     fingerprint = keys.identity.public.fingerprint
 
@@ -279,138 +237,3 @@ def _import_secrets(path: Path, into: Path) -> KeyRing:
             kind=Kind.USAGE,
         ) from e
     return keys
-
-
-# run
-
-
-def run(options: RunOptions) -> None:
-    """Serves until SIGTERM or SIGINT. Raises ShadowMeshError with one clear line for what keeps it from starting."""
-    if not structlog.is_configured():  # logs go to stderr, whoever started this
-        structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    with _private_files():
-        _run(options)
-
-
-def _run(options: RunOptions) -> None:
-    where = DataDir(options.data_dir)
-    settings = _with_overrides(where.read(), options)
-    keys = KeyRing.load(where.keys)
-    with _only_one(where):
-        if settings.tls_cert is None and pki.needs_renewal(where.path, settings, _utc()):
-            pki.make_server_certificate(where.path, settings, _utc())
-        url = database_url(settings.database_url, where.database)
-        if settings.database_url is None and not where.database.exists():
-            raise ShadowMeshError(
-                "database_missing", f"{where.database} is missing", "put it back from a backup", kind=Kind.FAILED
-            )
-        engine = make_engine(url)
-        try:
-            migrate(engine)
-            _check_owner(engine, keys)
-        finally:
-            engine.dispose()
-        asyncio.run(_serve(where, settings, keys, url, options))
-
-
-def _with_overrides(settings: Settings, options: RunOptions) -> Settings:
-    return Settings(
-        public_urls=tuple(check_public_url(url) for url in options.public_urls) or settings.public_urls,
-        listen=str(parse_listen(options.listen)) if options.listen else settings.listen,
-        database_url=options.database_url or settings.database_url,
-        tls_cert=settings.tls_cert,
-        tls_key=settings.tls_key,
-    )
-
-
-@contextlib.contextmanager
-def _only_one(where: DataDir) -> Iterator[None]:
-    """One process owns the directory, and the SQLite file in it."""
-    descriptor = os.open(where.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as e:
-        os.close(descriptor)
-        raise ShadowMeshError(
-            "already_running", f"a controller runs in {where.path} already", "stop that one first", kind=Kind.CONFLICT
-        ) from e
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _check_owner(engine: Engine, keys: KeyRing) -> None:
-    query = sa.select(schema.meta.c.value).where(schema.meta.c.key == "fingerprint")
-    with engine.connect() as connection:
-        owner = connection.execute(query).scalar()
-    if owner != keys.identity.public.fingerprint:
-        raise ShadowMeshError(
-            "wrong_database",
-            "this database belongs to a controller with another identity key",
-            "put keys and database of one controller together",
-        )
-
-
-async def _serve(where: DataDir, settings: Settings, keys: KeyRing, url: sa.URL, options: RunOptions) -> None:
-    from shadowmesh.controller.edge.server import tune
-
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    async with serving(where, settings, keys, url, options.timing):
-        tune()
-        log.info("controller ready", listen=settings.listen, urls=settings.public_urls)
-        if options.ready is not None:
-            options.ready()
-        await stopping.wait()
-        log.info("controller stopping")
-
-
-@contextlib.asynccontextmanager
-async def serving(
-    where: DataDir,
-    settings: Settings,
-    keys: KeyRing,
-    url: sa.URL,
-    timing: Timing,
-    clock: Callable[[], dt.datetime] = _utc,
-) -> AsyncIterator[Services]:
-    """A controller that serves inside the block, on a migrated database. Raises ShadowMeshError as `run` does."""
-    from shadowmesh.controller.edge.api import Front, make_app
-    from shadowmesh.controller.edge.server import Serving
-    from shadowmesh.controller.service.core import Core
-    from shadowmesh.controller.service.services import Services
-
-    tls = pki.server_context(where.path, settings)
-    store = open_store(url)
-    try:
-        at = Services(Core(store, keys, settings, timing, clock))
-        app = make_app(at, pki.trust_bundle(where.path, settings))
-        sockets = Serving(Front(app), tls, settings.address, where.socket, timing.shutdown_grace)
-        await at.start()
-        await sockets.start()
-        renewing = asyncio.create_task(_renew(where, settings, timing, tls, app))
-        try:
-            yield at
-        finally:
-            renewing.cancel()
-            await sockets.stop()
-            await at.stop()
-    finally:
-        store.close()
-
-
-async def _renew(where: DataDir, settings: Settings, timing: Timing, tls: ssl.SSLContext, app: FastAPI) -> None:
-    """Our certificate before it ends; the operator's, when its file has changed."""
-    while True:
-        await asyncio.sleep(timing.certificate_check)
-        try:
-            if settings.tls_cert is None and pki.needs_renewal(where.path, settings, _utc()):
-                pki.make_server_certificate(where.path, settings, _utc())
-                log.info("server certificate renewed")
-            pki.load_into(tls, where.path, settings)
-            app.state.trust_bundle = pki.trust_bundle(where.path, settings)
-        except (OSError, ShadowMeshError) as e:
-            log.error("the server certificate can't be renewed", why=str(e))

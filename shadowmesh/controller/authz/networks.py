@@ -1,0 +1,67 @@
+"""From what someone called a network to its row, if they may. To who has no role in it a network doesn't exist."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from shadowmesh.controller.authz.permissions import ALL, ROLES, Permission
+from shadowmesh.controller.authz.principal import Principal
+from shadowmesh.controller.errors import not_allowed, not_found
+from shadowmesh.controller.store import schema
+from shadowmesh.controller.store.networks import living_network
+from shadowmesh.model.errors import ShadowMeshError
+from shadowmesh.model.ids import is_id
+
+
+def find_network(conn: Connection, who: Principal, name: str, *needed: Permission, lock: bool = False) -> Row[Any]:
+    """The living network of this id or name in which `who` holds one of the `needed` permissions.
+
+    `lock`: others' changes to it wait, to its roles too. Raises ShadowMeshError: network_unknown (also if it is
+    another's), not_allowed.
+    """
+    n = schema.networks
+    by = n.c.ref == name if is_id(name, "net") else n.c.name == name
+    ref = conn.execute(sa.select(n.c.ref).where(by, n.c.deleted_at.is_(None), visible(who))).scalar()
+    row = None if ref is None else living_network(conn, ref, lock=lock)
+    if row is None:
+        raise no_such_network(name)
+    role, held = _held(conn, who, row.ref)
+    if role is None and not who.admin:
+        raise no_such_network(name)  # it was taken away a moment ago
+    if not held.intersection(needed):
+        what = " or ".join(needed)
+        by_whom = f"the role {role} in {row.name} doesn't allow {what}" if role else f"this credential isn't for {what}"
+        raise not_allowed("not_allowed", by_whom, "ask an owner")
+    return row
+
+
+def permissions_in(conn: Connection, who: Principal, ref: str) -> frozenset[Permission]:
+    """All that `who` may do in this network."""
+    return _held(conn, who, ref)[1]
+
+
+def _held(conn: Connection, who: Principal, ref: str) -> tuple[str | None, frozenset[Permission]]:
+    if who.admin:
+        return None, ALL & who.scopes
+    m = schema.members
+    query = sa.select(m.c.role).where(m.c.network_ref == ref, m.c.user_id == who.user_id)
+    role = conn.execute(query).scalar_one_or_none()
+    return role, frozenset() if role is None else ROLES[role] & who.scopes
+
+
+def visible(who: Principal, needed: Permission = Permission.NETWORK_VIEW) -> sa.ColumnElement[bool]:
+    """A condition on `networks`: those in which the role of `who` gives this permission."""
+    if who.admin:
+        return sa.true()
+    m = schema.members
+    roles = [role for role, permissions in ROLES.items() if needed in permissions]
+    mine = sa.select(m.c.network_ref).where(m.c.user_id == who.user_id, m.c.role.in_(roles))
+    return schema.networks.c.ref.in_(mine)
+
+
+def no_such_network(name: str) -> ShadowMeshError:
+    """One answer for a network that isn't there and for one that `who` has no role in. `name` is what was asked for."""
+    return not_found("network_unknown", f"there is no network {name[:80]!r}", "`shadowmesh network list` names them")

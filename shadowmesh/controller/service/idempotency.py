@@ -1,0 +1,59 @@
+"""Idempotency-Key: a request that is sent again, because its answer was lost, is answered again and not done again."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from dataclasses import dataclass
+from typing import TypeVar
+
+import sqlalchemy as sa
+from pydantic import BaseModel
+from sqlalchemy.engine import Connection
+
+from shadowmesh.controller.authz import Principal
+from shadowmesh.controller.errors import conflict, usage
+from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.store import schema
+from shadowmesh.model.keys import Secret
+
+M = TypeVar("M", bound=BaseModel)
+
+ANSWER_LIFE = dt.timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotentRequest:
+    """The first answer is kept, encrypted, in the transaction that made it, and given again."""
+
+    key: str
+    digest: str
+
+    @classmethod
+    def of(cls, key: str | None, route: str, body: BaseModel) -> IdempotentRequest | None:
+        """None without a key. Raises ShadowMeshError(bad_idempotency_key)."""
+        if key is None:
+            return None
+        if not 1 <= len(key) <= 200 or not key.isprintable():
+            raise usage("bad_idempotency_key", "an Idempotency-Key has 1 to 200 printable characters")
+        return cls(key, hashlib.sha256(route.encode() + b"\0" + body.model_dump_json().encode()).hexdigest())
+
+    def found(self, core: Core, conn: Connection, who: Principal, kind: type[M]) -> M | None:
+        """The earlier answer. Raises ShadowMeshError(CONFLICT) if the key was used for another request."""
+        t = schema.answers
+        row = conn.execute(sa.select(t).where(t.c.actor == who.name, t.c.key == self.key)).first()
+        if row is None:
+            return None
+        if row.digest != self.digest:
+            raise conflict(
+                "idempotency_key_reused", "this Idempotency-Key was used for another request", "use a new one"
+            )
+        return kind.model_validate_json(core.keys.vault.decrypt(row.sealed, f"answer {who.name}").reveal())
+
+    def keep(self, core: Core, conn: Connection, who: Principal, answer: BaseModel) -> None:
+        sealed = core.keys.vault.encrypt(Secret(answer.model_dump_json().encode()), f"answer {who.name}")
+        conn.execute(
+            schema.answers.insert().values(
+                actor=who.name, key=self.key, digest=self.digest, sealed=sealed, at=core.now()
+            )
+        )

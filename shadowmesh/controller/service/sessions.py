@@ -1,0 +1,145 @@
+"""Sessions of people who signed in with a password: access tokens (EdDSA JWT of minutes) and refresh tokens (once each)."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import datetime as dt
+import secrets
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from shadowmesh.controller.authz import SYSTEM, Principal
+from shadowmesh.controller.errors import not_allowed, usage
+from shadowmesh.controller.service.audit_log import record
+from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.service.limits import Limiter
+from shadowmesh.controller.service.passwords import hash_password, nobodys_hash, verify_password
+from shadowmesh.controller.store import schema
+from shadowmesh.model import api
+from shadowmesh.model.codec import from_json
+
+_REFRESH = "refresh token"  # the label of its keyed hash
+
+
+class _Claims(msgspec.Struct):
+    sub: str
+    exp: float
+    iss: str
+
+
+class Sessions:
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._by_source = Limiter(10, 6.0)
+        self._by_email = Limiter(10, 30.0)
+
+    async def login(self, wish: api.Login, source: str) -> api.Session:
+        """Raises ShadowMeshError: bad_credentials, password_change_required, rate_limited."""
+        now = self._core.now().timestamp()
+        self._by_source.take(source, now)
+        self._by_email.take(wish.email, now)
+        u = schema.users
+        row = await self._core.read(lambda conn: conn.execute(sa.select(u).where(u.c.email == wish.email)).first())
+        stored = nobodys_hash() if row is None else row.password_hash
+        good = await asyncio.to_thread(verify_password, stored, wish.password)
+        if row is None or not good or row.disabled:
+            raise not_allowed("bad_credentials", "the address or the password is wrong", "check both")
+        if row.must_change and wish.new_password is None:
+            raise not_allowed(
+                "password_change_required", "this password was for one use", "give a new one with it (new_password)"
+            )
+        changed = None
+        if wish.new_password is not None:
+            if wish.new_password == wish.password:
+                raise usage("same_password", "the new password is the old one", "choose another")
+            changed = await asyncio.to_thread(hash_password, wish.new_password)
+        refresh = secrets.token_urlsafe(32)
+
+        def tx(conn: Connection) -> None:
+            who = Principal(row.email, row.id, row.admin)
+            if changed is not None:
+                same = sa.and_(u.c.id == row.id, u.c.password_hash == row.password_hash)
+                if conn.execute(u.update().where(same).values(password_hash=changed, must_change=False)).rowcount == 0:
+                    raise not_allowed("bad_credentials", "the address or the password is wrong", "check both")
+                record(self._core, conn, who, "user.password", row.email, id=row.id)
+            self._keep_refresh(conn, refresh, secrets.token_hex(8), row.id)
+            record(self._core, conn, who, "auth.login", row.email, source=source)
+
+        await self._core.write(tx)
+        return self._session(row.id, refresh)
+
+    async def refresh(self, token: str) -> api.Session:
+        """A new session; the refresh token is used up. One used twice was stolen: then all of its family end."""
+        t, u = schema.refresh_tokens, schema.users
+        fresh, mac = secrets.token_urlsafe(32), self._core.keys.vault.mac(_REFRESH, token)
+
+        def tx(conn: Connection) -> str | None:
+            now = self._core.now()
+            row = conn.execute(sa.select(t).where(t.c.mac == mac)).first()
+            if row is None or row.expires_at <= now:
+                return None
+            free = sa.and_(t.c.mac == mac, t.c.used_at.is_(None))
+            if conn.execute(t.update().where(free).values(used_at=now)).rowcount == 0:
+                conn.execute(t.delete().where(t.c.family == row.family))
+                record(self._core, conn, SYSTEM, "auth.refresh-reused", row.user_id)
+                return None
+            if conn.execute(sa.select(u.c.disabled).where(u.c.id == row.user_id)).scalar_one():
+                return None
+            self._keep_refresh(conn, fresh, row.family, row.user_id)
+            return str(row.user_id)
+
+        user_id = await self._core.write(tx)
+        if user_id is None:
+            raise not_allowed("session_expired", "the session has ended", "sign in again")
+        return self._session(user_id, fresh)
+
+    async def logout(self, token: str) -> None:
+        t, mac = schema.refresh_tokens, self._core.keys.vault.mac(_REFRESH, token)
+        family = sa.select(t.c.family).where(t.c.mac == mac).scalar_subquery()
+        await self._core.write(lambda conn: conn.execute(t.delete().where(t.c.family == family)))
+
+    def _keep_refresh(self, conn: Connection, token: str, family: str, user_id: str) -> None:
+        conn.execute(
+            schema.refresh_tokens.insert().values(
+                mac=self._core.keys.vault.mac(_REFRESH, token),
+                family=family,
+                user_id=user_id,
+                expires_at=self._core.now() + dt.timedelta(seconds=self._core.timing.refresh_token),
+            )
+        )
+
+    def _session(self, user_id: str, refresh: str) -> api.Session:
+        lasts = self._core.timing.access_token
+        claims = _Claims(sub=user_id, exp=self._core.now().timestamp() + lasts, iss="shadowmesh")
+        return api.Session(access_token=self._sign(claims), expires_in=int(lasts), refresh_token=refresh, user=user_id)
+
+    def _sign(self, claims: _Claims) -> str:
+        parts = _b64(b'{"alg":"EdDSA","typ":"JWT"}') + b"." + _b64(msgspec.json.encode(claims))
+        return (parts + b"." + _b64(self._core.keys.sessions.sign_raw(parts))).decode()
+
+    async def principal(self, text: str) -> Principal | None:
+        """Who presents this access token, None if it isn't valid, or no longer."""
+        try:
+            parts, _, signature = text.encode("ascii").rpartition(b".")
+            claims = from_json(_unb64(parts.split(b".")[1]), _Claims)
+            good = self._core.keys.sessions.verify_raw(parts, _unb64(signature))
+        except (ValueError, IndexError, binascii.Error):
+            return None
+        if not good or claims.exp <= self._core.now().timestamp() or claims.iss != "shadowmesh":
+            return None
+        u = schema.users
+        query = sa.select(u).where(u.c.id == claims.sub, u.c.disabled.is_(False))
+        row = await self._core.read(lambda conn: conn.execute(query).first())
+        return None if row is None else Principal(row.email, row.id, row.admin)
+
+
+def _b64(raw: bytes) -> bytes:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=")
+
+
+def _unb64(text: bytes) -> bytes:
+    return base64.b64decode(text + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
