@@ -26,11 +26,12 @@ from freeport import free_port
 from shadowmesh.client_api.link import ControllerLink
 from shadowmesh.client_api.local import AsyncDaemonClient
 from shadowmesh.client_api.rest import ControllerClient
-from shadowmesh.controller.app import InitOptions, InitResult, init, serving
+from shadowmesh.controller.initialise import InitOptions, InitResult, init
 from shadowmesh.controller.keys import KeyRing
+from shadowmesh.controller.run import serving
 from shadowmesh.controller.service.services import Services
 from shadowmesh.controller.settings import DataDir, Settings, Timing
-from shadowmesh.controller.store.engine import database_url
+from shadowmesh.controller.store.database import database_url
 from shadowmesh.daemon.api import Api
 from shadowmesh.daemon.clock import now
 from shadowmesh.daemon.daemon import Daemon
