@@ -1,14 +1,16 @@
-"""Redeeming an invite: first contact, proof of the keys, and the membership that comes back.
+"""Redeeming an invite: first contact, proof of the three keys, and the membership that comes back.
 
 Blocking. Safe to repeat with the same keys: the controller answers the same membership and uses nothing up.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from shadowmesh import __version__
 from shadowmesh.client_api.contact import API, Contact, error_of, first_contact, unreachable
@@ -16,8 +18,12 @@ from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.enrol import ChallengeRequest, EnrolAnswer, EnrolChallenge, EnrolRequest
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.invite import Invite, is_short_code
-from shadowmesh.model.keys import NetworkID, SealingPublicKey, WireGuardPublicKey
+from shadowmesh.model.keys import NetworkID, Secret
 from shadowmesh.model.netmap import NetworkMap
+from shadowmesh.model.text import check_text, is_safe
+from shadowmesh.protocol.noise import public_key
+from shadowmesh.protocol.possession import Challenge, prove
+from shadowmesh.protocol.sealing import sealing_public_key
 from shadowmesh.protocol.signing import Context, Signer, registration_message, sign_text, verify_map
 
 if TYPE_CHECKING:
@@ -73,8 +79,8 @@ def enroll(
     invite: Invite | ShortCode,
     *,
     device: Signer,
-    wg_key: WireGuardPublicKey,
-    sealing_key: SealingPublicKey,
+    wg_private: Secret,
+    sealing_private: Secret,
     name: str | None = None,
     hostname: str = "",
     timeout: float = _TIMEOUT,
@@ -82,6 +88,7 @@ def enroll(
 ) -> EnrolResult:
     """The membership, approved or pending; of several URLs the first that answers is used.
 
+    The private keys stay here: what is sent proves that they are there. `hostname` is a wish for a name.
     `check` is told where the invite leads before it is redeemed; what it raises ends the enrolment, and nothing is
     used up.
 
@@ -90,18 +97,21 @@ def enroll(
     """
     import httpx  # the daemon starts without it
 
+    if name is not None:
+        check_text("name", name, 63)
     urls = invite.urls if isinstance(invite, Invite) else (invite.url,)
     contact = reach(urls, invite.fingerprint, timeout=timeout)
     tls = contact.tls
     with httpx.Client(base_url=contact.url + API, verify=tls, timeout=timeout, trust_env=False) as client:
         try:
-            wish = _challenge_request(invite)
+            keys = _Keys(device, wg_private, sealing_private)
+            wish = ChallengeRequest(**_invite_fields(invite), **keys.public)
             challenge = _answer(
                 client.post("/enroll/challenge", content=to_json(wish), headers=_JSON), EnrolChallenge, contact.url
             )
             if check is not None and challenge.network_id is not None and challenge.subnet is not None:
                 check(challenge.network_id, challenge.network_name or "", challenge.subnet)
-            request = _request(contact, challenge, invite, device, wg_key, sealing_key, name, hostname)
+            request = _request(contact, challenge, invite, keys, name, hostname)
             answer = _answer(client.post("/enroll", content=to_json(request), headers=_JSON), EnrolAnswer, contact.url)
         except httpx.HTTPError as e:
             raise unreachable(contact.url, e, offset=contact.offset) from e
@@ -122,46 +132,58 @@ def reach(urls: tuple[str, ...], fingerprint: str | None, *, timeout: float = _T
     raise failed
 
 
-def _challenge_request(invite: Invite | ShortCode) -> ChallengeRequest:
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    device: Signer
+    wg_private: Secret
+    sealing_private: Secret
+
+    @property
+    def public(self) -> dict[str, Any]:
+        return {
+            "device_key": self.device.device_key,
+            "wg_key": public_key(self.wg_private),
+            "sealing_key": sealing_public_key(self.sealing_private),
+        }
+
+
+def _invite_fields(invite: Invite | ShortCode) -> dict[str, Any]:
     if isinstance(invite, Invite):
-        return ChallengeRequest(invite_id=invite.invite_id, secret=invite.secret)
-    return ChallengeRequest(code=invite.code)
+        return {"invite_id": invite.invite_id, "secret": invite.secret}
+    return {"code": invite.code}
 
 
 def _request(
     contact: Contact,
     challenge: EnrolChallenge,
     invite: Invite | ShortCode,
-    device: Signer,
-    wg_key: WireGuardPublicKey,
-    sealing_key: SealingPublicKey,
+    keys: _Keys,
     name: str | None,
     hostname: str,
 ) -> EnrolRequest:
+    public = keys.public
     try:
-        nonce = bytes.fromhex(challenge.nonce)
-    except ValueError as e:
+        message = registration_message(
+            bytes.fromhex(challenge.nonce),
+            contact.identity.identity,  # as checked by the fingerprint, not as the challenge says
+            invite=invite.invite_id if isinstance(invite, Invite) else invite.code,
+            **public,
+        )
+        if challenge.ephemeral is None or challenge.sealed is None:
+            raise MalformedError("the challenge asks for no proof")
+        asked = Challenge(challenge.ephemeral, base64.b64decode(challenge.sealed, validate=True))
+        proof = prove(asked, keys.wg_private, keys.sealing_private, message)
+    except (MalformedError, binascii.Error, ValueError) as e:
         raise _bad_answer() from e
-    message = registration_message(
-        nonce,
-        contact.identity.identity,  # as checked by the fingerprint, not as the challenge says
-        device_key=device.device_key,
-        wg_key=wg_key,
-        sealing_key=sealing_key,
-        invite=invite.invite_id if isinstance(invite, Invite) else invite.code,
-    )
     return EnrolRequest(
         nonce=challenge.nonce,
-        device_key=device.device_key,
-        wg_key=wg_key,
-        sealing_key=sealing_key,
-        signature=sign_text(device, Context.REGISTRATION, message),
-        invite_id=invite.invite_id if isinstance(invite, Invite) else None,
-        secret=invite.secret if isinstance(invite, Invite) else None,
-        code=invite.code if isinstance(invite, ShortCode) else None,
+        signature=sign_text(keys.device, Context.REGISTRATION, message),
+        proof=base64.b64encode(proof).decode(),
         name=name,
-        hostname=hostname[:300],
+        hostname="".join(c for c in hostname if is_safe(c))[:300],
         version=__version__,
+        **_invite_fields(invite),
+        **public,
     )
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from shadowmesh.controller.settings import write_private
 from shadowmesh.model.errors import Kind, ShadowMeshError
@@ -43,6 +45,11 @@ class Vault:
                 "the database holds secrets that this controller's secrets key doesn't open",
                 "put back the keys that belong to this database",
             ) from e
+
+    def derive(self, label: str, context: bytes, size: int) -> Secret:
+        """`size` bytes that every node of this controller gets for this context, and nobody else (HKDF-SHA256)."""
+        info = label.encode() + b"\0" + context
+        return Secret(HKDF(SHA256(), size, None, info).derive(self._secret.reveal()))
 
     def mac(self, label: str, text: str) -> str:
         """64 hex digits: the form in which invites, codes and keys are stored and looked up."""

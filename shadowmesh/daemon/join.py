@@ -16,7 +16,7 @@ from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.pump import NetIndex
 from shadowmesh.model.status import JoinResult
-from shadowmesh.protocol.noise import generate_private_key, public_key
+from shadowmesh.protocol.noise import generate_private_key
 from shadowmesh.protocol.sealing import generate_sealing_keys
 from shadowmesh.protocol.signing import Signer
 
@@ -74,8 +74,8 @@ def enrol(
         result = enroll(
             invite,
             device=Signer.from_secret(device),
-            wg_key=public_key(keys.wg_private),
-            sealing_key=keys.sealing_public,
+            wg_private=keys.wg_private,
+            sealing_private=keys.sealing_private,
             name=name,
             hostname=socket.gethostname(),
             check=check,

@@ -11,27 +11,42 @@ from typing import Literal
 
 from shadowmesh.model.codec import Struct
 from shadowmesh.model.ids import ClientID, InviteID, NetworkRef
-from shadowmesh.model.keys import DevicePublicKey, NetworkID, SealingPublicKey, SigningPublicKey, WireGuardPublicKey
+from shadowmesh.model.keys import (
+    DevicePublicKey,
+    EphemeralPublicKey,
+    NetworkID,
+    SealingPublicKey,
+    SigningPublicKey,
+    WireGuardPublicKey,
+)
 from shadowmesh.model.link import Grant, MapUpdate
 
 
 class ChallengeRequest(Struct, frozen=True, kw_only=True):
-    """Naming an invite (`invite_id` and `secret`, or `code`) has the answer say where it leads. Nothing is used up."""
+    """An empty one asks for a nonce alone. To enrol it names the invite (`invite_id` and `secret`, or the short `code`)
+    and the three public keys: the answer says where the invite leads and how to prove the keys. Nothing is used up.
+    """
 
     invite_id: InviteID | None = None
     secret: str | None = None
     code: str | None = None
+    device_key: DevicePublicKey | None = None
+    wg_key: WireGuardPublicKey | None = None
+    sealing_key: SealingPublicKey | None = None
 
 
 class EnrolChallenge(Struct, frozen=True, kw_only=True):
     """`nonce` is hex of 32 bytes and good for some minutes; `wall` is the controller's clock.
 
-    Where the invite leads is told of one that exists, also if it can't be redeemed any more.
+    The rest is there if the request named an invite that can be redeemed, or that these keys have redeemed: where it
+    leads, and what `protocol.possession.prove` takes (`sealed` is base64 of 1168 bytes).
     """
 
     nonce: str
     wall: float
     identity: SigningPublicKey
+    ephemeral: EphemeralPublicKey | None = None
+    sealed: str | None = None
     network_name: str | None = None
     network_id: NetworkID | None = None
     subnet: ipaddress.IPv4Network | None = None
@@ -41,7 +56,8 @@ class EnrolRequest(Struct, frozen=True, kw_only=True):
     """Either `invite_id` and `secret`, or the short `code`.
 
     `signature` (base64) is by the device key in the context REGISTRATION over
-    `protocol.signing.registration_message(nonce, controller identity, …, invite=invite_id or code)`.
+    `protocol.signing.registration_message(nonce, controller identity, …, invite=invite_id or code)`; `proof` (base64)
+    is what `protocol.possession.prove` makes of the challenge and the same message with the two other private keys.
     `name` is what a person asked for and is refused if taken; `hostname` is a wish that gets a number if it is.
     """
 
@@ -50,6 +66,7 @@ class EnrolRequest(Struct, frozen=True, kw_only=True):
     wg_key: WireGuardPublicKey
     sealing_key: SealingPublicKey
     signature: str
+    proof: str
     invite_id: InviteID | None = None
     secret: str | None = None
     code: str | None = None

@@ -57,6 +57,12 @@ class SigningPublicKey(FixedBytes):
         return "sha256:" + hashlib.sha256(self).hexdigest()
 
 
+class EphemeralPublicKey(FixedBytes):
+    """X25519, for one exchange and never again."""
+
+    __slots__ = ()
+
+
 class SealingPublicKey(FixedBytes):
     """HPKE MLKEM768_X25519 public key (1184 + 32 bytes): network keys are sealed to it."""
 

@@ -59,11 +59,6 @@ def _public(public: SealingPublicKey) -> MLKEM768X25519PublicKey:
         raise MalformedError("not a sealing key") from e
 
 
-def check_sealing_key(public: SealingPublicKey) -> None:
-    """Raises MalformedError if nothing can be sealed to these bytes: a registration with such a key is refused."""
-    seal(public, b"", b"")
-
-
 def seal(public: SealingPublicKey, plaintext: bytes, info: bytes) -> bytes:
     """Enc ‖ ciphertext: 1136 bytes more than `plaintext`. `info` says what it is; the reader has to say the same.
 

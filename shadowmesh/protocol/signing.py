@@ -29,6 +29,7 @@ from shadowmesh.model.keys import (
 )
 from shadowmesh.model.link import Signature
 from shadowmesh.model.netmap import NetworkMap
+from shadowmesh.protocol.points import is_sound_ed25519
 
 SIGNATURE_SIZE = 64
 NONCE_SIZE = 32
@@ -104,7 +105,12 @@ class Signer:
 
 
 def verify(public: FixedBytes, context: str, message: bytes, signature: bytes) -> bool:
-    """Whether the Ed25519 key `public` (SigningPublicKey or DevicePublicKey) signed `message` in this context."""
+    """Whether the Ed25519 key `public` (SigningPublicKey or DevicePublicKey) signed `message` in this context.
+
+    A key of small order signed nothing, whatever the arithmetic says.
+    """
+    if not is_sound_ed25519(public):
+        return False
     try:
         Ed25519PublicKey.from_public_bytes(bytes(public)).verify(bytes(signature), _framed(context, message))
     except (InvalidSignature, ValueError):
@@ -166,7 +172,10 @@ def registration_message(
     sealing_key: SealingPublicKey,
     invite: InviteID | str,
 ) -> bytes:
-    """What a device signs to enrol (context REGISTRATION). `invite` is the invite's id, or the short code as sent."""
+    """What a device signs to enrol (context REGISTRATION), and what the proof of its other keys covers.
+
+    `invite` is the invite's id, or the short code as sent.
+    """
     return nonce + controller_identity + device_key + wg_key + sealing_key + invite.encode()
 
 

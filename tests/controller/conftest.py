@@ -25,7 +25,7 @@ from shadowmesh.controller.store.database import database_url
 from shadowmesh.model.api import InviteCreate, NetworkCreate
 from shadowmesh.model.enrol import EnrolAnswer
 from shadowmesh.model.ids import ClientID
-from shadowmesh.model.keys import NetworkID, WireGuardPublicKey
+from shadowmesh.model.keys import NetworkID, Secret, WireGuardPublicKey
 from shadowmesh.model.link import Grant, PresenceUpdate
 from shadowmesh.model.netmap import NetworkMap
 from shadowmesh.protocol.noise import generate_private_key, public_key
@@ -56,7 +56,7 @@ class Device:
     world: World
     signer: Signer = field(default_factory=Signer.generate)
     boot_id: str = "boot-1"
-    wg_key: WireGuardPublicKey = field(default_factory=lambda: public_key(generate_private_key()))
+    wg_private: Secret = field(default_factory=generate_private_key)
     events: list[Any] = field(default_factory=list)
     presence: dict[ClientID, Any] = field(default_factory=dict)
     grants: dict[NetworkID, Grant] = field(default_factory=dict)
@@ -69,14 +69,18 @@ class Device:
     def __post_init__(self) -> None:
         self.sealing_secret, self.sealing_key = generate_sealing_keys()
 
+    @property
+    def wg_key(self) -> WireGuardPublicKey:
+        return public_key(self.wg_private)
+
     async def join(self, invite: str, **options: Any) -> EnrolAnswer:
         parsed = enrolment.parse_invite(invite, controller=self.world.url, fingerprint=self.world.fingerprint)
         result = await asyncio.to_thread(
             enrolment.enroll,
             parsed,
             device=self.signer,
-            wg_key=self.wg_key,
-            sealing_key=self.sealing_key,
+            wg_private=self.wg_private,
+            sealing_private=self.sealing_secret,
             **({"hostname": "laptop"} | options),
         )
         self.answer, self.identity = result.answer, result.contact.identity

@@ -51,8 +51,7 @@ def test_any_bytes_are_malformed_never_a_crash(blob: bytes) -> None:
 def test_bytes_that_are_no_key_are_refused() -> None:
     for bad in (bytes(1216), b"\xff" * 1216):
         with pytest.raises(MalformedError):
-            sealing.check_sealing_key(SealingPublicKey(bad))
-    sealing.check_sealing_key(PUBLIC)
+            sealing.seal(SealingPublicKey(bad), b"", b"")
     with pytest.raises(MalformedError):
         sealing.sealing_public_key(Secret(b"short"))
     assert sealing.sealing_public_key(SECRET) == PUBLIC

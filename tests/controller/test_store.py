@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import datetime as dt
 import os
 import shutil
@@ -202,11 +203,12 @@ async def test_two_controllers_on_one_database_give_nothing_twice_and_follow_eac
     from shadowmesh.controller.service.services import Services
     from shadowmesh.controller.settings import Settings, Timing
     from shadowmesh.model.api import InviteCreate, NetworkCreate
-    from shadowmesh.model.enrol import EnrolAnswer, EnrolRequest
+    from shadowmesh.model.enrol import ChallengeRequest, EnrolAnswer, EnrolRequest
     from shadowmesh.model.ids import RelayID
     from shadowmesh.model.invite import Invite
     from shadowmesh.model.keys import DevicePublicKey
     from shadowmesh.protocol.noise import generate_private_key, public_key
+    from shadowmesh.protocol.possession import Challenge, prove
     from shadowmesh.protocol.sealing import generate_sealing_keys
     from shadowmesh.protocol.signing import Context, Signer, registration_message, sign_text
 
@@ -214,35 +216,34 @@ async def test_two_controllers_on_one_database_give_nothing_twice_and_follow_eac
     settings = Settings(public_urls=("https://192.0.2.1:8443",), listen="127.0.0.1:8443")
     core = Core(pg, keys, settings, Timing(), lambda: dt.datetime.now(dt.UTC))
     nodes = [Services(core), Services(core)]
-    _, sealing = generate_sealing_keys()
+    sealing_private, sealing = generate_sealing_keys()
 
-    async def join(node: Services, invite: Invite) -> EnrolAnswer:
-        device, wg = Signer.generate(), public_key(generate_private_key())
-        nonce = node.enrolment.nonces.fresh()
+    async def join(number: int, invite: Invite) -> EnrolAnswer:
+        """Asks one node for the challenge and answers the other."""
+        asked, answered = nodes[number % 2].enrolment, nodes[1 - number % 2].enrolment
+        device, wg_private = Signer.generate(), generate_private_key()
+        public: Any = {"device_key": device.device_key, "wg_key": public_key(wg_private), "sealing_key": sealing}
+        redeemed: Any = {"invite_id": invite.invite_id, "secret": invite.secret}
+        challenge = await asked.challenge(ChallengeRequest(**public, **redeemed), "test")
+        assert challenge.ephemeral is not None and challenge.sealed is not None
         message = registration_message(
-            nonce,
-            keys.identity.public,
-            device_key=device.device_key,
-            wg_key=wg,
-            sealing_key=sealing,
-            invite=invite.invite_id,
+            bytes.fromhex(challenge.nonce), keys.identity.public, invite=invite.invite_id, **public
         )
+        question = Challenge(challenge.ephemeral, base64.b64decode(challenge.sealed))
         request = EnrolRequest(
-            nonce=nonce.hex(),
-            device_key=device.device_key,
-            wg_key=wg,
-            sealing_key=sealing,
+            nonce=challenge.nonce,
             signature=sign_text(device, Context.REGISTRATION, message),
-            invite_id=invite.invite_id,
-            secret=invite.secret,
+            proof=base64.b64encode(prove(question, wg_private, sealing_private, message)).decode(),
             hostname="h",
+            **public,
+            **redeemed,
         )
-        return await node.enrolment.enrol(request, "test")
+        return await answered.enrol(request, "test")
 
     async def storm(uses: int) -> list[EnrolAnswer]:
         made = await nodes[0].invites.create(LOCAL, "office", InviteCreate(uses=uses))
         invite = Invite.decode(made.invite)
-        results = await asyncio.gather(*(join(nodes[i % 2], invite) for i in range(50)), return_exceptions=True)
+        results = await asyncio.gather(*(join(i, invite) for i in range(50)), return_exceptions=True)
         for result in results:
             assert isinstance(result, EnrolAnswer) or getattr(result, "code", "") == "invite_used_up", result
         return [r for r in results if isinstance(r, EnrolAnswer)]

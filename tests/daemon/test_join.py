@@ -18,7 +18,8 @@ from shadowmesh.model.enrol import EnrolAnswer
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.ids import InviteID
 from shadowmesh.model.invite import Invite
-from shadowmesh.model.keys import WireGuardPublicKey
+from shadowmesh.model.keys import Secret, WireGuardPublicKey
+from shadowmesh.protocol.noise import public_key
 
 SUBNET = ipaddress.IPv4Network("10.1.0.0/24")
 
@@ -32,10 +33,10 @@ class Controller:
         self.before: Callable[[], None] = lambda: None
         self.after: Callable[[], None] = lambda: None
 
-    def enroll(self, _invite: Any, *, wg_key: WireGuardPublicKey, check: Any, **_: Any) -> EnrolResult:
+    def enroll(self, _invite: Any, *, wg_private: Secret, check: Any, **_: Any) -> EnrolResult:
         self.before()
         check(self.record.network_id, self.record.name, SUBNET)
-        self.enrolled.append(wg_key)
+        self.enrolled.append(public_key(wg_private))
         self.after()
         answer = EnrolAnswer(
             state="approved", network=self.record.ref, network_name=self.record.name, network_id=self.record.network_id,

@@ -1,18 +1,23 @@
 """Enrolment: an invite and three keys become a client, once, whatever gets lost on the way.
 
+Who enrols proves to hold the private half of each key (`protocol.possession`): a public key that was read off a map
+enrols nobody. The challenge costs a sealing, so it is made only for an invite that is good, and so often for a source.
 Two enrolments for one use, one address or one name are decided by the database: the invite's use is a guarded update,
 the rest are unique indices. The same keys with the same invite find the client that they made before.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import datetime as dt
 import hmac
 import ipaddress
 import os
 import re
 import struct
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
@@ -32,14 +37,23 @@ from shadowmesh.controller.service.presence import Presences
 from shadowmesh.controller.store import schema
 from shadowmesh.controller.store.networks import bump
 from shadowmesh.model.enrol import ChallengeRequest, EnrolAnswer, EnrolChallenge, EnrolRequest
+from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.model.ids import ClientID, NetworkRef, new_id
-from shadowmesh.model.keys import NetworkID, SealingPublicKey
-from shadowmesh.protocol.sealing import check_sealing_key
+from shadowmesh.model.keys import DevicePublicKey, NetworkID, SealingPublicKey, Secret, WireGuardPublicKey
+from shadowmesh.model.text import check_text
+from shadowmesh.protocol import possession
+from shadowmesh.protocol.points import check_ed25519, check_x25519
 from shadowmesh.protocol.signing import NONCE_SIZE, Context, registration_message, verify_text
 
+T = TypeVar("T")
+
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
-_CODE_BURST, _CODE_PER = 5, 12.0  # short codes tried from one address
-_ALL_BURST, _ALL_PER = 100, 0.6  # and from all
+# Wrong guesses by source. There is no limit for all sources together, which a stranger could use up for everybody: with
+# 59 bits in a code, a million sources that guess without pause need a thousand years for one of a hundred open codes.
+_CODE_BURST, _CODE_PER = 5, 12.0
+_MAX_INVITE = 200  # characters of an id, secret or code
+_SECRET_BURST, _SECRET_PER = 30, 2.0  # 128 bits: this bounds the work, not the chance
+_CHALLENGE_BURST, _CHALLENGE_PER = 500, 0.02  # challenges for one source, each a sealing of 0.13 ms
 
 
 class Nonces:
@@ -74,6 +88,36 @@ def name_of(hostname: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", label)[:50].strip("-") or "client"
 
 
+def _check_invite(request: ChallengeRequest | EnrolRequest) -> None:
+    by_invite = request.invite_id is not None and request.secret is not None
+    if by_invite == (request.code is not None):
+        raise usage("bad_request", "an enrolment has either an invite's id and secret, or a code")
+    if max(len(text) for text in (request.invite_id or "", request.secret or "", request.code or "")) > _MAX_INVITE:
+        raise invites.invalid()
+
+
+def _check_keys(device_key: DevicePublicKey, wg_key: WireGuardPublicKey) -> None:
+    """The sealing key is checked by sealing to it. Raises MalformedError."""
+    check_ed25519(device_key, "device key")
+    check_x25519(wg_key, "WireGuard key")
+
+
+def _known(conn: Connection, network: Row[Any], device_key: DevicePublicKey | None) -> Row[Any] | None:
+    """The client of this network that the device is already."""
+    c = schema.clients
+    mine = sa.select(c).where(c.c.network_ref == network.ref, c.c.device_key == device_key, c.c.state.in_(ALIVE))
+    return conn.execute(mine).first()
+
+
+def _check_free(conn: Connection, network: Row[Any], wg_key: WireGuardPublicKey, client_id: str) -> None:
+    c = schema.clients
+    taken = sa.select(c.c.id).where(
+        c.c.network_ref == network.ref, c.c.wg_key == wg_key, c.c.state.in_(ALIVE), c.c.id != client_id
+    )
+    if conn.execute(taken).first() is not None:
+        raise conflict("key_taken", "another client of this network has the same key", "make a fresh one")
+
+
 class Enrolment:
     def __init__(self, core: Core, hub: Hub, maps: Maps, presences: Presences, events: Events) -> None:
         self._core = core
@@ -83,87 +127,131 @@ class Enrolment:
         self._events = events
         self.nonces = Nonces(core)
         self._codes = Limiter(_CODE_BURST, _CODE_PER)
-        self._all_codes = Limiter(_ALL_BURST, _ALL_PER)
+        self._secrets = Limiter(_SECRET_BURST, _SECRET_PER)
+        self._challenges = Limiter(_CHALLENGE_BURST, _CHALLENGE_PER)
 
     async def challenge(self, wish: ChallengeRequest, source: str) -> EnrolChallenge:
-        """With where the invite leads, if the wish names one. Raises ShadowMeshError: invite_invalid, rate_limited."""
-        now = self._core.now().timestamp()
-        network = await self._preview(wish, source, now) if wish != ChallengeRequest() else None
+        """A nonce; for an invite and keys also where it leads and what the keys are proved by.
+
+        `source` is the address that attempts are limited by. Raises ShadowMeshError: invite_invalid, invite_expired,
+        invite_revoked, invite_used_up, rate_limited; MalformedError: a key that is none.
+        """
+        now, nonce, identity = self._core.now().timestamp(), self.nonces.fresh(), self._core.keys.identity.public
+        if wish == ChallengeRequest():
+            return EnrolChallenge(nonce=nonce.hex(), wall=now, identity=identity)
+        _check_invite(wish)
+        if wish.device_key is None or wish.wg_key is None or wish.sealing_key is None:
+            raise usage("bad_request", "who enrols names the three public keys with the invite")
+        _check_keys(wish.device_key, wish.wg_key)
+        network = await self._counted(wish, source, lambda: self._core.read(lambda conn: self._preview(conn, wish)))
+        self._challenges.take(source, now)
+        transcript = self._transcript(
+            nonce, wish.device_key, wish.wg_key, wish.sealing_key, wish.invite_id or wish.code
+        )
+        asked = possession.make_challenge(self._secret(transcript), wish.sealing_key, transcript)
         return EnrolChallenge(
-            nonce=self.nonces.fresh().hex(),
+            nonce=nonce.hex(),
             wall=now,
-            identity=self._core.keys.identity.public,
-            network_name=None if network is None else network.name,
-            network_id=None if network is None else NetworkID(network.network_id),
-            subnet=None if network is None else ipaddress.IPv4Network(network.subnet),
+            identity=identity,
+            ephemeral=asked.ephemeral,
+            sealed=base64.b64encode(asked.sealed).decode(),
+            network_name=network.name,
+            network_id=NetworkID(network.network_id),
+            subnet=ipaddress.IPv4Network(network.subnet),
         )
 
-    async def _preview(self, wish: ChallengeRequest, source: str, now: float) -> Row[Any]:
-        if wish.code is not None:
-            self._codes.take(source, now)
-            self._all_codes.take("", now)
+    def _preview(self, conn: Connection, wish: ChallengeRequest) -> Row[Any]:
+        """The network that the invite leads to, if it can be redeemed or this device has redeemed it."""
+        invite = self._find_invite(conn, wish)
         n = schema.networks
-
-        def tx(conn: Connection) -> Row[Any] | None:
-            ref = self._find_invite(conn, wish).network_ref
-            return conn.execute(sa.select(n).where(n.c.ref == ref, n.c.deleted_at.is_(None))).first()
-
-        network = await self._core.read(tx)
+        network = conn.execute(sa.select(n).where(n.c.ref == invite.network_ref, n.c.deleted_at.is_(None))).first()
         if network is None:
             raise invites.invalid()
-        if wish.code is not None:  # no guess: the attempt is counted when it is redeemed
-            self._codes.give_back(source)
-            self._all_codes.give_back("")
+        if _known(conn, network, wish.device_key) is None:
+            invites.check_open(invite, self._core.now())
         return network
 
-    async def enrol(self, request: EnrolRequest, source: str) -> EnrolAnswer:
-        """`source` is the address that short codes are limited by."""
-        self._check(request)
-        if request.code is not None:
-            now = self._core.now().timestamp()
-            self._codes.take(source, now)
-            self._all_codes.take("", now)
+    async def _counted(
+        self, wish: ChallengeRequest | EnrolRequest, source: str, attempt: Callable[[], Awaitable[T]]
+    ) -> T:
+        """The attempt's result; a wrong invite or code counts against its source, a right one never."""
+        limiter, now = self._secrets if wish.code is None else self._codes, self._core.now().timestamp()
+        limiter.check(source, now)
         try:
-            ref, client_id, fresh = await self._core.write(lambda conn: self._tx(conn, request))
+            return await attempt()
+        except ShadowMeshError as e:
+            if e.code == invites.INVALID:
+                limiter.allows(source, now)
+            raise
+
+    def _transcript(
+        self,
+        nonce: bytes,
+        device_key: DevicePublicKey,
+        wg_key: WireGuardPublicKey,
+        sealing_key: SealingPublicKey,
+        invite: str | None,
+    ) -> bytes:
+        return registration_message(
+            nonce,
+            self._core.keys.identity.public,
+            device_key=device_key,
+            wg_key=wg_key,
+            sealing_key=sealing_key,
+            invite=invite or "",
+        )
+
+    def _secret(self, transcript: bytes) -> Secret:
+        return self._core.keys.vault.derive("possession", transcript, possession.SECRET_SIZE)
+
+    async def enrol(self, request: EnrolRequest, source: str) -> EnrolAnswer:
+        """The membership. Raises ShadowMeshError as `challenge` does, and: nonce_expired, bad_signature, bad_proof,
+        bad_name, network_full, name_taken, key_taken, pool_empty.
+        """
+        self._check(request)
+        try:
+            ref, client_id, fresh = await self._counted(
+                request, source, lambda: self._core.write(lambda conn: self._tx(conn, request))
+            )
         except PoolEmpty as e:
             raise await self._pool_empty(request) from e
         return await self._answer(ref, client_id, request, fresh=fresh)
 
     def _check(self, request: EnrolRequest) -> None:
-        by_invite = request.invite_id is not None and request.secret is not None
-        if by_invite == (request.code is not None):
-            raise usage("bad_request", "an enrolment has either an invite's id and secret, or a code")
+        _check_invite(request)
+        _check_keys(request.device_key, request.wg_key)
         if request.name is not None and not _NAME.match(request.name):
             raise usage(
                 "bad_name", f"{request.name[:80]!r} can't be a client's name", "use a-z, 0-9 and -, at most 63 of them"
             )
-        if len(request.hostname) > 300 or len(request.version) > 100:
-            raise usage("bad_request", "the host name or version is too long")
-        message = registration_message(
+        check_text("host name", request.hostname, 300)
+        check_text("version", request.version, 100)
+        transcript = self._transcript(
             self.nonces.check(request.nonce),
-            self._core.keys.identity.public,
-            device_key=request.device_key,
-            wg_key=request.wg_key,
-            sealing_key=request.sealing_key,
-            invite=request.invite_id or request.code or "",
+            request.device_key,
+            request.wg_key,
+            request.sealing_key,
+            request.invite_id or request.code,
         )
-        if not verify_text(request.device_key, Context.REGISTRATION, message, request.signature):
+        if not verify_text(request.device_key, Context.REGISTRATION, transcript, request.signature):
             raise not_allowed("bad_signature", "the device's signature is wrong")
-        check_sealing_key(request.sealing_key)
+        try:
+            proof = base64.b64decode(request.proof, validate=True)
+        except (binascii.Error, ValueError):
+            proof = b""
+        if not possession.is_proof(proof, self._secret(transcript), request.wg_key, transcript):
+            raise not_allowed("bad_proof", "the private halves of the WireGuard and the sealing key weren't proved")
 
     def _tx(self, conn: Connection, request: EnrolRequest) -> tuple[NetworkRef, ClientID, bool]:
         now = self._core.now()
         invite = self._find_invite(conn, request)
-        n, c = schema.networks, schema.clients
+        n = schema.networks
         network = conn.execute(
             sa.select(n).where(n.c.ref == invite.network_ref, n.c.deleted_at.is_(None)).with_for_update()
         ).first()
         if network is None:
             raise invites.invalid()
-        mine = sa.select(c).where(
-            c.c.network_ref == network.ref, c.c.device_key == request.device_key, c.c.state.in_(ALIVE)
-        )
-        known = conn.execute(mine).first()
+        known = _known(conn, network, request.device_key)
         if known is not None and known.wg_key == request.wg_key and known.sealing_key == request.sealing_key:
             return NetworkRef(network.ref), ClientID(known.id), False  # the answer was lost: here it is again
         invites.use(conn, invite, now)
@@ -200,6 +288,7 @@ class Enrolment:
         self, conn: Connection, network: Row[Any], known: Row[Any], request: EnrolRequest
     ) -> tuple[NetworkRef, ClientID, bool]:
         """The same device with new keys for this network: it stays the client that it was."""
+        _check_free(conn, network, request.wg_key, known.id)
         c = schema.clients
         serial = bump(conn, network.ref)
         conn.execute(
@@ -224,14 +313,9 @@ class Enrolment:
         serial = network.serial if wait else bump(conn, network.ref)
         ip = addresses.claim(conn, network, client_id, invite.ip, now)
         name = self._name(conn, network, invite, request)
-        c = schema.clients
-        taken = sa.select(c.c.id).where(
-            c.c.network_ref == network.ref, c.c.wg_key == request.wg_key, c.c.state.in_(ALIVE)
-        )
-        if conn.execute(taken).first() is not None:
-            raise conflict("key_taken", "another client of this network has the same key", "make a fresh one")
+        _check_free(conn, network, request.wg_key, client_id)
         conn.execute(
-            c.insert().values(
+            schema.clients.insert().values(
                 id=client_id,
                 network_ref=network.ref,
                 name=name,

@@ -160,9 +160,12 @@ def _view(row: Row[Any], network: str, now: dt.datetime) -> api.Invite:
     )
 
 
+INVALID = "invite_invalid"
+
+
 def invalid() -> Exception:
     """One error for an unknown invite and for a wrong secret: who guesses learns nothing."""
-    return not_allowed("invite_invalid", "this invite is not valid", "ask for a new one")
+    return not_allowed(INVALID, "this invite is not valid", "ask for a new one")
 
 
 def use(conn: Connection, row: Row[Any], now: dt.datetime) -> None:
@@ -173,12 +176,22 @@ def use(conn: Connection, row: Row[Any], now: dt.datetime) -> None:
         .where(t.c.id == row.id, t.c.uses_left > 0, t.c.expires_at > now, t.c.revoked_at.is_(None))
         .values(uses_left=t.c.uses_left - 1)
     )
-    if taken.rowcount == 1:
-        return
+    if taken.rowcount == 0:
+        check_open(row, now)
+        raise _used_up()
+
+
+def check_open(row: Row[Any], now: dt.datetime) -> None:
+    """Raises ShadowMeshError that says why this invite can't be redeemed any more, if so."""
     if row.revoked_at is not None:
         raise not_allowed("invite_revoked", "this invite was revoked", "ask for a new one")
     if row.expires_at <= now:
         raise not_allowed(
             "invite_expired", f"this invite expired at {row.expires_at:%Y-%m-%d %H:%M} UTC", "ask for a new one"
         )
-    raise conflict("invite_used_up", "this invite has been used up", "ask for a new one")
+    if row.uses_left <= 0:
+        raise _used_up()
+
+
+def _used_up() -> Exception:
+    return conflict("invite_used_up", "this invite has been used up", "ask for a new one")
