@@ -72,7 +72,11 @@ def test_what_is_no_proof_is_not_believed() -> None:
 
 def test_a_client_answers_no_challenge_of_small_order_and_none_of_nonsense() -> None:
     challenge = make_challenge(SECRET, SEALING_KEY, TRANSCRIPT)
-    for ephemeral, sealed in ((bytes(32), challenge.sealed), (challenge.ephemeral, b""), (challenge.ephemeral, b"x" * 1168)):
+    for ephemeral, sealed in (
+        (bytes(32), challenge.sealed),
+        (challenge.ephemeral, b""),
+        (challenge.ephemeral, b"x" * 1168),
+    ):
         with pytest.raises(MalformedError):
             prove(
                 dataclasses.replace(challenge, ephemeral=EphemeralPublicKey(ephemeral), sealed=sealed),
