@@ -26,6 +26,7 @@ from shadowmesh.model.status import PathKind
 from shadowmesh.paths.values import Policy
 from shadowmesh.protocol.cookies import CookieChecker, mac1_key
 from shadowmesh.protocol.noise import ReceivedInitiation, StaticKeys
+from shadowmesh.protocol.points import has_small_order
 from shadowmesh.protocol.relay import NoPeer
 
 if TYPE_CHECKING:
@@ -94,8 +95,8 @@ class Engine:
             if peer is not None:
                 self._remove(peer)
         for member in changes.upsert:
-            if member.client_id == self.identity.client_id:
-                continue
+            if member.client_id == self.identity.client_id or has_small_order(member.wg_key):
+                continue  # nothing can be sent to, or come from, a key that is none
             peer = self.peers.get(member.client_id)
             if peer is not None:
                 if peer.key == member.wg_key:

@@ -28,6 +28,11 @@ _Y8 = 27073855011448406493182252872256587889368042675753135194637436097503034020
 _SMALL_Y = frozenset({1, _P - 1, 0, _Y8, _P - _Y8})
 
 
+def has_small_order(public: bytes) -> bool:
+    """Whether X25519 with these 32 bytes gives zero for every private key, however they are spelt."""
+    return (int.from_bytes(public, "little") & ~_SIGN) % _P in _SMALL_U
+
+
 def is_sound_x25519(public: bytes) -> bool:
     """Whether these 32 bytes are the canonical form of an X25519 public key that is not of small order."""
     u = int.from_bytes(public, "little")

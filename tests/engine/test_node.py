@@ -17,7 +17,9 @@ from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.model.ids import ClientID
-from shadowmesh.model.keys import NetworkID, Secret
+from shadowmesh.model.keys import NetworkID, Secret, WireGuardPublicKey
+from shadowmesh.model.link import Presence
+from shadowmesh.model.netmap import Member, NetworkMap
 from shadowmesh.model.pump import Datagram, Install, Kind, NetIndex, Path, RemovePeer, Send, SetPath
 from shadowmesh.protocol import noise
 from shadowmesh.protocol.relay import frame_prefix
@@ -220,3 +222,36 @@ def test_two_networks_of_one_daemon_keep_apart() -> None:
     engine = b.node.engines[second]
     assert not engine.peers
     assert engine.strangers == 0
+
+
+def test_a_member_whose_key_is_no_key_harms_nobody_else() -> None:
+    """A controller, or who got a key past it, puts a point of small order into its map: real X25519 refuses to work
+    with it, and everything else on this host goes on.
+    """
+    world = World(3)
+    world.relay("relay1")
+    a, b = world.host("a", "none"), world.host("b", "none")
+    world.start()
+    world.run(2.5)
+    held = world.controller.netmap()
+    odd = Member(
+        client_id=ClientID("cli_odd"),
+        name="odd",
+        ip=ipaddress.IPv4Address("10.77.0.99"),
+        wg_key=WireGuardPublicKey(bytes(32)),
+        device_key=Signer.generate().device_key,
+    )
+    newer = NetworkMap(generation=held.generation, serial=held.serial + 1, head=held.head, members=(*held.members, odd))
+    now = a.clock()
+    a.node.apply_map(world.network_id, newer, now)
+    a.settle(now)
+    a.node.apply_presence(
+        world.network_id,
+        [Presence(client_id=odd.client_id, online=True, endpoints=(SockAddr("203.0.113.9", 1000),))],
+        now,
+    )
+    with pytest.raises(ShadowMeshError):
+        a.node.ping(world.network_id, odd.client_id, 1, now)
+    world.stream(a, b, every=0.2, count=20)
+    world.run(5.0)
+    assert world.flow(a, b).received

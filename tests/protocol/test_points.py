@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shadowmesh.model.errors import MalformedError
 from shadowmesh.model.keys import SigningPublicKey
-from shadowmesh.protocol.points import check_ed25519, check_x25519, is_sound_ed25519, is_sound_x25519
+from shadowmesh.protocol.points import check_ed25519, check_x25519, has_small_order, is_sound_ed25519, is_sound_x25519
 from shadowmesh.protocol.signing import Context, verify
 
 P = 2**255 - 19
@@ -44,6 +44,7 @@ SMALL_ED25519 = [
 @pytest.mark.parametrize("point", SMALL_X25519, ids=lambda p: p.hex()[:16])
 def test_a_point_of_small_order_is_no_x25519_key(point: bytes) -> None:
     if point[31] < 0x80:  # of the others X25519 reads 255 bits, which are another point
+        assert has_small_order(point)
         with pytest.raises(ValueError, match="shared key"):
             X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(point))
     assert not is_sound_x25519(point)
@@ -68,7 +69,8 @@ def test_a_signature_that_every_message_has_is_none() -> None:
 
 @given(st.binary(min_size=32, max_size=32))
 def test_honest_keys_are_sound(seed: bytes) -> None:
-    assert is_sound_x25519(X25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw())
+    key = X25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+    assert is_sound_x25519(key) and not has_small_order(key)
     assert is_sound_ed25519(Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw())
 
 
