@@ -26,7 +26,7 @@ HEARD_SECONDS = 60.0  # a relay that heard nothing for so long serves cut off fr
 class RelayRegistration(Struct, frozen=True, kw_only=True):
     """What a relay asks for. `token` is the one of `shadowmesh relay token`.
 
-    `signature` (base64) is by `key` in the context RELAY_HELLO over
+    `signature` (base64) is by `key` in the context RELAY_REGISTRATION over
     `protocol.signing.hello_message(nonce, controller identity, token)`.
     """
 

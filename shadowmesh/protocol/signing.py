@@ -42,6 +42,7 @@ class Context(StrEnum):
     IDENTITY = "shadowmesh identity 1"
     HELLO = "shadowmesh hello 1"
     REGISTRATION = "shadowmesh registration 1"
+    RELAY_REGISTRATION = "shadowmesh relay registration 1"
     RELAY_HELLO = "shadowmesh relay hello 1"
     RELAY_TOKEN = "shadowmesh relay token 1"  # noqa: S105 - a label, not a secret
     RELAY_PROOF = "shadowmesh relay proof 1"
@@ -159,7 +160,10 @@ def verify_map(netmap: NetworkMap, signature: Signature, allowed_keys: Collectio
 
 
 def hello_message(nonce: bytes, controller_identity: SigningPublicKey, boot_id: str) -> bytes:
-    """What a device signs on its link (context HELLO), or a relay on its own (RELAY_HELLO): bound to this controller."""
+    """What a device signs on its link (context HELLO), or a relay on its own (RELAY_HELLO): bound to this controller.
+
+    A relay that registers signs the same with its token in the place of the boot id (RELAY_REGISTRATION).
+    """
     return nonce + controller_identity + boot_id.encode()
 
 

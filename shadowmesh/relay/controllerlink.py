@@ -211,7 +211,7 @@ class ControllerLink:
                 token=token,
                 nonce=challenge.nonce,
                 key=signer.public,
-                signature=sign_text(signer, Context.RELAY_HELLO, message),
+                signature=sign_text(signer, Context.RELAY_REGISTRATION, message),
                 name=me.name,
                 url=me.public_url,
                 udp=await self._public_udp(),

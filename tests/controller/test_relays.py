@@ -44,7 +44,7 @@ async def register(world: World, signer: Signer, token: str, **changes: Any) -> 
             token=token,
             nonce=nonce,
             key=signer.public,
-            signature=sign_text(signer, Context.RELAY_HELLO, message),
+            signature=sign_text(signer, Context.RELAY_REGISTRATION, message),
             name="r1",
             **(PLACE | changes),
         )

@@ -110,7 +110,7 @@ class FakeController:
             wish = from_json(await request.body(), RelayRegistration)
             self.registrations.append(wish)
             message = hello_message(bytes.fromhex(wish.nonce), self.identity.public, wish.token)
-            assert verify_text(wish.key, Context.RELAY_HELLO, message, wish.signature)
+            assert verify_text(wish.key, Context.RELAY_REGISTRATION, message, wish.signature)
             if wish.token != self.token:
                 problem: dict[str, Any] = {
                     "title": "Not allowed",

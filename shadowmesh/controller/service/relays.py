@@ -97,7 +97,7 @@ class Relays:
         _check_place(wish.url, wish.udp, wish.name, wish.region, wish.version)
         core = self._core
         message = hello_message(self._nonces.check(wish.nonce), core.keys.identity.public, wish.token)
-        if not verify_text(wish.key, Context.RELAY_HELLO, message, wish.signature):
+        if not verify_text(wish.key, Context.RELAY_REGISTRATION, message, wish.signature):
             raise not_allowed("bad_signature", "the relay's signature is wrong")
         r, t = schema.relays, schema.relay_tokens
 
