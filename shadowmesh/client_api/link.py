@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
+import structlog
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
@@ -43,6 +44,8 @@ from shadowmesh.model.link import (
 from shadowmesh.model.netmap import NetworkMap
 from shadowmesh.protocol.signing import Context, IdentityDocument, Signer, hello_message, sign_text, verify_map
 
+log = structlog.get_logger(__name__)
+
 FIRST_RETRY = 5.0  # seconds: the first retry is uniform over these, so that a thousand clients spread out
 LAST_RETRY = 25.0  # with the connection itself, all are back 30 s after a controller that was long away
 REFUSED_RETRY = 60.0
@@ -55,7 +58,7 @@ _MAX_MESSAGE = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """`offset`: the controller's clock minus this machine's, in seconds."""
+    """The controller has taken this device's hello. `offset`: the controller's clock minus this machine's, in seconds."""
 
     url: str
     offset: float
@@ -119,12 +122,15 @@ class ControllerLink:
         boot_id: str,
         identity: IdentityDocument | None = None,
         maps: Iterable[NetworkMap] = (),
+        networks: Iterable[NetworkID] = (),
         wall: Callable[[], float],
         jitter: Callable[[float], float] = lambda most: random.uniform(0.0, most),  # noqa: S311 - spreads load, no secret
     ) -> None:
-        """`identity`, `maps`: as kept on disk. `wall`: the clock that `Connected.offset` is measured against."""
+        """`identity`, `maps`: as kept on disk. `networks`: joined through this controller, those of `maps` among them;
+        of others it is not heard. `wall`: the clock that `Connected.offset` is measured against."""
         self.identity = identity
         self.maps: dict[NetworkID, NetworkMap] = {m.head.network_id: m for m in maps}
+        self.networks: set[NetworkID] = {*networks, *self.maps}
         self._newest: dict[NetworkID, tuple[int, int]] = {i: m.order for i, m in self.maps.items()}
         self._urls = tuple(urls)
         self._fingerprint = fingerprint
@@ -152,12 +158,27 @@ class ControllerLink:
             self._unsent.put_nowait(to_json(message).decode())
         return self._ready
 
+    def joined(self, network: NetworkID) -> None:
+        """One more network is in this controller's hands. A link that stands says hello anew: what came about it so far
+        was ignored, and all of it is told again."""
+        if network not in self.networks:
+            self.networks.add(network)
+            if self._ready and self._socket is not None:
+                self._ready, self._given_up = False, True
+                self._socket.transport.abort()
+
     def hold(self, netmap: NetworkMap) -> None:
         """A map that came by another way (an enrolment's answer)."""
         held = self.maps.get(netmap.head.network_id)
         if held is None or held.order < netmap.order:
             self.maps[netmap.head.network_id] = netmap
             self._newest[netmap.head.network_id] = netmap.order
+
+    def forget(self, network: NetworkID) -> None:
+        """A network was left, or this device removed from it."""
+        self.networks.discard(network)
+        self.maps.pop(network, None)
+        self._newest.pop(network, None)
 
     def kick(self) -> None:
         """The host's network changed, or it woke: try now, and don't trust an old connection unseen."""
@@ -173,7 +194,7 @@ class ControllerLink:
         """Events until `close`; never raises for what happens on the way."""
         while not self._closed:
             error = ShadowMeshError("link_lost", "the controller closed the connection")
-            self._served = self._given_up = False
+            self._served = self._given_up = refused = False
             for url in self._candidates():
                 try:
                     async for event in self._once(url):
@@ -182,6 +203,7 @@ class ControllerLink:
                     wait = REFUSED_RETRY / 2 + self._jitter(REFUSED_RETRY / 2)
                     yield Refused(e.error.code, e.error.what, wait)
                     await self._wait(wait)
+                    refused = True
                     break
                 except (OSError, TimeoutError, WebSocketException, MalformedError, ShadowMeshError) as e:
                     error = self._why(url, e)
@@ -193,6 +215,8 @@ class ControllerLink:
                 self._failures += 1
             if self._closed:
                 return
+            if refused:
+                continue
             wait = self._jitter(min(LAST_RETRY, FIRST_RETRY * 2 ** max(0, self._failures - 1)))
             if self._given_up:  # by us, for a reason of this host alone: nobody else comes back at the same time
                 wait = 0.0
@@ -229,14 +253,14 @@ class ControllerLink:
         tasks: list[asyncio.Task[None]] = []
         try:
             offset = await self._hello(socket)
-            self._failures, self._served = 0, True
             self._unsent = asyncio.Queue()
             tasks = [asyncio.create_task(self._write(socket)), asyncio.create_task(self._watch(socket))]
-            self._ready = True
-            yield Connected(url, offset)
             async for text in socket:
                 message: FromController | None = read_message(text, FromController)
                 event = None if message is None else await self._take(url, message)
+                if not self._served:  # what isn't a refusal means that the hello was taken
+                    self._failures, self._served, self._ready = 0, True, True
+                    yield Connected(url, offset)
                 if event is not None:
                     yield event
             if not self._closed:
@@ -315,8 +339,6 @@ class ControllerLink:
                 return
 
     async def _take(self, url: str, message: FromController) -> LinkEvent | None:
-        if isinstance(message, MapUpdate):
-            return await self._take_map(url, message)
         if isinstance(message, Probe):
             self.post(ProbeReply(nonce=message.nonce))
             return None
@@ -324,13 +346,26 @@ class ControllerLink:
             raise _RefusedError(message)
         if isinstance(message, Challenge):
             raise MalformedError("a second challenge")
+        if isinstance(message, MapUpdate):
+            return await self._take_map(url, message)
+        if message.network_id not in self.networks:
+            self._ignore(message)
+            return None
         if isinstance(message, Removed):
-            self.maps.pop(message.network_id, None)
-            self._newest.pop(message.network_id, None)
+            self.forget(message.network_id)
         return message
 
-    async def _take_map(self, url: str, update: MapUpdate) -> MapChanged | MapRefused:
-        """The verified map. Raises MalformedError; then the next hello asks for this map whole."""
+    def _ignore(self, message: MapUpdate | Grant | PresenceUpdate | Removed | Pending) -> None:
+        log.warning("ignored: of a network not joined here", message=type(message).__name__, network=message.network_id)
+
+    async def _take_map(self, url: str, update: MapUpdate) -> MapChanged | MapRefused | None:
+        """The verified map; None for a network that wasn't joined through this controller.
+
+        Raises MalformedError; then the next hello asks for this map whole.
+        """
+        if update.network_id not in self.networks:
+            self._ignore(update)
+            return None
         held = self.maps.get(update.network_id)
         try:
             new = update.apply(held)

@@ -55,17 +55,24 @@ def enrol(
     keys, fresh = state.enrolment_keys(mark, _new_keys)
     refused = False
 
-    def check(network_id: NetworkID, network_name: str, subnet: ipaddress.IPv4Network) -> None:
-        nonlocal refused
-        refused = True
+    def member_already(network_id: NetworkID, by: str | None = None) -> None:
+        """Raises ShadowMeshError if this machine is in the network, but for this very enrolment, tried again."""
         member = next((n for n in state.networks() if n.network_id == network_id), None)
-        if member is not None and state.secrets_of(network_id).wg_private != keys.wg_private:
+        if member is None:
+            return
+        same = state.secrets_of(network_id).wg_private == keys.wg_private
+        if not same or by not in (None, member.controller.fingerprint):
             raise ShadowMeshError(
                 "already_joined",
                 f"this machine is in {member.name} already, as {member.ip}",
                 f"`shadowmesh leave {member.name}` first, to join anew",
                 kind=Kind.CONFLICT,
             )
+
+    def check(network_id: NetworkID, network_name: str, subnet: ipaddress.IPv4Network) -> None:
+        nonlocal refused
+        refused = True
+        member_already(network_id)
         refuse(network_id, network_name, subnet)
         refused = False
 
@@ -85,6 +92,7 @@ def enrol(
             state.end_enrolment(mark)
         raise
     answer, contact = result.answer, result.contact
+    member_already(answer.network_id, contact.identity.identity.fingerprint)  # what the challenge named is a claim
     record = NetworkRecord(
         network_id=answer.network_id,
         ref=answer.network,

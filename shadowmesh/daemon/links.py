@@ -64,11 +64,12 @@ class Links:
             if link is None:
                 self._open(fingerprint, networks)
                 continue
+            for gone in link.networks - {n.id for n in networks}:
+                link.forget(gone)
             for network in networks:
                 if network.map is not None:
                     link.hold(network.map)
-                if network.connected != link.connected:
-                    self._user.link_changed(network, link.connected)
+                link.joined(network.id)
 
     def _open(self, fingerprint: str, networks: list[Network]) -> None:
         link = self._world.link(
@@ -78,6 +79,7 @@ class Links:
             boot_id=self._user.boot_id,
             identity=networks[0].identity,
             maps=[n.map for n in networks if n.map is not None],
+            networks=[n.id for n in networks],
             wall=lambda: self._world.clock().wall,
         )
         self._links[fingerprint] = link
@@ -116,8 +118,11 @@ class Links:
                 for network in networks:
                     user.link_changed(network, False, f"{event.what} ({event.code})")
             case _:
-                concerned = user.networks.get(event.network_id)
+                concerned = next((n for n in networks if n.id == event.network_id), None)
                 if concerned is None:
+                    log.warning(
+                        "ignored: a network of another controller", controller=fingerprint, event=type(event).__name__
+                    )
                     return
                 if isinstance(event, MapChanged):
                     user.map_changed(concerned, event)

@@ -6,7 +6,6 @@ import base64
 import binascii
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 import msgspec
 import structlog
@@ -18,14 +17,13 @@ from shadowmesh.model.keys import NetworkID, Secret
 from shadowmesh.model.link import Grant, MapUpdate, Presence
 from shadowmesh.model.netmap import Member, NetworkMap
 from shadowmesh.model.pump import NetIndex
+from shadowmesh.model.status import NetworkState
 from shadowmesh.protocol.sealing import network_key_info, open_sealed
 from shadowmesh.protocol.signing import IdentityDocument
 
 log = structlog.get_logger(__name__)
 
 INNER_MTU = 1376  # 1500 − IPv6 40 − UDP 8 − relay 44 − WireGuard 32
-
-RunState = Literal["up", "pending-approval", "down", "error"]
 
 
 @dataclass(slots=True)
@@ -70,7 +68,7 @@ class Network:
         return None if self.map is None else self.map.member(self.record.client_id)
 
     @property
-    def run_state(self) -> RunState:
+    def run_state(self) -> NetworkState:
         if not self.record.approved:
             return "pending-approval"
         if not self.record.wanted:

@@ -8,6 +8,9 @@ from typing import Literal
 from shadowmesh.model.codec import Struct
 
 PathKind = Literal["direct", "relay", "none"]
+NetworkState = Literal["up", "pending-approval", "down", "error", "removed", "refused", "expired", "duplicate"]
+"""`removed`, `refused`, `expired`: the membership has ended, by an administrator's hand, a denied join or its time; kept
+until `leave`. `duplicate`: another machine with this identity is connected."""
 
 
 class PeerStatus(Struct, frozen=True, kw_only=True):
@@ -32,7 +35,7 @@ class NetworkStatus(Struct, frozen=True, kw_only=True):
     network_id: str
     ip: str
     interface: str
-    state: Literal["up", "pending-approval", "down", "error"]
+    state: NetworkState
     controller: Literal["connected", "offline"]
     map_serial: int = 0
     epoch: int = 0

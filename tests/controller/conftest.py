@@ -96,6 +96,7 @@ class Device:
             boot_id=self.boot_id,
             identity=self.identity,
             maps=maps,
+            networks=() if self.answer is None else (self.answer.network_id,),
             wall=lambda: self.world.clock().timestamp(),
             jitter=lambda most: 0.02 * most / 5.0,
         )

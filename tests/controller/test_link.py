@@ -288,6 +288,7 @@ async def test_a_connected_device_that_joins_another_network_follows_it_on_the_s
     other = world.device()
     other.signer = device.signer
     answer = await other.join((await world.invite("lab")).invite)
+    device.link.joined(answer.network_id)
     await device.until_event(MapChanged, lambda e: e.network_id == answer.network_id)
     assert len(device.link.maps) == 2
     await world.call("network_delete", "lab")
@@ -403,3 +404,20 @@ def _update(device: Device, netmap: Any, signature: Any) -> str:
         signature=signature,
     )
     return to_json(update).decode()
+
+
+async def test_a_refusal_stands_until_the_controller_says_otherwise(world: World) -> None:
+    """Between two refusals there is no `Disconnected` that would hide their reason."""
+    await world.network()
+    first = await world.member()
+    clone = world.device()
+    clone.signer, clone.boot_id, clone.answer, clone.identity = first.signer, "boot-2", first.answer, first.identity
+    await clone.connect()
+    await clone.until_event(Refused)
+    assert clone.link is not None
+    clone.link.kick()  # asks again at once
+    await clone.until(lambda: len(clone.events) >= 2)
+    assert [type(e) for e in clone.events] == [Refused, Refused]
+    await first.close()
+    clone.link.kick()
+    await clone.until_event(Connected)

@@ -29,6 +29,7 @@ from shadowmesh.client_api.rest import ControllerClient
 from shadowmesh.controller.initialise import InitOptions, InitResult, init
 from shadowmesh.controller.keys import KeyRing
 from shadowmesh.controller.run import serving
+from shadowmesh.controller.service.hub import encode
 from shadowmesh.controller.service.services import Services
 from shadowmesh.controller.settings import DataDir, Settings, Timing
 from shadowmesh.controller.store.database import database_url
@@ -46,6 +47,7 @@ from shadowmesh.model.addresses import IPAddress, IPNetwork, SockAddr
 from shadowmesh.model.api import InviteCreate, NetworkCreate
 from shadowmesh.model.clock import Now
 from shadowmesh.model.errors import ShadowMeshError
+from shadowmesh.model.link import LinkMessage
 from shadowmesh.model.pump import Command, Event, NetIndex, Slot
 from shadowmesh.model.status import JoinResult, NetworkStatus, Status
 
@@ -274,7 +276,7 @@ class Machine:
     async def join(self, invite: str, **params: Any) -> JoinResult:
         from shadowmesh.model.codec import from_builtins
 
-        return from_builtins(await self.client.call("join", invite=invite, **params), JoinResult)
+        return from_builtins(await self.client.call("join", invite=invite, **{"name": self.name} | params), JoinResult)
 
     async def status(self) -> Status:
         return await self.client.status()
@@ -345,6 +347,10 @@ class Controller:
 
     async def invite(self, network: str = "office", **options: Any) -> str:
         return str((await self.call("invite_create", network, InviteCreate(**options))).invite)
+
+    def say(self, machine: Machine, message: LinkMessage) -> None:
+        """Sends it over the machine's link, whatever it is about."""
+        self.at.hub.devices[machine.daemon.device.device_key].post(encode(message))
 
     async def machine(self, name: str) -> Machine:
         """A machine on the LAN whose daemon runs."""

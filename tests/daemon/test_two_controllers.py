@@ -1,0 +1,111 @@
+"""A machine in networks of two controllers: each speaks for its own, and is not heard about the other's."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from daemonkit import Controller, Lan, Machine, controller, refused, until
+from msgspec.structs import replace
+
+from shadowmesh.client_api.link import ControllerLink
+from shadowmesh.daemon import join
+from shadowmesh.model.link import Grant, MapUpdate, Pending, Presence, PresenceUpdate, Removed, SealedKey
+from shadowmesh.model.netmap import NetworkMap
+from shadowmesh.protocol.sealing import network_key_info, seal
+from shadowmesh.protocol.signing import Signer, sign_map
+
+Both = tuple[Controller, Controller, Machine]
+
+
+@pytest.fixture
+async def both(tmp_path: Path) -> AsyncIterator[Both]:
+    """`corp` with its network, `guest` with another, and a machine that is in both."""
+    lan = Lan()
+    async with AsyncExitStack() as stack:
+        corp = await stack.enter_async_context(controller(tmp_path, lan=lan, name="corp"))
+        guest = await stack.enter_async_context(controller(tmp_path, lan=lan, name="guest"))
+        await corp.network("office")
+        await guest.network("lounge", "10.43.0.0/24")
+        machine = await corp.member("laptop")
+        await machine.join(await guest.invite("lounge"))
+        await until(lambda: machine.network("lounge").connected)
+        yield corp, guest, machine
+
+
+async def heard_out(machine: Machine, guest: Controller) -> None:
+    """Waits until the machine has taken all that `guest` has said so far: its own network's end comes last."""
+    guest.say(
+        machine, Pending(network_id=machine.network("lounge").id, client_id=machine.network("lounge").record.client_id)
+    )
+    await until(lambda: not machine.network("lounge").record.approved)
+
+
+def forged_map(of: NetworkMap, signer: Signer, client_id: str) -> MapUpdate:
+    fresh = NetworkMap(generation=of.generation + 1, serial=1, head=of.head)
+    return MapUpdate(
+        network_id=of.head.network_id, client_id=client_id, snapshot=fresh, signature=sign_map(signer, fresh)
+    )
+
+
+async def test_another_controllers_network_is_none_of_its_business(both: Both) -> None:
+    _, guest, machine = both
+    office = machine.network("office")
+    record, keys, token, netmap = office.record, office.keys, office.relay_token, office.map
+    assert netmap is not None
+    stranger = next(iter(netmap.members)).client_id
+    sealed = base64.b64encode(seal(office.secrets.sealing_public, b"x" * 32, network_key_info(office.id, 9))).decode()
+    for message in (
+        Removed(network_id=office.id, reason="removed"),
+        Pending(network_id=office.id, client_id=record.client_id),
+        PresenceUpdate(network_id=office.id, changes=(Presence(client_id=stranger, online=False),)),
+        Grant(network_id=office.id, keys=(SealedKey(epoch=9, sealed=sealed),), relay_token="theirs"),
+        forged_map(netmap, guest.at.core.keys.maps, record.client_id),
+    ):
+        guest.say(machine, message)
+    await heard_out(machine, guest)
+    assert machine.network("office") is office and office.run_state == "up"
+    assert (office.record, office.keys, office.relay_token, office.map) == (record, keys, token, netmap)
+
+
+async def test_its_own_controller_is_heard(both: Both) -> None:
+    corp, _, machine = both
+    await corp.call("client_remove", "office", "laptop")
+    await until(lambda: [n.name for n in machine.daemon.networks.values()] == ["lounge"])
+
+
+async def test_a_network_joined_by_one_controller_cant_be_taken_over_by_anothers_invite(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to an enrolment names the network; what the challenge said before is a claim of the same controller."""
+    _, guest, machine = both
+    office = machine.network("office")
+    await guest.network("trap", "10.44.0.0/24")
+    real = join.enroll
+
+    def lies(*arguments: object, **options: object) -> object:
+        result = real(*arguments, **options)  # type: ignore[arg-type]
+        object.__setattr__(result, "answer", replace(result.answer, network_id=office.id))
+        return result
+
+    monkeypatch.setattr(join, "enroll", lies)
+    error = await refused(machine.join(await guest.invite("trap")))
+    assert error.code == "already_joined"
+    assert [n for n in machine.daemon.state.networks() if n.name == "office"] == [office.record]
+
+
+async def test_a_link_takes_no_map_of_a_network_that_wasnt_joined_through_it(both: Both) -> None:
+    _, guest, machine = both
+    netmap = machine.network("office").map
+    assert netmap is not None
+    identity = machine.network("lounge").identity
+    link = ControllerLink(
+        urls=(guest.url,), fingerprint=guest.fingerprint, device=Signer.generate(), boot_id="b", identity=identity,
+        maps=(), wall=lambda: 0.0,
+    )  # fmt: skip
+    update = forged_map(netmap, guest.at.core.keys.maps, "cli_x")
+    assert await link._take_map(guest.url, update) is None
+    assert update.network_id not in link.maps
