@@ -47,7 +47,7 @@ async def heard_out(machine: Machine, guest: Controller) -> None:
 def forged_map(of: NetworkMap, signer: Signer, client_id: str) -> MapUpdate:
     fresh = NetworkMap(generation=of.generation + 1, serial=1, head=of.head)
     return MapUpdate(
-        network_id=of.head.network_id, client_id=client_id, snapshot=fresh, signature=sign_map(signer, fresh)
+        network_id=of.head.network_id, client_id=client_id, snapshot=fresh.snapshot(), signature=sign_map(signer, fresh)
     )
 
 
