@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING
 
 from shadowmesh.engine.epochs import RETRY_WINDOW
+from shadowmesh.engine.events import WantGrant
+from shadowmesh.engine.membership import Membership
+from shadowmesh.engine.outbox import Outbox
+from shadowmesh.engine.route import PeerRoute
+from shadowmesh.engine.surroundings import Surroundings
 from shadowmesh.model.clock import Now
-from shadowmesh.model.pump import DropSessions, Install, Keepalive, Path, Send, Session, Unstage
+from shadowmesh.model.keys import WireGuardPublicKey
+from shadowmesh.model.pump import DropSessions, Install, Keepalive, Path, PeerIndex, Session, Unstage
 from shadowmesh.protocol.cookies import CookieJar
 from shadowmesh.protocol.noise import AuthFailure, Initiation, ReceivedInitiation, TransportKeys
-
-if TYPE_CHECKING:
-    from shadowmesh.engine.peer import Peer
 
 REKEY_AFTER = 120.0
 REJECT_AFTER = 180.0
@@ -29,7 +31,7 @@ KEEPALIVE_TIMEOUT = 10.0
 EARLY_REPEATS = (1.0, 2.0)
 MIN_INTERVAL = 0.02  # between two initiations of one peer
 WANT_PATIENCE = 1.0  # after answering an initiation: how long its confirmation is waited for before initiating
-STALE_TOLD = 60.0
+STALE_REPORT = 60.0  # seconds between two requests for the grant, for want of a common network key
 
 
 @dataclass(slots=True, eq=False)
@@ -51,14 +53,28 @@ class Handshake:
     """One peer's handshakes and sessions."""
 
     __slots__ = (
-        "_attempt_since", "_epochs_tried", "_expires", "_jar", "_last_initiation", "_last_responded", "_last_timestamp", "_peer",
-        "_repeats", "_stale_told_at", "_want_at", "current", "done_at", "initiation", "known_epoch", "next_at",
-        "pending", "previous", "sent_at", "stale",
+        "_attempt_since", "_epochs_tried", "_expires", "_index", "_jar", "_last_initiation", "_last_responded",
+        "_last_timestamp", "_membership", "_outbox", "_repeats", "_route", "_stale_reported_at", "_surroundings",
+        "_want_at", "current", "done_at", "initiation", "key", "known_epoch", "next_at", "pending", "previous", "sent_at",
+        "stale",
     )  # fmt: skip
 
-    def __init__(self, peer: Peer) -> None:
-        self._peer = peer
-        self._jar = CookieJar(peer.key)
+    def __init__(
+        self,
+        key: WireGuardPublicKey,
+        index: PeerIndex,
+        route: PeerRoute,
+        membership: Membership,
+        surroundings: Surroundings,
+        outbox: Outbox,
+    ) -> None:
+        self.key = key
+        self._index = index
+        self._route = route
+        self._membership = membership
+        self._surroundings = surroundings
+        self._outbox = outbox
+        self._jar = CookieJar(key)
         self.initiation: Initiation | None = None
         self.sent_at = -inf
         self.next_at = inf
@@ -76,7 +92,7 @@ class Handshake:
         self._last_initiation = -inf
         self._last_responded = -inf
         self._epochs_tried: tuple[int, ...] = ()
-        self._stale_told_at = -inf
+        self._stale_reported_at = -inf
 
     # questions
 
@@ -119,27 +135,33 @@ class Handshake:
             self._transmit(now)
 
     def _transmit(self, now: Now) -> None:
-        engine = self._peer.engine
+        surroundings = self._surroundings
         self._abandon()
-        index = engine.node.new_index(self._peer)
+        index = surroundings.indices.allocate(self._index)
+        timestamp = surroundings.timestamps.next(now.wall)
         try:
-            initiation = Initiation.create(engine.static, self._peer.key, index, engine.node.timestamp_bytes(now))
+            initiation = Initiation.create(self._membership.static, self.key, index, timestamp)
         except AuthFailure:  # a key that is no key: the controller's map is at fault, nothing can be sent
-            engine.node.free_index(index)
+            surroundings.indices.free(index)
             return
         self.initiation = initiation
         self.sent_at = now.boot
         message = self._jar.add_macs(initiation.message, now)
-        for path in self._peer.handshake_paths(now):
-            engine.node.emit(Send(path, message))
-        early = not self.live(now.boot) and not self._peer.plain and self._repeats < len(EARLY_REPEATS)
+        for path in self._route.handshake_paths(now):
+            self._outbox.send(path, message)
+        early = not self.live(now.boot) and not self._plain and self._repeats < len(EARLY_REPEATS)
         wait = EARLY_REPEATS[self._repeats] if early else REKEY_TIMEOUT
         self._repeats += 1
-        self.next_at = now.boot + wait + engine.node.rng.uniform(0, REKEY_JITTER)
+        self.next_at = now.boot + wait + surroundings.rng.uniform(0, REKEY_JITTER)
+
+    @property
+    def _plain(self) -> bool:
+        """Whether the peer speaks WireGuard and nothing else, as far as is known."""
+        return self._route.path.plain is not None
 
     def _abandon(self) -> None:
         if self.initiation is not None:
-            self._peer.engine.node.free_index(self.initiation.local_index)
+            self._surroundings.indices.free(self.initiation.local_index)
             self.initiation = None
             self.next_at = inf
 
@@ -147,23 +169,23 @@ class Handshake:
         """Ends the present attempt, and what waited for it."""
         self._abandon()
         self._want_at = inf
-        self._peer.engine.node.emit(Unstage(self._peer.index))
+        self._outbox.emit(Unstage(self._index))
 
     def response(self, message: bytes, now: Now) -> bool:
         """Message 2. Returns whether it made a session."""
-        initiation, engine = self.initiation, self._peer.engine
+        initiation, keyring = self.initiation, self._membership.keyring
         if initiation is None:
             return False
-        for epoch in engine.keyring.valid(engine.node.controller_wall(now)):
+        for epoch in keyring.valid(self._surroundings.controller_wall(now)):
             try:
-                keys = initiation.consume_response(message, engine.keyring.psk(self._peer.key, epoch))
+                keys = initiation.consume_response(message, keyring.psk(self.key, epoch))
             except AuthFailure:
                 continue
             self.initiation = None
             self.next_at = self._want_at = inf
             session = SessionInfo(keys.local_index, epoch, True, now.boot, confirmed=True)
-            engine.node.emit(Install(self._peer.index, _pump_session(keys, now)))
-            engine.node.emit(Keepalive(self._peer.index))  # confirms the session even if nothing waits
+            self._outbox.emit(Install(self._index, _pump_session(keys, now)))
+            self._outbox.emit(Keepalive(self._index))  # confirms the session even if nothing waits
             self._placed(session)
             self._done(epoch, now)
             return True
@@ -172,9 +194,9 @@ class Handshake:
 
     def _no_common_key(self, now: Now) -> None:
         self.stale = True
-        if now.boot - self._stale_told_at >= STALE_TOLD:
-            self._stale_told_at = now.boot
-            self._peer.engine.want_grant("stale_key")
+        if now.boot - self._stale_reported_at >= STALE_REPORT:
+            self._stale_reported_at = now.boot
+            self._outbox.publish(WantGrant(self._membership.network_id, "stale_key"))
 
     def cookie(self, message: bytes, now: Now) -> None:
         """Message 3: the next initiation will carry the cookie. Raises AuthFailure."""
@@ -186,52 +208,53 @@ class Handshake:
         """Message 1, authenticated. Answers it unless it is a replay or comes too fast. Returns whether it counts."""
         if received.timestamp <= self._last_timestamp or now.boot - self._last_initiation < MIN_INTERVAL:
             return False
-        engine = self._peer.engine
+        membership, indices = self._membership, self._surroundings.indices
         crossed = self.initiation is not None and now.boot - self.sent_at < WANT_PATIENCE
-        if crossed and not self._peer.plain and engine.static.public > self._peer.key:
+        if crossed and not self._plain and membership.static.public > self.key:
             return True  # both began at once; ours goes on, so that one session comes of it and none falls out unused
         self._last_timestamp = received.timestamp
         if now.boot - self._last_initiation > RETRY_WINDOW or self.pending is None:
             self._epochs_tried = ()
         self._last_initiation = now.boot
-        wall = engine.node.controller_wall(now)
-        epoch = engine.keyring.choose(self.known_epoch, self._epochs_tried, wall)
+        wall = self._surroundings.controller_wall(now)
+        epoch = membership.keyring.choose(self.known_epoch, self._epochs_tried, wall)
         if epoch is None:
             self._no_common_key(now)
             return True
         self._epochs_tried = (*(e for e in self._epochs_tried if e != epoch), epoch)
-        index = engine.node.new_index(self._peer)
+        index = indices.allocate(self._index)
         try:
-            message, keys = received.respond(index, engine.keyring.psk(self._peer.key, epoch))
+            message, keys = received.respond(index, membership.keyring.psk(self.key, epoch))
         except AuthFailure:
-            engine.node.free_index(index)
+            indices.free(index)
             return False
         if self.pending is not None:
-            engine.node.free_index(self.pending.local_index)
+            indices.free(self.pending.local_index)
         self.pending = SessionInfo(index, epoch, False, now.boot)
         self._sessions_changed()
         self._last_responded = now.boot
         if self.initiation is not None:  # the peer's goes on; ours may start again if no session comes of it
             self._abandon()
             self._want_at = now.boot + WANT_PATIENCE
-        engine.node.emit(Install(self._peer.index, _pump_session(keys, now)))
-        engine.node.emit(Send(path, self._jar.add_macs(message, now)))
+        self._outbox.emit(Install(self._index, _pump_session(keys, now)))
+        self._outbox.send(path, self._jar.add_macs(message, now))
         return True
 
-    def confirmed(self, local_index: int, now: Now) -> None:
-        """The pump heard on the session that we answered with."""
+    def confirmed(self, local_index: int, now: Now) -> bool:
+        """The pump heard on a session that we answered with; returns whether it is the one that waited for that."""
         session = self.pending
         if session is None or session.local_index != local_index:
-            return
+            return False
         self.pending = None
         session.confirmed = True
         self._want_at = inf
-        if self._peer.sent_paths[0] is not None:
+        if self._route.open:
             # What waited has gone out with the promotion. If the pump asked for a session after our answer, it would
             # not ask again when this one ends: this lets it.
-            self._peer.engine.node.emit(Unstage(self._peer.index))
+            self._outbox.emit(Unstage(self._index))
         self._shift(session)
         self._done(session.epoch, now)
+        return True
 
     # sessions
 
@@ -254,7 +277,7 @@ class Handshake:
 
     def _free(self, session: SessionInfo | None) -> None:
         if session is not None:
-            self._peer.engine.node.free_index(session.local_index)
+            self._surroundings.indices.free(session.local_index)
 
     def _done(self, epoch: int, now: Now) -> None:
         self.stale = False
@@ -262,12 +285,11 @@ class Handshake:
         self._epochs_tried = ()
         if self.known_epoch is None or epoch > self.known_epoch:
             self.known_epoch = epoch
-        session = self.current
-        self._peer.handshake_done(epoch, session is not None and session.initiator, now)
 
-    def drop(self) -> None:
+    def close(self) -> None:
         """Ends everything: the peer was removed."""
         self._abandon()
+        self._want_at = inf
         for session in (self.previous, self.current, self.pending):
             self._free(session)
         self.previous = self.current = self.pending = None
@@ -283,26 +305,29 @@ class Handshake:
         sessions = (self.previous, self.current, self.pending)
         self._expires = min((s.dies for s in sessions if s is not None), default=inf)
 
-    def on_timer(self, now: Now) -> None:
+    def on_timer(self, now: Now) -> bool:
+        """Does what is due; returns whether it gave up: ninety seconds of trying led to nothing."""
         boot = now.boot
+        gave_up = False
         if boot >= self._want_at:
             self._want_at = inf
             self.initiate(now)
         if boot >= self.next_at:
             if boot - self._attempt_since >= REKEY_ATTEMPT:
                 self.give_up()
-                self._peer.handshake_failed(now)
+                gave_up = True
             else:
                 self._transmit(now)
         dead = [s for s in (self.previous, self.current, self.pending) if s is not None and boot >= s.dies]
         if dead:
-            self._peer.engine.node.emit(DropSessions(self._peer.index, tuple(s.local_index for s in dead)))
+            self._outbox.emit(DropSessions(self._index, tuple(s.local_index for s in dead)))
             for session in dead:
                 self._free(session)
             self.previous = None if self.previous in dead else self.previous
             self.current = None if self.current in dead else self.current
             self.pending = None if self.pending in dead else self.pending
             self._sessions_changed()
+        return gave_up
 
 
 def _pump_session(keys: TransportKeys, now: Now) -> Session:

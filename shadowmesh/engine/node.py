@@ -1,7 +1,4 @@
-"""The mind of a client daemon: all networks, sockets and streams; hands each event to whom it concerns.
-
-Over 500 lines because it is the one door: what a daemon may call, and where each event goes.
-"""
+"""The mind of a client daemon: all networks, sockets and streams; hands each event to whom it concerns."""
 
 from __future__ import annotations
 
@@ -10,22 +7,20 @@ from math import inf
 
 from shadowmesh.engine import report
 from shadowmesh.engine.counters import CounterReader
-from shadowmesh.engine.engine import Engine
+from shadowmesh.engine.engine import Engine, PeerTable
 from shadowmesh.engine.events import (
     DropStream,
     Identity,
     NatChanged,
-    NeedStream,
     NetworkIdentity,
     NodeConfig,
     NodeEvent,
     WireGuardExport,
     Woke,
 )
+from shadowmesh.engine.outbox import Outbox
 from shadowmesh.engine.peer import Peer
-from shadowmesh.engine.pings import Pings
-from shadowmesh.engine.relaysession import RelaySession
-from shadowmesh.engine.timers import Timers
+from shadowmesh.engine.surroundings import Surroundings, Timestamps
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.model.errors import Kind as ErrorKind
@@ -33,7 +28,7 @@ from shadowmesh.model.errors import MalformedError, ShadowMeshError
 from shadowmesh.model.ids import ClientID, RelayID
 from shadowmesh.model.keys import NetworkID, Secret
 from shadowmesh.model.link import Presence
-from shadowmesh.model.netmap import NetworkMap, RelayInfo
+from shadowmesh.model.netmap import NetworkMap
 from shadowmesh.model.pump import (
     Command,
     Confirmed,
@@ -44,8 +39,6 @@ from shadowmesh.model.pump import (
     GoneEvent,
     Kind,
     Path,
-    PeerIndex,
-    Send,
     Slot,
     Source,
     Wants,
@@ -58,42 +51,27 @@ from shadowmesh.protocol import relay as relay_wire
 from shadowmesh.protocol.cookies import LoadGauge, verify_mac1
 
 SLEPT = 10.0  # seconds by which a deadline has to be missed for the host to count as having slept
-TIMESTAMP_STEP = 1e-6
 
 
 class Node:
     """See the package's docstring for the way to drive it."""
 
     def __init__(self, identity: Identity, config: NodeConfig | None = None) -> None:
-        self.identity = identity
-        self.config = config if config is not None else NodeConfig()
-        self.rng = self.config.rng
-        self.counters: CounterReader | None = None
-        self.wall_offset = 0.0
-        self.pulse_shift = self.rng.uniform(0.0, 3.0)  # so that the daemons of a network don't beat in step
-        self.timers = Timers()
+        config = config if config is not None else NodeConfig()
+        self._outbox = Outbox()
+        self.timers = self._outbox.timers
+        self._stun = StunClient(config.rng)
+        self._timestamps = Timestamps(config.timestamp_floor)
+        self._surroundings = Surroundings(
+            config.rng, config.primitives, identity.device, self._timestamps, self._stun.rtt
+        )
         self.engines: dict[NetworkID, Engine] = {}
-        self.by_key: dict[bytes, Peer] = {}
-        self.sockets: tuple[LocalSocket, ...] = ()
-        self.slots: set[Slot] = set()
-        self.streams: dict[RelayID, Slot] = {}
-        self.view = HostView()
-        self.candidates: tuple[Candidate, ...] = ()
-        self.disco_candidates: tuple[disco.Candidate, ...] = ()
-        self.stun = StunClient(self.rng)
+        self.peers = PeerTable()
         self.nat = NatStatus()
-        self.pings = Pings(self)
-        self.echoes: dict[bytes, RelaySession] = {}
         self.dropped = 0  # datagrams that nothing here had asked for, or that don't authenticate
         self.queued_at = inf  # as the STUN client's place in the timers
-        self._peers: dict[PeerIndex, Peer] = {}
-        self._next_peer = 0
-        self._indices: dict[int, Peer] = {}
-        self._commands: list[Command] = []
-        self._events: list[NodeEvent] = []
         self._interfaces: tuple[HostInterface, ...] = ()
         self._gauge = LoadGauge()
-        self._timestamp = self.config.timestamp_floor
         self._handlers: dict[type, Callable[..., None]] = {
             Datagram: self._datagram,
             Wants: self._wants,
@@ -105,7 +83,7 @@ class Node:
         self._kinds: dict[Kind, Callable[[Datagram, Now], None]] = {
             Kind.HANDSHAKE: self._handshake,
             Kind.DISCO: self._disco,
-            Kind.STUN: self._stun,
+            Kind.STUN: self._stun_answer,
             Kind.RELAY_CONTROL: self._relay_control,
         }
 
@@ -113,13 +91,11 @@ class Node:
 
     def pump_commands(self) -> list[Command]:
         """What the pump is to do since the last call, in order."""
-        commands, self._commands = self._commands, []
-        return commands
+        return self._outbox.take_commands()
 
     def events(self) -> list[NodeEvent]:
         """What happened since the last call, in order."""
-        events, self._events = self._events, []
-        return events
+        return self._outbox.take_events()
 
     def next_deadline(self) -> float | None:
         """CLOCK_BOOTTIME at which `tick` is wanted, None for never."""
@@ -129,7 +105,21 @@ class Node:
     @property
     def timestamp(self) -> float:
         """The newest handshake timestamp used. Kept on disk now and then, it is the next start's `timestamp_floor`."""
-        return self._timestamp
+        return self._timestamps.newest
+
+    @property
+    def indices_in_use(self) -> int:
+        """How many receiver indices name a session or a handshake."""
+        return len(self._surroundings.indices)
+
+    @property
+    def counters(self) -> CounterReader | None:
+        """The pump's table; WireGuard's timers are read from it."""
+        return self._surroundings.counters
+
+    @counters.setter
+    def counters(self, reader: CounterReader | None) -> None:
+        self._surroundings.counters = reader
 
     # time and packets
 
@@ -143,7 +133,7 @@ class Node:
         """Does what is due."""
         due = self.timers.next_deadline()
         if now.boot - due > SLEPT:
-            self.tell(Woke(now.boot, now.boot - due))
+            self._outbox.publish(Woke(now.boot, now.boot - due))
             self.network_changed(now)
         self.timers.run(now)
 
@@ -152,10 +142,10 @@ class Node:
     def add_network(self, identity: NetworkIdentity) -> None:
         """A network that this device is in; it comes to life with its map, keys and grant."""
         if identity.network_id not in self.engines:
-            self.engines[identity.network_id] = Engine(self, identity)
+            self.engines[identity.network_id] = Engine(identity, self.peers, self._surroundings, self._outbox, self)
 
     def remove_network(self, network: NetworkID, now: Now) -> None:
-        """Ends a network here: leaves its relays, drops its peers and their sessions."""
+        """Ends a network here: leaves its relays, drops its peers and their sessions. Nothing of it is left."""
         engine = self.engines.pop(network, None)
         if engine is not None:
             engine.close(now)
@@ -186,35 +176,36 @@ class Node:
 
     def set_wall_offset(self, seconds: float) -> None:
         """How far the controller's clock is ahead of `Now.wall`: expiry is judged by its time."""
-        self.wall_offset = seconds
-
-    def controller_wall(self, now: Now) -> float:
-        return now.wall + self.wall_offset
+        self._surroundings.wall_offset = seconds
 
     # the host
 
     def add_socket(self, slot: Slot, port: int, now: Now, *, ipv6: bool = False) -> None:
         """A UDP socket that the pump has, on local port `port`."""
-        self.slots.add(slot)
-        self.sockets = (*self.sockets, LocalSocket(slot, port, ipv6))
+        around = self._surroundings
+        around.slots.add(slot)
+        around.sockets = (*around.sockets, LocalSocket(slot, port, ipv6))
         self._transports_changed(now)
 
     def remove_socket(self, slot: Slot, now: Now) -> None:
-        self.slots.discard(slot)
-        self.sockets = tuple(s for s in self.sockets if s.slot != slot)
+        around = self._surroundings
+        around.slots.discard(slot)
+        around.sockets = tuple(s for s in around.sockets if s.slot != slot)
         self._transports_changed(now)
 
     def add_stream(self, slot: Slot, relay_id: RelayID, now: Now) -> None:
-        """A stream to a relay that the pump has, after NeedStream."""
-        self.slots.add(slot)
-        self.streams[relay_id] = slot
+        """A stream to a relay that the pump has, after NeedStream. One that nobody needs any more is dropped at once."""
+        self._surroundings.slots.add(slot)
+        self._surroundings.streams[relay_id] = slot
         for engine in self._living():
             engine.relays.transport_changed(now)
+        self.stream_unneeded(relay_id)
 
     def remove_stream(self, slot: Slot, now: Now) -> None:
         """A stream ended."""
-        self.slots.discard(slot)
-        self.streams = {r: s for r, s in self.streams.items() if s != slot}
+        self._surroundings.slots.discard(slot)
+        for relay_id in [r for r, s in self._surroundings.streams.items() if s == slot]:
+            del self._surroundings.streams[relay_id]
         for engine in self._living():
             engine.relays.transport_changed(now)
 
@@ -233,27 +224,20 @@ class Node:
         """The host woke from sleep, or its routes changed: nothing that was proven before is to be relied on."""
         self._everything_anew(now)
         for engine in self._living():
-            for peer in list(engine.awake):
-                if peer.path is not None:
-                    peer.path.network_changed(now.boot)
-                    peer.after(now)
+            engine.paths_in_doubt(now)
 
     def _everything_anew(self, now: Now) -> None:
         for engine in self._living():
             engine.relays.network_changed(now)
-        self.stun.ask_all(now.boot)
+        self._stun.ask_all(now.boot)
         self._send_stun()
 
     def _transports_changed(self, now: Now) -> None:
-        self.stun.configure(self._stun_servers(), self.sockets, now.boot)
+        self._stun.configure(self._stun_servers(), self._surroundings.sockets, now.boot)
         self._send_stun()
         self._refresh(now, moved=False, force=True)
         for engine in self._living():
             engine.relays.transport_changed(now)
-
-    def socket_for(self, remote: SockAddr) -> LocalSocket | None:
-        """The socket from which a server is spoken to."""
-        return next((s for s in self.sockets if s.ipv6 == remote.is_ipv6), None)
 
     # what people ask
 
@@ -261,7 +245,7 @@ class Node:
         """All peers of a network, in the map's order."""
         engine = self._engine(network)
         reader = counters if counters is not None else self.counters
-        return [report.status(engine, peer, now, reader) for peer in engine.peers.values()]
+        return [report.status(peer, now, reader) for peer in engine.peers.values()]
 
     def why(self, network: NetworkID, client_id: ClientID, now: Now) -> Why:
         """Why a peer is where it is: what was tried, what comes next. Raises ShadowMeshError (NOT_FOUND)."""
@@ -274,23 +258,24 @@ class Node:
         It counts as traffic: a session and a direct path are sought. Raises ShadowMeshError (NOT_FOUND).
         """
         engine = self._engine(network)
-        self.pings.start(self._peer(engine, client_id), token, now, timeout)
+        self._peer(engine, client_id).ping(token, now, timeout)
 
     def export_wireguard(self, network: NetworkID, client_id: ClientID, now: Now) -> WireGuardExport | None:
         """For `export wireguard`; None while no network key is held. Raises ShadowMeshError (NOT_FOUND)."""
         engine = self._engine(network)
-        return report.export_wireguard(engine, self._peer(engine, client_id), now)
+        return report.export_wireguard(engine, self._peer(engine, client_id), self._surroundings, now)
 
     def relay_name(self, network: NetworkID) -> str | None:
         """The home relay's name, None while there is no session."""
         engine = self._engine(network)
-        if engine.me is None or engine.relays.home is None:
+        if engine.relays.home is None:
             return None
         return engine.relays.sessions[engine.relays.home].relay.name
 
     def epoch(self, network: NetworkID, now: Now) -> int:
         """The newest valid epoch held."""
-        return self._engine(network).keyring.newest(self.controller_wall(now))
+        keyring = self._engine(network).membership.keyring
+        return keyring.newest(self._surroundings.controller_wall(now))
 
     def _engine(self, network: NetworkID) -> Engine:
         engine = self.engines.get(network)
@@ -305,97 +290,49 @@ class Node:
         return peer
 
     def _living(self) -> list[Engine]:
-        return [e for e in self.engines.values() if e.me is not None]
+        return [e for e in self.engines.values() if e.living]
 
-    # for the engines
-
-    def emit(self, command: Command) -> None:
-        self._commands.append(command)
-
-    def emit_send(self, path: Path, data: bytes) -> None:
-        self._commands.append(Send(path, data))
-
-    send = emit_send
-
-    def tell(self, event: NodeEvent) -> None:
-        self._events.append(event)
-
-    def timestamp_bytes(self, now: Now) -> bytes:
-        """TAI64N for an initiation, always later than the one before, whatever the clock does."""
-        self._timestamp = max(now.wall, self._timestamp + TIMESTAMP_STEP)
-        return noise.tai64n(self._timestamp)
-
-    def new_index(self, peer: Peer) -> int:
-        """A receiver index, unique in this daemon."""
-        while True:
-            index = self.rng.getrandbits(32)
-            if index not in self._indices:
-                self._indices[index] = peer
-                return index
-
-    def free_index(self, index: int) -> None:
-        self._indices.pop(index, None)
-
-    def new_peer_index(self) -> PeerIndex:
-        self._next_peer += 1
-        return PeerIndex(self._next_peer)
-
-    def peer_added(self, peer: Peer) -> None:
-        self._peers[peer.index] = peer
-        self.by_key[peer.key] = peer
-
-    def peer_removed(self, peer: Peer) -> None:
-        self._peers.pop(peer.index, None)
-        if self.by_key.get(peer.key) is peer:
-            del self.by_key[peer.key]
-        self._indices = {i: p for i, p in self._indices.items() if p is not peer}
-
-    def need_stream(self, relay_id: RelayID, url: str) -> None:
-        self.tell(NeedStream(relay_id, url))
+    # engine.EngineUser: what the networks share
 
     def stream_unneeded(self, relay_id: RelayID) -> None:
-        """A session of this relay stands on UDP: the stream goes when no other network uses it."""
-        slot = self.streams.get(relay_id)
+        """A session of this relay needs no stream: it goes when no other network's does."""
+        slot = self._surroundings.streams.get(relay_id)
         if slot is None:
             return
         for engine in self._living():
             session = engine.relays.sessions.get(relay_id)
-            if session is not None and session.path is not None and session.path.via == slot:
+            if session is not None and session.needs_stream(slot):
                 return
-        del self.streams[relay_id]
-        self.slots.discard(slot)
-        self.tell(DropStream(relay_id, slot))
+        del self._surroundings.streams[relay_id]
+        self._surroundings.slots.discard(slot)
+        self._outbox.publish(DropStream(relay_id, slot))
 
     def stream_failed(self, relay_id: RelayID, now: Now) -> None:
         """Nothing comes through an open stream any more: closes it; who needs it asks for another."""
-        slot = self.streams.get(relay_id)
+        slot = self._surroundings.streams.get(relay_id)
         if slot is not None:
-            self.tell(DropStream(relay_id, slot))
+            self._outbox.publish(DropStream(relay_id, slot))
             self.remove_stream(slot, now)
 
-    def observed(self, relay: RelayInfo, addr: SockAddr, now: Now) -> None:
+    def reflexive_seen(self, addr: SockAddr, now: Now) -> None:
         """A relay saw us at `addr` over UDP. If that is news, the NAT changed."""
-        known = self.stun.reflexive
-        if known and addr not in known and (not self.view.symmetric or all(a.host != addr.host for a in known)):
-            self.stun.ask_all(now.boot)
+        known, symmetric = self._stun.reflexive, self._surroundings.view.symmetric
+        if known and addr not in known and (not symmetric or all(a.host != addr.host for a in known)):
+            self._stun.ask_all(now.boot)
             self._send_stun()
 
     def relays_in_doubt(self, now: Now) -> None:
+        """One relay knows us no more: the others are asked."""
         for engine in self._living():
             engine.relays.verify(now)
 
-    def pong(self, peer: Peer, tx_id: bytes, rtt: float, direct: object, now: Now) -> None:
-        self.pings.pong(peer, tx_id, rtt, direct is not None, now)
-
-    def handshake_answered(self, peer: Peer, now: Now) -> None:
-        self.pings.handshake_answered(peer, now)
-
-    # candidates, STUN
-
     def servers_changed(self, now: Now) -> None:
-        self.stun.configure(self._stun_servers(), self.sockets, now.boot)
+        """Relays and STUN servers of a network are others."""
+        self._stun.configure(self._stun_servers(), self._surroundings.sockets, now.boot)
         self._send_stun()
         self._refresh(now, moved=False)
+
+    # candidates, STUN
 
     def _stun_servers(self) -> list[SockAddr]:
         servers: list[SockAddr] = []
@@ -414,44 +351,41 @@ class Node:
             for net in (engine.netmap.head.subnet, engine.netmap.head.subnet6)
             if net is not None
         )
-        bare = HostView(self._interfaces, overlay, self.stun.reflexive)
-        verdict = self.stun.verdict(bare)
+        bare = HostView(self._interfaces, overlay, self._stun.reflexive)
+        verdict = self._stun.verdict(bare)
         filters_ports = verdict.type == "port_restricted"
-        view = HostView(self._interfaces, overlay, self.stun.reflexive, verdict.symmetric, filters_ports)
-        candidates = gather(view, self.sockets)
+        view = HostView(self._interfaces, overlay, self._stun.reflexive, verdict.symmetric, filters_ports)
+        around = self._surroundings
+        candidates = gather(view, around.sockets)
         nat = NatStatus(
             type=verdict.type, mapping=verdict.mapping, public=str(verdict.public) if verdict.public else None
         )
         if nat != self.nat:
             self.nat = nat
-            self.tell(NatChanged(nat))
+            self._outbox.publish(NatChanged(nat))
             for engine in self._living():
-                engine.nat_changed(now)
-        news = _essence(candidates, view) != _essence(self.candidates, self.view)
-        before = self.view
-        self.view, self.candidates = view, candidates
-        self.disco_candidates = tuple(disco.Candidate(c.addr, disco.CandidateKind(c.kind)) for c in candidates)
+                engine.nat_changed(udp_blocked=nat.type == "udp_blocked", now=now)
+        news = _essence(candidates, view) != _essence(around.candidates, around.view)
+        before = around.view
+        around.view, around.candidates = view, candidates
+        around.disco_candidates = tuple(disco.Candidate(c.addr, disco.CandidateKind(c.kind)) for c in candidates)
         judged = (view.symmetric, view.filters_ports) != (before.symmetric, before.filters_ports)
         if news or force or moved or judged:
             for engine in self._living():
-                engine.report_presence()
-                for peer in list(engine.awake):
-                    if peer.path is not None:
-                        peer.path.local_changed(view, self.sockets, now.boot, moved=moved)
-                        peer.after(now)
+                engine.host_changed(view, around.sockets, now, moved=moved)
 
     def deadline(self) -> float:
-        return self.stun.deadline
+        return self._stun.deadline
 
     def on_timer(self, now: Now) -> None:
-        if self.stun.tick(now.boot):
+        if self._stun.tick(now.boot):
             self._refresh(now, moved=False)
         self._send_stun()
 
     def _send_stun(self) -> None:
-        for ask in self.stun.take():
-            self.emit_send(Path(ask.slot, ask.server), stun.binding_request(ask.tx_id, change_port=ask.change_port))
-        self.timers.schedule(self)
+        for ask in self._stun.take():
+            self._outbox.send(Path(ask.slot, ask.server), stun.binding_request(ask.tx_id, change_port=ask.change_port))
+        self._outbox.schedule(self)
 
     # events of the pump
 
@@ -466,32 +400,39 @@ class Node:
         kind = noise.message_type(data)
         if kind == noise.INITIATION:
             for engine in self.engines.values():
-                if verify_mac1(data, engine.mac1_key):
+                if verify_mac1(data, engine.membership.mac1_key):
                     engine.initiation(data, event.path, now, under_load=self._gauge.note(now))
                     return
             self.dropped += 1
             return
-        peer = self._indices.get(noise.receiver_index(data))
+        peer = self.peers.get(self._surroundings.indices.owner(noise.receiver_index(data)))
         if peer is None or peer.handshake is None:
             self.dropped += 1
         elif kind == noise.COOKIE_REPLY:
             peer.handshake.cookie(data, now)
-        elif kind == noise.RESPONSE and verify_mac1(data, peer.engine.mac1_key):
-            peer.engine.response(data, peer, event.path, now)
+        elif kind == noise.RESPONSE:
+            peer.response(data, event.path, now)
 
     def _disco(self, event: Datagram, now: Now) -> None:
-        peer = self.by_key.get(event.data[4:36])
-        if peer is None:
+        """For the peer of that key; where several networks have one, for the one whose box opens."""
+        opened = False
+        for engine in self.engines.values():
+            peer = engine.by_key.get(event.data[4:36])
+            if peer is not None:
+                try:
+                    peer.disco(event.data, event.path, now)
+                    opened = True
+                except MalformedError:
+                    continue
+        if not opened:
             self.dropped += 1
-            return
-        peer.engine.disco(event.data, peer, event.path, now)
 
-    def _stun(self, event: Datagram, now: Now) -> None:
+    def _stun_answer(self, event: Datagram, now: Now) -> None:
         answer = stun.parse_response(event.data)
         if not isinstance(answer, stun.BindingResponse):
             return
-        host_before = {a.host for a in self.stun.reflexive}
-        changed = self.stun.answered(answer.tx_id, answer.mapped, event.path.via, event.path.remote, now.boot)
+        host_before = {a.host for a in self._stun.reflexive}
+        changed = self._stun.answered(answer.tx_id, answer.mapped, event.path.via, event.path.remote, now.boot)
         self._refresh(now, moved=changed and bool(host_before) and answer.mapped.host not in host_before)
         self._send_stun()
 
@@ -500,13 +441,14 @@ class Node:
         path = Path(event.path.via, event.path.remote)
         echo: bytes | None = getattr(message, "echo", None)
         if echo is not None:
-            session = self.echoes.get(echo)
+            logins = (engine.relays.find_login(echo) for engine in self._living())
+            session = next((found for found in logins if found is not None), None)
             if session is not None:
                 session.receive(message, path, now)
             return
         network: NetworkID | None = getattr(message, "network_id", None)
         engine = self.engines.get(network) if network is not None else None
-        if engine is None or engine.me is None:
+        if engine is None or not engine.living:
             self.dropped += 1
             return
         session = engine.relays.find(path)
@@ -518,24 +460,22 @@ class Node:
             session.receive(message, path, now)
 
     def _wants(self, event: Wants, now: Now) -> None:
-        peer = self._peers.get(event.peer)
+        peer = self.peers.get(event.peer)
         if peer is not None:
             peer.wants(now)
 
     def _confirmed(self, event: Confirmed, now: Now) -> None:
-        peer = self._peers.get(event.peer)
-        if peer is not None and peer.handshake is not None:
-            peer.handshake.confirmed(event.local_index, now)
-            peer.tell_path(now)
-            peer.after(now)
+        peer = self.peers.get(event.peer)
+        if peer is not None:
+            peer.confirmed(event.local_index, now)
 
     def _edge(self, event: Edge, now: Now) -> None:
-        peer = self._peers.get(event.peer)
-        if peer is not None and peer.path is not None:
+        peer = self.peers.get(event.peer)
+        if peer is not None:
             peer.edge(event.which, now)
 
     def _source(self, event: Source, now: Now) -> None:
-        peer = self._peers.get(event.peer)
+        peer = self.peers.get(event.peer)
         if peer is not None:
             peer.source(event.path, now)
 

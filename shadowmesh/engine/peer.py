@@ -1,37 +1,55 @@
-"""One peer: its handshake, its path, its pulse. A peer that nobody speaks to is little more than its entry in the map."""
+"""One peer: its handshake, its path, its data's timers. A peer that nobody speaks to is little more than its entry in
+the map; it becomes *active* with the first packet either way."""
 
 from __future__ import annotations
 
 import ipaddress
 from collections import deque
-from math import floor, inf
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from math import inf
 
-from shadowmesh.engine.events import HandshakeDone, PathChanged
-from shadowmesh.engine.handshake import KEEPALIVE_TIMEOUT, REKEY_TIMEOUT, Handshake
+from shadowmesh.engine.datatimers import POLL, QUIET, DataTimers
+from shadowmesh.engine.events import HandshakeDone, PathChanged, PingResult
+from shadowmesh.engine.handshake import Handshake
+from shadowmesh.engine.membership import Membership
+from shadowmesh.engine.outbox import Outbox
+from shadowmesh.engine.peerview import PeerView, active_view, idle_view, relayed_view
+from shadowmesh.engine.pings import Finished, Pings
+from shadowmesh.engine.relays import RelaySet
 from shadowmesh.engine.relaysession import RelaySession
+from shadowmesh.engine.route import PeerRoute
+from shadowmesh.engine.surroundings import Surroundings
 from shadowmesh.model.addresses import IPNetwork, SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.model.ids import RelayID
 from shadowmesh.model.keys import WireGuardPublicKey
+from shadowmesh.model.link import Presence
 from shadowmesh.model.netmap import Member
-from shadowmesh.model.pump import Arm, Edges, Keepalive, Path, PeerIndex, PutPeer, SetPath
+from shadowmesh.model.pump import (
+    DropSessions,
+    Edges,
+    Path,
+    PeerIndex,
+    PutPeer,
+    RemovePeer,
+    SetPath,
+)
 from shadowmesh.model.reasons import Reason
-from shadowmesh.model.status import PathKind
-from shadowmesh.paths.candidates import Candidate, CandidateKind, PathKey, is_site_local, parse_ip
+from shadowmesh.paths.candidates import (
+    Candidate,
+    CandidateKind,
+    HostView,
+    LocalSocket,
+    PathKey,
+    is_site_local,
+    parse_ip,
+)
 from shadowmesh.paths.peerpath import PeerPath
-from shadowmesh.paths.values import Call, Moved, Ping, Route
+from shadowmesh.paths.values import Call, Moved, Ping, Policy, Route
 from shadowmesh.protocol import disco
+from shadowmesh.protocol.cookies import verify_mac1
+from shadowmesh.protocol.noise import ReceivedInitiation
 
-if TYPE_CHECKING:
-    from shadowmesh.engine.engine import Engine
-
-PULSE = 3.0
-PULSE_SHIFTS = 16  # pulses of very many peers are spread over so many moments …
-SHARE_A_PULSE = 256  # … of so many peers each; else a node's peers share one turn
-QUIET = 10.0  # seconds without data after which a peer's pulse stops until the pump tells of new data
-NO_ANSWER = KEEPALIVE_TIMEOUT + REKEY_TIMEOUT
-ABSENT = 5.0  # seconds for which a relay that said "not here" is asked last
 DISCO_SILENT = 6.5  # seconds without disco after which a peer heard by WireGuard alone is taken for a plain one
 NOWHERE = SockAddr("0.0.0.0", 1)  # the observed address in a pong through a relay
 HISTORY = 16
@@ -41,36 +59,40 @@ class Peer:
     """Times inside are CLOCK_BOOTTIME seconds."""
 
     __slots__ = (
-        "_armed", "_box", "_last_rx", "_last_tx", "_pulse_at", "_rx_since", "_tx_since", "_view", "absent",
-        "disco_at", "engine", "handshake", "history", "home", "index", "key", "member", "online", "path",
-        "plain_hint", "queued_at", "relay", "sent_paths", "standby",
+        "_box", "_membership", "_outbox", "_pings", "_relays", "_surroundings", "_view", "disco_at", "handshake", "history",
+        "index", "key", "member", "online", "path", "plain_hint", "presence", "queued_at", "route", "timers",
     )  # fmt: skip
 
-    def __init__(self, engine: Engine, member: Member, index: PeerIndex) -> None:
-        self.engine = engine
+    def __init__(
+        self,
+        member: Member,
+        index: PeerIndex,
+        membership: Membership,
+        relays: RelaySet,
+        surroundings: Surroundings,
+        outbox: Outbox,
+    ) -> None:
         self.member = member
         self.key: WireGuardPublicKey = member.wg_key
         self.index = index
-        self.handshake: Handshake | None = None
+        self._membership = membership
+        self._relays = relays
+        self._surroundings = surroundings
+        self._outbox = outbox
+        self.handshake: Handshake | None = None  # these four belong to an active peer alone
         self.path: PeerPath | None = None
-        self.relay: RelaySession | None = None
-        self.online: bool | None = None
-        self.home: RelayID | None = None
-        self.standby: RelayID | None = None
-        self.absent: dict[RelayID, float] = {}
+        self.route: PeerRoute | None = None
+        self.timers: DataTimers | None = None
+        self.presence: Presence | None = None  # what the controller said last
+        self.online: bool | None = None  # None: not known while the controller is away
         self.disco_at = -inf  # last authenticated disco message
         self.plain_hint: tuple[PathKey, float] | None = None  # WireGuard came directly from there, unknown to disco
-        self.sent_paths: tuple[Path | None, Path | None] = (None, None)
         self.history: deque[PathChanged] | None = None
         self.queued_at = inf
+        self._pings: Pings | None = None
         self._box: disco.DiscoBox | None = None
-        self._view: tuple[PathKind, Reason, SockAddr | None, str | None] = ("none", Reason.NONE_IDLE, None, None)
-        self._armed = False
-        self._pulse_at = inf
-        self._last_tx = -inf
-        self._last_rx = -inf
-        self._rx_since = inf  # data came and nothing was sent since
-        self._tx_since = inf  # data was sent and nothing came since
+        self._view = PeerView("none", Reason.NONE_IDLE)
+        self._put()
 
     # what it is
 
@@ -87,57 +109,113 @@ class Peer:
         return self.path is not None and self.path.plain is not None
 
     @property
+    def active(self) -> bool:
+        """Whether anything was ever sent to it or came from it."""
+        return self.path is not None
+
+    @property
+    def relay(self) -> RelaySession | None:
+        """The relay session through which it is reached, or would be."""
+        return self.route.relay if self.route is not None else None
+
+    @property
     def box(self) -> disco.DiscoBox:
         if self._box is None:
-            engine = self.engine
-            self._box = disco.DiscoBox(engine.identity.private, self.key, engine.node.config.primitives)
+            self._box = disco.DiscoBox(self._membership.private, self.key, self._surroundings.primitives)
         return self._box
 
-    def put(self) -> None:
+    def _put(self) -> None:
         """Tells the pump of the peer."""
-        self.engine.node.emit(PutPeer(self.index, self.engine.identity.net, self.allowed, self.plain))
+        self._outbox.emit(PutPeer(self.index, self._membership.net, self.allowed, self.plain))
 
-    def awake(self, now: Now) -> tuple[Handshake, PeerPath]:
-        """The parts that only a peer that is spoken to has."""
-        if self.handshake is None or self.path is None:
-            node = self.engine.node
-            self.handshake = Handshake(self)
-            self.path = PeerPath(node.rng, node.view, node.sockets, self.engine.policy)
-            self.path.endpoints_known(endpoint_candidates(self.engine.endpoints_of(self)))
-            self.engine.awake[self] = None
+    def activate(self, now: Now) -> tuple[Handshake, PeerPath, PeerRoute]:
+        """The parts that only an active peer has."""
+        if self.handshake is None or self.path is None or self.route is None:
+            around = self._surroundings
+            self.path = PeerPath(around.rng, around.view, around.sockets, self._membership.policy)
+            self.route = PeerRoute(self.index, self.member.ip, self.path, self._relays, self._outbox)
+            self.handshake = Handshake(self.key, self.index, self.route, self._membership, around, self._outbox)
+            if self.presence is not None:
+                self.route.set_relays(self.presence.home, self.presence.standby)
+                self.path.endpoints_known(endpoint_candidates(self.presence.endpoints))
+            self.timers = DataTimers(self.index, around, self._outbox)
             self.choose_relay(now)
-            self._arm()
-        return self.handshake, self.path
+            self.timers.arm()
+        return self.handshake, self.path, self.route
 
-    def _arm(self) -> None:
-        if not self._armed:
-            self._armed = True
-            self.engine.node.emit(Arm(self.index, Edges.TX_DATA | Edges.RX_DATA))
+    def set_member(self, member: Member, now: Now) -> None:
+        """Another name, address or tag, the same key: sessions stay."""
+        moved = member.ip != self.member.ip
+        self.member = member
+        self._put()
+        if self.route is not None and moved:
+            self.route.ip = member.ip
+            self.route.apply(self.route.path.route)
+            self.after(now)
+
+    def close(self, now: Now) -> None:
+        """Out at once: nothing more goes to the peer, nothing of it is taken, nothing waits."""
+        if self._pings is not None:
+            self._publish_pings(self._pings.close(), now)
+        if self.handshake is not None:
+            self.handshake.close()
+        self.handshake = self.path = self.route = self.timers = self._pings = None
+        self._outbox.timers.cancel(self)
+        self._outbox.emit(SetPath(self.index, None))
+        self._outbox.emit(DropSessions(self.index))
+        self._outbox.emit(RemovePeer(self.index))
 
     # what happens to it
 
     def wants(self, now: Now) -> None:
         """Packets wait for a session."""
-        handshake, path = self.awake(now)
-        if self.relay is None:
+        handshake, path, route = self.activate(now)
+        if route.relay is None:
             self.choose_relay(now)
         path.traffic(now.boot)
-        self._pulse_from(now.boot)
+        if self.timers is not None:
+            self.timers.start_polling(now.boot)
         self.after(now)  # the route first, so that the handshake finds one
         handshake.wants(now)
         self.after(now)
 
     def edge(self, which: Edges, now: Now) -> None:
         """The first data after a silence."""
-        self._armed = False
-        if which & Edges.TX_DATA:
-            self._last_tx = max(self._last_tx, now.boot)
-        if which & Edges.RX_DATA:
-            self._last_rx = max(self._last_rx, now.boot)
-        self._pulse(now)
+        if self.timers is not None:
+            self.timers.edge(which, now.boot)
+            self._poll(now)
+            self.after(now)
+
+    def initiation(self, received: ReceivedInitiation, path: Path, now: Now) -> bool:
+        """Message 1, authenticated; returns whether it counts."""
+        handshake, _, _ = self.activate(now)
+        if not handshake.accept(received, path, now):
+            return False
+        self._handshake_message(path, now)
+        self.after(now)
+        return True
+
+    def response(self, data: bytes, path: Path, now: Now) -> None:
+        """Message 2 to one of our initiations."""
+        handshake = self.handshake
+        if handshake is None or not verify_mac1(data, self._membership.mac1_key):
+            return
+        if self._relays.is_from(self.member.ip, path) and handshake.response(data, now):
+            self._handshake_done(now)
+            self._handshake_message(path, now)
+        self._report_path(now)
         self.after(now)
 
-    def handshake_message(self, path: Path, now: Now) -> None:
+    def confirmed(self, local_index: int, now: Now) -> None:
+        """The pump heard on a session that we answered with."""
+        if self.handshake is None:
+            return
+        if self.handshake.confirmed(local_index, now):
+            self._handshake_done(now)
+        self._report_path(now)
+        self.after(now)
+
+    def _handshake_message(self, path: Path, now: Now) -> None:
         """An authenticated handshake message came on `path`."""
         if not path.prefix and path.remote is not None:
             self._heard_plainly(PathKey(path.via, path.remote), now)
@@ -147,14 +225,14 @@ class Peer:
         if path.prefix or path.remote is None:
             return
         key = PathKey(path.via, path.remote)
-        _, own = self.awake(now)
+        _, own, _ = self.activate(now)
         if not self._heard_plainly(key, now) and key not in own.probes:
             own.ping_received(key, now.boot)
         self.after(now)
 
     def _heard_plainly(self, key: PathKey, now: Now) -> bool:
         """WireGuard from `key`. A peer whose disco is silent there and everywhere is a plain one; returns whether."""
-        _, path = self.awake(now)
+        _, path, _ = self.activate(now)
         if not path.policy.p2p:
             return False
         probe = path.probes.get(key)
@@ -168,12 +246,15 @@ class Peer:
         was = path.plain
         path.wireguard_proven(key, now.boot)
         if was is None:
-            self.put()
+            self._put()
         return True
 
-    def disco(self, message: disco.Message, path: Path, now: Now) -> None:
-        """An authenticated disco message."""
-        handshake, own = self.awake(now)
+    def disco(self, data: bytes, path: Path, now: Now) -> None:
+        """A disco datagram that names this peer. Raises MalformedError (AuthFailure) for what doesn't open."""
+        if not self._relays.is_from(self.member.ip, path):
+            return
+        message = self.box.open(data)
+        handshake, own, _ = self.activate(now)
         boot = now.boot
         was_plain = own.plain is not None
         self.disco_at = boot
@@ -186,206 +267,167 @@ class Peer:
                     answer = disco.Pong(tx_id, direct.remote, own.pong_id(direct, boot))
                 else:
                     answer = disco.Pong(tx_id, NOWHERE)
-                self.engine.node.emit_send(path, self.box.seal(answer))
+                self._outbox.send(path, self.box.seal(answer))
             case disco.Pong(tx_id=tx_id, own_id=own_id):
                 rtt = own.pong_received(direct, tx_id, boot, own_id)
-                if rtt is not None:
-                    self.engine.node.pong(self, tx_id, rtt, direct, now)
+                if rtt is not None and self._pings is not None:
+                    self._publish_pings(self._pings.pong(tx_id, rtt, direct=direct is not None), now)
             case disco.CallMeMaybe(candidates=candidates, ask=ask, epoch=epoch, filters_ports=filters_ports):
                 handshake.known_epoch = epoch
                 known = tuple(Candidate(c.addr, CandidateKind(c.kind)) for c in candidates)
                 own.call_received(known, ask, boot, filters_ports=filters_ports)
         if was_plain and own.plain is None:
-            self.put()
+            self._put()
         self.after(now)
 
-    def set_presence(
-        self,
-        online: bool | None,
-        home: RelayID | None,
-        standby: RelayID | None,
-        endpoints: tuple[SockAddr, ...],
-        now: Now,
-    ) -> None:
-        self.online = online
-        if (home, standby) != (self.home, self.standby):
-            was_missing = self.missing
-            self.home, self.standby = home, standby
-            self.absent.clear()
-            if self.path is not None:
-                self.choose_relay(now)
-            if was_missing and self.handshake is not None:
+    # what changes around it
+
+    def set_presence(self, presence: Presence, now: Now) -> None:
+        """What the controller says of it."""
+        self.presence = presence
+        if self.path is None or self.route is None or self.handshake is None:
+            return
+        was_missing = self.route.missing
+        if self.route.set_relays(presence.home, presence.standby):
+            self.choose_relay(now)
+            if was_missing:
                 self.handshake.again(now)
-        if self.path is not None and endpoints:
-            self.path.endpoints_known(endpoint_candidates(endpoints))
+        if presence.endpoints:
+            self.path.endpoints_known(endpoint_candidates(presence.endpoints))
+        self.after(now)
+
+    def relays_changed(self, now: Now) -> None:
+        """A relay came or went."""
         if self.path is not None:
+            self.choose_relay(now)
+            self.after(now)
+
+    def relay_welcomed(self, session: RelaySession, now: Now) -> None:
+        """A session stands anew: what was sent through it a moment before may be lost."""
+        if self.path is not None and self.handshake is not None and self.relay is session:
+            self.path.relay_renewed(now.boot)
+            self.handshake.again(now)
             self.after(now)
 
     def choose_relay(self, now: Now) -> None:
         """Chooses the relay to this peer anew."""
-        relay = self.engine.relays.choose((self.home, self.standby), self.absent, now)
-        changed = relay is not self.relay
-        appeared = relay is not None and self.relay is None
-        self.relay = relay
-        if self.path is not None:
-            self.path.set_relay(relay is not None, now.boot)
-            if changed:
-                self._set_route(self.path.route)
-            if appeared and self.handshake is not None:
-                self.handshake.again(now)
+        if self.route is not None and self.route.choose_relay(now) and self.handshake is not None:
+            self.handshake.again(now)
 
     def not_at_relay(self, relay_id: RelayID, now: Now) -> None:
         """A relay said that the peer is not there."""
-        self.absent[relay_id] = now.boot + ABSENT
-        if self.path is not None:
+        if self.route is not None:
+            self.route.absent_at(relay_id, now)
             self.choose_relay(now)
             self.after(now)
 
-    @property
-    def missing(self) -> bool:
-        """Whether each relay that was tried said that the peer isn't there."""
-        return bool(self.absent) and self.relay is not None and self.relay.relay.relay_id in self.absent
-
-    def handshake_paths(self, now: Now) -> list[Path]:
-        """Where handshake messages go: the ways that data takes."""
-        assert self.path is not None
-        primary, also = self.sent_paths
-        ways = [p for p in (primary, also) if p is not None]
-        if not ways and self.path.policy.relay_fallback and self.relay is None:
-            self.choose_relay(now)
-            ways = [p for p in self.sent_paths if p is not None]
-        return ways
-
-    def handshake_done(self, epoch: int, initiator: bool, now: Now) -> None:
-        self._tx_since = inf
-        client = self.member.client_id
-        self.engine.node.tell(HandshakeDone(now.boot, self.engine.network_id, client, epoch, initiator))
+    def policy_changed(self, policy: Policy, now: Now) -> None:
         if self.path is not None:
-            self._pulse_from(now.boot)
-            self.engine.node.handshake_answered(self, now)
+            self.path.set_policy(policy, now.boot)
+            self.after(now)
 
-    def handshake_failed(self, now: Now) -> None:
-        """Ninety seconds of trying led to nothing."""
-        self._tx_since = inf
+    def keys_changed(self, now: Now) -> None:
+        """A network key came: perhaps one that is shared with the peer."""
+        if self.handshake is not None and self.handshake.stale:
+            self.handshake.stale = False
+            self._report_path(now)
 
-    # the pulse: data flowing, WireGuard's timers
+    def host_changed(self, view: HostView, sockets: tuple[LocalSocket, ...], now: Now, *, moved: bool) -> None:
+        """The host's addresses or sockets changed."""
+        if self.path is not None:
+            self.path.local_changed(view, sockets, now.boot, moved=moved)
+            self.after(now)
 
-    def _pulse_from(self, now: float) -> None:
-        if self._pulse_at == inf:
-            self._pulse_at = self._next_pulse(now)
+    def network_changed(self, now: Now) -> None:
+        """The host slept, or its routes changed."""
+        if self.path is not None:
+            self.path.network_changed(now.boot)
+            self.after(now)
 
-    def _next_pulse(self, now: float) -> float:
-        """The next moment on a grid that is one for all peers of a node: waking once for all costs least."""
-        shift = PULSE / PULSE_SHIFTS * (self.index // SHARE_A_PULSE % PULSE_SHIFTS) + self.engine.node.pulse_shift
-        return (floor((now - shift) / PULSE + 0.001) + 1) * PULSE + shift
+    def _handshake_done(self, now: Now) -> None:
+        assert self.handshake is not None
+        assert self.timers is not None
+        self.timers.forgive()
+        session = self.handshake.current
+        if session is not None:
+            client, network = self.member.client_id, self._membership.network_id
+            self._outbox.publish(HandshakeDone(now.boot, network, client, session.epoch, session.initiator))
+        self.timers.start_polling(now.boot)
+        if self._pings is not None:
+            self._publish_pings(self._pings.handshake_answered(now), now)
 
-    def _pulse(self, now: Now) -> None:
+    # data flowing
+
+    def _poll(self, now: Now) -> None:
+        """Looks at the data that went and came."""
         assert self.handshake is not None
         assert self.path is not None
-        boot = now.boot
-        counters = self.engine.node.counters
-        rx_any = -inf
-        if counters is not None:
-            times = counters.times(self.index)
-            if times is not None:
-                tx, rx, any_ = times
-                if tx:
-                    self._last_tx = max(self._last_tx, tx / 1e9)
-                if rx:
-                    self._last_rx = max(self._last_rx, rx / 1e9)
-                rx_any = any_ / 1e9 if any_ else -inf
-        last_tx, last_rx = self._last_tx, self._last_rx
-        rx_any = max(rx_any, last_rx)
-        self._keepalive(last_tx, last_rx, boot)
-        self._no_answer(last_tx, rx_any, now)
-        if self.handshake.rekey_due(last_tx, last_rx):
+        assert self.route is not None
+        timers, boot = self.timers, now.boot
+        assert timers is not None
+        if timers.poll(boot) or self.handshake.rekey_due(timers.last_tx, timers.last_rx):
             self.handshake.initiate(now)
-        last = max(last_tx, last_rx)
-        if boot - last < PULSE + 0.5:
+        last = timers.last
+        if boot - last < POLL + 0.5:
             self.path.traffic(boot)
-        if boot - last < QUIET or self._rx_since < inf or self._tx_since < inf or not self._armed:
-            if boot - last >= QUIET:
-                self._arm()  # and one more pulse, for what came between reading and arming
-            self._pulse_at = self._next_pulse(boot)
-        else:
-            self._pulse_at = inf
-        self._consider_plain(rx_any, now)
-        relay = self.relay
+        if self.plain_hint is not None:
+            self._consider_plain(timers.last_rx_any, now)
+        relay = self.route.relay
         if relay is not None and "relay" in self.path.route and boot - last < QUIET:
-            self.engine.relays.busy(relay, boot)
+            self._relays.busy(relay, boot)
 
     def _consider_plain(self, rx_any: float, now: Now) -> None:
         """Disco fell silent and the direct path with it, but WireGuard is heard: the peer speaks that alone now."""
         assert self.path is not None
         hint, boot = self.plain_hint, now.boot
-        if hint is None or self.path.best is not None or boot - rx_any > PULSE + 1.0:
+        if hint is None or self.path.best is not None or boot - rx_any > POLL + 1.0:
             return
         if min(hint[1], rx_any) > self.disco_at and boot - self.disco_at >= DISCO_SILENT:
             self._heard_plainly(hint[0], now)
 
-    def _keepalive(self, last_tx: float, last_rx: float, now: float) -> None:
-        """Paper, section 6.5: data came and nothing was sent for ten seconds."""
-        if last_tx >= self._rx_since:
-            self._rx_since = inf
-        if self._rx_since == inf and last_rx > last_tx and now - last_rx < PULSE:
-            self._rx_since = last_rx
-        if now >= self._rx_since + KEEPALIVE_TIMEOUT:
-            self._rx_since = inf
-            self.engine.node.emit(Keepalive(self.index))
-
-    def _no_answer(self, last_tx: float, rx_any: float, now: Now) -> None:
-        """Paper, section 6.4: data was sent and nothing came for fifteen seconds."""
-        assert self.handshake is not None
-        if rx_any >= self._tx_since:
-            self._tx_since = inf
-        if self._tx_since == inf and last_tx > rx_any and now.boot - last_tx < PULSE:
-            self._tx_since = last_tx
-        if now.boot >= self._tx_since + NO_ANSWER:
-            self._tx_since = inf
-            self.handshake.initiate(now)
-
     # time
 
     def deadline(self) -> float:
-        if self.path is None or self.handshake is None:
+        if self.path is None or self.handshake is None or self.timers is None:
             return inf
         # Comparisons instead of min(): this is asked for with each datagram.
         at = self.handshake.deadline()
-        at = min(at, self._pulse_at)
+        at = min(at, self.timers.deadline)
         at = min(at, self.path.deadline)
-        if self._rx_since < at - KEEPALIVE_TIMEOUT:
-            at = self._rx_since + KEEPALIVE_TIMEOUT
-        if self._tx_since < at - NO_ANSWER:
-            at = self._tx_since + NO_ANSWER
+        if self._pings is not None and self._pings.deadline < at:
+            at = self._pings.deadline
         return at
 
     def on_timer(self, now: Now) -> None:
         assert self.path is not None
         assert self.handshake is not None
+        assert self.timers is not None
         boot = now.boot
-        due = min(self._pulse_at, self._rx_since + KEEPALIVE_TIMEOUT, self._tx_since + NO_ANSWER)
-        if boot >= due:
-            self._pulse(now)
+        if boot >= self.timers.deadline:
+            self._poll(now)
             self.path.beat_along(boot)
         if boot >= self.path.deadline:
             self.path.tick(boot)
-        if boot >= self.handshake.deadline():
-            self.handshake.on_timer(now)
+        if boot >= self.handshake.deadline() and self.handshake.on_timer(now):
+            self.timers.forgive()
+        if self._pings is not None and boot >= self._pings.deadline:
+            self._publish_pings(self._pings.on_timer(now), now)
         self._act(now)
 
     def after(self, now: Now) -> None:
         """To be called after anything happened: does what the path wants, and sets the timer."""
         self._act(now)
-        self.engine.node.timers.schedule(self)
+        self._outbox.schedule(self)
 
     def _act(self, now: Now) -> None:
         assert self.path is not None
+        assert self.route is not None
         moved = False
         for action in self.path.take():
             if type(action) is Ping:
                 self._send_ping(action, now)
             elif type(action) is Route:
-                moved = self._set_route(action) or moved
+                moved = self.route.apply(action) or moved
                 if action.primary is not None and self.handshake is not None:
                     self.handshake.again(now)
             elif type(action) is Call:
@@ -393,64 +435,76 @@ class Peer:
             elif type(action) is Moved:
                 moved = True
         if moved:
-            self.tell_path(now)
+            self._report_path(now)
 
     def _send_ping(self, ping: Ping, now: Now) -> None:
-        node = self.engine.node
-        if ping.path is not None:
-            path = Path(ping.path.slot, ping.path.remote)
-        else:
-            relayed = self.relay_path()
-            if relayed is None:
-                return
-            path = relayed
-        message = disco.Ping(ping.tx_id, self.engine.keyring.newest(node.controller_wall(now)), ping.heard)
-        node.emit_send(path, self.box.seal(message))
+        assert self.route is not None
+        path = self.route.relay_path() if ping.path is None else Path(ping.path.slot, ping.path.remote)
+        if path is not None:
+            message = disco.Ping(ping.tx_id, self._newest_epoch(now), ping.heard)
+            self._outbox.send(path, self.box.seal(message))
 
     def _send_call(self, ask: bool, now: Now) -> None:
-        node = self.engine.node
-        path = self.relay_path()
+        assert self.route is not None
+        path, around = self.route.relay_path(), self._surroundings
         if path is not None:
-            epoch = self.engine.keyring.newest(node.controller_wall(now))
-            call = disco.CallMeMaybe(node.disco_candidates, ask, epoch, node.view.filters_ports)
-            node.emit_send(path, self.box.seal(call))
+            epoch = self._newest_epoch(now)
+            call = disco.CallMeMaybe(around.disco_candidates, ask, epoch, around.view.filters_ports)
+            self._outbox.send(path, self.box.seal(call))
 
-    def relay_path(self) -> Path | None:
-        relay = self.relay
-        if relay is None or relay.path is None:
-            return None
-        return Path(relay.path.via, relay.path.remote, None, self.engine.relays.prefix(self.member.ip))
-
-    def _set_route(self, route: Route) -> bool:
-        paths = (self._resolve(route.primary), self._resolve(route.also))
-        if paths == self.sent_paths:
-            return False
-        self.sent_paths = paths
-        self.engine.node.emit(SetPath(self.index, *paths))
-        return True
-
-    def _resolve(self, way: PathKey | str | None) -> Path | None:
-        if way is None:
-            return None
-        if isinstance(way, PathKey):
-            return Path(way.slot, way.remote)
-        return self.relay_path()
+    def _newest_epoch(self, now: Now) -> int:
+        return self._membership.keyring.newest(self._surroundings.controller_wall(now))
 
     # what people see
 
-    def tell_path(self, now: Now) -> None:
+    def ping(self, token: int, now: Now, timeout: float) -> None:
+        """Measures the way that data takes now; ends in one PingResult within `timeout` seconds."""
+        handshake, path, route = self.activate(now)
+        if self._pings is None:
+            self._pings = Pings(handshake, path)
+        if route.relay is None:
+            self.choose_relay(now)
+        path.traffic(now.boot)
+        self.after(now)
+        self._pings.start(token, now, timeout)
+        self.after(now)
+
+    def _publish_pings(self, pings: Iterable[Finished], now: Now) -> None:
+        for finished in pings:
+            view = self.view(now)
+            if finished.latency is not None and not finished.direct:
+                view = relayed_view(self.path, self.relay)
+            self._outbox.publish(
+                PingResult(
+                    finished.token,
+                    self._membership.network_id,
+                    self.member.client_id,
+                    finished.latency is not None,
+                    finished.latency,
+                    view.path,
+                    view.endpoint,
+                    view.relay,
+                    view.reason,
+                )
+            )
+
+    def view(self, now: Now) -> PeerView:
+        """Where its data goes, and why."""
+        if self.path is None or self.handshake is None or self.route is None:
+            return idle_view(self.online)
+        relays_up = self._relays.any_up
+        return active_view(self.path, self.handshake, self.route, self.online, now.boot, relays_up=relays_up)
+
+    def _report_path(self, now: Now) -> None:
         """Raises PathChanged if what people see changed."""
-        view = self.engine.view_of(self, now)
+        view = self.view(now)
         if view != self._view:
             self._view = view
-            kind, reason, endpoint, relay = view
-            event = PathChanged(
-                now.boot, self.engine.network_id, self.member.client_id, self.member.name, kind, reason, endpoint, relay
-            )
+            event = PathChanged(now.boot, self._membership.network_id, self.member.client_id, self.member.name, *view)
             if self.history is None:
                 self.history = deque(maxlen=HISTORY)
             self.history.append(event)
-            self.engine.node.tell(event)
+            self._outbox.publish(event)
 
 
 def endpoint_candidates(endpoints: tuple[SockAddr, ...]) -> tuple[Candidate, ...]:

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-from shadowmesh.engine.events import PingResult
+from shadowmesh.engine.handshake import Handshake
 from shadowmesh.model.clock import Now
-from shadowmesh.model.reasons import Reason
-
-if TYPE_CHECKING:
-    from shadowmesh.engine.node import Node
-    from shadowmesh.engine.peer import Peer
+from shadowmesh.paths.peerpath import PeerPath
 
 RETRY = 0.1  # seconds until another try where there was no way at all to send on
 
 
 @dataclass(slots=True, eq=False)
 class _Try:
-    peer: Peer
     token: int
     started: float
     ends: float
@@ -28,82 +23,69 @@ class _Try:
     handshake: bool = False
 
 
+class Finished(NamedTuple):
+    """The end of one ping. `latency`: seconds, None if nothing answered in time. `direct`: the answer came so."""
+
+    token: int
+    latency: float | None = None
+    direct: bool = False
+
+
 class Pings:
-    """The pings under way."""
+    """The pings of one peer that are under way. What ends them returns them."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    __slots__ = ("_handshake", "_path", "_tries", "deadline")
+
+    def __init__(self, handshake: Handshake, path: PeerPath) -> None:
+        self._handshake = handshake
+        self._path = path
         self._tries: list[_Try] = []
-        self.queued_at = inf
+        self.deadline = inf
 
-    def start(self, peer: Peer, token: int, now: Now, timeout: float) -> None:
-        attempt = _Try(peer, token, now.boot, now.boot + timeout)
+    def start(self, token: int, now: Now, timeout: float) -> None:
+        attempt = _Try(token, now.boot, now.boot + timeout)
         self._tries.append(attempt)
-        handshake, path = peer.awake(now)
-        if peer.relay is None:
-            peer.choose_relay(now)
-        path.traffic(now.boot)
-        peer.after(now)
-        if not handshake.live(now.boot) and not peer.plain:
-            handshake.initiate(now)
+        if not self._handshake.live(now.boot) and self._path.plain is None:
+            self._handshake.initiate(now)
         self._send(attempt, now)
-        self._node.timers.schedule(self)
+        self._settle()
 
     def _send(self, attempt: _Try, now: Now) -> None:
-        peer = attempt.peer
-        handshake, path = peer.awake(now)
         attempt.next_at = inf
-        if peer.plain:
+        if self._path.plain is not None:
             attempt.handshake = True
-            handshake.initiate(now)
+            self._handshake.initiate(now)
+            return
+        attempt.tx_ids |= set(self._path.probe_now(now.boot))
+        if attempt.tx_ids:
+            attempt.started = now.boot
         else:
-            attempt.tx_ids |= set(path.probe_now(now.boot))
-            if not attempt.tx_ids:
-                attempt.next_at = now.boot + RETRY
-            else:
-                attempt.started = now.boot
-        peer.after(now)
+            attempt.next_at = now.boot + RETRY
 
-    def pong(self, peer: Peer, tx_id: bytes, rtt: float, direct: bool, now: Now) -> None:
+    def pong(self, tx_id: bytes, rtt: float, *, direct: bool) -> list[Finished]:
+        return self._finish([t for t in self._tries if tx_id in t.tx_ids][:1], rtt, direct=direct)
+
+    def handshake_answered(self, now: Now) -> list[Finished]:
+        finished: list[Finished] = []
+        for attempt in [t for t in self._tries if t.handshake]:
+            finished += self._finish([attempt], now.boot - attempt.started, direct=True)
+        return finished
+
+    def on_timer(self, now: Now) -> list[Finished]:
+        """Tries again where there was no way; ends what waited long enough."""
         for attempt in self._tries:
-            if tx_id in attempt.tx_ids:
-                self._finish(attempt, now, rtt, direct=direct)
-                return
-
-    def handshake_answered(self, peer: Peer, now: Now) -> None:
-        for attempt in [t for t in self._tries if t.handshake and t.peer is peer]:
-            self._finish(attempt, now, now.boot - attempt.started, direct=True)
-
-    def _finish(self, attempt: _Try, now: Now, rtt: float | None, *, direct: bool) -> None:
-        self._tries.remove(attempt)
-        peer = attempt.peer
-        kind, reason, endpoint, relay = peer.engine.view_of(peer, now)
-        if rtt is not None and not direct:
-            kind, endpoint = "relay", None
-            relay = peer.relay.relay.name if peer.relay is not None else None
-            reason = peer.path.reason if peer.path is not None and not peer.path.direct else Reason.RELAY_UPGRADING
-            if not reason.value.startswith("relay."):
-                reason = Reason.RELAY_UPGRADING
-        self._node.tell(
-            PingResult(
-                attempt.token,
-                peer.engine.network_id,
-                peer.member.client_id,
-                rtt is not None,
-                rtt,
-                kind,
-                endpoint,
-                relay,
-                reason,
-            )
-        )
-
-    def deadline(self) -> float:
-        return min((min(t.ends, t.next_at) for t in self._tries), default=inf)
-
-    def on_timer(self, now: Now) -> None:
-        for attempt in list(self._tries):
-            if now.boot >= attempt.ends:
-                self._finish(attempt, now, None, direct=False)
-            elif now.boot >= attempt.next_at:
+            if attempt.next_at <= now.boot < attempt.ends:
                 self._send(attempt, now)
+        return self._finish([t for t in self._tries if now.boot >= t.ends])
+
+    def close(self) -> list[Finished]:
+        """Ends all, unanswered."""
+        return self._finish(list(self._tries))
+
+    def _finish(self, attempts: list[_Try], latency: float | None = None, *, direct: bool = False) -> list[Finished]:
+        self._tries = [t for t in self._tries if t not in attempts]
+        self._settle()
+        return [Finished(t.token, latency, direct) for t in attempts]
+
+    def _settle(self) -> None:
+        self.deadline = min((min(t.ends, t.next_at) for t in self._tries), default=inf)

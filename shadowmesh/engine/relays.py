@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ipaddress import IPv4Address
 from math import inf
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from shadowmesh.engine.relaysession import RelaySession
+from shadowmesh.engine.events import WantGrant
+from shadowmesh.engine.outbox import Outbox
+from shadowmesh.engine.relaysession import RelayLogin, RelaySession
+from shadowmesh.engine.surroundings import SharedTransports, Surroundings
 from shadowmesh.model.clock import Now
+from shadowmesh.model.errors import MalformedError
 from shadowmesh.model.ids import RelayID
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.netmap import RelayInfo
 from shadowmesh.model.pump import Path
-from shadowmesh.protocol.relay import Welcome, frame_prefix
-from shadowmesh.protocol.signing import Signer
-from shadowmesh.protocol.token import read_token
-
-if TYPE_CHECKING:
-    from shadowmesh.engine.node import Node
+from shadowmesh.protocol.relay import frame_prefix
+from shadowmesh.protocol.token import RelayTokenBody, read_token
 
 GRANT_RETRY = 60.0  # seconds between two requests for a fresh token
 RENEW_JITTER = 60.0
@@ -35,20 +35,26 @@ class RelayUser(Protocol):
     def relay_welcomed(self, session: RelaySession, now: Now) -> None:
         """A session stands anew: what was sent a moment before may be lost."""
 
-    def want_grant(self, why: str) -> None: ...
-
 
 class RelaySet:
-    """All relay sessions of one network."""
+    """All relay sessions of one network. Without effect until it has an address (`set_address`)."""
 
-    def __init__(self, node: Node, user: RelayUser, network_id: NetworkID, ip: IPv4Address) -> None:
-        self._node = node
+    def __init__(
+        self,
+        network_id: NetworkID,
+        surroundings: Surroundings,
+        outbox: Outbox,
+        shared: SharedTransports,
+        user: RelayUser,
+    ) -> None:
+        self._network_id = network_id
+        self._surroundings = surroundings
+        self._outbox = outbox
+        self._shared = shared
         self._user = user
-        self.network_id = network_id
-        self.ip = ip
-        self.token = ""
-        self.device: Signer = node.identity.device
-        self.timers = node.timers
+        self._token = ""
+        self._token_body: RelayTokenBody | None = None
+        self._login: RelayLogin | None = None
         self.sessions: dict[RelayID, RelaySession] = {}
         self.order: tuple[RelayID, ...] = ()
         self.home: RelayID | None = None
@@ -62,32 +68,72 @@ class RelaySet:
 
     # what the engine tells and asks
 
+    def set_address(self, ip: IPv4Address, now: Now) -> bool:
+        """This node's overlay address, its id on relays. Another one ends all sessions; they log in again once a token
+        for it is there. Returns whether it is another; to be followed by `apply_map`."""
+        if self._login is not None and self._login.ip == ip:
+            return False
+        self._close_sessions()
+        self._login = RelayLogin(self._network_id, ip)
+        self._prefixes.clear()
+        self._use_token()
+        if self._token and not self._login.token:
+            self.token_refused("address", now)
+        return True
+
     def apply_map(self, relays: Sequence[RelayInfo], now: Now) -> None:
         """The relays of a new map."""
+        assert self._login is not None
         infos = {r.relay_id: r for r in relays}
-        for relay_id in [r for r, s in self.sessions.items() if infos.get(r) != s.relay]:
-            session = self.sessions.pop(relay_id)
-            session.unwant(now)
+        removed = [r for r, s in self.sessions.items() if infos.get(r) != s.relay]
+        for relay_id in removed:
+            self.sessions.pop(relay_id).close()
+            self._used_at.pop(relay_id, None)
         self.order = tuple(infos)
         for relay_id, info in infos.items():
             if relay_id not in self.sessions:
-                self.sessions[relay_id] = RelaySession(self, info, self._node.rng)
+                self.sessions[relay_id] = RelaySession(
+                    info, self._login, self._surroundings, self._outbox, self._shared, self
+                )
         self.review(now)
+        if removed:
+            self._user.relays_changed(now)  # whoever was reached through one of them needs another
 
     def apply_token(self, token: str, now: Now) -> None:
-        """A relay token from the grant. Raises MalformedError if it is none."""
+        """A relay token from the grant. Raises MalformedError if it is none, or one of another network."""
         body = read_token(token)
-        if token == self.token:
+        if body.network_id != self._network_id:
+            raise MalformedError("a relay token of another network")
+        if token == self._token:
             return
-        self.token = token
-        self._renew_wall = body.renew_after
+        self._token, self._token_body = token, body
+        self._use_token()
         for session in self.sessions.values():
             session.login_again(now)
-        self.review(now)
+        if self._login is not None:
+            self.review(now)
 
-    def close(self, now: Now) -> None:
+    def _use_token(self) -> None:
+        """Sessions log in with the token if it is for our present address."""
+        login, body = self._login, self._token_body
+        if login is not None and body is not None:
+            login.token = self._token if body.ip == login.ip else ""
+            self._renew_wall = body.renew_after if login.token else -inf
+
+    def close(self) -> None:
+        """Leaves all relays, for good."""
+        self._close_sessions()
+        self._token, self._token_body = "", None
+        self._renew_wall = self._review_at = inf
+        self._outbox.timers.cancel(self)
+
+    def _close_sessions(self) -> None:
         for session in self.sessions.values():
-            session.unwant(now)
+            session.close()
+        self.sessions.clear()
+        self._used_at.clear()
+        self.order = ()
+        self.home = self.standby = None
 
     def network_changed(self, now: Now) -> None:
         """This host's address changed, or it slept: log in from where it is now."""
@@ -99,10 +145,17 @@ class RelaySet:
             session.transport_changed(now)
 
     def prefix(self, peer_ip: IPv4Address) -> bytes:
+        """The header of frames to a peer."""
         prefix = self._prefixes.get(peer_ip)
         if prefix is None:
-            prefix = self._prefixes[peer_ip] = frame_prefix(self.network_id, self.ip, peer_ip)
+            assert self._login is not None
+            prefix = self._prefixes[peer_ip] = frame_prefix(self._network_id, self._login.ip, peer_ip)
         return prefix
+
+    def is_from(self, peer_ip: IPv4Address, path: Path) -> bool:
+        """Whether a message that came on `path` may be this peer's: a relayed one has to bear its address and our
+        network; one that came directly names neither."""
+        return not path.prefix or path.prefix == self.prefix(peer_ip)
 
     def choose(self, wishes: Sequence[RelayID | None], absent: dict[RelayID, float], now: Now) -> RelaySession | None:
         """The session to reach a peer by: its home, its standby, then our own, then the map's others; those that
@@ -136,6 +189,10 @@ class RelaySet:
                     return session
         return None
 
+    def find_login(self, echo: bytes) -> RelaySession | None:
+        """The session whose login an answer with this echo belongs to."""
+        return next((s for s in self.sessions.values() if s.logs_in_with(echo)), None)
+
     # home and standby
 
     def review(self, now: Now) -> None:
@@ -147,7 +204,7 @@ class RelaySet:
         for relay_id, session in self.sessions.items():
             unused = now.boot - self._used_at.get(relay_id, -inf) > UNUSED
             if session.wanted and relay_id not in keep and relay_id not in self._own() and unused:
-                session.unwant(now)
+                session.close()
         up = [r for r in ranked if self.sessions[r].up]
         home = up[0] if up else None
         if self.home in up and home is not None and self.home is not None:
@@ -159,71 +216,50 @@ class RelaySet:
             self.home, self.standby = home, standby
             self._user.relays_changed(now)
         self._review_at = now.boot + UNUSED
-        self.timers.schedule(self)
+        self._outbox.schedule(self)
 
     def _distance(self, relay_id: RelayID) -> float:
         session = self.sessions[relay_id]
         if session.rtt is not None:
             return session.rtt
         udp = session.relay.udp
-        return self._node.stun.rtt.get(udp, 1.0) if udp is not None else 1.0
+        return self._surroundings.server_rtt.get(udp, 1.0) if udp is not None else 1.0
 
     def deadline(self) -> float:
         return self._review_at
 
     def on_timer(self, now: Now) -> None:
-        wall = now.wall + self._node.wall_offset
-        if self.token and wall >= self._renew_wall and now.boot - self._last_wish >= GRANT_RETRY:
-            self._last_wish = now.boot + self._node.rng.uniform(0, RENEW_JITTER)
-            self._user.want_grant("renew")
+        wall = self._surroundings.controller_wall(now)
+        rng = self._surroundings.rng
+        if self._token and wall >= self._renew_wall and now.boot - self._last_wish >= GRANT_RETRY:
+            self._last_wish = now.boot + rng.uniform(0, RENEW_JITTER)
+            self._want_grant("renew")
         self.review(now)
-        if self.token:
-            until = self._renew_wall - wall + self._node.rng.uniform(0, RENEW_JITTER)
+        if self._token:
+            until = self._renew_wall - wall + rng.uniform(0, RENEW_JITTER)
             self._review_at = min(self._review_at, now.boot + (until if until > 0 else GRANT_RETRY))
 
-    # what its sessions need
+    def _want_grant(self, why: str) -> None:
+        self._outbox.publish(WantGrant(self._network_id, why))
 
-    def send(self, path: Path, data: bytes) -> None:
-        self._node.send(path, data)
+    # what its sessions tell
 
-    def is_there(self, path: Path) -> bool:
-        return path.via in self._node.slots
-
-    def udp_path(self, relay: RelayInfo) -> Path | None:
-        if relay.udp is None:
-            return None
-        sock = self._node.socket_for(relay.udp)
-        return None if sock is None else Path(sock.slot, relay.udp)
-
-    def stream_path(self, relay: RelayInfo) -> Path | None:
-        slot = self._node.streams.get(relay.relay_id)
-        return None if slot is None else Path(slot)
-
-    def need_stream(self, relay: RelayInfo) -> None:
-        assert relay.url is not None
-        self._node.need_stream(relay.relay_id, relay.url)
-
-    def stream_failed(self, relay: RelayInfo, now: Now) -> None:
-        self._node.stream_failed(relay.relay_id, now)
-
-    def watch_echo(self, echo: bytes, session: RelaySession) -> None:
-        self._node.echoes[echo] = session
-
-    def forget_echo(self, echo: bytes) -> None:
-        self._node.echoes.pop(echo, None)
-
-    def welcomed(self, session: RelaySession, welcome: Welcome, now: Now, *, moved: bool) -> None:
-        if session.path is not None and session.path.remote is not None:
-            self._node.observed(session.relay, welcome.observed, now)
-            self._node.stream_unneeded(session.relay.relay_id)
+    def welcomed(self, session: RelaySession, now: Now, *, moved: bool) -> None:
         self.review(now)
         self._user.relay_welcomed(session, now)
         if moved:
             self._user.relays_changed(now)
 
-    def in_doubt(self, now: Now) -> None:
-        """One relay knows us no more: perhaps our NAT restarted, and the others don't, either."""
-        self._node.relays_in_doubt(now)
+    def session_changed(self, now: Now) -> None:
+        self.review(now)
+        self._user.relays_changed(now)
+
+    def token_refused(self, why: str, now: Now) -> None:
+        if now.boot - self._last_wish >= 5.0:
+            self._last_wish = now.boot
+            self._want_grant(why)
+
+    # traffic
 
     def verify(self, now: Now) -> None:
         for session in self.sessions.values():
@@ -231,16 +267,8 @@ class RelaySet:
 
     def busy(self, session: RelaySession, now: float) -> None:
         """Traffic goes through `session`; what is answered comes through our home."""
+        self._used_at[session.relay.relay_id] = now
         session.busy(now)
         home = self.sessions.get(self.home) if self.home is not None else None
         if home is not None and home is not session:
             home.busy(now)
-
-    def changed(self, now: Now) -> None:
-        self.review(now)
-        self._user.relays_changed(now)
-
-    def token_refused(self, why: str, now: Now) -> None:
-        if now.boot - self._last_wish >= 5.0:
-            self._last_wish = now.boot
-            self._user.want_grant(why)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import random
+from dataclasses import dataclass
+from ipaddress import IPv4Address
 from math import inf
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from shadowmesh.engine.events import NeedStream
+from shadowmesh.engine.outbox import Outbox
+from shadowmesh.engine.surroundings import SharedTransports, Surroundings
 from shadowmesh.model.clock import Now
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.netmap import RelayInfo
-from shadowmesh.model.pump import Path
+from shadowmesh.model.pump import Path, Slot
 from shadowmesh.protocol.relay import (
     KEEPALIVE,
     Bye,
@@ -21,9 +25,6 @@ from shadowmesh.protocol.relay import (
     Pong,
     Refusal,
 )
-
-if TYPE_CHECKING:
-    from shadowmesh.engine.relays import RelaySet
 
 HELLO_REPEATS = (0.0, 0.3, 0.7, 1.2, 2.0, 3.5)  # seconds into an attempt
 ATTEMPT_ENDS = 5.0
@@ -48,20 +49,52 @@ _TOKEN_TROUBLE = frozenset(
 )
 
 
+@dataclass(slots=True, eq=False)
+class RelayLogin:
+    """As whom all sessions of one network log in. The token is empty while none for this address is held."""
+
+    network_id: NetworkID
+    ip: IPv4Address
+    token: str = ""
+
+
+class SessionUser(Protocol):
+    """Who is told what becomes of a session."""
+
+    def session_changed(self, now: Now) -> None:
+        """Frames may no longer go through it, or only for a moment."""
+
+    def welcomed(self, session: RelaySession, now: Now, *, moved: bool) -> None:
+        """It stands, anew or for the first time. `moved`: on another path than before."""
+
+    def token_refused(self, why: str, now: Now) -> None: ...
+
+
 class RelaySession:
     """States: idle (not wanted), logging in, up. `path` is how control messages go; frames add a prefix."""
 
     __slots__ = (
         "_attempt", "_attempt_started", "_attempt_step", "_backoff", "_busy_until", "_last_ping", "_number",
-        "_outstanding", "_ping_at", "_retry_at", "_rng", "_set", "_stream_asked_at", "_udp_failed_at", "_udp_retry_at",
-        "_up_lost_at", "answered_at", "attempt_path", "network_id", "path", "queued_at", "relay", "rtt", "up", "wanted",
+        "_outbox", "_outstanding", "_ping_at", "_retry_at", "_shared", "_stream_asked_at", "_surroundings",
+        "_udp_failed_at", "_udp_retry_at", "_up_lost_at", "_user", "answered_at", "attempt_path", "login", "path",
+        "queued_at", "relay", "rtt", "up", "wanted",
     )  # fmt: skip
 
-    def __init__(self, relays: RelaySet, relay: RelayInfo, rng: random.Random) -> None:
-        self._set = relays
-        self._rng = rng
+    def __init__(
+        self,
+        relay: RelayInfo,
+        login: RelayLogin,
+        surroundings: Surroundings,
+        outbox: Outbox,
+        shared: SharedTransports,
+        user: SessionUser,
+    ) -> None:
         self.relay = relay
-        self.network_id: NetworkID = relays.network_id
+        self.login = login
+        self._surroundings = surroundings
+        self._outbox = outbox
+        self._shared = shared
+        self._user = user
         self.up = False
         self.wanted = False
         self.rtt: float | None = None
@@ -90,35 +123,49 @@ class RelaySession:
         """Whether frames may be sent through it: up, or just about to be again."""
         return self.path is not None and (self.up or now - self._up_lost_at < GRACE)
 
+    def logs_in_with(self, echo: bytes) -> bool:
+        """Whether an answer with this echo is one to the login under way."""
+        return self._attempt is not None and self._attempt.echo == echo
+
+    def needs_stream(self, slot: Slot) -> bool:
+        """Whether the stream at `slot` is in use, or may soon be: UDP has not got through."""
+        paths = (self.path, self.attempt_path)
+        in_use = any(p is not None and p.via == slot for p in paths)
+        return in_use or (self.wanted and not (self.up and self.path is not None and self.path.remote is not None))
+
     def want(self, now: Now) -> None:
         """A session is wanted; logs in when there is none."""
         self.wanted = True
         if not self.up and self._attempt is None and self._retry_at == inf:
             self._login(now)
-        self._set.timers.schedule(self)
+        self._outbox.schedule(self)
 
-    def unwant(self, now: Now) -> None:
-        """Leaves the relay."""
+    def close(self) -> None:
+        """Leaves the relay. Nothing is sent from here on, unless the session is wanted again."""
         if self.up and self.path is not None:
-            self._set.send(self.path, Bye(self.network_id, self._set.ip, self._number, ByeReason.LEAVING).encode())
+            bye = Bye(self.login.network_id, self.login.ip, self._number, ByeReason.LEAVING)
+            self._outbox.send(self.path, bye.encode())
         self.wanted = self.up = False
         self.path = None
         self._drop_attempt()
-        self._retry_at = self._ping_at = inf
+        self._outstanding.clear()
+        self._retry_at = self._ping_at = self._udp_retry_at = inf
         self._up_lost_at = -inf
+        self._outbox.timers.cancel(self)
+        self._shared.stream_unneeded(self.relay.relay_id)
 
     def busy(self, now: float) -> None:
         """Traffic depends on this session just now: the relay's loss has to be seen quickly."""
         self._busy_until = now + BUSY_FOR
         if self.up and self._ping_at > now + BUSY_PING:
             self._ping_at = now + BUSY_PING
-            self._set.timers.schedule(self)
+            self._outbox.schedule(self)
 
     def verify(self, now: Now) -> None:
         """Whether the session still stands is in doubt: asks at once."""
         if self.up and self._ping_at > now.boot + 0.05:
             self._ping_at = now.boot
-            self._set.timers.schedule(self)
+            self._outbox.schedule(self)
 
     def login_again(self, now: Now) -> None:
         """A new token, or this host's address may have changed. The present session stays until the new one stands."""
@@ -126,19 +173,19 @@ class RelaySession:
             self._retry_at = inf
             self._backoff = 0.5
             self._login(now)
-            self._set.timers.schedule(self)
+            self._outbox.schedule(self)
 
     def transport_changed(self, now: Now) -> None:
         """Sockets or streams came or went."""
-        gone = self.path is not None and not self._set.is_there(self.path)
-        if gone:
+        slots = self._surroundings.slots
+        if self.path is not None and self.path.via not in slots:
             self._lost(now, grace=False)
-        if self.attempt_path is not None and not self._set.is_there(self.attempt_path):
+        if self.attempt_path is not None and self.attempt_path.via not in slots:
             self._drop_attempt()
         if self.wanted and not self.up:
             self._drop_attempt()
             self._login(now)
-        self._set.timers.schedule(self)
+        self._outbox.schedule(self)
 
     # time
 
@@ -166,7 +213,7 @@ class RelaySession:
             self._ping(now)
         if not self.up and self.path is not None and boot >= self._up_lost_at + GRACE:
             self.path = None
-            self._set.changed(now)
+            self._user.session_changed(now)
 
     def _next_step(self) -> float:
         step = self._attempt_step
@@ -175,7 +222,7 @@ class RelaySession:
     # login
 
     def _login(self, now: Now, *, udp_only: bool = False) -> None:
-        token = self._set.token
+        token = self.login.token
         if not token:
             self._retry_at = inf  # the grant will wake us
             return
@@ -185,8 +232,9 @@ class RelaySession:
                 self._retry_at = now.boot + self._wait()
             return
         self._drop_attempt()
-        self._attempt = LoginAttempt(token, self.relay.key, self._set.device, echo=self._rng.randbytes(8))
-        self._set.watch_echo(self._attempt.echo, self)
+        self._attempt = LoginAttempt(
+            token, self.relay.key, self._surroundings.device, echo=self._surroundings.rng.randbytes(8)
+        )
         self.attempt_path = path
         self._attempt_started = now.boot
         self._attempt_step = 0
@@ -194,12 +242,12 @@ class RelaySession:
 
     def _choose_transport(self, now: Now, *, udp_only: bool) -> Path | None:
         udp_tired = now.boot - self._udp_failed_at < UDP_RETRY
-        udp = self._set.udp_path(self.relay)
+        udp = self._surroundings.udp_path(self.relay.udp)
         if udp is not None and (udp_only or not udp_tired):
             return udp
         if udp_only:
             return None
-        stream = self._set.stream_path(self.relay)
+        stream = self._surroundings.stream_path(self.relay.relay_id)
         if stream is None:
             self._ask_stream(now)
             return udp
@@ -208,7 +256,7 @@ class RelaySession:
     def _ask_stream(self, now: Now) -> None:
         if self.relay.url and now.boot - self._stream_asked_at >= STREAM_REASK:
             self._stream_asked_at = now.boot
-            self._set.need_stream(self.relay)
+            self._outbox.publish(NeedStream(self.relay.relay_id, self.relay.url))
 
     def _step(self, now: Now) -> None:
         attempt, path = self._attempt, self.attempt_path
@@ -218,8 +266,7 @@ class RelaySession:
         if on_udp and now.boot - self._attempt_started >= STREAM_AFTER and not self.up:
             self._udp_failed_at = now.boot
             if self.relay.url:
-                stream = self._set.stream_path(self.relay)
-                if stream is not None:
+                if self._surroundings.stream_path(self.relay.relay_id) is not None:
                     self._drop_attempt()
                     self._login(now)
                     return
@@ -233,21 +280,20 @@ class RelaySession:
                 self._retry_at = now.boot + self._wait()
             return
         self._attempt_step += 1
-        self._set.send(path, attempt.hello())
+        self._outbox.send(path, attempt.hello())
 
     def _stream_failed(self, now: Now) -> None:
         """The stream is open and nothing comes: another one, and a new login on it."""
         self._drop_attempt()
         self._stream_asked_at = -inf
-        self._set.stream_failed(self.relay, now)
+        self._shared.stream_failed(self.relay.relay_id, now)
 
     def _wait(self) -> float:
         self._backoff = min(self._backoff * 2, 15.0)
-        return self._backoff * self._rng.uniform(0.75, 1.25)
+        return self._backoff * self._surroundings.rng.uniform(0.75, 1.25)
 
     def _drop_attempt(self) -> None:
         if self._attempt is not None:
-            self._set.forget_echo(self._attempt.echo)
             self._attempt = None
             self.attempt_path = None
 
@@ -266,7 +312,7 @@ class RelaySession:
                 pass  # relays don't ask
             case _:
                 self._login_message(message, path, now)
-        self._set.timers.schedule(self)
+        self._outbox.schedule(self)
 
     def _is_mine(self, path: Path) -> bool:
         return self.path is not None and (path.via, path.remote) == (self.path.via, self.path.remote)
@@ -277,11 +323,14 @@ class RelaySession:
             return
         answer = attempt.receive(message)
         if answer is not None:
-            self._set.send(mine, answer)
+            self._outbox.send(mine, answer)
         if attempt.welcome is not None:
             welcome = attempt.welcome
             self._drop_attempt()
-            if (welcome.network_id, welcome.ip) != (self.network_id, self._set.ip):  # the token is somebody else's
+            if (welcome.network_id, welcome.ip) != (
+                self.login.network_id,
+                self.login.ip,
+            ):  # the token is somebody else's
                 self._refused(Refusal.MALFORMED, 0, now)
                 return
             self._number = welcome.session
@@ -297,7 +346,10 @@ class RelaySession:
             self._stream_asked_at = -inf
             if on_udp:
                 self._udp_failed_at = -inf
-            self._set.welcomed(self, welcome, now, moved=old != mine)
+            if on_udp:
+                self._shared.reflexive_seen(welcome.observed, now)
+                self._shared.stream_unneeded(self.relay.relay_id)
+            self._user.welcomed(self, now, moved=old != mine)
         elif attempt.refused is not None:
             refused = attempt.refused
             self._drop_attempt()
@@ -308,8 +360,8 @@ class RelaySession:
             self._retry_at = now.boot + 0.2
             return
         if code in _TOKEN_TROUBLE:
-            self._set.token_refused(Refusal(code).name.lower(), now)
-        self._retry_at = now.boot + max(float(retry_after), 5.0) * self._rng.uniform(1.0, 1.5)
+            self._user.token_refused(Refusal(code).name.lower(), now)
+        self._retry_at = now.boot + max(float(retry_after), 5.0) * self._surroundings.rng.uniform(1.0, 1.5)
         if self.up and code not in _TOKEN_TROUBLE:
             self._lost(now, grace=False)
 
@@ -319,7 +371,7 @@ class RelaySession:
         if now < self._busy_until:
             self._ping_at = now + BUSY_PING
         else:
-            self._ping_at = now + KEEPALIVE * self._rng.uniform(0.9, 1.0)
+            self._ping_at = now + KEEPALIVE * self._surroundings.rng.uniform(0.9, 1.0)
 
     def _ping(self, now: Now) -> None:
         assert self.path is not None
@@ -331,9 +383,9 @@ class RelaySession:
             self._lost(now, grace=False)
             self._login(now)
             return
-        tx_id = self._rng.randbytes(8)
+        tx_id = self._surroundings.rng.randbytes(8)
         self._outstanding[tx_id] = now.boot
-        self._set.send(self.path, Ping(self.network_id, self._set.ip, tx_id).encode())
+        self._outbox.send(self.path, Ping(self.login.network_id, self.login.ip, tx_id).encode())
         self._ping_at = now.boot + max(PING_REPEAT, 2 * (self.rtt or 0.0))
 
     def _pong(self, pong: Pong, path: Path, now: Now) -> None:
@@ -350,16 +402,16 @@ class RelaySession:
         """The relay restarted, or we have another address: log in again at once."""
         if self.up:
             self._lost(now, grace=True)
-            self._set.in_doubt(now)
+            self._shared.relays_in_doubt(now)
         if self._attempt is None or now.boot - self._attempt_started > 1.0:
             self._login(now)
 
     def _bye(self, bye: Bye, now: Now) -> None:
         self._lost(now, grace=bye.reason in (ByeReason.IDLE, ByeReason.STALE_TOKEN))
         if bye.reason in (ByeReason.STALE_TOKEN, ByeReason.EXPIRED, ByeReason.REVOKED):
-            self._set.token_refused(ByeReason(bye.reason).name.lower(), now)
+            self._user.token_refused(ByeReason(bye.reason).name.lower(), now)
         if bye.reason in (ByeReason.REPLACED, ByeReason.DRAINING, ByeReason.REVOKED):
-            self._retry_at = now.boot + self._rng.uniform(5.0, 10.0)
+            self._retry_at = now.boot + self._surroundings.rng.uniform(5.0, 10.0)
         else:
             self._login(now)
 
@@ -370,4 +422,4 @@ class RelaySession:
         self._up_lost_at = now.boot if grace else -inf
         if not grace:
             self.path = None
-        self._set.changed(now)
+        self._user.session_changed(now)

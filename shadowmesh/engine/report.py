@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from math import inf
-from typing import TYPE_CHECKING
 
 from shadowmesh.engine.counters import CounterReader
+from shadowmesh.engine.engine import Engine
 from shadowmesh.engine.events import PathChanged, WireGuardExport
+from shadowmesh.engine.peer import Peer
+from shadowmesh.engine.surroundings import Surroundings
 from shadowmesh.model.addresses import IPAddress, SockAddr
 from shadowmesh.model.clock import Now
-from shadowmesh.model.reasons import EXPLANATIONS, Reason
-from shadowmesh.model.status import PathAttempt, PathKind, PeerStatus, Why
-from shadowmesh.paths.candidates import CandidateKind, Rank, is_site_local, parse_ip
+from shadowmesh.model.reasons import EXPLANATIONS
+from shadowmesh.model.status import PathAttempt, PeerStatus, Why
+from shadowmesh.paths.candidates import CandidateKind, HostView, Rank, is_site_local, parse_ip
 from shadowmesh.paths.values import Probe
-
-if TYPE_CHECKING:
-    from shadowmesh.engine.engine import Engine
-    from shadowmesh.engine.peer import Peer
 
 _KIND_NAMES = {
     CandidateKind.HOST: "host",
@@ -31,33 +29,8 @@ _KIND_NAMES = {
 DOUBLED = " Just now it doesn't answer, so the relay carries a second copy of everything."
 
 
-def view(engine: Engine, peer: Peer, now: Now) -> tuple[PathKind, Reason, SockAddr | None, str | None]:
-    """Path, reason, endpoint of a direct path, name of the relay of a relayed one."""
-    path, handshake = peer.path, peer.handshake
-    if path is None or handshake is None:
-        return "none", Reason.NONE_PEER_OFFLINE if peer.online is False else Reason.NONE_IDLE, None, None
-    if handshake.stale and not handshake.live(now.boot):
-        return "none", Reason.NONE_STALE_KEY, None, None
-    if path.plain is not None:
-        return "direct", Reason.DIRECT_WIREGUARD, path.plain.remote, None
-    if path.best is not None and path.policy.p2p:
-        return "direct", path.reason, path.best.path.remote, None
-    relayed = peer.relay is not None and path.policy.relay_fallback
-    if relayed and not peer.missing and handshake.live(now.boot):
-        assert peer.relay is not None
-        reason = Reason.RELAY_UPGRADING if path.reason is Reason.NONE_IDLE else path.reason
-        return "relay", reason, None, peer.relay.relay.name
-    if handshake.connecting or path.active(now.boot):
-        if peer.missing or (peer.online is False and not relayed):
-            return "none", Reason.NONE_PEER_OFFLINE, None, None
-        if not relayed and not (path.checking and engine.relays.any_up):
-            return "none", Reason.NONE_NO_RELAY, None, None
-        return "none", Reason.NONE_CONNECTING, None, None
-    return "none", Reason.NONE_PEER_OFFLINE if peer.online is False else Reason.NONE_IDLE, None, None
-
-
-def status(engine: Engine, peer: Peer, now: Now, counters: CounterReader | None) -> PeerStatus:
-    kind, reason, endpoint, relay = view(engine, peer, now)
+def status(peer: Peer, now: Now, counters: CounterReader | None) -> PeerStatus:
+    kind, reason, endpoint, relay = peer.view(now)
     traffic = counters.traffic(peer.index) if counters is not None else None
     path, handshake = peer.path, peer.handshake
     latency = path.latency() if path is not None and kind != "none" else None
@@ -87,7 +60,7 @@ def why(engine: Engine, peer: Peer, now: Now, counters: CounterReader | None) ->
     next_try = path.next_try - now.boot if path is not None and path.next_try < inf else None
     return Why(
         network=engine.netmap.head.name if engine.netmap is not None else "",
-        peer=status(engine, peer, now, counters),
+        peer=status(peer, now, counters),
         attempts=tuple(_attempt(p, now.boot) for p in probes),
         next_try_s=None if next_try is None else round(max(0.0, next_try), 1),
         history=tuple(_line(e, now) for e in peer.history or ()),
@@ -121,18 +94,19 @@ def _clock(wall: float) -> str:
     return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def export_wireguard(engine: Engine, peer: Peer, now: Now) -> WireGuardExport | None:
+def export_wireguard(engine: Engine, peer: Peer, around: Surroundings, now: Now) -> WireGuardExport | None:
     """None while no network key is held. The endpoint is where the peer is reached now, else a public one of its own."""
-    epoch = engine.keyring.current(engine.node.controller_wall(now))
-    if epoch is None or engine.me is None:
+    membership, me = engine.membership, engine.me
+    epoch = membership.keyring.current(around.controller_wall(now))
+    if epoch is None or me is None:
         return None
     return WireGuardExport(
-        private=engine.identity.private,
-        addresses=_ips(engine.me.ip, engine.me.ip6),
+        private=membership.private,
+        addresses=_ips(me.ip, me.ip6),
         peer=peer.key,
-        psk=engine.keyring.psk(peer.key, epoch),
+        psk=membership.keyring.psk(peer.key, epoch),
         allowed=_ips(peer.member.ip, peer.member.ip6),
-        endpoint=_endpoint(engine, peer),
+        endpoint=_endpoint(peer, around.view),
     )
 
 
@@ -140,15 +114,15 @@ def _ips(ip: IPAddress, ip6: IPAddress | None) -> tuple[IPAddress, ...]:
     return (ip,) if ip6 is None else (ip, ip6)
 
 
-def _endpoint(engine: Engine, peer: Peer) -> SockAddr | None:
+def _endpoint(peer: Peer, view: HostView) -> SockAddr | None:
     path = peer.path
     if path is not None and path.plain is not None:
         return path.plain.remote
     if path is not None and path.best is not None:
         return path.best.path.remote
     known = [c.addr for c in path.remote_candidates] if path is not None else []
-    for addr in [*known, *engine.endpoints_of(peer)]:
+    for addr in [*known, *(peer.presence.endpoints if peer.presence is not None else ())]:
         ip = parse_ip(addr.host)
-        if engine.node.view.on_link(ip) or not is_site_local(ip):
+        if view.on_link(ip) or not is_site_local(ip):
             return addr
     return None

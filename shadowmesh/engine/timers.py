@@ -40,6 +40,14 @@ class Timers:
             item.queued_at = when
             heappush(self._heap, (when, self._count, item))
 
+    def cancel(self, item: Timed) -> None:
+        """Forgets an item: its owner ends."""
+        item.queued_at = inf
+
+    def pending(self) -> list[Timed]:
+        """The items that wait, for tests that look for those which outlived their owner."""
+        return [item for when, _, item in self._heap if when == item.queued_at]
+
     def next_deadline(self) -> float:
         """When something may be due, inf if nothing waits. It may be early, never late."""
         heap = self._heap

@@ -180,8 +180,8 @@ def test_a_removed_network_leaves_nothing_behind() -> None:
     a.node.remove_network(world.network_id, now)
     commands = a.node.pump_commands()
     assert any(isinstance(c, RemovePeer) for c in commands)
-    assert not a.node.by_key
-    assert not a.node._indices
+    assert not a.node.peers
+    assert not a.node.indices_in_use
     assert not a.node.engines
 
 

@@ -331,8 +331,8 @@ class Host:
 
     def to(self, other: Host) -> PeerStatus:
         """This host's status of another one."""
-        engine = self.node.engines[self.world.network_id]
-        return report.status(engine, engine.peers[other.client_id], self.clock(), self.node.counters)
+        peer = self.node.engines[self.world.network_id].peers[other.client_id]
+        return report.status(peer, self.clock(), self.node.counters)
 
     def ping(self, other: Host, *, timeout: float = 2.0) -> PingResult:
         """Pings, and lets time pass until the result is there."""

@@ -264,7 +264,7 @@ def test_removed_member_is_cut_off_at_once() -> None:
     world.run(20.0)
     assert len(world.flow(c, b).received) == heard
     assert silence(world, a, b, began) < 1.0
-    assert all(peer.member.name != "c" for peer in b.node.by_key.values())
+    assert all(peer.member.name != "c" for peer in b.node.engines[world.network_id].peers.values())
 
 
 def test_relay_restart_is_over_within_3_s() -> None:

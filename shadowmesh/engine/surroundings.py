@@ -1,0 +1,117 @@
+"""What the parts of the engine see of the host and of the daemon: randomness, sockets, addresses, the controller's time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Protocol
+
+from shadowmesh.engine.counters import CounterReader
+from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.clock import Now
+from shadowmesh.model.ids import RelayID
+from shadowmesh.model.pump import Path, PeerIndex, Slot
+from shadowmesh.paths.candidates import Candidate, HostView, LocalSocket
+from shadowmesh.protocol import disco, noise
+from shadowmesh.protocol.primitives import Primitives
+from shadowmesh.protocol.signing import Signer
+
+TIMESTAMP_STEP = 1e-6
+
+
+class SharedTransports(Protocol):
+    """What the relay sessions of all networks do with the host's sockets and streams together."""
+
+    def stream_failed(self, relay_id: RelayID, now: Now) -> None:
+        """Nothing comes through an open stream any more: it is closed; who needs one asks for another."""
+
+    def stream_unneeded(self, relay_id: RelayID) -> None:
+        """A session needs the stream to this relay no longer: it is closed when no other session does."""
+
+    def reflexive_seen(self, addr: SockAddr, now: Now) -> None:
+        """A relay saw this host at `addr` over UDP."""
+
+    def relays_in_doubt(self, now: Now) -> None:
+        """A relay knows us no more. Perhaps our NAT restarted: the others are asked whether they still do."""
+
+
+class Timestamps:
+    """Handshake timestamps: each later than all before, whatever the clock does."""
+
+    def __init__(self, floor: float) -> None:
+        self.newest = floor  # Unix seconds
+
+    def next(self, wall: float) -> bytes:
+        """TAI64N for an initiation (WireGuard paper, section 5.1)."""
+        self.newest = max(wall, self.newest + TIMESTAMP_STEP)
+        return noise.tai64n(self.newest)
+
+
+class ReceiverIndices:
+    """WireGuard's receiver indices, unique in the daemon: whose a response or a cookie reply is."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._owners: dict[int, PeerIndex] = {}
+
+    def allocate(self, owner: PeerIndex) -> int:
+        while True:
+            index = self._rng.getrandbits(32)
+            if index not in self._owners:
+                self._owners[index] = owner
+                return index
+
+    def free(self, index: int) -> None:
+        self._owners.pop(index, None)
+
+    def owner(self, index: int) -> PeerIndex | None:
+        return self._owners.get(index)
+
+    def __len__(self) -> int:
+        return len(self._owners)
+
+
+class Surroundings:
+    """One for a whole node. The Node keeps it up to date; its parts read it."""
+
+    def __init__(
+        self,
+        rng: random.Random,
+        primitives: Primitives,
+        device: Signer,
+        timestamps: Timestamps,
+        server_rtt: Mapping[SockAddr, float],
+    ) -> None:
+        self.rng = rng
+        self.primitives = primitives
+        self.device = device
+        self.timestamps = timestamps
+        self.server_rtt = server_rtt  # seconds, by STUN
+        self.indices = ReceiverIndices(rng)
+        self.counters: CounterReader | None = None
+        self.wall_offset = 0.0  # how far the controller's clock is ahead of `Now.wall`
+        self.poll_offset = rng.uniform(0.0, 3.0)  # so that the daemons of a network don't poll in step
+        self.sockets: tuple[LocalSocket, ...] = ()
+        self.slots: set[Slot] = set()
+        self.streams: dict[RelayID, Slot] = {}
+        self.view = HostView()
+        self.candidates: tuple[Candidate, ...] = ()
+        self.disco_candidates: tuple[disco.Candidate, ...] = ()
+
+    def controller_wall(self, now: Now) -> float:
+        """Now, by the controller's clock."""
+        return now.wall + self.wall_offset
+
+    def socket_for(self, remote: SockAddr) -> LocalSocket | None:
+        """The socket from which a server is spoken to."""
+        return next((s for s in self.sockets if s.ipv6 == remote.is_ipv6), None)
+
+    def udp_path(self, server: SockAddr | None) -> Path | None:
+        """The way to a server over UDP; None without an address of it or a socket of its family."""
+        sock = None if server is None else self.socket_for(server)
+        return None if sock is None else Path(sock.slot, server)
+
+    def stream_path(self, relay_id: RelayID) -> Path | None:
+        """The open stream to a relay."""
+        slot = self.streams.get(relay_id)
+        return None if slot is None else Path(slot)
