@@ -259,6 +259,10 @@ def wait(
 
 def tui(call: Call) -> None:
     """The terminal interface."""
+    if call.json:
+        raise ShadowMeshError(
+            "no_document", "the terminal interface is no document", "use `shadowmesh status --json`", kind=Kind.USAGE
+        )
     from shadowmesh_tui.app import run
 
-    run(call.state_dir)
+    run(call.state_dir, color=call.color)

@@ -159,9 +159,9 @@ async def test_a_network_is_switched_only_after_a_yes(daemon: FakeDaemon, app: S
             assert isinstance(app.screen, DashboardScreen)
         assert not [call for call in daemon.asked if call[0] == "down"]
         await pilot.press("D", "y")
-        await until(pilot, lambda: ("down", {"network": "office"}) in daemon.asked)
+        await until(pilot, lambda: ("down", {"network": "id-of-office"}) in daemon.asked)
         await pilot.press("u", "y")
-        await until(pilot, lambda: ("up", {"network": "office"}) in daemon.asked)
+        await until(pilot, lambda: ("up", {"network": "id-of-office"}) in daemon.asked)
 
 
 async def test_a_refused_action_becomes_a_toast(daemon: FakeDaemon, app: ShadowMeshApp, until: Until) -> None:
@@ -288,12 +288,12 @@ async def test_all_commands_are_in_the_palette(daemon: FakeDaemon, app: ShadowMe
 async def test_the_theme_can_change_while_it_runs(daemon: FakeDaemon, app: ShadowMeshApp, until: Until) -> None:
     async with app.run_test() as pilot:
         await until(pilot, lambda: ready(app))
-        before = app.palette["direct"]
+        before = app.view.styles["direct"]
         for theme in ("textual-light", "ansi-dark", "ansi-light", "textual-dark"):
             app.theme = theme
             await pilot.pause()
             assert len(shown_names(app)) == 6
-        assert app.palette["direct"] == before
+        assert app.view.styles["direct"] == before
 
 
 @pytest.mark.parametrize("count", [300])

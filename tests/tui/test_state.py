@@ -195,7 +195,13 @@ def test_every_state_without_peers_has_its_sentence_and_a_way_on() -> None:
     mesh.observe(scenarios.status(), at(1))
     notice = instead_of_peers(mesh)
     assert notice and "shadowmesh join" in notice.remedy
-    for state, word in (("pending-approval", "client approve cli_self"), ("down", "Press u"), ("error", "Press u")):
+    for state, word in (
+        ("pending-approval", "client approve office cli_self"),
+        ("down", "Press u"),
+        ("error", "Press u"),
+        ("removed", "shadowmesh leave office"),
+        ("duplicate", "shadowmesh leave office"),
+    ):
         mesh.observe(scenarios.status(scenarios.network((), state=state, error="no /dev/net/tun")), at(2))
         notice = instead_of_peers(mesh)
         assert notice and word in notice.remedy

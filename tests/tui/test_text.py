@@ -10,6 +10,7 @@ from rich.cells import cell_len
 
 from shadowmesh.model.clock import Now
 from shadowmesh_tui import text
+from shadowmesh_tui.ascii import to_ascii, wanted
 from shadowmesh_tui.canvas import Canvas, Dash
 from shadowmesh_tui.columns import cell, columns_for
 from shadowmesh_tui.state import Mesh, Order, SortBy
@@ -56,19 +57,33 @@ def test_a_sparkline_shows_the_newest_at_the_right_and_gaps_as_blanks() -> None:
     assert text.sparkline([0, 0], 3) == " ▁▁"
 
 
-def test_what_could_move_the_cursor_is_not_printed() -> None:
-    assert text.printable("evil\x1b[2Jname\n") == "evil�[2Jname�"
+def test_what_is_steady_stands_in_the_middle_and_what_varies_takes_the_whole_height() -> None:
+    assert set(text.sparkline([12.0] * 5, 5, from_zero=False)) <= set("▄▅")
+    assert set(text.sparkline([12.0, 12.3, 11.8], 3, from_zero=False)) <= set("▄▅")
+    assert text.sparkline([1, 99], 2, from_zero=False) == "▁█"
+    assert text.sparkline([0.0, None], 2, from_zero=False) == "▁ "
 
 
-@pytest.mark.parametrize("width", [60, 77, 80, 100, 117, 160, 250])
+def test_a_wide_name_is_cut_by_cells() -> None:
+    assert cell_len(text.shorten("机器机器机器", 7)) <= 7
+    assert (
+        text.shorten("short", 7) == "short"
+        and text.shorten("too long by far", 5) == "too…"
+        and text.shorten("x", 0) == ""
+    )
+
+
+@pytest.mark.parametrize("width", [36, 48, 57, 60, 77, 80, 100, 117, 160, 250])
 def test_columns_fill_a_wide_screen_and_fit_a_narrow_one(width: int) -> None:
     mesh = Mesh()
     mesh.observe(scenarios.crowd(30), Now(0, 0))
     columns = columns_for(width, mesh.rows())
-    taken = sum(c.width for c in columns) + len(columns) - 1
-    assert taken <= max(width, 77)
-    assert {c.key for c in columns} >= {"name", "address", "path", "latency", "rx", "tx", "handshake", "online"}
-    assert ("via" in {c.key for c in columns}) == (width >= 117)
+    shown = {c.key for c in columns}
+    assert sum(c.width for c in columns) + len(columns) - 1 <= width
+    assert shown >= {"name", "path"}
+    assert width < 57 or shown >= {"name", "online", "address", "path", "latency"}
+    assert width < 77 or shown >= {"rx", "tx", "handshake"}
+    assert ("via" in shown) == (width >= 117)
     for row in mesh.rows():
         for column in columns:
             assert len(cell(row, column)) <= column.width
@@ -117,3 +132,29 @@ def test_any_line_leaves_rows_of_the_right_width(start: tuple[int, int], end: tu
     canvas = Canvas(20, 8)
     canvas.line(start, end, "direct", heavy=heavy)
     assert [sum(len(part) for part, _ in row) for row in canvas.rows()] == [20] * 8
+
+
+# terminals that have ASCII only
+
+
+@given(st.text())
+def test_ascii_takes_as_many_cells_as_what_it_stands_for(shown: str) -> None:
+    plain = to_ascii(shown)
+    assert plain.isascii() and cell_len(plain) == cell_len(shown)
+
+
+@pytest.mark.parametrize(
+    ("shown", "plain"),
+    [("● direct  ◌ relay  – none", "* direct  ~ relay  - none"), ("büro", "buro"), ("机", "??"), ("⠤⠤", "--"), ("⣤", "="),
+     ("⡇", "|"), ("▁▄█", "_=#"), ("╭─╮", "+-+"), ("⠀", " ")],
+)  # fmt: skip
+def test_marks_lines_and_letters_in_ascii(shown: str, plain: str) -> None:
+    assert to_ascii(shown) == plain
+
+
+def test_which_terminals_get_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("locale.getencoding", lambda: "UTF-8")
+    assert not wanted({"TERM": "xterm-256color"}) and wanted({"TERM": "linux"})
+    assert wanted({"TERM": "xterm", "SHADOWMESH_ASCII": "1"}) and not wanted({"TERM": "linux", "SHADOWMESH_ASCII": "0"})
+    monkeypatch.setattr("locale.getencoding", lambda: "ISO-8859-1")
+    assert wanted({"TERM": "xterm"})

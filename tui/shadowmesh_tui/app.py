@@ -1,10 +1,13 @@
-"""The app: follows the daemon, keeps the mesh's state, and carries out what the person asks for."""
+"""The app: follows the daemon, keeps the mesh's state, has the screens show it, and does what they ask for."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,24 +15,27 @@ from rich.text import Text
 from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.filter import LineFilter
 from textual.screen import Screen
-from textual.signal import Signal
 from textual.timer import Timer
 
 from shadowmesh.model.clock import Now
-from shadowmesh.model.errors import ShadowMeshError
+from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.status import NetworkStatus
+from shadowmesh_tui import ascii as ascii_only
 from shadowmesh_tui.daemon import Daemon
 from shadowmesh_tui.help import help_text
-from shadowmesh_tui.palette import Palette, palette
+from shadowmesh_tui.palette import palette
+from shadowmesh_tui.screens.base import LiveScreen, MeshScreen
 from shadowmesh_tui.screens.dashboard import DashboardScreen
 from shadowmesh_tui.screens.dialogs import ConfirmScreen, PeerScreen, PingScreen, ReadingScreen
 from shadowmesh_tui.screens.topology import TopologyScreen
 from shadowmesh_tui.state import Mesh, PeerKey
-from shadowmesh_tui.text import printable
+from shadowmesh_tui.view import ChoiceChanged, DetailsAsked, PingAsked, SwitchAsked, Verb, View, WarningsAsked
 
 _WHY_EVERY_S = 5.0
 _WHY_SETTLES_S = 0.15  # while the cursor runs down the table, nobody needs an answer
-_QUESTIONS = {
+_QUESTIONS: dict[Verb, str] = {
     "up": "Switch {} on on this machine?",
     "down": "Switch {} off on this machine? Connections through it break, and it stays off until it is switched on.",
 }
@@ -40,13 +46,12 @@ def system_now() -> Now:
 
 
 class ShadowMeshApp(App[None]):
-    """`refresh_s` is the least time between two redraws, whatever the daemon sends; `retry_s`, between two calls."""
+    """`refresh_s` is the least time between two redraws, whatever the daemon sends; `retry_s`, between two calls.
+
+    `plain`: the terminal shows ASCII only.
+    """
 
     TITLE = "ShadowMesh"
-    MODES: ClassVar[dict[str, str | Callable[[], Screen[None]]]] = {
-        "dashboard": DashboardScreen,
-        "topology": TopologyScreen,
-    }
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("d", "switch_mode('dashboard')", "Dashboard", show=False),
         Binding("t", "switch_mode('topology')", "Topology", show=False),
@@ -61,31 +66,36 @@ class ShadowMeshApp(App[None]):
         retry_s: float = 1.0,
         silence_s: float = 10.0,
         refresh_s: float = 0.1,
+        plain: bool = False,
     ) -> None:
-        super().__init__()
-        self.mesh = Mesh()
-        self.mesh_changed: Signal[Mesh] = Signal(self, "mesh changed")
+        # Without colour means without any: not even the greys that Textual puts in their place.
+        super().__init__(ansi_color=True if "NO_COLOR" in os.environ else None)
+        self.view = View()
         self._daemon = Daemon(state_dir, silence_s=silence_s)
         self._clock, self._retry_s, self._refresh_s = clock, retry_s, refresh_s
+        self._ascii = ascii_only.AsciiFilter(enabled=plain)
         self._redraw: Timer | None = None
         self._next_draw = 0.0
         self._why_mark: tuple[object, ...] | None = None
-        self._palette: Palette | None = None
         self._several = False
 
     @property
-    def palette(self) -> Palette:
-        if self._palette is None:
-            self._palette = palette(self.theme_variables)
-        return self._palette
+    def mesh(self) -> Mesh:
+        return self.view.mesh
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        return [*super().get_line_filters(), *([self._ascii] if self._ascii.enabled else [])]
 
     def on_mount(self) -> None:
+        self._theme_changed()
         self.theme_changed_signal.subscribe(self, lambda _theme: self._theme_changed())
+        self.add_mode("dashboard", lambda: DashboardScreen(self.view))
+        self.add_mode("topology", lambda: TopologyScreen(self.view))
         self.switch_mode("dashboard")
         self._follow()
 
     def _theme_changed(self) -> None:
-        self._palette = None
+        self.view.styles = palette(self.theme_variables)
         self.changed()
 
     # following the daemon
@@ -97,7 +107,7 @@ class ShadowMeshApp(App[None]):
                 async for status in self._daemon.watch():
                     self.mesh.observe(status, self._clock())
                     self.changed()
-                    self.keep_why_fresh()
+                    self._keep_why_fresh()
             except ShadowMeshError as e:
                 if self.mesh.lose(e.what, e.remedy, self._clock()):
                     self.changed()
@@ -107,18 +117,22 @@ class ShadowMeshApp(App[None]):
         """Has the screens show the mesh anew, soon; many calls in a short time become one."""
         if self._redraw is None:
             wait = max(0.0, self._next_draw - time.monotonic())
-            self._redraw = self.set_timer(wait, self._publish) if wait else None
+            self._redraw = self.set_timer(wait, self._show) if wait else None
             if not wait:
-                self._publish()
+                self._show()
 
     @property
     def is_redraw_due(self) -> bool:
         """Whether something changed that isn't on the screen yet."""
         return self._redraw is not None
 
-    def _publish(self) -> None:
+    def _show(self) -> None:
         self._redraw, started = None, time.monotonic()
-        self.mesh_changed.publish(self.mesh)
+        if not self.is_running or not self.screen_stack:
+            return  # it hasn't begun, or is ending: there is no screen
+        for screen in self.screen_stack:
+            if isinstance(screen, LiveScreen):
+                screen.show()
         ended = time.monotonic()
         # A crowd of peers takes long to draw: keys come first, so at most a quarter of the time goes to drawing.
         self._next_draw = started + max(self._refresh_s, 4 * (ended - started))
@@ -127,7 +141,7 @@ class ShadowMeshApp(App[None]):
             self._several = several
             self.screen.refresh_bindings()
 
-    def keep_why_fresh(self) -> None:
+    def _keep_why_fresh(self) -> None:
         """Asks why the chosen peer is where it is: when it is chosen, when its path changes, and every few seconds."""
         row, now = self.mesh.selected_row, self.mesh.now
         if row is None or now is None or self.mesh.trouble is not None:
@@ -146,62 +160,84 @@ class ShadowMeshApp(App[None]):
             self.mesh.whys[key] = str(e)
         self.changed()
 
-    # actions
+    # what the screens ask for
 
-    def action_details(self) -> None:
-        key = self.mesh.selected
-        if key is not None:
-            self.push_screen(PeerScreen(key))
+    def on_choice_changed(self, _message: ChoiceChanged) -> None:
+        self._keep_why_fresh()
+        self.changed()
 
-    def action_ping(self) -> None:
-        row = self.mesh.selected_row
-        if row is None:
-            self.notify("No peer is chosen.", severity="warning")
-        elif not isinstance(self.screen, PingScreen):
-            self.push_screen(PingScreen(self._daemon, row, self.palette))
+    def on_details_asked(self, message: DetailsAsked) -> None:
+        self.push_screen(PeerScreen(self.view, message.key))
 
-    def action_switch_network(self, verb: str) -> None:
-        """Asks, then switches the chosen network `up` or `down`."""
+    def on_ping_asked(self, message: PingAsked) -> None:
+        row = self.mesh.row(message.key)
+        if row is None or isinstance(self.screen, PingScreen):
+            return  # it left just now, or the key was pressed twice
+        ping = partial(self._daemon.ping, row.peer.client_id or row.peer.ip)
+        self.push_screen(PingScreen(row.peer, ping, self.view.styles))
+
+    def on_switch_asked(self, message: SwitchAsked) -> None:
+        """Asks, then switches the chosen network."""
         network = self.mesh.network
         if network is None:
             self.notify("There is no network to switch.", severity="warning")
             return
-        name = network.name
+        verb = message.verb
 
         def answered(yes: bool | None) -> None:
             if yes:
-                self._switch(verb, name)
+                self._switch(verb, network)
 
-        self.push_screen(ConfirmScreen(_QUESTIONS[verb].format(printable(name))), answered)
+        self.push_screen(ConfirmScreen(_QUESTIONS[verb].format(network.name)), answered)
 
     @work(group="switch")
-    async def _switch(self, verb: str, network: str) -> None:
+    async def _switch(self, verb: Verb, network: NetworkStatus) -> None:
         try:
-            await self._daemon.switch(verb, network)
+            await self._daemon.switch(verb, network.network_id)
         except ShadowMeshError as e:
-            self.notify(str(e), title=f"{network}: not switched {verb}", severity="error", markup=False)
+            self.notify(str(e), title=f"{network.name}: not switched {verb}", severity="error", markup=False)
         else:
-            self.notify(f"{network} is {verb}.", markup=False)
+            self.notify(f"{network.name} is {verb}.", markup=False)
+
+    def on_warnings_asked(self, _message: WarningsAsked) -> None:
+        self.action_warnings()
+
+    # what any screen can do
 
     def action_warnings(self) -> None:
         warnings = self.mesh.status.warnings if self.mesh.status else ()
-        words = "\n\n".join(printable(w) for w in warnings) or "The daemon has no warnings."
+        words = "\n\n".join(warnings) or "The daemon has no warnings."
         self.push_screen(ReadingScreen("warnings", Text(words)))
 
     def action_help(self) -> None:
-        self.push_screen(ReadingScreen("help", help_text(self.palette)))
+        self.push_screen(ReadingScreen("help", help_text(self.view.styles)))
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         yield from super().get_system_commands(screen)
         yield SystemCommand("Dashboard", "Networks and their peers", lambda: self.switch_mode("dashboard"))
         yield SystemCommand("Topology", "The network as a picture", lambda: self.switch_mode("topology"))
-        yield SystemCommand("Ping", "Ping the chosen peer", self.action_ping)
-        yield SystemCommand("Details", "All about the chosen peer", self.action_details)
-        yield SystemCommand("Network up", "Switch the chosen network on", lambda: self.action_switch_network("up"))
-        yield SystemCommand("Network down", "Switch the chosen network off", lambda: self.action_switch_network("down"))
         yield SystemCommand("Warnings", "What the daemon warns of", self.action_warnings)
+        if not isinstance(screen, MeshScreen):
+            return
+        yield SystemCommand("Ping", "Ping the chosen peer", screen.action_ping)
+        yield SystemCommand("Details", "All about the chosen peer", screen.action_details)
+        yield SystemCommand("Network up", "Switch the chosen network on", partial(screen.action_switch, "up"))
+        yield SystemCommand("Network down", "Switch the chosen network off", partial(screen.action_switch, "down"))
+        for network in self.mesh.networks:
+            choose = partial(screen.choose_network, network.network_id)
+            yield SystemCommand(f"Go to {network.name}", f"{network.state}, {network.ip or 'no address'}", choose)
 
 
-def run(state_dir: Path) -> None:
-    """Runs until the person quits. `state_dir` is the daemon's."""
-    ShadowMeshApp(state_dir).run()
+def run(state_dir: Path, *, color: bool = True) -> None:
+    """Runs until the person quits. `state_dir` is the daemon's. Raises ShadowMeshError(no_terminal) where there is none."""
+    streams = (sys.__stdin__, sys.__stdout__, sys.__stderr__)  # Textual draws on the last
+    if not all(s is not None and s.isatty() for s in streams) or os.environ.get("TERM") in (None, "", "dumb"):
+        raise ShadowMeshError(
+            "no_terminal",
+            "the terminal interface needs a terminal to read from and to draw on",
+            "start it in one (`ssh -t`, `docker run -it`), or use `shadowmesh status --watch`",
+            kind=Kind.USAGE,
+        )
+    if not color:
+        os.environ["NO_COLOR"] = "1"
+    ShadowMeshApp(state_dir, plain=ascii_only.wanted(os.environ)).run()

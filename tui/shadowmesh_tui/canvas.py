@@ -10,8 +10,6 @@ from itertools import groupby
 
 from rich.cells import get_character_cell_size
 
-from shadowmesh_tui.text import printable
-
 _DOT = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # [row][column] of a braille cell
 _CENTRE = (1, 2)  # the dot taken for the middle of a cell
 
@@ -72,7 +70,7 @@ class Canvas:
         """Text from this cell on; what falls outside is left out. A wide character takes two cells."""
         if not 0 <= y < self.height:
             return
-        for character in printable(text):
+        for character in text:
             size = get_character_cell_size(character)
             if size == 0:
                 continue

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from rich.cells import cell_len
 
 from shadowmesh_tui import text
 from shadowmesh_tui.state import Order, PeerRow, SortBy
@@ -30,43 +32,46 @@ class Column:
         return marked.rjust(self.width) if self.right else marked
 
 
+# what a narrow screen does without, the first named first
+_DISPENSABLE = (SortBy.VIA, SortBy.HANDSHAKE, SortBy.TX, SortBy.RX, ONLINE, SortBy.ADDRESS, SortBy.LATENCY)
+
+
 def columns_for(width: int, rows: Sequence[PeerRow]) -> list[Column]:
-    """The columns that fit into `width` cells with a blank between them; the address it goes to only where there is room."""
+    """The columns that fit into `width` cells with a blank between them; text takes the room that is left."""
 
     def longest(values: Sequence[str], least: int, most: int) -> int:
-        return max(least, min(most, max(map(len, values), default=least)))
+        return max(least, min(most, max(map(cell_len, values), default=least)))
 
-    name = longest([r.peer.name for r in rows], 12, 24)
-    address = longest([r.peer.ip for r in rows], 10, 15)
-    code = longest([text.path_code(r.peer) for r in rows], 14, 31) + 2
-    via = longest([r.via for r in rows], 12, 47)
-    figures = [
+    columns = [
+        Column(SortBy.NAME, "peer", 12),
+        Column(ONLINE, "on", 3),
+        Column(SortBy.ADDRESS, "address", longest([r.peer.ip for r in rows], 10, 15)),
+        Column(SortBy.PATH, "path and reason", 18),
+        Column(SortBy.VIA, "endpoint or relay", 18 + 5),  # less than a whole endpoint is no use
         Column(SortBy.LATENCY, "latency", 7, right=True),
         Column(SortBy.RX, "rx", 8, right=True),
         Column(SortBy.TX, "tx", 8, right=True),
+        Column(SortBy.HANDSHAKE, "handshake", 9, right=True),
     ]
-    fixed = 3 + address + sum(c.width for c in figures)
-    narrow_gaps, wide_gaps = 7, 8
-    least = {"name": 12, "code": 18}
-    spare = width - fixed - 4 - narrow_gaps - least["name"] - least["code"]
-    has_via = spare >= 1 + 18 + 5
-    handshake = Column(SortBy.HANDSHAKE, "handshake" if has_via else "hs", 9 if has_via else 4, right=True)
-    spare = width - fixed - handshake.width - (wide_gaps if has_via else narrow_gaps)
-    spare -= least["name"] + least["code"] + (18 if has_via else 0)
-    widths = {"name": least["name"], "code": least["code"], "via": 18 if has_via else 0}
-    for which, wanted in (("name", name), ("code", code), ("via", via if has_via else 0)):
-        grown = max(0, min(spare, wanted - widths[which]))
-        widths[which] += grown
-        spare -= grown
-    return [
-        Column(SortBy.NAME, "peer", widths["name"]),
-        Column(ONLINE, "on", 3),
-        Column(SortBy.ADDRESS, "address", address),
-        Column(SortBy.PATH, "path and reason", widths["code"]),
-        *([Column(SortBy.VIA, "endpoint or relay", widths["via"])] if has_via else []),
-        *figures,
-        handshake,
-    ]
+
+    def spare() -> int:
+        return width - sum(c.width for c in columns) - (len(columns) - 1)
+
+    for key in _DISPENSABLE:
+        if spare() < 0:
+            columns = [c for c in columns if c.key != key]
+            if key == SortBy.VIA:
+                columns[-1] = Column(SortBy.HANDSHAKE, "hs", 4, right=True)
+    wanted = {
+        SortBy.NAME: longest([r.peer.name for r in rows], 12, 24),
+        SortBy.PATH: longest([text.path_code(r.peer) for r in rows], 14, 31) + 2,
+        SortBy.VIA: longest([r.via for r in rows], 12, 47),
+    }
+    for i, column in enumerate(columns):
+        if column.key in wanted:
+            grown = max(0, min(spare(), wanted[SortBy(column.key)] - column.width))
+            columns[i] = replace(column, width=column.width + grown)
+    return columns
 
 
 def cell(row: PeerRow, column: Column) -> str:
@@ -74,7 +79,7 @@ def cell(row: PeerRow, column: Column) -> str:
     peer = row.peer
     match column.key:
         case SortBy.NAME:
-            value = text.printable(peer.name)
+            value = peer.name
         case SortBy.ADDRESS:
             value = peer.ip
         case SortBy.PATH:

@@ -10,6 +10,7 @@ from shadowmesh_tui.text import PATH_GLYPH
 _KEYS = (
     ("d  t", "dashboard, topology"),
     ("↑ ↓  j k", "choose a peer (in the topology also ← →)"),
+    ("g  G", "the first, the last (Home, End)"),
     ("Enter", "all about the chosen peer: figures, what was tried, history"),
     ("p", "ping the chosen peer"),
     ("n  N", "next network, the one before"),

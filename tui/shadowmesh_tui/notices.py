@@ -39,13 +39,19 @@ def instead_of_peers(mesh: Mesh) -> Notice | None:
         return Notice(
             f"{network.name}: waiting for approval.",
             "Somebody who runs the network approves this machine:\n"
-            f"shadowmesh client approve {network.client_id or 'CLIENT'}\nThis screen goes on by itself.",
+            f"shadowmesh client approve {network.name} {network.client_id or 'CLIENT'}\nThis screen goes on by itself.",
             "warning",
         )
     if network.state == "down":
         return Notice(f"{network.name} is switched off on this machine.", "Press u to switch it on.")
     if network.state == "error":
         return Notice(f"{network.name}: {network.error or 'it could not be started'}", "Press u to try again.", "error")
+    if network.state != "up":  # this machine's part in it has ended: removed, refused, expired, a duplicate
+        return Notice(
+            _sentence(f"{network.name}: {network.error or network.state}"),
+            f"shadowmesh leave {network.name}\nthen join again with a new invite, if you may.",
+            "error",
+        )
     if not network.peers:
         return Notice(
             f"Nobody else is in {network.name} yet.",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from rich.cells import cell_len, set_cell_size
+
 from shadowmesh.model.status import PathKind, PeerStatus
 
 UNKNOWN = "–"
@@ -64,29 +66,28 @@ def path_code(peer: PeerStatus) -> str:
 
 
 def shorten(text: str, width: int) -> str:
-    """At most `width` characters, the cut marked by an ellipsis."""
-    if len(text) <= width:
+    """At most `width` cells, the cut marked by an ellipsis."""
+    if cell_len(text) <= width:
         return text
-    return text[: max(0, width - 1)] + "…" if width > 0 else ""
+    return set_cell_size(text, width - 1).rstrip() + "…" if width > 0 else ""
 
 
-def sparkline(values: Sequence[float | None], width: int) -> str:
-    """The last `width` samples as bars between 0 and the greatest of them; a gap is a blank.
+def sparkline(values: Sequence[float | None], width: int, *, from_zero: bool = True) -> str:
+    """The last `width` samples as bars from zero up to the greatest of them; a gap is a blank.
 
-    Always `width` characters; the newest sample stands at the right end.
+    Always `width` characters; the newest sample stands at the right end. Not `from_zero`: the scale is that of what
+    varies, at least half the greatest value, so that what is steady stands in the middle.
     """
     shown = list(values)[-width:] if width > 0 else []
     known = [v for v in shown if v is not None]
-    top = max(known, default=0.0)
+    low, high = (min(known), max(known)) if known else (0.0, 0.0)
+    span = high if from_zero else max(high - low, high / 2)
+    bottom = 0.0 if from_zero else max(0.0, (low + high - span) / 2)
 
     def bar(value: float | None) -> str:
         if value is None:
             return " "
-        return _BARS[min(len(_BARS) - 1, int(value / top * (len(_BARS) - 1) + 0.5))] if top > 0 else _BARS[0]
+        level = int((value - bottom) / span * (len(_BARS) - 1) + 0.5) if span > 0 else 0
+        return _BARS[max(0, min(len(_BARS) - 1, level))]
 
     return "".join(map(bar, shown)).rjust(width)
-
-
-def printable(text: str) -> str:
-    """Names come from other machines: whatever could move the cursor shows as a replacement mark."""
-    return "".join(c if c.isprintable() else "�" for c in text)

@@ -79,6 +79,11 @@ class Picture:
             return keys[0]
         return keys[(keys.index(key) + step) % len(keys)]
 
+    def end(self, *, last: bool) -> PeerKey | None:
+        """The first peer in reading order, or the last."""
+        keys = [p.leaf.key for p in self.leaves if p.leaf.key is not None]
+        return keys[-1 if last else 0] if keys else None
+
     def across(self, key: PeerKey | None) -> PeerKey | None:
         """The peer nearest on the other side."""
         here = next((p for p in self.leaves if p.leaf.key == key), None)

@@ -1,4 +1,4 @@
-"""The dashboard: networks, their peers as a live table, and all about the chosen one."""
+"""The dashboard: networks, their peers as a live table, and all about the chosen one; on a large screen the picture, too."""
 
 from __future__ import annotations
 
@@ -6,16 +6,22 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
+from textual.containers import Horizontal, Vertical
 from textual.widgets import Footer, Input
 
 from shadowmesh_tui.notices import banner, instead_of_peers, no_match
 from shadowmesh_tui.screens.base import COMMON_BINDINGS, MeshScreen
+from shadowmesh_tui.state import PeerKey
+from shadowmesh_tui.view import ChoiceChanged, DetailsAsked, View
 from shadowmesh_tui.widgets.bars import Banner, StatusLine, TitleBar
 from shadowmesh_tui.widgets.detail import PeerDetail
+from shadowmesh_tui.widgets.diagram import Diagram
 from shadowmesh_tui.widgets.networks import NetworkList
 from shadowmesh_tui.widgets.notice import NoticePane
 from shadowmesh_tui.widgets.peers import PeerTable
+
+_WITH_PICTURE = (160, 36)  # from this size on there is room for the picture beside the table
+_MANY_PEERS = 60  # … of which a picture that small tells nothing
 
 
 class DashboardScreen(MeshScreen):
@@ -29,69 +35,96 @@ class DashboardScreen(MeshScreen):
     DEFAULT_CSS = """
     DashboardScreen #filter { display: none; height: 1; border: none; padding: 0 1; background: $panel; }
     DashboardScreen #filter.-shown { display: block; }
-    DashboardScreen #peers { height: 1fr; margin-top: 1; }
+    DashboardScreen #middle { height: 1fr; margin-top: 1; }
+    DashboardScreen #peers { width: 1fr; }
+    DashboardScreen Diagram { display: none; width: 84; height: 1fr; }
+    DashboardScreen.-large Diagram { display: block; }
     """
 
-    def compose(self) -> ComposeResult:
-        yield TitleBar()
-        yield Banner()
-        yield NetworkList()
-        with Vertical(id="peers"):
-            yield NoticePane()
-            yield PeerTable()
-        yield Input(
+    def __init__(self, view: View) -> None:
+        super().__init__(view)
+        self._title, self._banner, self._networks, self._status = TitleBar(), Banner(), NetworkList(), StatusLine()
+        self._notice, self._table, self._detail, self._diagram = NoticePane(), PeerTable(), PeerDetail(), Diagram()
+        self._filter = Input(
             placeholder="words that name, address, path or reason contain; Enter keeps, Esc clears", id="filter"
         )
-        yield PeerDetail()
-        yield StatusLine()
+        self._network_shown: str | None = None
+
+    def compose(self) -> ComposeResult:
+        yield self._title
+        yield self._banner
+        yield self._networks
+        with Horizontal(id="middle"):
+            with Vertical(id="peers"):
+                yield self._notice
+                yield self._table
+            yield self._diagram
+        yield self._filter
+        yield self._detail
+        yield self._status
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
-        super().on_mount()
-        self._network_shown: str | None = None
-        self.query_one(PeerTable).focus()
+        self._table.focus()
 
     def on_screen_resume(self) -> None:
         self._network_shown = None  # the chosen peer may have changed on another screen
         super().on_screen_resume()
 
     def show(self) -> None:
-        mesh, styles = self.mesh, self.styles_by_name
-        self.query_one(TitleBar).show(mesh, "dashboard", styles)
-        self.query_one(Banner).show(banner(mesh))
-        self.query_one(NetworkList).show(mesh, styles)
-        self.query_one(StatusLine).show(mesh, styles)
+        mesh, styles = self.mesh, self.palette
+        self._title.show(mesh, "dashboard", styles)
+        self._banner.show(banner(mesh))
+        self._networks.show(mesh, styles, self.size.height)
+        self._status.show(mesh, styles)
         notice = instead_of_peers(mesh) or no_match(mesh)
-        table, pane, detail = self.query_one(PeerTable), self.query_one(NoticePane), self.query_one(PeerDetail)
-        pane.display, table.display = notice is not None, notice is None
-        table.set_class(mesh.trouble is not None, "-stale")
-        detail.display = notice is None
-        width, height = self.size
-        detail.set_class(width >= 110 and height >= 28, "-beside")
-        detail.set_class(width < 110 and height >= 36, "-below")
+        self._notice.display, self._table.display = notice is not None, notice is None
+        self._table.set_class(mesh.trouble is not None, "-stale")
+        self._detail.display = notice is None
+        self._lay_out(has_peers=notice is None)
         if notice is not None:
-            pane.show(notice, styles)
+            self._notice.show(notice, styles)
         else:
-            self._show_peers(table)
-            detail.show(mesh, mesh.selected, styles)
+            self._show_peers()
+            self._detail.show(mesh, self.peer_at_cursor(), styles)
 
-    def _show_peers(self, table: PeerTable) -> None:
+    def _lay_out(self, *, has_peers: bool) -> None:
+        width, height = self.size
+        self._detail.set_class(width >= 110 and height >= 28, "-beside")
+        self._detail.set_class(width >= 110 and height >= 45, "-tall")
+        self._detail.set_class(width < 110 and height >= 36, "-below")
+        few = self.mesh.network is not None and len(self.mesh.network.peers) <= _MANY_PEERS
+        large = has_peers and few and width >= _WITH_PICTURE[0] and height >= _WITH_PICTURE[1]
+        self.set_class(large, "-large")
+        if large:
+            self._diagram.show(self.mesh, self.palette)
+
+    def _show_peers(self) -> None:
         mesh = self.mesh
         network_id = mesh.network.network_id if mesh.network else None
         move_to = mesh.selected if network_id != self._network_shown else None
         self._network_shown = network_id
-        table.show(mesh.rows(), mesh.order, self.styles_by_name, move_to)
-        if not table.has_focus and self.focused is None:
-            table.focus()
+        self._table.show(mesh.rows(), mesh.order, self.palette, move_to)
+        if not self._table.has_focus and self.focused is None:
+            self._table.focus()
+
+    def peer_at_cursor(self) -> PeerKey | None:
+        return self._table.cursor_key if self._table.display else None
 
     def on_peer_table_highlighted(self, message: PeerTable.Highlighted) -> None:
-        if message.key != self.mesh.selected:
-            self.mesh.select(message.key)
-            self.query_one(PeerDetail).show(self.mesh, message.key, self.styles_by_name)
-            self.owner.keep_why_fresh()
+        self._choose(message.key)
 
-    def on_peer_table_opened(self, _message: PeerTable.Opened) -> None:
-        self.owner.action_details()
+    def on_diagram_picked(self, message: Diagram.Picked) -> None:
+        self._table.go_to(message.key)
+
+    def _choose(self, key: PeerKey) -> None:
+        if key != self.mesh.selected:
+            self.mesh.select(key)
+            self._detail.show(self.mesh, key, self.palette)
+            self.post_message(ChoiceChanged())
+
+    def on_peer_table_opened(self, message: PeerTable.Opened) -> None:
+        self.post_message(DetailsAsked(message.key))
 
     def on_peer_table_sort_pressed(self, message: PeerTable.SortPressed) -> None:
         self.mesh.order = self.mesh.order.pressed(message.by)
@@ -109,20 +142,18 @@ class DashboardScreen(MeshScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "clear_filter":
-            return self.is_mounted and self.query_one("#filter", Input).has_class("-shown")
+            return self._filter.has_class("-shown")
         return super().check_action(action, parameters)
 
     def action_filter(self) -> None:
-        line = self.query_one("#filter", Input)
-        line.add_class("-shown")
-        line.focus()
+        self._filter.add_class("-shown")
+        self._filter.focus()
         self.refresh_bindings()
 
     def action_clear_filter(self) -> None:
-        line = self.query_one("#filter", Input)
-        line.value = ""
-        line.remove_class("-shown")
-        self.query_one(PeerTable).focus()
+        self._filter.value = ""
+        self._filter.remove_class("-shown")
+        self._table.focus()
         self.refresh_bindings()
 
     def on_input_changed(self, event: Input.Changed) -> None:
@@ -133,4 +164,4 @@ class DashboardScreen(MeshScreen):
         if not event.value.strip():
             self.action_clear_filter()
         else:
-            self.query_one(PeerTable).focus()
+            self._table.focus()

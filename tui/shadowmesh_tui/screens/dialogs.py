@@ -2,47 +2,79 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, cast
+from collections.abc import AsyncIterator, Callable
+from typing import ClassVar
 
 from rich.text import Text
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
 from shadowmesh.model.errors import ShadowMeshError
-from shadowmesh.model.status import PingTry
-from shadowmesh_tui.daemon import Daemon
+from shadowmesh.model.status import PeerStatus, PingTry
 from shadowmesh_tui.palette import Palette
-from shadowmesh_tui.state import Mesh, PeerKey, PeerRow
-from shadowmesh_tui.text import PATH_GLYPH, latency, printable
+from shadowmesh_tui.screens.base import LiveScreen
+from shadowmesh_tui.state import PeerKey
+from shadowmesh_tui.text import PATH_GLYPH, latency
+from shadowmesh_tui.view import PingAsked, View
 from shadowmesh_tui.widgets.detail import PeerDetail
-
-if TYPE_CHECKING:
-    from shadowmesh_tui.app import ShadowMeshApp
 
 _WINDOW = """
     align: center middle;
     & > .window { border: round $primary; background: $surface; padding: 0 1; height: auto; max-height: 100%;
         border-title-color: $foreground; border-subtitle-color: $foreground; }
 """
+_SCROLLING: list[BindingType] = [
+    Binding("down,j", "scroll(1)", show=False),
+    Binding("up,k", "scroll(-1)", show=False),
+    Binding("pagedown,space", "page(1)", show=False),
+    Binding("pageup", "page(-1)", show=False),
+    Binding("home,g", "to_end(False)", show=False),
+    Binding("end,G", "to_end(True)", show=False),
+]
+
+
+class Scrolls:
+    """The keys that move through a window's text."""
+
+    def scrolled(self) -> VerticalScroll:
+        raise NotImplementedError
+
+    def action_scroll(self, step: int) -> None:
+        self.scrolled().scroll_relative(y=step, animate=False)
+
+    def action_page(self, pages: int) -> None:
+        view = self.scrolled()
+        view.scroll_relative(y=pages * max(1, view.size.height - 1), animate=False)
+
+    def action_to_end(self, last: bool) -> None:
+        view = self.scrolled()
+        if last:
+            view.scroll_end(animate=False)
+        else:
+            view.scroll_home(animate=False)
 
 
 class ConfirmScreen(ModalScreen[bool]):
     """A question with the answer no until y is pressed."""
 
+    AUTO_FOCUS = "#no"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "answer(True)", "Yes"),
-        Binding("n,escape", "answer(False)", "No"),
+        Binding("n,escape,q", "answer(False)", "No"),
         Binding("left,right,h,l", "app.focus_next", show=False),
     ]
     DEFAULT_CSS = f"""
     ConfirmScreen {{ {_WINDOW} }}
     ConfirmScreen > .window {{ width: 60; max-width: 100%; padding: 1 2; }}
     ConfirmScreen Horizontal {{ height: auto; align-horizontal: right; margin-top: 1; }}
-    ConfirmScreen Button {{ margin-left: 2; }}
+    ConfirmScreen Button {{ margin-left: 2; background: $surface; color: $foreground; text-style: none; }}
+    ConfirmScreen Button:focus {{ background: $foreground; color: $surface; text-style: bold !important; background-tint: $foreground 0%; }}
+    ConfirmScreen Button:nocolor:focus {{ text-style: bold reverse !important; }}
     """
 
     def __init__(self, question: str) -> None:
@@ -54,7 +86,7 @@ class ConfirmScreen(ModalScreen[bool]):
             yield Static(Text(self._question))
             with Horizontal():
                 yield Button("No (n)", id="no", compact=True)
-                yield Button("Yes (y)", id="yes", compact=True, variant="primary")
+                yield Button("Yes (y)", id="yes", compact=True)
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         self.dismiss(event.button.id == "yes")
@@ -63,13 +95,12 @@ class ConfirmScreen(ModalScreen[bool]):
         self.dismiss(answer)
 
 
-class ReadingScreen(ModalScreen[None]):
+class ReadingScreen(Scrolls, ModalScreen[None]):
     """Text to read; it scrolls."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,enter,question_mark,w", "dismiss(None)", "Close"),
-        Binding("down,j", "scroll(1)", show=False),
-        Binding("up,k", "scroll(-1)", show=False),
+        *_SCROLLING,
     ]
     DEFAULT_CSS = f"""
     ReadingScreen {{ {_WINDOW} }}
@@ -80,17 +111,17 @@ class ReadingScreen(ModalScreen[None]):
 
     def __init__(self, title: str, words: Text) -> None:
         super().__init__()
-        self._heading, self._words = title, words
+        self._heading = title
+        self._scrolled = VerticalScroll(Static(words, classes="words"))
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="window") as window:
             window.border_title = self._heading
             window.border_subtitle = "Esc closes"
-            with VerticalScroll():
-                yield Static(self._words, classes="words")
+            yield self._scrolled
 
-    def action_scroll(self, step: int) -> None:
-        self.query_one(VerticalScroll).scroll_relative(y=step, animate=False)
+    def scrolled(self) -> VerticalScroll:
+        return self._scrolled
 
 
 def try_line(ping: PingTry, styles: Palette) -> Text:
@@ -103,7 +134,7 @@ def try_line(ping: PingTry, styles: Palette) -> Text:
     line.append(f"{PATH_GLYPH[ping.path]} {ping.path}", style=styles[ping.path])
     via = ping.endpoint if ping.path == "direct" else ping.relay
     if via:
-        line.append(f" via {printable(via)}", style=styles["label"])
+        line.append(f" via {via}", style=styles["label"])
     return line.append(f"  {ping.reason}", style=styles["muted"])
 
 
@@ -118,7 +149,7 @@ def summary(tries: list[PingTry]) -> str:
 
 
 class PingScreen(ModalScreen[None]):
-    """Pings a peer while it is open, and shows each answer as it comes."""
+    """Pings a peer while it is open, and shows each answer as it comes. `ping` starts to, and gives the answers."""
 
     COUNT = 5
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -131,52 +162,52 @@ class PingScreen(ModalScreen[None]):
     PingScreen #tries {{ height: {COUNT}; }}
     """
 
-    def __init__(self, daemon: Daemon, row: PeerRow, styles: Palette) -> None:
+    def __init__(self, peer: PeerStatus, ping: Callable[[int], AsyncIterator[PingTry]], styles: Palette) -> None:
         super().__init__()
-        self._daemon, self._peer, self._styles = daemon, row.peer, styles
+        self._peer, self._ping, self._styles = peer, ping, styles
+        self._tries_shown, self._outcome_shown = Static(id="tries"), Static(id="outcome")
         self.tries: list[PingTry] = []
         self.outcome = ""
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="window") as window:
-            window.border_title = f"ping {printable(self._peer.name)} ({self._peer.ip})".replace("[", "\\[")
+            window.border_title = Content(f"ping {self._peer.name} ({self._peer.ip})")
             window.border_subtitle = "p again   Esc closes"
-            yield Static(id="tries")
-            yield Static(id="outcome")
+            yield self._tries_shown
+            yield self._outcome_shown
 
     def on_mount(self) -> None:
         self.action_again()
 
     def action_again(self) -> None:
-        self._ping()
+        self._run()
 
     @work(group="ping", exclusive=True)
-    async def _ping(self) -> None:
+    async def _run(self) -> None:
         self.tries, self.outcome = [], "waiting for the first answer …"
-        self._show()
+        self.show()
         try:
-            async for answer in self._daemon.ping(self._peer.client_id or self._peer.ip, self.COUNT):
+            async for answer in self._ping(self.COUNT):
                 self.tries.append(answer)
                 self.outcome = summary(self.tries)
-                self._show()
+                self.show()
         except ShadowMeshError as e:
             self.outcome = str(e)
-            self._show()
+            self.show()
 
-    def _show(self) -> None:
+    def show(self) -> None:
         lines = [try_line(t, self._styles) for t in self.tries[-self.COUNT :]]
-        self.query_one("#tries", Static).update(Text("\n").join(lines))
-        self.query_one("#outcome", Static).update(Text(self.outcome))
+        self._tries_shown.update(Text("\n").join(lines))
+        self._outcome_shown.update(Text(self.outcome))
 
 
-class PeerScreen(ModalScreen[None]):
+class PeerScreen(Scrolls, LiveScreen, ModalScreen[None]):
     """All about one peer, live."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,enter", "dismiss(None)", "Close"),
-        Binding("p", "app.ping", "Ping"),
-        Binding("down,j", "scroll(1)", show=False),
-        Binding("up,k", "scroll(-1)", show=False),
+        Binding("p", "ping", "Ping"),
+        *_SCROLLING,
     ]
     DEFAULT_CSS = f"""
     PeerScreen {{ {_WINDOW} }}
@@ -184,25 +215,21 @@ class PeerScreen(ModalScreen[None]):
     PeerScreen PeerDetail {{ background: $surface; }}
     """
 
-    def __init__(self, key: PeerKey) -> None:
-        super().__init__()
+    def __init__(self, view: View, key: PeerKey) -> None:
+        super().__init__(view)
         self._key = key
-
-    @property
-    def _owner(self) -> ShadowMeshApp:
-        return cast("ShadowMeshApp", self.app)
+        self._detail = PeerDetail(classes="-full")
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="window") as window:
             window.border_subtitle = "p ping   Esc closes"
-            yield PeerDetail(classes="-full")
+            yield self._detail
 
-    def on_mount(self) -> None:
-        self._owner.mesh_changed.subscribe(self, self._show)
-        self.call_after_refresh(self._show, self._owner.mesh)
+    def show(self) -> None:
+        self._detail.show(self.mesh, self._key, self.palette)
 
-    def _show(self, mesh: Mesh) -> None:
-        self.query_one(PeerDetail).show(mesh, self._key, self._owner.palette)
+    def scrolled(self) -> VerticalScroll:
+        return self._detail
 
-    def action_scroll(self, step: int) -> None:
-        self.query_one(PeerDetail).scroll_relative(y=step, animate=False)
+    def action_ping(self) -> None:
+        self.post_message(PingAsked(self._key))

@@ -13,8 +13,9 @@ from shadowmesh_tui.notices import banner, instead_of_peers
 from shadowmesh_tui.palette import Palette
 from shadowmesh_tui.screens.base import COMMON_BINDINGS, MeshScreen
 from shadowmesh_tui.state import PeerKey, PeerRow
-from shadowmesh_tui.text import PATH_GLYPH, latency, path_code, printable
+from shadowmesh_tui.text import PATH_GLYPH, latency, path_code
 from shadowmesh_tui.topology import OFFLINE_GLYPH, RELAY_GLYPH
+from shadowmesh_tui.view import ChoiceChanged, View
 from shadowmesh_tui.widgets.bars import Banner, StatusLine, TitleBar
 from shadowmesh_tui.widgets.diagram import Diagram
 from shadowmesh_tui.widgets.lines import Lines
@@ -41,66 +42,79 @@ def caption(row: PeerRow | None, styles: Palette) -> Text:
         return Text("↑ ↓ choose a peer", style=styles["muted"])
     peer = row.peer
     line = Text(no_wrap=True, overflow="ellipsis")
-    line.append(printable(peer.name), style=styles["title"])
+    line.append(peer.name, style=styles["title"])
     line.append(f"  {peer.ip}  ", style=styles["label"])
     line.append(path_code(peer), style=styles[peer.path])
     if peer.path != "none":
-        line.append(f" via {printable(row.via)}  {latency(peer.latency_ms)}", style=styles["label"])
+        line.append(f" via {row.via}  {latency(peer.latency_ms)}", style=styles["label"])
     return line.append(f"  {peer.explanation}", style=styles["muted"])
 
 
 class TopologyScreen(MeshScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "app.details", "Details"),
+        Binding("enter", "details", "Details"),
         Binding("down,j", "step(1)", "Choose", key_display="↑↓"),
         Binding("up,k", "step(-1)", show=False),
         Binding("left,right,h,l", "across", show=False),
+        Binding("home,g", "to_end(False)", show=False),
+        Binding("end,G", "to_end(True)", show=False),
         *COMMON_BINDINGS,
     ]
     DEFAULT_CSS = """
     TopologyScreen #legend, TopologyScreen #caption { height: 1; padding: 0 1; }
     """
 
+    def __init__(self, view: View) -> None:
+        super().__init__(view)
+        self._title, self._banner, self._networks, self._status = TitleBar(), Banner(), NetworkList(), StatusLine()
+        self._notice, self._diagram = NoticePane(), Diagram()
+        self._caption, self._legend = Lines(id="caption"), Lines(id="legend")
+
     def compose(self) -> ComposeResult:
-        yield TitleBar()
-        yield Banner()
-        yield NetworkList()
-        yield NoticePane()
-        yield Diagram()
-        yield Lines(id="caption")
-        yield Lines(id="legend")
-        yield StatusLine()
+        yield self._title
+        yield self._banner
+        yield self._networks
+        yield self._notice
+        yield self._diagram
+        yield self._caption
+        yield self._legend
+        yield self._status
         yield Footer(show_command_palette=False)
 
     def show(self) -> None:
-        mesh, styles = self.mesh, self.styles_by_name
-        self.query_one(TitleBar).show(mesh, "topology", styles)
-        self.query_one(Banner).show(banner(mesh))
-        self.query_one(NetworkList).show(mesh, styles)
-        self.query_one(StatusLine).show(mesh, styles)
+        mesh, styles = self.mesh, self.palette
+        self._title.show(mesh, "topology", styles)
+        self._banner.show(banner(mesh))
+        self._networks.show(mesh, styles, self.size.height)
+        self._status.show(mesh, styles)
         notice = instead_of_peers(mesh)
-        pane, diagram = self.query_one(NoticePane), self.query_one(Diagram)
-        pane.display, diagram.display = notice is not None, notice is None
-        for name in ("#legend", "#caption"):
-            self.query_one(name).display = notice is None
+        self._notice.display = notice is not None
+        for widget in (self._diagram, self._caption, self._legend):
+            widget.display = notice is None
         if notice is not None:
-            pane.show(notice, styles)
+            self._notice.show(notice, styles)
         else:
-            diagram.show(mesh, styles)
-            self.query_one("#caption", Lines).put(caption(mesh.selected_row, styles))
-            self.query_one("#legend", Lines).put(legend(styles))
-            if diagram.size.height == 0:  # it was hidden until now and gets its room with the next layout
-                self.call_after_refresh(diagram.show, mesh, styles)
+            self._diagram.show(mesh, styles)
+            self._caption.put(caption(mesh.selected_row, styles))
+            self._legend.put(legend(styles))
+
+    def peer_at_cursor(self) -> PeerKey | None:
+        return self.mesh.selected if self._diagram.display else None
 
     def action_step(self, step: int) -> None:
-        picture = self.query_one(Diagram).picture
+        picture = self._diagram.picture
         if picture is not None:
             self._choose(picture.step(self.mesh.selected, step))
 
     def action_across(self) -> None:
-        picture = self.query_one(Diagram).picture
+        picture = self._diagram.picture
         if picture is not None:
             self._choose(picture.across(self.mesh.selected))
+
+    def action_to_end(self, last: bool) -> None:
+        picture = self._diagram.picture
+        if picture is not None:
+            self._choose(picture.end(last=last))
 
     def on_diagram_picked(self, message: Diagram.Picked) -> None:
         self._choose(message.key)
@@ -109,4 +123,4 @@ class TopologyScreen(MeshScreen):
         if key is not None:
             self.mesh.select(key)
             self.show()
-            self.owner.keep_why_fresh()
+            self.post_message(ChoiceChanged())

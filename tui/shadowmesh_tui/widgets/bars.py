@@ -10,7 +10,6 @@ from shadowmesh import __version__
 from shadowmesh_tui.notices import Notice
 from shadowmesh_tui.palette import Palette
 from shadowmesh_tui.state import Mesh
-from shadowmesh_tui.text import printable
 from shadowmesh_tui.widgets.lines import Lines
 
 
@@ -79,7 +78,7 @@ class StatusLine(Lines):
             warnings = mesh.status.warnings
             if warnings:
                 more = f"{len(warnings)} warnings (w)" if len(warnings) > 1 else "(w)"
-                line.append(f"  ⚠ {more}: {printable(warnings[0])}", style=styles["warning"])
+                line.append(f"  ⚠ {more}: {warnings[0]}", style=styles["warning"])
         self.put(line)
 
     def on_click(self) -> None:

@@ -13,7 +13,7 @@ from shadowmesh.model.status import PathAttempt, Why
 from shadowmesh_tui.history import PeerHistory
 from shadowmesh_tui.palette import Palette
 from shadowmesh_tui.state import Mesh, PeerKey, PeerRow
-from shadowmesh_tui.text import PATH_GLYPH, duration, latency, path_code, printable, rate, sparkline, volume
+from shadowmesh_tui.text import PATH_GLYPH, duration, latency, path_code, rate, sparkline, volume
 from shadowmesh_tui.widgets.lines import Lines
 
 _RESULT_STYLE = {"answered": "good", "silent": "muted", "lost": "warning", "not-tried": "muted"}
@@ -24,13 +24,13 @@ def facts(row: PeerRow, history: PeerHistory | None, width: int, styles: Palette
     peer = row.peer
     head = Text(no_wrap=True, overflow="ellipsis")
     head.append(f"{PATH_GLYPH[peer.path]} ", style=styles[peer.path])
-    head.append(printable(peer.name), style=styles["title"])
+    head.append(peer.name, style=styles["title"])
     head.append(f"  {peer.ip}  ", style=styles["label"])
     head.append(path_code(peer), style=styles[peer.path])
     second = Text(no_wrap=True, overflow="ellipsis", style=styles["muted"])
     online = {True: "online", False: "offline", None: "presence unknown"}[peer.online]
     shaken = "no handshake yet" if row.handshake_age is None else f"handshake {duration(row.handshake_age)} ago"
-    via = f"via {printable(row.via)}, " if row.via else ""
+    via = f"via {row.via}, " if row.via else ""
     second.append(f"  {via}{online}, {shaken}{', idle' if peer.idle else ''}, {peer.client_id}")
     why = textwrap.wrap(peer.explanation, max(20, width - 2)) if wrap else [peer.explanation]
     lines = [head, second, *(Text(f"  {line}", style=styles["label"]) for line in why)]
@@ -45,14 +45,16 @@ def _sparklines(row: PeerRow, history: PeerHistory, width: int, styles: Palette)
     known = [v for v in history.latency if v is not None]
     spread = f"{latency(min(known))} to {latency(max(known))}" if known else ""
 
-    def line(name: str, series: Sequence[float | None], value: str, more: str, style: str) -> Text:
+    def line(
+        name: str, series: Sequence[float | None], value: str, more: str, style: str, *, from_zero: bool = True
+    ) -> Text:
         text = Text(f"  {name:<8} ", style=styles["muted"], no_wrap=True, overflow="crop")
-        text.append(sparkline(series, width), style=styles[style])
+        text.append(sparkline(series, width, from_zero=from_zero), style=styles[style])
         text.append(f"  {value:<9}", style=styles["label"]).append(more, style=styles["muted"])
         return text
 
     return [
-        line("latency", history.latency, shown, spread, peer.path),
+        line("latency", history.latency, shown, spread, peer.path, from_zero=False),
         line("received", history.rx, rate(row.rx_rate), f"{volume(peer.rx_bytes)} so far", "me"),
         line("sent", history.tx, rate(row.tx_rate), f"{volume(peer.tx_bytes)} so far", "me"),
     ]
@@ -75,8 +77,7 @@ def attempts(why: Why | str | None, styles: Palette) -> Text:
         lines.append(Text("  " + ", ".join(f"{n} {cause}" for cause, n in causes), style=styles["warning"]))
     if why.history:
         lines.append(Text("history", style=styles["title"]))
-        newest_first = [printable(line) for line in reversed(why.history)]
-        lines += [Text(f"  {line}", style=styles["label"]) for line in newest_first]
+        lines += [Text(f"  {line}", style=styles["label"]) for line in reversed(why.history)]  # the newest first
     return Text("\n", no_wrap=True, overflow="ellipsis").join(lines)
 
 
@@ -97,6 +98,7 @@ class PeerDetail(VerticalScroll, can_focus=False):
     PeerDetail { height: 7; border-top: solid $foreground 25%; padding: 0 1; background: $background; }
     PeerDetail > #attempts { display: none; }
     PeerDetail.-beside { layout: horizontal; height: 10; }
+    PeerDetail.-beside.-tall { height: 16; }
     PeerDetail.-beside > Lines { width: 1fr; }
     PeerDetail.-beside > #attempts { display: block; margin-left: 2; }
     PeerDetail.-below { height: 16; }
@@ -104,17 +106,20 @@ class PeerDetail(VerticalScroll, can_focus=False):
     PeerDetail.-below > #attempts, PeerDetail.-full > #attempts { display: block; margin-top: 1; }
     """
 
+    def __init__(self, *, classes: str | None = None) -> None:
+        super().__init__(classes=classes)
+        self._facts, self._attempts = Lines(id="facts"), Lines(id="attempts")
+
     def compose(self) -> ComposeResult:
-        yield Lines(id="facts")
-        yield Lines(id="attempts")
+        yield self._facts
+        yield self._attempts
 
     def show(self, mesh: Mesh, key: PeerKey | None, styles: Palette) -> None:
         row = mesh.row(key) if key else None
-        found = row is not None
-        self.query_one("#attempts", Lines).visible = found
+        self._attempts.visible = row is not None
         if row is None or key is None:
-            self.query_one("#facts", Lines).put(Text("No peer is chosen.", style=styles["muted"]))
+            self._facts.put(Text("No peer is chosen.", style=styles["muted"]))
             return
-        width = self.query_one("#facts").size.width
-        self.query_one("#facts", Lines).put(facts(row, mesh.history(key), width, styles, wrap=self.size.height > 6))
-        self.query_one("#attempts", Lines).put(attempts(mesh.whys.get(key), styles))
+        width = self._facts.size.width
+        self._facts.put(facts(row, mesh.history(key), width, styles, wrap=self.size.height > 6))
+        self._attempts.put(attempts(mesh.whys.get(key), styles))

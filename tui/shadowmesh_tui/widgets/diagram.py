@@ -30,23 +30,32 @@ class Diagram(Widget):
         super().__init__()
         self.picture: Picture | None = None
         self._rows: list[list[tuple[str, str]]] = []
-        self._styles: Palette = {}
+        self._shown: tuple[Mesh, Palette] | None = None
 
     def show(self, mesh: Mesh, styles: Palette) -> None:
+        self._shown = mesh, styles
+        self._draw()
+
+    def on_resize(self, _event: events.Resize) -> None:
+        self._draw()  # what is hidden has no room: it gets some with the layout that follows its being shown
+
+    def _draw(self) -> None:
+        if self._shown is None:
+            return
+        mesh, _ = self._shown
         network = mesh.network
         width, height = self.size
         if network is None or width < 2 or height < 2:
             return
-        self._styles = styles
         self.picture = arrange(mesh.all_rows(), network.ip, network.home_relay, mesh.selected, width, height)
         self._rows = draw(self.picture, mesh.selected).rows()
         self.refresh()
 
     def render_line(self, y: int) -> Strip:
-        if y >= len(self._rows):
+        if y >= len(self._rows) or self._shown is None:
             return Strip.blank(self.size.width, self.rich_style)
-        base = self.rich_style
-        segments = [Segment(text, base + self._styles.get(style, Style())) for text, style in self._rows[y]]
+        base, (_, styles) = self.rich_style, self._shown
+        segments = [Segment(text, base + styles.get(style, Style())) for text, style in self._rows[y]]
         return Strip(segments).adjust_cell_length(self.size.width, base)
 
     def on_click(self, event: events.Click) -> None:

@@ -19,11 +19,15 @@ class NoticePane(Vertical):
     NoticePane > Static { width: auto; max-width: 76; height: auto; text-align: center; }
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._words = Static()
+
     def compose(self) -> ComposeResult:
-        yield Static()
+        yield self._words
 
     def show(self, notice: Notice, styles: Palette) -> None:
         words = Text(justify="center").append(notice.title, style=styles[_STYLE[notice.level]])
         if notice.remedy:
             words.append("\n\n").append(notice.remedy, style=styles["label"])
-        self.query_one(Static).update(words)
+        self._words.update(words)

@@ -31,8 +31,8 @@ class PeerTable(DataTable[Text]):
         Binding("enter", "select_cursor", "Details"),
         Binding("j", "cursor_down", show=False),
         Binding("k", "cursor_up", show=False),
-        Binding("g", "scroll_top", show=False),
-        Binding("G", "scroll_bottom", show=False),
+        Binding("home,g", "first", show=False),
+        Binding("end,G", "last", show=False),
     ]
     DEFAULT_CSS = """
     PeerTable { height: 1fr; scrollbar-size-vertical: 1; overflow-x: hidden; background: $background; padding: 0 0 0 1; }
@@ -41,6 +41,7 @@ class PeerTable(DataTable[Text]):
         background: $background; background-tint: $foreground 0%; text-style: bold;
     }
     PeerTable.-stale { opacity: 60%; }
+    PeerTable:nocolor > .datatable--cursor { text-style: bold reverse; }
     """
 
     class Highlighted(Message):
@@ -51,7 +52,11 @@ class PeerTable(DataTable[Text]):
             super().__init__()
 
     class Opened(Message):
-        """Enter or a click on the chosen row."""
+        """Enter or a click on the row of this peer, which was chosen already."""
+
+        def __init__(self, key: PeerKey) -> None:
+            self.key = key
+            super().__init__()
 
     class SortPressed(Message):
         def __init__(self, by: SortBy) -> None:
@@ -71,6 +76,17 @@ class PeerTable(DataTable[Text]):
     def cursor_key(self) -> PeerKey | None:
         """The peer under the cursor."""
         return self._keys[self._order[self.cursor_row]] if 0 <= self.cursor_row < len(self._order) else None
+
+    def go_to(self, key: PeerKey) -> None:
+        """Moves the cursor to this peer, if it is there."""
+        if str(key) in self._order:
+            self.move_cursor(row=self._order.index(str(key)), animate=False)
+
+    def action_first(self) -> None:
+        self.move_cursor(row=0, animate=False)
+
+    def action_last(self) -> None:
+        self.move_cursor(row=max(0, self.row_count - 1), animate=False)
 
     def show(self, rows: Sequence[PeerRow], order: Order, styles: Palette, move_to: PeerKey | None = None) -> None:
         """Shows these rows in this order, touching only what changed. `move_to` moves the cursor, if it is there."""
@@ -160,7 +176,9 @@ class PeerTable(DataTable[Text]):
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         event.stop()
-        self.post_message(self.Opened())
+        name = event.row_key.value
+        if name in self._keys:
+            self.post_message(self.Opened(self._keys[name]))
 
     def on_data_table_header_selected(self, event: DataTable.HeaderSelected) -> None:
         event.stop()
