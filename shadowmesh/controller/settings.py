@@ -67,6 +67,7 @@ class Timing:
     hello: float = 10.0
     challenge_life: float = 300.0
     housekeeping: float = 5.0
+    follow: float = 1.0  # what other controllers took away is acted on, and run-out tokens end connections
     seen_every: float = 300.0
     certificate_check: float = 6 * 3600.0
     access_token: float = 600.0

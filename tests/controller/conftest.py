@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
+import os
 import shutil
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +24,8 @@ from shadowmesh.controller.keys import KeyRing
 from shadowmesh.controller.run import serving
 from shadowmesh.controller.service.services import Services
 from shadowmesh.controller.settings import DataDir, Settings, Timing
-from shadowmesh.controller.store.database import database_url
+from shadowmesh.controller.store.database import Store, database_url, open_store
+from shadowmesh.controller.store.migrate import migrate
 from shadowmesh.model.api import InviteCreate, NetworkCreate
 from shadowmesh.model.enrol import EnrolAnswer
 from shadowmesh.model.ids import ClientID
@@ -231,3 +235,71 @@ async def world(data_dir: Path, template: tuple[Path, InitResult], timing: Timin
 def login_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     return tmp_path / "config"
+
+
+# PostgreSQL
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of our own on a unix socket, without durability, gone afterwards."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not found:
+        pytest.skip("needs PostgreSQL's server programs (apt install postgresql)")
+    binaries = found[-1].parent
+    base = Path(tmp_path_factory.mktemp("pg"))
+    as_user: list[str] = []
+    if os.geteuid() == 0:  # PostgreSQL doesn't run as root
+        base = Path("/tmp") / f"shadowmesh-controller-pg-{os.getpid()}"
+        base.mkdir()
+        shutil.chown(base, "postgres", "postgres")
+        as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+    data = base / "data"
+
+    def run(*command: str | Path) -> None:
+        subprocess.run([*as_user, *command], check=True, capture_output=True, cwd="/")
+
+    run(binaries / "initdb", "-D", data, "-A", "trust", "-U", "shadowmesh", "--no-sync", "-E", "UTF8")
+    options = f"-F -c listen_addresses='' -c unix_socket_directories={base} -c fsync=off"
+    run(binaries / "pg_ctl", "-D", data, "-w", "-o", options, "-l", base / "log", "start")
+    try:
+        yield f"postgresql://shadowmesh@/postgres?host={base}"
+    finally:
+        run(binaries / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+        shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture
+async def pg(postgres: str, tmp_path: Path) -> AsyncIterator[Store]:
+    found = open_store(database_url(postgres, tmp_path))
+    with found.engine.begin() as conn:
+        conn.exec_driver_sql("DROP SCHEMA public CASCADE")
+        conn.exec_driver_sql("CREATE SCHEMA public")
+    migrate(found.engine)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+async def nodes(
+    pg: Store, postgres: str, template: tuple[Path, InitResult], tmp_path: Path, timing: Timing
+) -> AsyncIterator[tuple[World, World]]:
+    """Two controllers with the same keys on one PostgreSQL, each with its own sockets and directory."""
+    clock = Clock()
+    async with contextlib.AsyncExitStack() as running:
+        worlds = []
+        for name in ("one", "two"):
+            where = DataDir(tmp_path / name)
+            shutil.copytree(template[0], where.path)
+            port = free_port()
+            url = f"https://127.0.0.1:{port}"
+            settings = Settings(public_urls=(url,), listen=f"127.0.0.1:{port}")
+            database = database_url(postgres, where.database)
+            at = await running.enter_async_context(
+                serving(where, settings, KeyRing.load(where.keys), database, timing, clock)
+            )
+            worlds.append(World(at, url, where.path, template[1], clock))
+        yield worlds[0], worlds[1]
+        for world in worlds:
+            for device in world.devices:
+                await device.close()

@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import datetime as dt
-import os
-import shutil
-import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +21,6 @@ from shadowmesh.controller.store.database import (
     Store,
     database_url,
     make_engine,
-    open_store,
 )
 from shadowmesh.controller.store.migrate import migrate
 from shadowmesh.model.errors import Kind, ShadowMeshError
@@ -136,46 +132,6 @@ async def test_times_are_utc_with_zone(store: SqliteStore) -> None:
 # PostgreSQL
 
 
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of our own on a unix socket, without durability, gone afterwards."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not found:
-        pytest.skip("needs PostgreSQL's server programs (apt install postgresql)")
-    binaries = found[-1].parent
-    base = Path(tmp_path_factory.mktemp("pg"))
-    as_user: list[str] = []
-    if os.geteuid() == 0:  # PostgreSQL doesn't run as root
-        base = Path("/tmp") / f"shadowmesh-controller-pg-{os.getpid()}"
-        base.mkdir()
-        shutil.chown(base, "postgres", "postgres")
-        as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-    data = base / "data"
-
-    def run(*command: str | Path) -> None:
-        subprocess.run([*as_user, *command], check=True, capture_output=True, cwd="/")
-
-    run(binaries / "initdb", "-D", data, "-A", "trust", "-U", "shadowmesh", "--no-sync", "-E", "UTF8")
-    options = f"-F -c listen_addresses='' -c unix_socket_directories={base} -c fsync=off"
-    run(binaries / "pg_ctl", "-D", data, "-w", "-o", options, "-l", base / "log", "start")
-    try:
-        yield f"postgresql://shadowmesh@/postgres?host={base}"
-    finally:
-        run(binaries / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
-        shutil.rmtree(base, ignore_errors=True)
-
-
-@pytest.fixture
-async def pg(postgres: str, tmp_path: Path) -> AsyncIterator[Store]:
-    found = open_store(database_url(postgres, tmp_path))
-    with found.engine.begin() as conn:
-        conn.exec_driver_sql("DROP SCHEMA public CASCADE")
-        conn.exec_driver_sql("CREATE SCHEMA public")
-    migrate(found.engine)
-    yield found
-    found.close()
-
-
 @pytest.mark.lab
 async def test_postgresql_has_the_same_schema(pg: Store) -> None:
     with pg.engine.connect() as conn:
@@ -272,7 +228,7 @@ async def test_two_controllers_on_one_database_give_nothing_twice_and_follow_eac
     nodes[1].hub.relays[RelayID("rly_x")] = RelayLink(RelayID("rly_x"), "b", heard.append, lambda *_: None)
     await nodes[0].clients.remove(LOCAL, "office", removed.client_id)
     assert heard == []
-    await nodes[1].keep_house()
+    await nodes[1].follow()
     assert any('"removed"' in text for text in heard), heard
     assert any('"revocations"' in text for text in heard), heard
     assert "no network left" in heard

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from shadowmesh.controller.authz.permissions import ALL, ROLES, Permission
-from shadowmesh.controller.authz.principal import Principal
+from shadowmesh.controller.authz.principal import Principal, out_of_scope
 from shadowmesh.controller.errors import not_allowed, not_found
 from shadowmesh.controller.store import schema
 from shadowmesh.controller.store.networks import living_network
+from shadowmesh.model.api import Role
 from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.model.ids import is_id
 
@@ -24,7 +26,7 @@ def find_network(conn: Connection, who: Principal, name: str, *needed: Permissio
     """
     n = schema.networks
     by = n.c.ref == name if is_id(name, "net") else n.c.name == name
-    ref = conn.execute(sa.select(n.c.ref).where(by, n.c.deleted_at.is_(None), visible(who))).scalar()
+    ref = conn.execute(sa.select(n.c.ref).where(by, n.c.deleted_at.is_(None), _of(who))).scalar()
     row = None if ref is None else living_network(conn, ref, lock=lock)
     if row is None:
         raise no_such_network(name)
@@ -32,10 +34,22 @@ def find_network(conn: Connection, who: Principal, name: str, *needed: Permissio
     if role is None and not who.admin:
         raise no_such_network(name)  # it was taken away a moment ago
     if not held.intersection(needed):
-        what = " or ".join(needed)
-        by_whom = f"the role {role} in {row.name} doesn't allow {what}" if role else f"this credential isn't for {what}"
-        raise not_allowed("not_allowed", by_whom, "ask an owner")
+        raise _lacks(row, role, needed)
     return row
+
+
+def require_in(conn: Connection, who: Principal, network: Row[Any], needed: Permission) -> None:
+    """More than `find_network` asked for. Raises ShadowMeshError(not_allowed)."""
+    role, held = _held(conn, who, network.ref)
+    if needed not in held:
+        raise _lacks(network, role, (needed,))
+
+
+def _lacks(network: Row[Any], role: Role | None, needed: Sequence[Permission]) -> ShadowMeshError:
+    if role is None or ROLES[role].intersection(needed):
+        return out_of_scope(needed)
+    what = " or ".join(needed)
+    return not_allowed("not_allowed", f"the role {role} in {network.name} doesn't allow {what}", "ask an owner")
 
 
 def permissions_in(conn: Connection, who: Principal, ref: str) -> frozenset[Permission]:
@@ -43,21 +57,26 @@ def permissions_in(conn: Connection, who: Principal, ref: str) -> frozenset[Perm
     return _held(conn, who, ref)[1]
 
 
-def _held(conn: Connection, who: Principal, ref: str) -> tuple[str | None, frozenset[Permission]]:
+def _held(conn: Connection, who: Principal, ref: str) -> tuple[Role | None, frozenset[Permission]]:
     if who.admin:
         return None, ALL & who.scopes
     m = schema.members
     query = sa.select(m.c.role).where(m.c.network_ref == ref, m.c.user_id == who.user_id)
-    role = conn.execute(query).scalar_one_or_none()
+    role: Role | None = conn.execute(query).scalar_one_or_none()
     return role, frozenset() if role is None else ROLES[role] & who.scopes
 
 
 def visible(who: Principal, needed: Permission = Permission.NETWORK_VIEW) -> sa.ColumnElement[bool]:
-    """A condition on `networks`: those in which the role of `who` gives this permission."""
+    """A condition on `networks`: those in which `who` holds this permission."""
+    return _of(who, needed) if needed in who.scopes else sa.false()
+
+
+def _of(who: Principal, needed: Permission | None = None) -> sa.ColumnElement[bool]:
+    """A condition on `networks`: those in which `who` has a role; one that gives this permission."""
     if who.admin:
         return sa.true()
     m = schema.members
-    roles = [role for role, permissions in ROLES.items() if needed in permissions]
+    roles = [role for role, permissions in ROLES.items() if needed is None or needed in permissions]
     mine = sa.select(m.c.network_ref).where(m.c.user_id == who.user_id, m.c.role.in_(roles))
     return schema.networks.c.ref.in_(mine)
 

@@ -99,10 +99,6 @@ async def who_asks(connection: HTTPConnection) -> Principal:
     return await services(connection).credentials.principal(token.strip())
 
 
-async def signed_in(request: Request) -> Principal:
-    return await who_asks(request)
-
-
 async def at_hand(request: Request) -> Services:
     return services(request)
 
@@ -116,7 +112,6 @@ def foreign_origin(connection: HTTPConnection) -> bool:
     return urlsplit(origin)[:2] not in {urlsplit(url)[:2] for url in settings.public_urls}
 
 
-Who = Annotated[Principal, Depends(signed_in)]
 At = Annotated[Services, Depends(at_hand)]
 Cursor = Annotated[str | None, Query(max_length=200, pattern=r"^[\x20-\x7e]*$")]
 Limit = Annotated[int, Query(ge=1, le=1000)]

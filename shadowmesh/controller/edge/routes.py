@@ -7,8 +7,20 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from shadowmesh import __version__
-from shadowmesh.controller.authz import require_admin
-from shadowmesh.controller.edge.access import MAX_BODY, At, Cursor, IdempotencyKey, Limit, Who, is_local, source
+from shadowmesh.controller.edge.access import MAX_BODY, At, Cursor, IdempotencyKey, Limit, is_local, source
+from shadowmesh.controller.edge.needs import (
+    Administrator,
+    Anyone,
+    MayConfigure,
+    MayCreate,
+    MayDelete,
+    MayInvite,
+    MayInviteOrRegister,
+    MayReadLogs,
+    MayRemoveOrRegister,
+    MayView,
+    SignedIn,
+)
 from shadowmesh.controller.errors import usage
 from shadowmesh.controller.service.idempotency import IdempotentRequest
 from shadowmesh.model import api
@@ -35,7 +47,7 @@ def _struct_body(name: str) -> dict[str, Any]:
 # first contact and enrolment
 
 
-@router.get("/identity", tags=["enrolment"])
+@router.get("/identity", tags=["enrolment"], dependencies=[Anyone])
 async def identity(at: At, request: Request) -> Response:
     """The signed identity document: the CA bundle, signing keys, URLs and STUN ports."""
     core = at.core
@@ -50,21 +62,23 @@ async def identity(at: At, request: Request) -> Response:
     return Response(sign_identity(core.keys.identity, document), media_type=_JSON)
 
 
-@router.post("/enroll/challenge", tags=["enrolment"])
+@router.post("/enroll/challenge", tags=["enrolment"], dependencies=[Anyone])
 async def challenge(at: At, request: Request) -> Response:
     """A nonce for the signature of an enrolment or a relay's registration. A body may name an invite; see `model.enrol`."""
     wish = from_json(await request.body() or b"{}", ChallengeRequest)
     return _json(await at.enrolment.challenge(wish, source(request)))
 
 
-@router.post("/enroll", tags=["enrolment"], openapi_extra=_struct_body("EnrolRequest"))
+@router.post("/enroll", tags=["enrolment"], openapi_extra=_struct_body("EnrolRequest"), dependencies=[Anyone])
 async def enroll(at: At, request: Request) -> Response:
     """Redeems an invite or a short code; see `model.enrol`."""
     wish = from_json(await request.body(), EnrolRequest)
     return _json(await at.enrolment.enrol(wish, source(request)))
 
 
-@router.post("/relays/register", tags=["relays"], openapi_extra=_struct_body("RelayRegistration"))
+@router.post(
+    "/relays/register", tags=["relays"], openapi_extra=_struct_body("RelayRegistration"), dependencies=[Anyone]
+)
 async def register_relay(at: At, request: Request) -> Response:
     """Registers a relay by its token; see `model.relaylink`."""
     return _json(await at.relays.register(from_json(await request.body(), RelayRegistration)))
@@ -73,23 +87,23 @@ async def register_relay(at: At, request: Request) -> Response:
 # signing in
 
 
-@router.post("/auth/login", tags=["auth"])
+@router.post("/auth/login", tags=["auth"], dependencies=[Anyone])
 async def login(at: At, request: Request, wish: api.Login) -> api.Session:
     return await at.sessions.login(wish, source(request))
 
 
-@router.post("/auth/refresh", tags=["auth"])
+@router.post("/auth/refresh", tags=["auth"], dependencies=[Anyone])
 async def refresh(at: At, wish: api.Refresh) -> api.Session:
     return await at.sessions.refresh(wish.refresh_token)
 
 
-@router.post("/auth/logout", tags=["auth"], status_code=204)
+@router.post("/auth/logout", tags=["auth"], status_code=204, dependencies=[Anyone])
 async def logout(at: At, wish: api.Refresh) -> None:
     await at.sessions.logout(wish.refresh_token)
 
 
 @router.get("/whoami", tags=["auth"])
-async def whoami(at: At, who: Who) -> api.WhoAmI:
+async def whoami(at: At, who: SignedIn) -> api.WhoAmI:
     urls = list(at.core.settings.public_urls)
     return api.WhoAmI(name=who.name, user=who.user_id, admin=who.admin, controller_urls=urls, version=__version__)
 
@@ -98,37 +112,37 @@ async def whoami(at: At, who: Who) -> api.WhoAmI:
 
 
 @router.post("/networks", tags=["networks"], status_code=201)
-async def create_network(at: At, who: Who, wish: api.NetworkCreate, key: IdempotencyKey = None) -> api.Network:
+async def create_network(at: At, who: MayCreate, wish: api.NetworkCreate, key: IdempotencyKey = None) -> api.Network:
     return await at.networks.create(who, wish, IdempotentRequest.of(key, "networks", wish))
 
 
 @router.get("/networks", tags=["networks"])
-async def list_networks(at: At, who: Who, cursor: Cursor = None, limit: Limit = 100) -> api.Page[api.Network]:
+async def list_networks(at: At, who: MayView, cursor: Cursor = None, limit: Limit = 100) -> api.Page[api.Network]:
     return await at.networks.list(who, cursor, limit)
 
 
 @router.get("/networks/{network}", tags=["networks"])
-async def show_network(at: At, who: Who, network: Name) -> api.Network:
+async def show_network(at: At, who: MayView, network: Name) -> api.Network:
     return await at.networks.show(who, network)
 
 
 @router.patch("/networks/{network}", tags=["networks"])
-async def set_network(at: At, who: Who, network: Name, wish: api.NetworkPatch) -> api.Network:
+async def set_network(at: At, who: MayConfigure, network: Name, wish: api.NetworkPatch) -> api.Network:
     return await at.networks.set(who, network, wish)
 
 
 @router.delete("/networks/{network}", tags=["networks"], status_code=204)
-async def delete_network(at: At, who: Who, network: Name) -> None:
+async def delete_network(at: At, who: MayDelete, network: Name) -> None:
     await at.networks.delete(who, network)
 
 
 @router.post("/networks/{network}/rotate-key", tags=["networks"])
-async def rotate_key(at: At, who: Who, network: Name) -> api.Network:
+async def rotate_key(at: At, who: MayConfigure, network: Name) -> api.Network:
     return await at.networks.rotate_key(who, network)
 
 
 @router.get("/networks/{network}/map", tags=["networks"])
-async def network_map(at: At, who: Who, network: Name) -> Response:
+async def network_map(at: At, who: MayView, network: Name) -> Response:
     """The map as the members get it, with its signature."""
     shown = await at.networks.show(who, network)
     live = await at.maps.get(NetworkRef(shown.id))
@@ -141,20 +155,20 @@ async def network_map(at: At, who: Who, network: Name) -> Response:
 
 @router.post("/networks/{network}/invites", tags=["invites"], status_code=201)
 async def create_invite(
-    at: At, who: Who, network: Name, wish: api.InviteCreate, key: IdempotencyKey = None
+    at: At, who: MayInviteOrRegister, network: Name, wish: api.InviteCreate, key: IdempotencyKey = None
 ) -> api.InviteCreated:
     return await at.invites.create(who, network, wish, IdempotentRequest.of(key, f"invites {network}", wish))
 
 
 @router.get("/networks/{network}/invites", tags=["invites"])
 async def list_invites(
-    at: At, who: Who, network: Name, cursor: Cursor = None, limit: Limit = 100
+    at: At, who: MayInviteOrRegister, network: Name, cursor: Cursor = None, limit: Limit = 100
 ) -> api.Page[api.Invite]:
     return await at.invites.list(who, network, cursor, limit)
 
 
 @router.delete("/networks/{network}/invites/{invite}", tags=["invites"], status_code=204)
-async def revoke_invite(at: At, who: Who, network: Name, invite: Name) -> None:
+async def revoke_invite(at: At, who: MayInviteOrRegister, network: Name, invite: Name) -> None:
     await at.invites.revoke(who, network, invite)
 
 
@@ -164,7 +178,7 @@ async def revoke_invite(at: At, who: Who, network: Name, invite: Name) -> None:
 @router.get("/networks/{network}/clients", tags=["clients"])
 async def list_clients(
     at: At,
-    who: Who,
+    who: MayView,
     network: Name,
     cursor: Cursor = None,
     limit: Limit = 100,
@@ -175,27 +189,27 @@ async def list_clients(
 
 @router.get("/networks/{network}/clients/{client}", tags=["clients"])
 @router.get("/networks/{network}/peers/{client}", tags=["clients"])
-async def show_client(at: At, who: Who, network: Name, client: Name) -> api.Client:
+async def show_client(at: At, who: MayView, network: Name, client: Name) -> api.Client:
     return await at.clients.show(who, network, client)
 
 
 @router.patch("/networks/{network}/clients/{client}", tags=["clients"])
-async def set_client(at: At, who: Who, network: Name, client: Name, wish: api.ClientPatch) -> api.Client:
+async def set_client(at: At, who: MayConfigure, network: Name, client: Name, wish: api.ClientPatch) -> api.Client:
     return await at.clients.set(who, network, client, wish)
 
 
 @router.post("/networks/{network}/clients/{client}/approve", tags=["clients"])
-async def approve_client(at: At, who: Who, network: Name, client: Name) -> api.Client:
+async def approve_client(at: At, who: MayInvite, network: Name, client: Name) -> api.Client:
     return await at.clients.approve(who, network, client)
 
 
 @router.post("/networks/{network}/clients/{client}/deny", tags=["clients"], status_code=204)
-async def deny_client(at: At, who: Who, network: Name, client: Name) -> None:
-    await at.clients.remove(who, network, client, reason="denied")
+async def deny_client(at: At, who: MayInvite, network: Name, client: Name) -> None:
+    await at.clients.deny(who, network, client)
 
 
 @router.delete("/networks/{network}/clients/{client}", tags=["clients"], status_code=204)
-async def remove_client(at: At, who: Who, network: Name, client: Name) -> None:
+async def remove_client(at: At, who: MayRemoveOrRegister, network: Name, client: Name) -> None:
     await at.clients.remove(who, network, client)
 
 
@@ -203,17 +217,17 @@ async def remove_client(at: At, who: Who, network: Name, client: Name) -> None:
 
 
 @router.get("/networks/{network}/members", tags=["members"])
-async def list_members(at: At, who: Who, network: Name) -> api.Page[api.NetworkMember]:
+async def list_members(at: At, who: MayView, network: Name) -> api.Page[api.NetworkMember]:
     return api.Page(items=list(await at.members.list(who, network)))
 
 
 @router.put("/networks/{network}/members", tags=["members"])
-async def put_member(at: At, who: Who, network: Name, wish: api.MemberPut) -> api.NetworkMember:
+async def put_member(at: At, who: MayConfigure, network: Name, wish: api.MemberPut) -> api.NetworkMember:
     return await at.members.put(who, network, wish)
 
 
 @router.delete("/networks/{network}/members/{user}", tags=["members"], status_code=204)
-async def remove_member(at: At, who: Who, network: Name, user: Name) -> None:
+async def remove_member(at: At, who: MayConfigure, network: Name, user: Name) -> None:
     await at.members.remove(who, network, user)
 
 
@@ -222,28 +236,28 @@ async def remove_member(at: At, who: Who, network: Name, user: Name) -> None:
 
 @router.post("/relays/tokens", tags=["relays"], status_code=201)
 async def create_relay_token(
-    at: At, who: Who, wish: api.RelayTokenCreate, key: IdempotencyKey = None
+    at: At, who: Administrator, wish: api.RelayTokenCreate, key: IdempotencyKey = None
 ) -> api.RelayTokenCreated:
     return await at.relays.create_token(who, wish, IdempotentRequest.of(key, "relay tokens", wish))
 
 
 @router.get("/relays", tags=["relays"])
-async def list_relays(at: At, who: Who, cursor: Cursor = None, limit: Limit = 100) -> api.Page[api.Relay]:
+async def list_relays(at: At, who: MayView, cursor: Cursor = None, limit: Limit = 100) -> api.Page[api.Relay]:
     return await at.relays.list(who, cursor, limit)
 
 
 @router.post("/relays/{relay}/drain", tags=["relays"])
-async def drain_relay(at: At, who: Who, relay: Name) -> api.Relay:
+async def drain_relay(at: At, who: Administrator, relay: Name) -> api.Relay:
     return await at.relays.drain(who, relay)
 
 
 @router.post("/relays/{relay}/undrain", tags=["relays"])
-async def undrain_relay(at: At, who: Who, relay: Name) -> api.Relay:
+async def undrain_relay(at: At, who: Administrator, relay: Name) -> api.Relay:
     return await at.relays.drain(who, relay, draining=False)
 
 
 @router.delete("/relays/{relay}", tags=["relays"], status_code=204)
-async def remove_relay(at: At, who: Who, relay: Name) -> None:
+async def remove_relay(at: At, who: Administrator, relay: Name) -> None:
     await at.relays.remove(who, relay)
 
 
@@ -251,37 +265,39 @@ async def remove_relay(at: At, who: Who, relay: Name) -> None:
 
 
 @router.post("/api-keys", tags=["people"], status_code=201)
-async def create_api_key(at: At, who: Who, wish: api.ApiKeyCreate, key: IdempotencyKey = None) -> api.ApiKeyCreated:
+async def create_api_key(
+    at: At, who: SignedIn, wish: api.ApiKeyCreate, key: IdempotencyKey = None
+) -> api.ApiKeyCreated:
     return await at.api_keys.create(who, wish, IdempotentRequest.of(key, "api keys", wish))
 
 
 @router.get("/api-keys", tags=["people"])
-async def list_api_keys(at: At, who: Who) -> api.Page[api.ApiKey]:
+async def list_api_keys(at: At, who: SignedIn) -> api.Page[api.ApiKey]:
     return api.Page(items=list(await at.api_keys.list(who)))
 
 
 @router.delete("/api-keys/{key}", tags=["people"], status_code=204)
-async def revoke_api_key(at: At, who: Who, key: Name) -> None:
+async def revoke_api_key(at: At, who: SignedIn, key: Name) -> None:
     await at.api_keys.revoke(who, key)
 
 
 @router.post("/users", tags=["people"], status_code=201)
-async def create_user(at: At, who: Who, wish: api.UserCreate) -> api.UserCreated:
+async def create_user(at: At, who: Administrator, wish: api.UserCreate) -> api.UserCreated:
     return await at.users.create(who, wish)
 
 
 @router.get("/users", tags=["people"])
-async def list_users(at: At, who: Who) -> api.Page[api.User]:
+async def list_users(at: At, who: Administrator) -> api.Page[api.User]:
     return api.Page(items=list(await at.users.list(who)))
 
 
 @router.patch("/users/{user}", tags=["people"])
-async def set_user(at: At, who: Who, user: Name, wish: api.UserPatch) -> api.User:
+async def set_user(at: At, who: Administrator, user: Name, wish: api.UserPatch) -> api.User:
     return await at.users.set(who, user, wish)
 
 
 @router.post("/users/{user}/reset-password", tags=["people"])
-async def reset_password(at: At, who: Who, user: Name) -> api.UserCreated:
+async def reset_password(at: At, who: Administrator, user: Name) -> api.UserCreated:
     return await at.users.reset_password(who, user)
 
 
@@ -289,27 +305,27 @@ async def reset_password(at: At, who: Who, user: Name) -> api.UserCreated:
 
 
 @router.get("/audit", tags=["audit"])
-async def list_audit(at: At, who: Who, cursor: Cursor = None, limit: Limit = 100) -> api.Page[api.AuditEntry]:
+async def list_audit(at: At, who: Administrator, cursor: Cursor = None, limit: Limit = 100) -> api.Page[api.AuditEntry]:
     return await at.audit.list(who, _number(cursor), limit)
 
 
 @router.get("/audit/verify", tags=["audit"])
-async def verify_audit(at: At, who: Who) -> api.AuditVerdict:
+async def verify_audit(at: At, who: Administrator) -> api.AuditVerdict:
     return await at.audit.verify(who)
 
 
 @router.get("/events", tags=["events"])
-async def list_events(at: At, who: Who, cursor: Cursor = None, network: str | None = None) -> api.Page[api.Event]:
+async def list_events(
+    at: At, who: MayReadLogs, cursor: Cursor = None, network: str | None = None
+) -> api.Page[api.Event]:
     """What the WebSocket `/api/v1/ws` tells, for those who would rather ask."""
-    ref = None if network is None else NetworkRef((await at.networks.show(who, network[:100])).id)
-    items = await at.events.since(who, _number(cursor), ref)
+    items = await at.events.log(who, _number(cursor), network)
     return api.Page(items=items, next=str(items[-1].seq) if items else cursor)
 
 
 @router.get("/status", tags=["audit"])
-async def status(at: At, who: Who, request: Request) -> dict[str, Any]:
+async def status(at: At, who: Administrator, request: Request) -> dict[str, Any]:
     """How the controller is: connections, where it is asked from."""
-    require_admin(who)
     return {
         "version": __version__,
         "devices": len(at.hub.devices),

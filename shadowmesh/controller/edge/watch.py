@@ -1,21 +1,22 @@
 """The WebSocket of people, `/api/v1/ws`: events as they happen, and those that were missed.
 
 `{"type": "subscribe", "network_id": "net_… or name", "since": 17}`; without a network all that one may see; without
-`since` from now on. A second subscribe replaces the first. Answered by `subscribed`, then events with `seq` and `at`.
+`since` from now on; who lacks `logs.view` gets at most what a short absence missed. A second subscribe replaces the first. Answered by `subscribed`, then events with `seq` and `at`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from shadowmesh.controller.authz import Principal
+from shadowmesh.controller.authz import Permission, Principal
 from shadowmesh.controller.edge.access import foreign_origin, services, who_asks
-from shadowmesh.controller.edge.links import FORBIDDEN, MALFORMED, receive
+from shadowmesh.controller.edge.links import FORBIDDEN, MALFORMED, REFUSED, receive
 from shadowmesh.controller.edge.outbox import Outbox
 from shadowmesh.controller.service.events import PAGE
 from shadowmesh.controller.service.services import Services
@@ -32,44 +33,74 @@ class Subscribe(msgspec.Struct, tag_field="type", tag="subscribe", frozen=True):
     since: int | None = None
 
 
-class _Watcher:
-    """One connection's subscription."""
+NEEDS: Mapping[type[msgspec.Struct], frozenset[Permission]] = {Subscribe: frozenset({Permission.NETWORK_VIEW})}
 
-    def __init__(self, at: Services, who: Principal, outbox: Outbox) -> None:
+
+class _Watcher:
+    """One connection's subscription. Rights are asked for at each subscribing, and again when they have changed."""
+
+    def __init__(self, at: Services, who: Principal, socket: WebSocket, outbox: Outbox) -> None:
+        self.who = who
         self._at = at
-        self._who = who
+        self._socket = socket
         self._outbox = outbox
+        self._turn = asyncio.Lock()
+        self._wish: Subscribe | None = None
         self._wanted: frozenset[str] | None = frozenset()  # None: all
         self._last = 0
-        self._catching_up: list[Event] | None = None
+        self._held: list[Event] | None = None  # what happens while what was missed is told, or rights are in doubt
+        self._doubts = 0
 
     async def subscribe(self, wish: Subscribe) -> None:
-        ref: NetworkRef | None = None
+        async with self._turn:
+            ref = await self._see(self.who.narrowed(NEEDS[Subscribe]), wish)
+            self._wish = wish
+            self._held = self._held or []
+            await self._at.events.flush()
+            self._last = wish.since if wish.since is not None else await self._at.events.newest()
+            self._outbox.post(json.dumps({"type": "subscribed", "seq": self._last, "network_id": ref}))
+            missed = await self._at.events.since(self.who, self._last, ref)
+            while missed and not self._doubts:
+                self._send(missed)
+                missed = await self._at.events.since(self.who, self._last, ref) if len(missed) == PAGE else []
+            self._release()
+
+    async def _see(self, who: Principal, wish: Subscribe) -> NetworkRef | None:
+        """Takes up what is wished for, as far as `who` may see it. Raises ShadowMeshError(network_unknown)."""
         if wish.network_id is not None:
-            ref = NetworkRef((await self._at.networks.show(self._who, wish.network_id[:100])).id)
+            ref = NetworkRef((await self._at.networks.show(who, wish.network_id[:100])).id)
             self._wanted = frozenset({ref})
-        elif self._who.admin:
-            self._wanted = None
-        else:
-            page = await self._at.networks.list(self._who, None, 1000)
-            self._wanted = frozenset(network.id for network in page.items)
-        # From here on what happens is held back until what was missed has been told.
-        self._catching_up = []
-        await self._at.events.flush()
-        self._last = wish.since if wish.since is not None else await self._at.events.newest()
-        self._outbox.post(json.dumps({"type": "subscribed", "seq": self._last, "network_id": ref}))
-        missed = await self._at.events.since(self._who, self._last, ref)
-        while missed:
-            self._send(missed)
-            missed = await self._at.events.since(self._who, self._last, ref) if len(missed) == PAGE else []
-        held, self._catching_up = self._catching_up, None
-        self._send(held)
+            return ref
+        self._wanted = None if who.admin else await self._at.networks.refs(who)
+        return None
+
+    def suspend(self) -> None:
+        self._doubts += 1
+        self._held = self._held or []
+
+    async def recheck(self) -> None:
+        async with self._turn:
+            try:
+                self.who = await who_asks(self._socket)
+                if self._wish is not None:
+                    await self._see(self.who.narrowed(NEEDS[Subscribe]), self._wish)
+            except ShadowMeshError as e:
+                self._wanted = frozenset()
+                await _fail(self._outbox, e.code, str(e), _close_code(e))
+            self._doubts -= 1
+            self._release()
 
     def happened(self, events: Sequence[Event]) -> None:
-        if self._catching_up is not None:
-            self._catching_up.extend(events)
+        if self._held is not None:
+            self._held.extend(events)
         else:
             self._send(events)
+
+    def _release(self) -> None:
+        """Sends what was held back, unless rights are in doubt: then `recheck` does."""
+        if self._doubts == 0 and self._held is not None:
+            held, self._held = self._held, None
+            self._send(held)
 
     def _send(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -87,22 +118,24 @@ async def watch(socket: WebSocket) -> None:
         await socket.close(FORBIDDEN)
         return
     await socket.accept()
-    stop = None
-    try:
-        watcher = _Watcher(at, await who_asks(socket), outbox)
-        stop = at.events.listen(watcher.happened)
-        while True:
-            await watcher.subscribe(from_json(await receive(socket), Subscribe))
-    except WebSocketDisconnect:
-        pass
-    except MalformedError as e:
-        await _fail(outbox, "malformed", str(e)[:300], MALFORMED)
-    except ShadowMeshError as e:
-        await _fail(outbox, e.code, str(e), _UNAUTHORISED if e.code == "not_signed_in" else MALFORMED)
-    finally:
-        if stop is not None:
-            stop()
-        outbox.stop()
+    with contextlib.ExitStack() as ending:
+        ending.callback(outbox.stop)
+        try:
+            watcher = _Watcher(at, await who_asks(socket), socket, outbox)
+            ending.callback(at.watchers.add(watcher))
+            ending.callback(at.events.listen(watcher.happened))
+            while True:
+                await watcher.subscribe(from_json(await receive(socket), Subscribe))
+        except WebSocketDisconnect:
+            pass
+        except MalformedError as e:
+            await _fail(outbox, "malformed", str(e)[:300], MALFORMED)
+        except ShadowMeshError as e:
+            await _fail(outbox, e.code, str(e), _close_code(e))
+
+
+def _close_code(error: ShadowMeshError) -> int:
+    return _UNAUTHORISED if error.code == "not_signed_in" else REFUSED
 
 
 async def _fail(outbox: Outbox, code: str, what: str, close: int) -> None:

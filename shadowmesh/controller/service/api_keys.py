@@ -10,12 +10,14 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from shadowmesh.controller.authz import Principal
+from shadowmesh.controller.authz import Principal, key_lives, require_signed_in
 from shadowmesh.controller.errors import not_found
 from shadowmesh.controller.service.audit_log import record
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.idempotency import IdempotentRequest
+from shadowmesh.controller.service.revocations import rights_changed
 from shadowmesh.controller.service.users import first_admin
+from shadowmesh.controller.service.watchers import Watchers
 from shadowmesh.controller.store import schema
 from shadowmesh.model import api
 from shadowmesh.model.ids import new_id
@@ -45,20 +47,20 @@ def add_key(
 
 
 class ApiKeys:
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, watchers: Watchers) -> None:
         self._core = core
+        self._watchers = watchers
 
     async def principal(self, text: str) -> Principal | None:
         """Who presents this key, None if it isn't valid, or no longer."""
         k, u = schema.api_keys, schema.users
         now = self._core.now()
         query = (
-            sa.select(k.c.id, k.c.name, k.c.last_used, u.c.email, u.c.admin, u.c.id.label("user_id"))
+            sa.select(k.c.id, k.c.name, k.c.last_used, k.c.expires_at, u.c.email, u.c.admin, u.c.id.label("user_id"))
             .join(u, u.c.id == k.c.user_id)
             .where(
                 k.c.mac == self._core.keys.vault.mac(_KEY, text),
-                k.c.revoked_at.is_(None),
-                sa.or_(k.c.expires_at.is_(None), k.c.expires_at > now),
+                key_lives(now),
                 u.c.disabled.is_(False),
             )
         )
@@ -67,7 +69,13 @@ class ApiKeys:
             return None
         if row.last_used is None or now - row.last_used > _USED_RESOLUTION:
             await self._core.write(lambda conn: conn.execute(k.update().where(k.c.id == row.id).values(last_used=now)))
-        return Principal(f"{row.email} by {row.name or row.id}", row.user_id, row.admin)
+        return Principal(
+            f"{row.email} by {row.name or row.id}",
+            row.user_id,
+            row.admin,
+            credential=row.id,
+            expires=row.expires_at,
+        )
 
     async def create(
         self, who: Principal, wish: api.ApiKeyCreate, once: IdempotentRequest | None = None
@@ -75,6 +83,7 @@ class ApiKeys:
         """For oneself; on the controller's own host, for its first administrator."""
 
         def tx(conn: Connection) -> api.ApiKeyCreated:
+            require_signed_in(conn, who, self._core.now())
             if once and (earlier := once.found(self._core, conn, who, api.ApiKeyCreated)):
                 return earlier
             user_id = who.user_id or first_admin(conn)
@@ -98,15 +107,19 @@ class ApiKeys:
     async def revoke(self, who: Principal, key_id: str) -> None:
         k = schema.api_keys
 
-        def tx(conn: Connection) -> None:
+        def tx(conn: Connection) -> str:
             this = sa.and_(k.c.id == key_id, k.c.revoked_at.is_(None))
             if not who.admin:
                 this = sa.and_(this, k.c.user_id == who.user_id)
-            if conn.execute(k.update().where(this).values(revoked_at=self._core.now())).rowcount == 0:
+            revoked = k.update().where(this).values(revoked_at=self._core.now()).returning(k.c.user_id)
+            user_id = conn.execute(revoked).scalar()
+            if user_id is None:
                 raise not_found("api_key_unknown", f"there is no API key {key_id[:60]!r}", "`shadowmesh api-key list`")
+            rights_changed(self._core, conn, user_id)
             record(self._core, conn, who, "api-key.revoke", key_id)
+            return str(user_id)
 
-        await self._core.write(tx)
+        self._watchers.changed(await self._core.write(tx))
 
 
 def _keys() -> sa.Select[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from shadowmesh.controller.authz import Permission, Principal, find_network
+from shadowmesh.controller.authz import Permission, Principal, find_network, require_in
 from shadowmesh.controller.errors import conflict, not_found
 from shadowmesh.controller.service import addresses, epochs
 from shadowmesh.controller.service.audit_log import record
@@ -19,8 +19,8 @@ from shadowmesh.controller.service.events import Events
 from shadowmesh.controller.service.hub import Hub, encode
 from shadowmesh.controller.service.invites import name_taken
 from shadowmesh.controller.service.maps import NO_NETWORK_LEFT, Maps
-from shadowmesh.controller.service.networks import revoke
 from shadowmesh.controller.service.presence import Presences
+from shadowmesh.controller.service.revocations import revoke_client
 from shadowmesh.controller.store import schema
 from shadowmesh.controller.store.networks import bump
 from shadowmesh.model import api
@@ -107,7 +107,7 @@ class Clients:
         """Lets a waiting client in; approving twice is no error."""
 
         def tx(conn: Connection) -> tuple[api.Client, Row[Any], bool]:
-            network = find_network(conn, who, network_name, Permission.CLIENT_REMOVE, lock=True)
+            network = find_network(conn, who, network_name, Permission.NETWORK_INVITE, lock=True)
             row = find_client(conn, network, name)
             changed = row.state == "pending"
             if changed:
@@ -138,7 +138,7 @@ class Clients:
         changes = wish.model_dump(exclude_none=True)
 
         def tx(conn: Connection) -> api.Client:
-            network = find_network(conn, who, network_name, Permission.CLIENT_REMOVE, lock=True)
+            network = find_network(conn, who, network_name, Permission.NETWORK_CONFIGURE, lock=True)
             row = find_client(conn, network, name)
             values: dict[str, Any] = dict(changes)
             c = schema.clients
@@ -179,31 +179,50 @@ class Clients:
         if row is not None:
             link.post(encode(self._maps.grant(live, link.device_key, row.ip, SealingPublicKey(row.sealing_key))))
 
-    async def remove(self, who: Principal, network_name: str, name: str, *, reason: str = "removed") -> None:
-        """Out of the map, off the relays, and the key rotates. `reason`: removed, denied (it still waited), left."""
+    async def deny(self, who: Principal, network_name: str, name: str) -> None:
+        """Refuses a client that waits for approval."""
 
         def tx(conn: Connection) -> Gone:
-            network = find_network(conn, who, network_name, Permission.CLIENT_REMOVE, lock=True)
+            network = find_network(conn, who, network_name, Permission.NETWORK_INVITE, lock=True)
             row = find_client(conn, network, name)
-            if reason == "denied" and row.state != "pending":
+            if row.state != "pending":
                 raise conflict("not_pending", f"{row.name} doesn't wait for approval", "use `shadowmesh client remove`")
-            return remove_client(self._core, conn, who, network, row, reason)
+            return remove_client(self._core, conn, who, network, row, "denied")
+
+        await self.tell_gone(await self._core.write(tx))
+
+    async def remove(self, who: Principal, network_name: str, name: str) -> None:
+        """Out of the map, off the relays, and the key rotates. Who may bring in machines may remove their own."""
+
+        def tx(conn: Connection) -> Gone:
+            needed = (Permission.CLIENT_REMOVE, Permission.CLIENT_REGISTER)
+            network = find_network(conn, who, network_name, *needed, lock=True)
+            row = find_client(conn, network, name)
+            if row.owner_id is None or row.owner_id != who.user_id:
+                require_in(conn, who, network, Permission.CLIENT_REMOVE)
+            return remove_client(self._core, conn, who, network, row, "removed")
 
         await self.tell_gone(await self._core.write(tx))
 
     async def tell_gone(self, gone: Gone) -> None:
-        """To the client, the relays, the members, the watchers; cuts its link if it has no other network."""
+        """To the client, the relays, the members, the watchers."""
         self._hub.to_relays(Revocations(complete=False, entries=(gone.revoked,)))
         assert gone.revoked.device_key is not None
-        link = self._hub.devices.get(gone.revoked.device_key)
-        if link is not None:
-            link.post(encode(Removed(network_id=gone.network_id, reason=gone.reason)))
-            self._hub.part(link, gone.ref)
-            if not link.clients:
-                link.close(NO_NETWORK_LEFT, "no network left")
-        self._presences.went(gone.ref, gone.client_id, at_once=True)
+        self.cut_off(gone.ref, gone.network_id, gone.client_id, gone.revoked.device_key, gone.reason)
         await self._maps.refresh(gone.ref)
         self._events.publish("client_removed", gone.ref, client_id=gone.client_id, name=gone.name, reason=gone.reason)
+
+    def cut_off(
+        self, ref: NetworkRef, network_id: NetworkID, client_id: ClientID, device_key: DevicePublicKey, reason: str
+    ) -> None:
+        """Tells a client that was removed, and closes its link if it has no other network."""
+        link = self._hub.devices.get(device_key)
+        if link is not None:
+            link.post(encode(Removed(network_id=network_id, reason=reason)))
+            self._hub.part(link, ref)
+            if not link.clients:
+                link.close(NO_NETWORK_LEFT, "no network left")
+        self._presences.went(ref, client_id, at_once=True)
 
     def _view(self, row: Row[Any], network: Row[Any], relays: Mapping[str, str]) -> api.Client:
         ref, client_id = NetworkRef(network.ref), ClientID(row.id)
@@ -247,7 +266,7 @@ def remove_client(core: Core, conn: Connection, who: Principal, network: Row[Any
     )
     addresses.free(conn, network.ref, row.ip, now + epochs.seconds(core.timing.address_rest))
     network_id = NetworkID(network.network_id)
-    revoked = revoke(core, conn, now, device_key=row.device_key, network_id=network_id)
+    revoked = revoke_client(core, conn, network, row, reason)
     rotated = epochs.rotate_or_merge(core, conn, network, now) if was_member else False
     record(core, conn, who, "client.remove", row.name, id=row.id, network=network.name, reason=reason, rotated=rotated)
     return Gone(NetworkRef(network.ref), network_id, ClientID(row.id), row.name, reason, revoked)

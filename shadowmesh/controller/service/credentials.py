@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from shadowmesh.controller.authz import Principal
-from shadowmesh.controller.errors import not_allowed
+from shadowmesh.controller.authz import Principal, not_signed_in
 from shadowmesh.controller.service.api_keys import KEY_PREFIX, ApiKeys
 from shadowmesh.controller.service.sessions import Sessions
 
@@ -20,7 +19,5 @@ class Credentials:
         else:
             found = await self._sessions.principal(bearer)
         if found is None:
-            raise not_allowed(
-                "not_signed_in", "the token is not valid, or no longer", "sign in with `shadowmesh login`"
-            )
+            raise not_signed_in()
         return found

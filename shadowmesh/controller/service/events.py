@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from shadowmesh.controller.authz import Principal, visible
+from shadowmesh.controller.authz import Permission, Principal, find_network, visible
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.store import schema
 from shadowmesh.model.api import Event
@@ -17,6 +18,7 @@ from shadowmesh.model.ids import NetworkRef
 
 PAGE = 500
 _GATHER = 0.05
+_ABSENCE = dt.timedelta(minutes=10)
 
 Listener = Callable[[Sequence[Event]], None]
 
@@ -69,23 +71,43 @@ class Events:
         return lambda: self._listeners.discard(listener)
 
     async def since(self, who: Principal, seq: int, ref: NetworkRef | None = None) -> list[Event]:
-        """Up to PAGE events after `seq` that `who` may see, oldest first."""
+        """Up to PAGE events after `seq`, oldest first: for someone who watches and was away.
+
+        Of networks whose logs `who` may not read those of the last minutes.
+        """
         t = schema.events
+        recent = t.c.at >= self._core.now() - _ABSENCE
+        seen = sa.or_(_within(who, Permission.LOGS_VIEW), sa.and_(recent, _within(who, Permission.NETWORK_VIEW)))
+        return await self._core.read(lambda conn: _load(conn, seq, ref, seen))
 
-        def load(conn: Connection) -> list[Event]:
-            query = sa.select(t).where(t.c.seq > seq).order_by(t.c.seq).limit(PAGE)
-            if ref is not None:
-                query = query.where(t.c.network_ref == ref)
-            elif not who.admin:
-                query = query.where(t.c.network_ref.in_(sa.select(schema.networks.c.ref).where(visible(who))))
-            return [
-                Event(seq=row.seq, at=row.at, type=row.type, network_id=row.network_ref, data=row.data)
-                for row in conn.execute(query)
-            ]
+    async def log(self, who: Principal, seq: int, network: str | None = None) -> list[Event]:
+        """Up to PAGE events after `seq`, oldest first, of the networks whose logs `who` may read."""
 
-        return await self._core.read(load)
+        def tx(conn: Connection) -> list[Event]:
+            ref = None if network is None else find_network(conn, who, network, Permission.LOGS_VIEW).ref
+            return _load(conn, seq, ref, _within(who, Permission.LOGS_VIEW))
+
+        return await self._core.read(tx)
 
     async def newest(self) -> int:
         """The number of the newest event, 0 if there is none."""
         query = sa.select(sa.func.coalesce(sa.func.max(schema.events.c.seq), 0))
         return await self._core.read(lambda conn: int(conn.execute(query).scalar_one()))
+
+
+def _within(who: Principal, needed: Permission) -> sa.ColumnElement[bool]:
+    """A condition on `events`: those of networks in which `who` holds this permission; an administrator: of all."""
+    if who.admin and needed in who.scopes:
+        return sa.true()
+    return schema.events.c.network_ref.in_(sa.select(schema.networks.c.ref).where(visible(who, needed)))
+
+
+def _load(conn: Connection, seq: int, ref: str | None, condition: sa.ColumnElement[bool]) -> list[Event]:
+    t = schema.events
+    query = sa.select(t).where(t.c.seq > seq, condition).order_by(t.c.seq).limit(PAGE)
+    if ref is not None:
+        query = query.where(t.c.network_ref == ref)
+    return [
+        Event(seq=row.seq, at=row.at, type=row.type, network_id=row.network_ref, data=row.data)
+        for row in conn.execute(query)
+    ]

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from shadowmesh.controller.authz import Permission, Principal, find_network
+from shadowmesh.controller.authz import Permission, Principal, find_network, permissions_in, require_signed_in
 from shadowmesh.controller.errors import conflict, not_allowed, not_found, usage
 from shadowmesh.controller.service.addresses import address_taken, first, last
 from shadowmesh.controller.service.audit_log import record
@@ -20,6 +20,8 @@ from shadowmesh.model import api
 from shadowmesh.model.ids import InviteID, new_id
 from shadowmesh.model.invite import Invite, new_invite_secret, new_short_code
 
+_NEEDED = (Permission.NETWORK_INVITE, Permission.CLIENT_REGISTER)  # with the latter alone: for oneself
+_OWN_LIFE = 24 * 3600
 SECRET, CODE = "invite secret", "invite code"  # labels of their keyed hashes
 
 
@@ -39,9 +41,12 @@ class Invites:
             raise usage("one_use_only", "an invite with an address or a client's name is for one use", "leave --uses 1")
 
         def tx(conn: Connection) -> api.InviteCreated:
+            require_signed_in(conn, who, core.now())
             if once and (earlier := once.found(core, conn, who, api.InviteCreated)):
                 return earlier
-            network = find_network(conn, who, name, Permission.NETWORK_INVITE)
+            network = find_network(conn, who, name, *_NEEDED, lock=True)
+            if Permission.NETWORK_INVITE not in permissions_in(conn, who, network.ref):
+                _check_own(wish)
             _check_wishes(conn, network, wish)
             now, secret, code = core.now(), new_invite_secret(), new_short_code(network.name)
             invite_id = InviteID(new_id("inv"))
@@ -85,8 +90,13 @@ class Invites:
         t = schema.invites
 
         def tx(conn: Connection) -> api.Page[api.Invite]:
-            network = find_network(conn, who, name, Permission.NETWORK_INVITE)
-            query = sa.select(t).where(t.c.network_ref == network.ref).order_by(t.c.id).limit(limit + 1)
+            network = find_network(conn, who, name, *_NEEDED)
+            query = (
+                sa.select(t)
+                .where(t.c.network_ref == network.ref, _theirs(conn, who, network))
+                .order_by(t.c.id)
+                .limit(limit + 1)
+            )
             if after is not None:
                 query = query.where(t.c.id > after)
             rows, now = conn.execute(query).all(), self._core.now()
@@ -99,8 +109,8 @@ class Invites:
         t = schema.invites
 
         def tx(conn: Connection) -> None:
-            network = find_network(conn, who, name, Permission.NETWORK_INVITE)
-            this = sa.and_(t.c.id == invite_id, t.c.network_ref == network.ref)
+            network = find_network(conn, who, name, *_NEEDED)
+            this = sa.and_(t.c.id == invite_id, t.c.network_ref == network.ref, _theirs(conn, who, network))
             changed = conn.execute(t.update().where(this).values(revoked_at=self._core.now()))
             if changed.rowcount == 0:
                 raise not_found(
@@ -109,6 +119,33 @@ class Invites:
             record(self._core, conn, who, "invite.revoke", network.name, id=invite_id)
 
         await self._core.write(tx)
+
+
+def _check_own(wish: api.InviteCreate) -> None:
+    """Raises ShadowMeshError(not_allowed) unless it only brings in one machine of one's own."""
+    plain = wish.uses == 1 and wish.ip is None and not wish.tags and wish.expires_in <= _OWN_LIFE
+    if not plain:
+        raise not_allowed(
+            "not_allowed",
+            f"without {Permission.NETWORK_INVITE} an invite is for one machine of your own, with no address or tags, for a day",
+            "leave these out, or ask an owner",
+        )
+
+
+def _theirs(conn: Connection, who: Principal, network: Row[Any]) -> sa.ColumnElement[bool]:
+    """A condition on `invites`: those that `who` may see and revoke, all or their own."""
+    if Permission.NETWORK_INVITE in permissions_in(conn, who, network.ref):
+        return sa.true()
+    return schema.invites.c.owner_id == who.user_id
+
+
+def revoke_invites(core: Core, conn: Connection, user_id: str, ref: str | None = None) -> None:
+    """Who may no longer invite leaves no open invite behind: in this network, or in all."""
+    t = schema.invites
+    theirs = sa.and_(t.c.owner_id == user_id, t.c.revoked_at.is_(None), t.c.uses_left > 0)
+    if ref is not None:
+        theirs = sa.and_(theirs, t.c.network_ref == ref)
+    conn.execute(t.update().where(theirs).values(revoked_at=core.now()))
 
 
 def _check_wishes(conn: Connection, network: Row[Any], wish: api.InviteCreate) -> None:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Row
 
-from shadowmesh.controller.authz import Permission, Principal, find_network
-from shadowmesh.controller.errors import not_found
+from shadowmesh.controller.authz import ROLES, Permission, Principal, find_network
+from shadowmesh.controller.errors import conflict, not_found
 from shadowmesh.controller.service.audit_log import record
 from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.service.invites import revoke_invites
+from shadowmesh.controller.service.revocations import rights_changed
 from shadowmesh.controller.service.users import find_user
+from shadowmesh.controller.service.watchers import Watchers
 from shadowmesh.controller.store import schema
 from shadowmesh.model import api
 
 
 class Members:
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, watchers: Watchers) -> None:
         self._core = core
+        self._watchers = watchers
 
     async def list(self, who: Principal, network_name: str) -> Sequence[api.NetworkMember]:
         m, u = schema.members, schema.users
@@ -42,23 +47,45 @@ class Members:
         def tx(conn: Connection) -> api.NetworkMember:
             network = find_network(conn, who, network_name, Permission.NETWORK_CONFIGURE, lock=True)
             user = find_user(conn, wish.email)
+            if wish.role != "owner":
+                _keep_an_owner(conn, network, user)
             this = sa.and_(m.c.network_ref == network.ref, m.c.user_id == user.id)
             if conn.execute(m.update().where(this).values(role=wish.role)).rowcount == 0:
                 conn.execute(m.insert().values(network_ref=network.ref, user_id=user.id, role=wish.role))
+            if Permission.NETWORK_INVITE not in ROLES[wish.role]:
+                revoke_invites(self._core, conn, user.id, network.ref)
+            rights_changed(self._core, conn, user.id)
             record(self._core, conn, who, "member.set", wish.email, network=network.name, role=wish.role)
             return api.NetworkMember(user=user.id, email=user.email, role=wish.role)
 
-        return await self._core.write(tx)
+        answer = await self._core.write(tx)
+        self._watchers.changed(answer.user)
+        return answer
 
     async def remove(self, who: Principal, network_name: str, name: str) -> None:
+        """With the role go the open invites that they made."""
         m = schema.members
 
-        def tx(conn: Connection) -> None:
+        def tx(conn: Connection) -> str:
             network = find_network(conn, who, network_name, Permission.NETWORK_CONFIGURE, lock=True)
             user = find_user(conn, name)
+            _keep_an_owner(conn, network, user)
             this = sa.and_(m.c.network_ref == network.ref, m.c.user_id == user.id)
             if conn.execute(m.delete().where(this)).rowcount == 0:
                 raise not_found("member_unknown", f"{user.email} is no member of {network.name}")
+            revoke_invites(self._core, conn, user.id, network.ref)
+            rights_changed(self._core, conn, user.id)
             record(self._core, conn, who, "member.remove", user.email, network=network.name)
+            return str(user.id)
 
-        await self._core.write(tx)
+        self._watchers.changed(await self._core.write(tx))
+
+
+def _keep_an_owner(conn: Connection, network: Row[Any], user: Row[Any]) -> None:
+    """Raises ShadowMeshError(last_owner) if this user is the only one. The caller holds the network's row."""
+    m = schema.members
+    owners = conn.execute(sa.select(m.c.user_id).where(m.c.network_ref == network.ref, m.c.role == "owner")).scalars()
+    if set(owners) == {user.id}:
+        raise conflict(
+            "last_owner", f"{user.email} is the last owner of {network.name}", "make someone else an owner first"
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import ipaddress
 import os
 from typing import Any
@@ -21,6 +20,7 @@ from shadowmesh.controller.service.hub import Hub, encode
 from shadowmesh.controller.service.idempotency import IdempotentRequest
 from shadowmesh.controller.service.maps import Maps
 from shadowmesh.controller.service.presence import Presences
+from shadowmesh.controller.service.revocations import revoke_network
 from shadowmesh.controller.store import schema
 from shadowmesh.controller.store.networks import bump, living_network
 from shadowmesh.model import api
@@ -101,6 +101,12 @@ class Networks:
 
         return await self._core.read(tx)
 
+    async def refs(self, who: Principal) -> frozenset[str]:
+        """The ids of all that `who` may see."""
+        n = schema.networks
+        query = sa.select(n.c.ref).where(n.c.deleted_at.is_(None), visible(who))
+        return await self._core.read(lambda conn: frozenset(conn.execute(query).scalars()))
+
     async def show(self, who: Principal, name: str) -> api.Network:
         def tx(conn: Connection) -> api.Network:
             network = find_network(conn, who, name, Permission.NETWORK_VIEW)
@@ -165,11 +171,12 @@ class Networks:
             for gone in (schema.epochs, schema.invites, schema.addresses, schema.members):
                 conn.execute(gone.delete().where(gone.c.network_ref == ref))
             conn.execute(n.update().where(n.c.ref == ref).values(deleted_at=now, rotation_due=None))
-            revoked = revoke(self._core, conn, now, network_id=NetworkID(network.network_id))
+            revoked = revoke_network(self._core, conn, network)
             record(self._core, conn, who, "network.delete", network.name, id=ref)
             return NetworkRef(ref), revoked, waiting
 
-        await self._maps.get(NetworkRef((await self.show(who, name)).id))  # a live map's links are cut off
+        found = await self._core.read(lambda conn: find_network(conn, who, name, Permission.NETWORK_DELETE))
+        await self._maps.get(NetworkRef(found.ref))  # a live map's links are cut off
         ref, revoked, waiting = await self._core.write(tx)
         self._hub.to_relays(Revocations(complete=False, entries=(revoked,)))
         await self._maps.refresh(ref)
@@ -218,27 +225,6 @@ class Networks:
             online=self._hub.online(NetworkRef(row.ref)),
             rotation_due=row.rotation_due,
         )
-
-
-def revoke(
-    core: Core,
-    conn: Connection,
-    now: dt.datetime,
-    *,
-    device_key: bytes | None = None,
-    network_id: NetworkID | None = None,
-) -> Revocation:
-    """Voids the relay tokens that were issued until now."""
-    until = now + epochs.seconds(core.timing.offline_grace)
-    conn.execute(
-        schema.revocations.insert().values(device_key=device_key, network_id=network_id, before=now, until=until)
-    )
-    return Revocation(
-        device_key=None if device_key is None else DevicePublicKey(device_key),
-        network_id=network_id,
-        before=now.timestamp(),
-        until=until.timestamp(),
-    )
 
 
 def _check_name(conn: Connection, name: str) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from shadowmesh.controller.authz import Principal, require_admin
+from shadowmesh.controller.authz import Principal, require_admin, require_signed_in
 from shadowmesh.controller.errors import not_allowed, not_found, usage
+from shadowmesh.controller.service import revocations
 from shadowmesh.controller.service.audit_log import record
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.enrolment import Nonces
@@ -23,7 +24,7 @@ from shadowmesh.controller.store import schema
 from shadowmesh.model import api
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.ids import RelayID, is_id, new_id
-from shadowmesh.model.keys import DevicePublicKey, NetworkID, SigningPublicKey
+from shadowmesh.model.keys import SigningPublicKey
 from shadowmesh.model.link import LinkError
 from shadowmesh.model.relaylink import (
     Drain,
@@ -31,7 +32,6 @@ from shadowmesh.model.relaylink import (
     RelayHello,
     RelayRegistered,
     RelayRegistration,
-    Revocation,
     Revocations,
     TokenKeys,
 )
@@ -61,7 +61,6 @@ class Relays:
         self._maps = maps
         self._events = events
         self._nonces = nonces
-        self._told = 0  # the newest revocation that connected relays have heard of from `catch_up`
 
     async def create_token(
         self, who: Principal, wish: api.RelayTokenCreate, once: IdempotentRequest | None = None
@@ -73,6 +72,7 @@ class Relays:
         answer = api.RelayTokenCreated(id=token_id, token=token, expires_at=now + dt.timedelta(seconds=wish.expires_in))
 
         def tx(conn: Connection) -> api.RelayTokenCreated:
+            require_signed_in(conn, who, now)
             if once and (earlier := once.found(core, conn, who, api.RelayTokenCreated)):
                 return earlier
             conn.execute(
@@ -175,7 +175,7 @@ class Relays:
         now = self._core.now()
         post(encode(TokenKeys(keys=(self._core.keys.tokens.public,), wall=now.timestamp())))
         # In the hub before the read: what is revoked meanwhile comes twice rather than never.
-        entries = await self._core.read(lambda conn: _revocations(conn, now))
+        entries = await self._core.read(lambda conn: revocations.for_relays(conn, now))
         post(encode(Revocations(complete=True, entries=tuple(entries))))
         if row.draining:
             post(encode(Drain(draining=True)))
@@ -208,17 +208,6 @@ class Relays:
 
     def loaded(self, link: RelayLink, load: Load) -> None:
         link.load, link.load_at = load, self._core.now()
-
-    async def catch_up(self) -> None:
-        """Tells connected relays what another controller revoked; what this one did comes twice, which is harmless."""
-        t = schema.revocations
-        query = sa.select(sa.func.coalesce(sa.func.max(t.c.id), 0))
-        newest = await self._core.read(lambda conn: int(conn.execute(query).scalar_one()))
-        if newest > self._told and self._hub.relays:
-            now, told = self._core.now(), self._told
-            entries = await self._core.read(lambda conn: _revocations(conn, now, told))
-            self._hub.to_relays(Revocations(complete=False, entries=tuple(entries)))
-        self._told = newest
 
     async def gone(self, link: RelayLink) -> None:
         """Its link ended."""
@@ -344,16 +333,3 @@ def _free_name(conn: Connection, wish: str) -> str:
     base = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in wish)[:50].strip("._-") or "relay"
     taken = set(conn.execute(sa.select(r.c.name).where(r.c.removed_at.is_(None))).scalars())
     return base if base not in taken else next(n for i in range(2, len(taken) + 3) if (n := f"{base}-{i}") not in taken)
-
-
-def _revocations(conn: Connection, now: dt.datetime, after: int = 0) -> Sequence[Revocation]:
-    t = schema.revocations
-    return [
-        Revocation(
-            device_key=None if row.device_key is None else DevicePublicKey(row.device_key),
-            network_id=None if row.network_id is None else NetworkID(row.network_id),
-            before=row.before.timestamp(),
-            until=row.until.timestamp(),
-        )
-        for row in conn.execute(sa.select(t).where(t.c.until > now, t.c.id > after).order_by(t.c.id))
-    ]

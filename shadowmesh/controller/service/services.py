@@ -24,6 +24,7 @@ from shadowmesh.controller.service.credentials import Credentials
 from shadowmesh.controller.service.devices import Devices
 from shadowmesh.controller.service.enrolment import Enrolment
 from shadowmesh.controller.service.events import Events
+from shadowmesh.controller.service.following import Following
 from shadowmesh.controller.service.hub import Hub
 from shadowmesh.controller.service.idempotency import ANSWER_LIFE
 from shadowmesh.controller.service.invites import Invites
@@ -34,6 +35,7 @@ from shadowmesh.controller.service.presence import Presences
 from shadowmesh.controller.service.relays import Relays
 from shadowmesh.controller.service.sessions import Sessions
 from shadowmesh.controller.service.users import Users
+from shadowmesh.controller.service.watchers import Watchers
 from shadowmesh.controller.store import schema
 from shadowmesh.controller.store.networks import bump, living_network
 from shadowmesh.model.ids import NetworkRef
@@ -66,6 +68,8 @@ class Services:
     users: Users = field(init=False)
     members: Members = field(init=False)
     audit: Audit = field(init=False)
+    following: Following = field(init=False)
+    watchers: Watchers = field(default_factory=Watchers)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -80,17 +84,20 @@ class Services:
         self.enrolment = Enrolment(*shared)
         self.devices = Devices(*shared, self.clients)
         self.relays = Relays(core, hub, self.maps, self.events, self.enrolment.nonces)
-        self.sessions = Sessions(core)
-        self.api_keys = ApiKeys(core)
+        self.sessions = Sessions(core, self.watchers)
+        self.api_keys = ApiKeys(core, self.watchers)
         self.credentials = Credentials(self.sessions, self.api_keys)
-        self.users = Users(core)
-        self.members = Members(core)
+        self.users = Users(core, self.watchers)
+        self.members = Members(core, self.watchers)
         self.audit = Audit(core)
+        self.following = Following(core, hub, self.maps, self.clients, self.watchers)
 
     async def start(self) -> None:
         await self.core.write(lambda conn: bump_where_head_changed(self.core, conn))
+        await self.following.start()
         timing = self.core.timing
         for every, what in (
+            (timing.follow, self.follow),
             (timing.housekeeping, self.keep_house),
             (timing.seen_every, self._note_seen),
             (ALIVE_SECONDS, self._tell_alive),
@@ -106,15 +113,21 @@ class Services:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         await self._note_seen()
+        self.watchers.close()
         self.presences.close()
         await self.events.flush()
+
+    async def follow(self) -> None:
+        """Ends what others, or the clock, have taken away."""
+        self.watchers.expire(self.core.now())
+        if self.core.store.shared:
+            await self.following.catch_up()
 
     async def keep_house(self) -> None:
         """What other controllers did; rotations that are due, epochs that may end, ephemeral clients that are gone."""
         now = self.core.now()
         if self.core.store.shared:
             await self.maps.catch_up()
-            await self.relays.catch_up()
         for ref in await self.core.read(lambda conn: epochs.due(conn, now)):
             await self.core.write(partial(self._rotate_due, ref=ref))
             await self.maps.refresh(ref)

@@ -7,17 +7,20 @@ import base64
 import binascii
 import datetime as dt
 import secrets
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Row
 
-from shadowmesh.controller.authz import SYSTEM, Principal
+from shadowmesh.controller.authz import SYSTEM, Principal, session_lives
 from shadowmesh.controller.errors import not_allowed, usage
 from shadowmesh.controller.service.audit_log import record
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.limits import Limiter
 from shadowmesh.controller.service.passwords import hash_password, nobodys_hash, verify_password
+from shadowmesh.controller.service.revocations import rights_changed
+from shadowmesh.controller.service.watchers import Watchers
 from shadowmesh.controller.store import schema
 from shadowmesh.model import api
 from shadowmesh.model.codec import from_json
@@ -27,13 +30,15 @@ _REFRESH = "refresh token"  # the label of its keyed hash
 
 class _Claims(msgspec.Struct):
     sub: str
+    sid: str  # the session: the family of its refresh tokens
     exp: float
     iss: str
 
 
 class Sessions:
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, watchers: Watchers) -> None:
         self._core = core
+        self._watchers = watchers
         self._by_source = Limiter(10, 6.0)
         self._by_email = Limiter(10, 30.0)
 
@@ -42,7 +47,7 @@ class Sessions:
         now = self._core.now().timestamp()
         self._by_source.take(source, now)
         self._by_email.take(wish.email, now)
-        u = schema.users
+        t, u = schema.refresh_tokens, schema.users
         row = await self._core.read(lambda conn: conn.execute(sa.select(u).where(u.c.email == wish.email)).first())
         stored = nobodys_hash() if row is None else row.password_hash
         good = await asyncio.to_thread(verify_password, stored, wish.password)
@@ -57,50 +62,70 @@ class Sessions:
             if wish.new_password == wish.password:
                 raise usage("same_password", "the new password is the old one", "choose another")
             changed = await asyncio.to_thread(hash_password, wish.new_password)
-        refresh = secrets.token_urlsafe(32)
+        refresh, session = secrets.token_urlsafe(32), secrets.token_hex(8)
 
         def tx(conn: Connection) -> None:
             who = Principal(row.email, row.id, row.admin)
+            now = conn.execute(sa.select(u).where(u.c.id == row.id).with_for_update()).one()
+            if now.password_hash != row.password_hash or now.disabled:  # a reset was faster
+                raise not_allowed("bad_credentials", "the address or the password is wrong", "check both")
             if changed is not None:
-                same = sa.and_(u.c.id == row.id, u.c.password_hash == row.password_hash)
-                if conn.execute(u.update().where(same).values(password_hash=changed, must_change=False)).rowcount == 0:
-                    raise not_allowed("bad_credentials", "the address or the password is wrong", "check both")
+                conn.execute(u.update().where(u.c.id == row.id).values(password_hash=changed, must_change=False))
+                conn.execute(t.delete().where(t.c.user_id == row.id))  # who knew the old one is out
+                rights_changed(self._core, conn, row.id)
                 record(self._core, conn, who, "user.password", row.email, id=row.id)
-            self._keep_refresh(conn, refresh, secrets.token_hex(8), row.id)
+            self._keep_refresh(conn, refresh, session, row.id)
             record(self._core, conn, who, "auth.login", row.email, source=source)
 
         await self._core.write(tx)
-        return self._session(row.id, refresh)
+        self._watchers.changed(row.id)
+        return self._session(row.id, session, refresh)
 
     async def refresh(self, token: str) -> api.Session:
         """A new session; the refresh token is used up. One used twice was stolen: then all of its family end."""
         t, u = schema.refresh_tokens, schema.users
         fresh, mac = secrets.token_urlsafe(32), self._core.keys.vault.mac(_REFRESH, token)
 
-        def tx(conn: Connection) -> str | None:
+        def tx(conn: Connection) -> tuple[Row[Any] | None, bool]:
             now = self._core.now()
             row = conn.execute(sa.select(t).where(t.c.mac == mac)).first()
             if row is None or row.expires_at <= now:
-                return None
+                return None, False
+            # Held until the end: a password reset that comes meanwhile finds the new token, or this finds none.
+            user = conn.execute(sa.select(u).where(u.c.id == row.user_id).with_for_update()).one()
             free = sa.and_(t.c.mac == mac, t.c.used_at.is_(None))
             if conn.execute(t.update().where(free).values(used_at=now)).rowcount == 0:
                 conn.execute(t.delete().where(t.c.family == row.family))
+                rights_changed(self._core, conn, row.user_id)
                 record(self._core, conn, SYSTEM, "auth.refresh-reused", row.user_id)
-                return None
-            if conn.execute(sa.select(u.c.disabled).where(u.c.id == row.user_id)).scalar_one():
-                return None
+                return row, False
+            if user.disabled:
+                return row, False
             self._keep_refresh(conn, fresh, row.family, row.user_id)
+            return row, True
+
+        row, good = await self._core.write(tx)
+        if row is not None and not good:
+            self._watchers.changed(row.user_id)
+        if row is None or not good:
+            raise not_allowed("session_expired", "the session has ended", "sign in again")
+        return self._session(row.user_id, row.family, fresh)
+
+    async def logout(self, token: str) -> None:
+        """Ends the session: its refresh tokens and, with them, its access tokens."""
+        t, mac = schema.refresh_tokens, self._core.keys.vault.mac(_REFRESH, token)
+
+        def tx(conn: Connection) -> str | None:
+            row = conn.execute(sa.select(t).where(t.c.mac == mac)).first()
+            if row is None:
+                return None
+            conn.execute(t.delete().where(t.c.family == row.family))
+            rights_changed(self._core, conn, row.user_id)
             return str(row.user_id)
 
         user_id = await self._core.write(tx)
-        if user_id is None:
-            raise not_allowed("session_expired", "the session has ended", "sign in again")
-        return self._session(user_id, fresh)
-
-    async def logout(self, token: str) -> None:
-        t, mac = schema.refresh_tokens, self._core.keys.vault.mac(_REFRESH, token)
-        family = sa.select(t.c.family).where(t.c.mac == mac).scalar_subquery()
-        await self._core.write(lambda conn: conn.execute(t.delete().where(t.c.family == family)))
+        if user_id is not None:
+            self._watchers.changed(user_id)
 
     def _keep_refresh(self, conn: Connection, token: str, family: str, user_id: str) -> None:
         conn.execute(
@@ -112,9 +137,9 @@ class Sessions:
             )
         )
 
-    def _session(self, user_id: str, refresh: str) -> api.Session:
+    def _session(self, user_id: str, session: str, refresh: str) -> api.Session:
         lasts = self._core.timing.access_token
-        claims = _Claims(sub=user_id, exp=self._core.now().timestamp() + lasts, iss="shadowmesh")
+        claims = _Claims(sub=user_id, sid=session, exp=self._core.now().timestamp() + lasts, iss="shadowmesh")
         return api.Session(access_token=self._sign(claims), expires_in=int(lasts), refresh_token=refresh, user=user_id)
 
     def _sign(self, claims: _Claims) -> str:
@@ -129,12 +154,17 @@ class Sessions:
             good = self._core.keys.sessions.verify_raw(parts, _unb64(signature))
         except (ValueError, IndexError, binascii.Error):
             return None
-        if not good or claims.exp <= self._core.now().timestamp() or claims.iss != "shadowmesh":
+        now = self._core.now()
+        if not good or claims.exp <= now.timestamp() or claims.iss != "shadowmesh":
             return None
         u = schema.users
-        query = sa.select(u).where(u.c.id == claims.sub, u.c.disabled.is_(False))
+        lives = session_lives(claims.sub, claims.sid, now)
+        query = sa.select(u).where(u.c.id == claims.sub, u.c.disabled.is_(False), lives)
         row = await self._core.read(lambda conn: conn.execute(query).first())
-        return None if row is None else Principal(row.email, row.id, row.admin)
+        if row is None:
+            return None
+        expires = dt.datetime.fromtimestamp(claims.exp, dt.UTC)
+        return Principal(row.email, row.id, row.admin, credential=claims.sid, expires=expires)
 
 
 def _b64(raw: bytes) -> bytes:

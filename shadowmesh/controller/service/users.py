@@ -13,7 +13,10 @@ from shadowmesh.controller.authz import Principal, require_admin
 from shadowmesh.controller.errors import conflict, not_found
 from shadowmesh.controller.service.audit_log import record
 from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.service.invites import revoke_invites
 from shadowmesh.controller.service.passwords import hash_password, new_password
+from shadowmesh.controller.service.revocations import rights_changed
+from shadowmesh.controller.service.watchers import Watchers
 from shadowmesh.controller.store import schema
 from shadowmesh.model import api
 from shadowmesh.model.ids import new_id
@@ -41,8 +44,9 @@ def add_user(core: Core, conn: Connection, who: Principal, email: str, *, admin:
 
 
 class Users:
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, watchers: Watchers) -> None:
         self._core = core
+        self._watchers = watchers
 
     async def create(self, who: Principal, wish: api.UserCreate) -> api.UserCreated:
         require_admin(who)
@@ -64,22 +68,29 @@ class Users:
         changes = wish.model_dump(exclude_none=True)
 
         def tx(conn: Connection) -> api.User:
+            # Two administrators who demote each other at once take turns here.
+            conn.execute(sa.select(u.c.id).where(u.c.admin).order_by(u.c.id).with_for_update()).all()
             row = find_user(conn, name)
             if changes:
                 conn.execute(u.update().where(u.c.id == row.id).values(**changes))
-                if conn.execute(sa.select(u.c.id).where(u.c.admin, u.c.disabled.is_(False)).limit(1)).first() is None:
+                others = sa.select(u.c.id).where(u.c.admin, u.c.disabled.is_(False)).limit(1)
+                if row.admin and conn.execute(others).first() is None:
                     raise conflict("last_admin", f"{row.email} is the last administrator", "make another one first")
                 if wish.disabled:
                     conn.execute(t.delete().where(t.c.user_id == row.id))
+                    revoke_invites(self._core, conn, row.id)
+                rights_changed(self._core, conn, row.id)
                 record(self._core, conn, who, "user.set", row.email, id=row.id, **changes)
             return _user_view(find_user(conn, row.id))
 
-        return await self._core.write(tx)
+        answer = await self._core.write(tx)
+        self._watchers.changed(answer.id)
+        return answer
 
     async def reset_password(self, who: Principal, name: str) -> api.UserCreated:
-        """A new one-time password; the user's sessions end."""
+        """A new one-time password. All that was given out for the old one ends: sessions, access tokens, API keys."""
         require_admin(who)
-        u, t = schema.users, schema.refresh_tokens
+        u, t, k = schema.users, schema.refresh_tokens, schema.api_keys
         password = new_password()
         stored = await asyncio.to_thread(hash_password, password)
 
@@ -87,10 +98,15 @@ class Users:
             row = find_user(conn, name)
             conn.execute(u.update().where(u.c.id == row.id).values(password_hash=stored, must_change=True))
             conn.execute(t.delete().where(t.c.user_id == row.id))
+            theirs = sa.and_(k.c.user_id == row.id, k.c.revoked_at.is_(None))
+            conn.execute(k.update().where(theirs).values(revoked_at=self._core.now()))
+            rights_changed(self._core, conn, row.id)
             record(self._core, conn, who, "user.reset-password", row.email, id=row.id)
             return api.UserCreated(**_user_view(row).model_dump(), password=password)
 
-        return await self._core.write(tx)
+        answer = await self._core.write(tx)
+        self._watchers.changed(answer.id)
+        return answer
 
 
 def find_user(conn: Connection, name: str) -> Row[Any]:

@@ -247,12 +247,22 @@ clients = Table(
     Index("clients_changed", "network_ref", "changed_serial"),
 )
 
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+
 revocations = Table(
     "revocations",
     metadata,
-    Column("id", SEQUENCE, primary_key=True, autoincrement=True),
+    Column("id", SEQUENCE, primary_key=True, autoincrement=False),  # from `counters`: in the order of commits
     Column("device_key", LargeBinary),
     Column("network_id", LargeBinary),
+    Column("client_id", String),
+    Column("user_id", String),  # whose rights have changed; none of the above then
+    Column("reason", String, nullable=False, default=""),
     Column("before", Moment, nullable=False),
     Column("until", Moment, nullable=False),
 )

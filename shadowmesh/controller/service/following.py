@@ -1,0 +1,60 @@
+"""Following other controllers on the same database: what one of them took away ends here too, within a second."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from shadowmesh.controller.service import revocations
+from shadowmesh.controller.service.clients import ALIVE, Clients
+from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.service.hub import Hub
+from shadowmesh.controller.service.maps import Maps
+from shadowmesh.controller.service.watchers import Watchers
+from shadowmesh.controller.store import schema
+from shadowmesh.model.ids import ClientID, NetworkRef
+from shadowmesh.model.keys import DevicePublicKey, NetworkID
+from shadowmesh.model.relaylink import Revocations
+
+
+class Following:
+    def __init__(self, core: Core, hub: Hub, maps: Maps, clients: Clients, watchers: Watchers) -> None:
+        self._core = core
+        self._hub = hub
+        self._maps = maps
+        self._clients = clients
+        self._watchers = watchers
+        self._done = 0  # the newest revocation that was acted on
+
+    async def start(self) -> None:
+        """What was revoked before is in force already: nobody is connected yet."""
+        self._done = await self._core.read(revocations.newest)
+
+    async def catch_up(self) -> None:
+        """Acts on what is new. Of this controller's own it does so again, which is harmless."""
+        for row in await self._core.read(lambda conn: revocations.after(conn, self._done)):
+            await self._act(row)
+            self._done = row.id
+
+    async def _act(self, row: Row[Any]) -> None:
+        if row.user_id is not None:
+            self._watchers.changed(row.user_id)
+            return
+        self._hub.to_relays(Revocations(complete=False, entries=(revocations.relay_revocation(row),)))
+        if row.ref is None:
+            return
+        ref = NetworkRef(row.ref)
+        if row.device_key is not None and not await self._core.read(lambda conn: _is_back(conn, row)):
+            self._clients.cut_off(
+                ref, NetworkID(row.network_id), ClientID(row.client_id), DevicePublicKey(row.device_key), row.reason
+            )
+        await self._maps.refresh(ref)
+
+
+def _is_back(conn: Connection, row: Row[Any]) -> bool:
+    """Whether the device has joined again since, as another client."""
+    c = schema.clients
+    query = sa.select(c.c.id).where(c.c.network_ref == row.ref, c.c.device_key == row.device_key, c.c.state.in_(ALIVE))
+    return conn.execute(query).first() is not None

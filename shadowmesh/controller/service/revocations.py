@@ -1,0 +1,84 @@
+"""What was taken away, numbered in the order of commits, so that every controller on the database can follow.
+
+A controller acts at once on what it took away itself, and within a second on what another did (`Timing.follow`).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.store import schema
+from shadowmesh.model.keys import DevicePublicKey, NetworkID
+from shadowmesh.model.relaylink import Revocation
+
+_NUMBERS = "revocations"
+_RIGHTS_KEPT = dt.timedelta(hours=1)  # a controller that was away for longer starts anew, with no open connection
+
+
+def revoke_client(core: Core, conn: Connection, network: Row[Any], client: Row[Any], reason: str) -> Revocation:
+    """The client is cut off, and its relay tokens are void. `reason`: removed, denied, left."""
+    return _revoke_tokens(core, conn, network, device_key=client.device_key, client_id=client.id, reason=reason)
+
+
+def revoke_network(core: Core, conn: Connection, network: Row[Any]) -> Revocation:
+    """The network is no more: all relay tokens for it are void."""
+    return _revoke_tokens(core, conn, network, reason="deleted")
+
+
+def rights_changed(core: Core, conn: Connection, user_id: str) -> None:
+    """The user's open connections have to be looked at again. Before `record`: transactions lock in one order."""
+    _insert(conn, user_id=user_id, before=core.now(), until=core.now() + _RIGHTS_KEPT)
+
+
+def _revoke_tokens(core: Core, conn: Connection, network: Row[Any], **what: Any) -> Revocation:
+    now = core.now()
+    until = now + dt.timedelta(seconds=core.timing.offline_grace)
+    _insert(conn, network_id=network.network_id, before=now, until=until, **what)
+    key = what.get("device_key")
+    return Revocation(
+        device_key=None if key is None else DevicePublicKey(key),
+        network_id=NetworkID(network.network_id),
+        before=now.timestamp(),
+        until=until.timestamp(),
+    )
+
+
+def _insert(conn: Connection, **values: Any) -> None:
+    c = schema.counters
+    number = c.update().where(c.c.name == _NUMBERS).values(value=c.c.value + 1).returning(c.c.value)
+    # The counter stays locked until the transaction ends: who has read number n has seen all below it.
+    conn.execute(schema.revocations.insert().values(id=conn.execute(number).scalar_one(), **values))
+
+
+def newest(conn: Connection) -> int:
+    """The number of the newest revocation, 0 if there was none."""
+    c = schema.counters
+    return int(conn.execute(sa.select(c.c.value).where(c.c.name == _NUMBERS)).scalar_one())
+
+
+def after(conn: Connection, number: int) -> list[Row[Any]]:
+    """The revocations after this one, with the network's `ref` where one is meant, oldest first."""
+    t, n = schema.revocations, schema.networks
+    query = sa.select(t, n.c.ref).outerjoin(n, n.c.network_id == t.c.network_id).where(t.c.id > number)
+    return list(conn.execute(query.order_by(t.c.id)))
+
+
+def for_relays(conn: Connection, now: dt.datetime) -> list[Revocation]:
+    """All that relays still have to know."""
+    t = schema.revocations
+    query = sa.select(t).where(t.c.until > now, t.c.network_id.is_not(None)).order_by(t.c.id)
+    return [relay_revocation(row) for row in conn.execute(query)]
+
+
+def relay_revocation(row: Row[Any]) -> Revocation:
+    return Revocation(
+        device_key=None if row.device_key is None else DevicePublicKey(row.device_key),
+        network_id=NetworkID(row.network_id),
+        before=row.before.timestamp(),
+        until=row.until.timestamp(),
+    )

@@ -1,0 +1,224 @@
+"""Rights end when they end: on open connections, for every credential, on every node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from people import person, signed_in
+
+from shadowmesh.controller.authz import Permission, Principal
+from shadowmesh.controller.service import sessions
+from shadowmesh.model import api
+from shadowmesh.model.errors import ShadowMeshError
+
+if TYPE_CHECKING:
+    from tests.controller.conftest import World
+
+
+async def refused(attempt: Any) -> ShadowMeshError:
+    with pytest.raises(ShadowMeshError) as caught:
+        await attempt
+    return caught.value
+
+
+async def touch(world: World, network: str = "office") -> None:
+    """Something that subscribers of the network hear of."""
+    await world.call("network_set", network, api.NetworkPatch(description="touched"))
+
+
+async def test_a_removed_members_subscription_ends_before_the_next_event(world: World) -> None:
+    await world.network()
+    ann = await person(world, "ann", {"office": "guest"})
+    async with ann.watching(network_id="office") as watch:
+        await touch(world)
+        await watch.until("network_changed", change="set")
+        await world.call("member_remove", "office", ann.email)
+        await world.call("network_set", "office", api.NetworkPatch(description="secret"))
+        heard = len(watch.told)
+        assert await watch.ended() == (4003, "network_unknown")
+        assert [m["type"] for m in watch.told[heard:]] == ["error"]
+
+
+async def test_a_subscription_to_everything_follows_what_one_may_see(world: World) -> None:
+    await world.network()
+    await world.network("lab", "10.43.0.0/24")
+    ann = await person(world, "ann", {"office": "guest"})
+    async with ann.watching() as watch:
+        await touch(world, "lab")
+        await world.call("member_set", "lab", api.MemberPut(email=ann.email, role="member"))
+        await world.call("member_remove", "office", ann.email)
+        await touch(world, "office")
+        await touch(world, "lab")
+        lab = await world.call("network_show", "lab")
+        await watch.until("network_changed", change="set")
+        assert {m["network_id"] for m in watch.told if m["type"] == "network_changed"} == {lab.id}
+        assert len([m for m in watch.told if m["type"] == "network_changed"]) == 1, "what came before is not told"
+
+
+async def test_a_disabled_users_socket_closes(world: World) -> None:
+    await world.network()
+    ann = await person(world, "ann", {"office": "member"})
+    async with ann.watching() as all_of_it, ann.watching(network_id="office") as one:
+        await world.call("user_set", ann.email, api.UserPatch(disabled=True))
+        assert await all_of_it.ended() == (4401, "not_signed_in")
+        assert await one.ended() == (4401, "not_signed_in")
+
+
+async def test_an_expired_tokens_socket_ends(world: World) -> None:
+    await world.network()
+    ann = await person(world, "ann", {"office": "member"})
+    key = (await ann.ask("POST", "/api-keys", {"expires_in": 60})).json()["key"]
+    async with ann.watching(token=key) as by_key, ann.watching() as by_token:
+        world.clock.advance(seconds=61)
+        assert await by_key.ended() == (4401, "not_signed_in")
+        await touch(world)
+        await by_token.until("network_changed")
+        world.clock.advance(minutes=10)
+        assert await by_token.ended() == (4401, "not_signed_in")
+
+
+async def test_an_administrator_who_is_one_no_longer_hears_of_their_own_networks_only(world: World) -> None:
+    await world.network()
+    await world.network("lab", "10.43.0.0/24")
+    root = await person(world, "root", {"lab": "guest"}, admin=True)
+    async with root.watching() as watch:
+        await touch(world, "office")
+        await watch.until("network_changed", change="set")
+        await world.call("user_set", root.email, api.UserPatch(admin=False))
+        await touch(world, "office")
+        await touch(world, "lab")
+        lab = await world.call("network_show", "lab")
+        assert (await watch.until("network_changed", change="set"))["network_id"] == lab.id
+
+
+async def test_signing_out_ends_the_access_token_too(world: World) -> None:
+    await world.network()
+    ann = await person(world, "ann", {"office": "member"})
+    async with ann.watching() as watch:
+        await ann.ask("POST", "/auth/logout", {"refresh_token": ann.session.refresh_token})
+        assert await watch.ended() == (4401, "not_signed_in")
+    assert (await ann.ask("GET", "/networks")).status_code == 401
+
+
+async def test_a_password_reset_ends_all_that_was_given_out_before(world: World) -> None:
+    await world.network()
+    ann = await person(world, "ann", {"office": "member"})
+    key = (await ann.ask("POST", "/api-keys", {"name": "backup"})).json()["key"]
+    assert (await ann.ask("GET", "/networks", token=key)).status_code == 200
+    async with ann.watching() as by_token, ann.watching(token=key) as by_key:
+        made = await world.call("user_reset_password", ann.email)
+        assert await by_token.ended() == (4401, "not_signed_in")
+        assert await by_key.ended() == (4401, "not_signed_in")
+    for token in (ann.token, key):
+        assert (await ann.ask("GET", "/networks", token=token)).status_code == 401
+    assert (await ann.ask("POST", "/auth/refresh", {"refresh_token": ann.session.refresh_token})).status_code == 401
+    again = await signed_in(world, made, "another password")
+    assert (await again.ask("GET", "/networks")).status_code == 200
+    assert (await again.ask("GET", "/api-keys")).json()["items"] == []
+
+
+async def test_a_login_that_a_reset_overtakes_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    ann = await person(world, "ann")
+    verify = sessions.hash_password  # called after the old password was found right
+
+    def reset_meanwhile(password: str) -> str:
+        with world.at.core.store.engine.begin() as conn:
+            from shadowmesh.controller.store import schema
+
+            conn.execute(schema.users.update().values(password_hash="reset", must_change=True))
+        return verify(password)
+
+    monkeypatch.setattr(sessions, "hash_password", reset_meanwhile)
+    wish = api.Login(email=ann.email, password=ann.password, new_password="one more password")
+    assert (await refused(world.at.sessions.login(wish, "192.0.2.7"))).code == "bad_credentials"
+
+
+async def test_a_new_password_of_ones_own_ends_other_sessions_and_keeps_keys(world: World) -> None:
+    ann = await person(world, "ann")
+    key = (await ann.ask("POST", "/api-keys", {})).json()["key"]
+    wish = {"email": ann.email, "password": ann.password, "new_password": "a fresh password"}
+    fresh = (await ann.ask("POST", "/auth/login", wish)).json()["access_token"]
+    assert [(await ann.ask("GET", "/whoami", token=t)).status_code for t in (ann.token, fresh, key)] == [401, 200, 200]
+
+
+async def test_a_network_that_has_owners_keeps_one(world: World) -> None:
+    await world.network()
+    ann = await person(world, "ann", {"office": "owner"})
+    alone = [
+        await ann.ask("DELETE", f"/networks/office/members/{ann.user}"),
+        await ann.ask("PUT", "/networks/office/members", {"email": ann.email, "role": "member"}),
+    ]
+    assert [(a.status_code, a.json()["code"]) for a in alone] == [(409, "last_owner")] * 2
+    bob = await person(world, "bob", {"office": "owner"})
+    assert (await ann.ask("DELETE", f"/networks/office/members/{ann.email}")).status_code == 204
+    assert (await bob.ask("DELETE", f"/networks/office/members/{bob.email}")).status_code == 409
+
+
+async def test_who_may_no_longer_invite_leaves_no_open_invite_behind(world: World) -> None:
+    await world.network()
+    ann, bob, eve = [await person(world, name, {"office": "owner"}) for name in ("ann", "bob", "eve")]
+    theirs = [(await p.ask("POST", "/networks/office/invites", {"uses": 9})).json()["id"] for p in (ann, bob, eve)]
+    ours = (await world.invite()).id
+    await world.call("member_remove", "office", ann.email)
+    await world.call("member_set", "office", api.MemberPut(email=bob.email, role="member"))
+    await world.call("user_set", eve.email, api.UserPatch(disabled=True))
+    states = {i.id: i.state for i in await world.call("invite_list", "office")}
+    assert states == dict.fromkeys(theirs, "revoked") | {ours: "open"}
+
+
+@pytest.mark.parametrize(
+    ("verb", "needed"),
+    [
+        ("approve", Permission.NETWORK_INVITE),
+        ("deny", Permission.NETWORK_INVITE),
+        ("set", Permission.NETWORK_CONFIGURE),
+        ("remove", Permission.CLIENT_REMOVE),
+    ],
+)
+async def test_what_is_done_to_a_client_needs_its_own_permission(world: World, verb: str, needed: Permission) -> None:
+    await world.network(approval=True)
+    await world.device().join((await world.invite()).invite)
+    more = {"set": [api.ClientPatch(name="desk")]}.get(verb, [])
+    act = getattr(world.at.clients, verb)
+    without = Principal("ann", "usr_x", admin=True, scopes=frozenset(Permission) - {needed})
+    assert (await refused(act(without, "office", "laptop", *more))).code == "not_allowed"
+    await act(Principal("ann", "usr_x", admin=True, scopes=frozenset({needed})), "office", "laptop", *more)
+
+
+async def test_a_member_brings_in_and_takes_out_a_machine_of_their_own(world: World) -> None:
+    await world.network()
+    ann = await person(world, "ann", {"office": "member"})
+    for more in ({"uses": 2}, {"ip": "10.42.0.9"}, {"tags": ["server"]}, {"expires_in": 30 * 86400}):
+        answer = await ann.ask("POST", "/networks/office/invites", more)
+        assert (answer.status_code, answer.json()["code"]) == (403, "not_allowed"), more
+    await world.invite()
+    made = (await ann.ask("POST", "/networks/office/invites", {"client_name": "notebook"})).json()
+    assert [i["id"] for i in (await ann.ask("GET", "/networks/office/invites")).json()["items"]] == [made["id"]]
+    await world.device().join(made["invite"])
+    assert (await world.call("client_show", "office", "notebook")).owner == ann.user
+    await world.device().join((await world.invite()).invite)
+    other = await ann.ask("DELETE", "/networks/office/clients/laptop")
+    assert (other.status_code, other.json()["code"]) == (403, "not_allowed")
+    assert (await ann.ask("DELETE", "/networks/office/clients/notebook")).status_code == 204
+    guest = await person(world, "bob", {"office": "guest"})
+    assert (await guest.ask("POST", "/networks/office/invites", {})).status_code == 403
+
+
+async def test_the_log_is_for_who_may_read_it(world: World) -> None:
+    await world.network()
+    guest = await person(world, "gus", {"office": "guest"})
+    member = await person(world, "meg", {"office": "member"})
+    await touch(world)
+    async with guest.watching(network_id="office", since=0) as watch:
+        await watch.until("network_changed", change="set")  # what a short absence missed
+    assert (await guest.ask("GET", "/events?network=office")).status_code == 403
+    assert (await guest.ask("GET", "/events")).json()["items"] == []
+    assert (await member.ask("GET", "/events?network=office")).json()["items"]
+    world.clock.advance(minutes=9)
+    guest = await signed_in(world, await world.call("user_reset_password", guest.email), "one more password")
+    world.clock.advance(minutes=2)
+    async with guest.watching(network_id="office", since=0) as watch:
+        await world.call("network_set", "office", api.NetworkPatch(p2p=False))
+        await watch.until("network_changed", change="set")
+        assert len(watch.told) == 2, "the week before is the log's"
