@@ -273,6 +273,10 @@ class Engine:
         for peer in self.active_peers():
             peer.relay_welcomed(session, now)
 
+    def relay_unused(self, session: RelaySession, now: Now) -> None:
+        for peer in self.active_peers():
+            peer.relay_unused(session, now)
+
     def no_peer(self, message: NoPeer, session: RelaySession, now: Now) -> None:
         peer = self.by_ip.get(message.dest.packed)
         if peer is not None:

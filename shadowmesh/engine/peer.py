@@ -183,12 +183,16 @@ class Peer:
         """The first data after a silence."""
         if self.timers is not None:
             self.timers.edge(which, now.boot)
+            if self.relay is None:
+                self.choose_relay(now)
             self._poll(now)
             self.after(now)
 
     def initiation(self, received: ReceivedInitiation, path: Path, now: Now) -> bool:
         """Message 1, authenticated; returns whether it counts."""
-        handshake, _, _ = self.activate(now)
+        handshake, _, route = self.activate(now)
+        if route.relay is None:
+            self.choose_relay(now)
         if not handshake.accept(received, path, now):
             return False
         self._handshake_message(path, now)
@@ -298,8 +302,16 @@ class Peer:
 
     def relays_changed(self, now: Now) -> None:
         """A relay came or went."""
-        if self.path is not None:
+        if self.path is None or self.route is None or self.handshake is None:
+            return
+        if self.route.relay is not None or self.handshake.connecting or self.path.active(now.boot):
             self.choose_relay(now)
+            self.after(now)
+
+    def relay_unused(self, session: RelaySession, now: Now) -> None:
+        """A session was left, as nobody had needed it for long."""
+        if self.route is not None and self.route.relay is session:
+            self.route.leave_relay(now)
             self.after(now)
 
     def relay_welcomed(self, session: RelaySession, now: Now) -> None:
@@ -373,8 +385,10 @@ class Peer:
         if self.plain_hint is not None:
             self._consider_plain(timers.last_rx_any, now)
         relay = self.route.relay
-        if relay is not None and "relay" in self.path.route and boot - last < QUIET:
-            self._relays.busy(relay, boot)
+        if relay is not None and boot - last < QUIET:
+            self._relays.use(relay, boot)
+            if "relay" in self.path.route:
+                self._relays.busy(relay, boot)
 
     def _consider_plain(self, rx_any: float, now: Now) -> None:
         """Disco fell silent and the direct path with it, but WireGuard is heard: the peer speaks that alone now."""

@@ -22,7 +22,9 @@ from shadowmesh.protocol.token import RelayTokenBody, read_token
 
 GRANT_RETRY = 60.0  # seconds between two requests for a fresh token
 RENEW_JITTER = 60.0
-UNUSED = 120.0  # seconds after which a session that serves no peer and is neither home nor standby ends
+REVIEW = 120.0  # seconds between two looks at which sessions are needed
+UNUSED = 240.0  # seconds without data to or from any peer of its after which a session that is neither home nor standby
+# ends; longer than a WireGuard session lives, so that whoever speaks again has to ask for one, and so for a relay
 CLEARLY_NEARER = 0.8  # share of home's round trip below which another relay becomes home
 
 
@@ -34,6 +36,9 @@ class RelayUser(Protocol):
 
     def relay_welcomed(self, session: RelaySession, now: Now) -> None:
         """A session stands anew: what was sent a moment before may be lost."""
+
+    def relay_unused(self, session: RelaySession, now: Now) -> None:
+        """A session was left, as nobody had needed it for long."""
 
 
 class RelaySet:
@@ -205,6 +210,7 @@ class RelaySet:
             unused = now.boot - self._used_at.get(relay_id, -inf) > UNUSED
             if session.wanted and relay_id not in keep and relay_id not in self._own() and unused:
                 session.close()
+                self._user.relay_unused(session, now)
         up = [r for r in ranked if self.sessions[r].up]
         home = up[0] if up else None
         if self.home in up and home is not None and self.home is not None:
@@ -215,7 +221,7 @@ class RelaySet:
         if (home, standby) != (self.home, self.standby):
             self.home, self.standby = home, standby
             self._user.relays_changed(now)
-        self._review_at = now.boot + UNUSED
+        self._review_at = now.boot + REVIEW
         self._outbox.schedule(self)
 
     def _distance(self, relay_id: RelayID) -> float:
@@ -265,9 +271,12 @@ class RelaySet:
         for session in self.sessions.values():
             session.verify(now)
 
+    def use(self, session: RelaySession, now: float) -> None:
+        """There is data to or from a peer that is, or would be, reached through `session`."""
+        self._used_at[session.relay.relay_id] = now
+
     def busy(self, session: RelaySession, now: float) -> None:
         """Traffic goes through `session`; what is answered comes through our home."""
-        self._used_at[session.relay.relay_id] = now
         session.busy(now)
         home = self.sessions.get(self.home) if self.home is not None else None
         if home is not None and home is not session:

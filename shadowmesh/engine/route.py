@@ -74,6 +74,11 @@ class PeerRoute:
             self.apply(self.path.route)
         return relay is not None and before is None
 
+    def leave_relay(self, now: Now) -> None:
+        """Its session was left; another is chosen when there is something to send."""
+        self.relay = None
+        self.path.set_relay(False, now.boot)
+
     def absent_at(self, relay_id: RelayID, now: Now) -> None:
         """A relay said that the peer is not there."""
         self._absent[relay_id] = now.boot + ABSENT

@@ -130,7 +130,8 @@ class StunClient:
             if second is not None and second.host != (first.host if first else ""):
                 self._ask(sock.slot, second, now)
             state.unanswered.clear()
-        self._refresh_at = now + REFRESH + self._rng.uniform(-REFRESH_JITTER, REFRESH_JITTER)
+        jitter = self._rng.uniform(-REFRESH_JITTER, REFRESH_JITTER)
+        self._refresh_at = now + REFRESH + jitter if self._servers else inf
 
     def answered(self, tx_id: bytes, mapped: SockAddr, slot: Slot, source: SockAddr | None, now: float) -> bool:
         """An answer came. Returns whether a reflexive address changed by it."""

@@ -19,7 +19,9 @@ import random
 from array import array
 from collections.abc import Callable
 from math import inf
+from typing import Any
 
+from closed import Closed, ownerless
 from simnat import Nat, build
 
 from shadowmesh.dataplane.aead import AeadFactory, ChaCha20Poly1305
@@ -48,7 +50,7 @@ from shadowmesh.model.ids import ClientID, NetworkRef, RelayID
 from shadowmesh.model.keys import NetworkID, Secret, WireGuardPublicKey
 from shadowmesh.model.link import Presence
 from shadowmesh.model.netmap import EpochInfo, MapHead, Member, NetworkMap, RelayInfo
-from shadowmesh.model.pump import AddSocket, AddStream, AddTun, NetIndex, RemoveStream, Slot
+from shadowmesh.model.pump import AddSocket, AddStream, AddTun, NetIndex, RemoveStream, SetLocal, Slot
 from shadowmesh.model.status import PeerStatus
 from shadowmesh.protocol import stun
 from shadowmesh.protocol.primitives import REAL, Primitives
@@ -176,7 +178,7 @@ class Host:
         self.pings: dict[int, PingResult] = {}
         self.grants_wanted = 0
         self.wall_shift = 0.0
-        self.reserve: dict[tuple[float, float], None] = {}
+        self.closed: list[Closed] = []
         self.node: Node
         self.pump: SimPump
 
@@ -199,6 +201,7 @@ class Host:
         host_net = ipaddress.ip_network(f"{self.overlay}/32")
         self.pump.apply([AddTun(NET, -1, 1376, (host_net,)), AddSocket(UDP, -1)])
         self.running = True
+        self.closed.clear()
         self.timer_at = inf
         self.node.add_socket(UDP, self.port, now)
         self.node.set_host_addresses(self.addresses(), now)
@@ -209,6 +212,50 @@ class Host:
     def stop(self) -> None:
         self.running = False
         self.streams.clear()
+
+    def leave(self) -> None:
+        """The network is taken down here: from now on not one datagram may leave the host."""
+        now = self.clock()
+        self.node.remove_network(self.world.network_id, now)
+        self.settle(now)
+        self.close("it left its network")
+        assert self.node.next_deadline() is None
+
+    def join(self) -> None:
+        """The network comes up again, within the same daemon."""
+        now = self.clock()
+        self.closed.clear()
+        self.node.add_network(NetworkIdentity(NET, self.world.network_id, self.client_id, self.private))
+        self.world.controller.welcome(self, now)
+        self.settle(now)
+
+    def close(self, why: str, **what: Any) -> None:
+        """Something ended here: what is named (all, if nothing is) may be sent no more, and nothing of it may wait."""
+        self.closed.append(Closed(self.world.time, why, **what))
+        left = ownerless(self.node)
+        assert not left, f"{self.name}: {why}, and this still waits: {left}"
+
+    def readdress(self, overlay: ipaddress.IPv4Address) -> None:
+        """The controller gives it another address: a new map, then a token for it."""
+        world, old = self.world, self.overlay
+        del world._by_overlay[old.packed]
+        self.overlay = overlay
+        world._by_overlay[overlay.packed] = self
+        world.controller.push_map()
+        self.apply_readdressed(world.controller.netmap())
+        self.close("it got another address", source=old)
+
+    def apply_readdressed(self, netmap: NetworkMap) -> None:
+        """What the daemon does with a map in which this host has another address, and with the grant that follows."""
+        now = self.clock()
+        self.node.apply_map(self.world.network_id, netmap, now)
+        self.pump.apply([SetLocal(NET, (ipaddress.ip_network(f"{self.overlay}/32"),))])
+        self.node.apply_grant(self.world.network_id, self.world.controller.token(self), now)
+        self.settle(now)
+
+    def own_addrs(self) -> frozenset[SockAddr]:
+        """Where nobody else is."""
+        return frozenset({self.addr})
 
     def addresses(self) -> list[ipaddress.IPv4Interface]:
         return [ipaddress.IPv4Interface(f"{self.ip}/{24 if self.site.nats else 32}")]
@@ -272,6 +319,12 @@ class Host:
         """Hands the pump's packets to the internet and to this host's own programs."""
         world = self.world
         for slot, remote, _, data in self.pump.take_outgoing():
+            for closed in self.closed:
+                if closed.forbids(remote, data):
+                    raise AssertionError(
+                        f"{self.name} sends {data[:5].hex()} to {remote}, {world.time - closed.since:.1f} s after {closed.why}"
+                        f"; the log's end:\n{world.tail()}"
+                    )
             if remote is not None:
                 world.transmit(self, self.addr, remote, data)
             else:
@@ -509,10 +562,14 @@ class Controller:
                 self.world.after(self.world.rng.uniform(0.02, 0.5), self._give_map, host, netmap)
 
     def _give_map(self, host: Host, netmap: NetworkMap) -> None:
-        if host.running:
+        if host.running and host.node.engines:
             now = host.clock()
+            before = set(host.node.engines[self.world.network_id].peers)
             host.node.apply_map(self.world.network_id, netmap, now)
             host.settle(now)
+            for other in self.world.hosts.values():
+                if other.client_id in before and other.client_id in self.removed:
+                    host.close(f"{other.name} was removed", dest=other.overlay, addrs=other.own_addrs())
 
     def rotate(self) -> None:
         """A new epoch: handed out first, current 30 s later."""
@@ -526,6 +583,8 @@ class Controller:
         self.push_map()
 
     def _give_key(self, host: Host, epoch: int) -> None:
+        if not host.node.engines:
+            return
         now = host.clock()
         host.node.apply_keys(self.world.network_id, {epoch: self.keys[epoch]}, now)
         host.settle(now)
@@ -549,7 +608,9 @@ class Controller:
         if self.presence.get(presence.client_id) is not presence:
             return
         for host in self.world.hosts.values():
-            if host.running and host.client_id != presence.client_id and host.client_id not in self.removed:
+            if not host.running or not host.node.engines:
+                continue
+            if host.client_id != presence.client_id and host.client_id not in self.removed:
                 now = host.clock()
                 host.node.apply_presence(self.world.network_id, [presence], now)
                 host.settle(now)

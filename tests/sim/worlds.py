@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from closed import ownerless
 from fake_crypto import Fake
 from simnat import punchable
 from simworld import Host, Site, World
@@ -100,6 +101,8 @@ def check(world: World, pairs: list[tuple[Host, Host]], *, silence: float = 10.0
     """No double delivery; no pair, in either direction, silent for over `silence` seconds while it sends; if they are
     `talking` now, every punchable pair direct, seen from both sides. A failure tells the story of the first pair."""
     problems: list[tuple[Host, Host, str]] = []
+    for host in world.hosts.values():
+        assert not ownerless(host.node), f"{host.name} has timers without an owner"
     for x, y in pairs:
         for src, dst in ((x, y), (y, x)):
             flow, who = world.flow(src, dst), f"{src.name} → {dst.name}"
