@@ -1,4 +1,4 @@
-"""This host's links, addresses and routes, by netlink. What is ours carries our routing protocol number.
+"""This host's links, addresses and routes, by netlink. How an overlay's routes lead past others' is in `routing`.
 
 pyroute2 is imported when first needed: commands that don't touch the host must not pay for it.
 """
@@ -8,25 +8,22 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import os
 import socket
-import struct
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
 from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
+from shadowmesh.dataplane.outer import FirewallMark
+from shadowmesh.dataplane.routing import PolicyRouting
+from shadowmesh.dataplane.rtnetlink import MAIN_TABLE, UNICAST, dump_routes
 from shadowmesh.model.addresses import IPAddress, IPNetwork
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
 IPInterface: TypeAlias = IPv4Interface | IPv6Interface
 
-ROUTE_PROTOCOL: Final = 83  # marks our routes; `ip route show proto 83`
-
-_MAIN_TABLE: Final = 254
-_UNICAST: Final = 1
-_SCOPE_LINK, _SCOPE_ANY = 253, 255
 _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
 _IFA_F_NODAD, _IFA_F_DADFAILED, _IFA_F_DEPRECATED, _IFA_F_TENTATIVE, _IFA_F_NOPREFIXROUTE = (
     0x02,
@@ -42,12 +39,30 @@ _GSO_MAX_SIZE: Final = 61_000
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """What an overlay interface shall be. `addresses` are this host's own; `routes` lead into it."""
+    """What an overlay interface shall be. `addresses` are this host's own; `routes` lead into it, but not to the addresses `around`."""
 
     name: str
     mtu: int
     addresses: tuple[IPAddress, ...]
     routes: tuple[IPNetwork, ...]
+    around: frozenset[IPAddress] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What `HostNetwork.apply` did: `changed` in words; `failed` has a sentence for each IP version that couldn't be set up."""
+
+    changed: tuple[str, ...] = ()
+    failed: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How this host reaches an address outside the overlays: by which interface, next hop and source."""
+
+    interface: int
+    gateway: str | None
+    source: str | None
 
 
 P = ParamSpec("P")
@@ -72,8 +87,12 @@ class HostNetwork:
     All methods raise ShadowMeshError `host_not_allowed` without the privilege, `host_refused` where the kernel says no.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mark: FirewallMark | None = None) -> None:
+        """`mark`: of the outer sockets on this host, which go around the overlays' routes."""
+        self.mark = mark or FirewallMark.from_environment()
         self._netlink: Any = None
+        self._routing_of: PolicyRouting | None = None
+        self._indices: dict[str, int] = {}  # of the interfaces applied: their rules outlive them
         self.thread = ThreadPoolExecutor(1, "netlink")
 
     def close(self) -> None:
@@ -90,18 +109,43 @@ class HostNetwork:
             self._netlink = IPRoute()
         return self._netlink
 
+    @property
+    def _routing(self) -> PolicyRouting:
+        if self._routing_of is None:
+            self._routing_of = PolicyRouting(self._ipr(), self.mark, _ignored)
+        return self._routing_of
+
     @_on_its_thread
-    def apply(self, wanted: Interface) -> list[str]:
+    def apply(self, wanted: Interface) -> Applied:
         """Makes the (existing) interface what is wanted: up, MTU, exactly these addresses and routes of ours.
 
-        Returns what had to be changed, in words; nothing the second time.
+        Nothing is changed the second time. What fails for one IP version leaves the other alone; raises if none is left.
         """
         with _told(wanted.name):
             ipr = self._ipr()
             index = self._index(wanted.name)
+            self._indices[wanted.name] = index
             changed = self._apply_link(ipr, index, wanted)
-            changed += self._apply_addresses(ipr, index, wanted)
-            return changed + self._apply_routes(ipr, index, wanted)
+            failed: dict[int, Exception] = {}
+            versions = sorted({a.version for a in wanted.addresses})
+            for version in versions:
+                try:
+                    changed += self._apply_addresses(ipr, index, version, wanted.addresses)
+                    source = next(a for a in wanted.addresses if a.version == version)
+                    changed += self._routing.apply(version, index, wanted.routes, source, wanted.around)
+                except (_netlink_error(), OSError) as e:
+                    failed[version] = e
+            if failed and len(failed) == len(versions):
+                raise failed[versions[0]]
+            if 4 in versions:
+                self._hold_sysctl()
+            return Applied(
+                tuple(changed), {v: f"IPv{v} doesn't work on {wanted.name}: {_why(e)}" for v, e in failed.items()}
+            )
+
+    def _hold_sysctl(self) -> None:
+        with contextlib.suppress(OSError):  # /proc/sys is read-only in many containers, and few have rp_filter strict
+            self._routing.hold_sysctl()
 
     def _apply_link(self, ipr: Any, index: int, wanted: Interface) -> list[str]:
         (link,) = ipr.get_links(index)
@@ -117,13 +161,10 @@ class HostNetwork:
             changed.append("up")
         return changed
 
-    def _apply_addresses(self, ipr: Any, index: int, wanted: Interface) -> list[str]:
-        present = {
-            ip_address(a.get_attr("IFA_LOCAL") or a.get_attr("IFA_ADDRESS")): a["prefixlen"]
-            for a in ipr.get_addr(index=index)
-        }
+    def _apply_addresses(self, ipr: Any, index: int, version: int, wanted: Iterable[IPAddress]) -> list[str]:
+        present = {a.ip: a.network.prefixlen for a in _addresses(ipr, index=index) if a.version == version}
         changed = []
-        for address in wanted.addresses:
+        for address in (a for a in wanted if a.version == version):
             if present.pop(address, None) != address.max_prefixlen:
                 flags = _IFA_F_NOPREFIXROUTE | (_IFA_F_NODAD if address.version == 6 else 0)
                 ipr.addr("add", index=index, address=str(address), prefixlen=address.max_prefixlen, flags=flags)
@@ -134,52 +175,55 @@ class HostNetwork:
                 changed.append(f"no address {address}")
         return changed
 
-    def _apply_routes(self, ipr: Any, index: int, wanted: Interface) -> list[str]:
-        present = {network for network, oif in self._routes(ipr, own=True) if oif == index}
-        changed = []
-        for network in wanted.routes:
-            if network not in present:
-                source = next((a for a in wanted.addresses if a.version == network.version), None)
-                extra: dict[str, Any] = {"prefsrc": str(source)} if source else {}
-                if network.version == 4:
-                    extra["scope"] = _SCOPE_LINK
-                ipr.route("replace", dst=str(network), oif=index, proto=ROUTE_PROTOCOL, **extra)
-                changed.append(f"route {network}")
-        for network in present - set(wanted.routes):
-            self._delete_route(ipr, network, index)
-            changed.append(f"no route {network}")
-        return changed
-
     @_on_its_thread
     def undo(self, name: str) -> None:
-        """Takes our addresses and routes off the interface and sets it down. Without effect if it is gone."""
+        """Takes our addresses, routes and rules off the interface and sets it down; one that is gone leaves rules behind."""
         with _told(name):
-            try:
-                index = socket.if_nametoindex(name)
-            except OSError:
-                return
-            ipr = self._ipr()
-            for network, oif in list(self._routes(ipr, own=True)):
-                if oif == index:
-                    self._delete_route(ipr, network, index)
-            ipr.flush_addr(index=index)
-            ipr.link("set", index=index, state="down")
+            index = self._indices.pop(name, None)
+            if index is not None:
+                self._routing.undo(index)
+                with contextlib.suppress(OSError):
+                    self._routing.release_sysctl()
+            if _index_or_none(name) == index is not None:
+                ipr = self._ipr()
+                with _ignored(errno.ENODEV):
+                    ipr.flush_addr(index=index)
+                    ipr.link("set", index=index, state="down")
 
     @_on_its_thread
     def clean(self) -> list[str]:
-        """Removes routes of ours that a crash left on interfaces which outlived it. Returns what was removed, in words.
+        """Removes what a crash left behind: rules and routes of ours whose interface is gone. Returns what was removed, in words.
 
         TUN devices go with their pump's descriptor: one that is there belongs to a daemon that runs.
         """
-        with _told("leftovers"):
-            ipr = self._ipr()
-            tuns = {link["index"] for link in ipr.get_links() if _kind(link) == "tun"}
-            removed = []
-            for network, oif in list(self._routes(ipr, own=True)):
-                if oif not in tuns:
-                    self._delete_route(ipr, network, oif)
-                    removed.append(f"route {network}")
-            return removed
+        with _told("leftovers"), contextlib.suppress(OSError):
+            return self._routing.clean({link["index"] for link in self._ipr().get_links() if _kind(link) == "tun"})
+        return []
+
+    @_on_its_thread
+    def conflicts(self) -> list[str]:
+        """Rules of other programs that take our mark for theirs, or theirs for ours: sentences for people."""
+        with _told("rules"):
+            return self._routing.conflicts()
+
+    @_on_its_thread
+    def ways(self, addresses: Iterable[IPAddress]) -> dict[IPAddress, Way | None]:
+        """How our own packets reach each address now; None: not at all."""
+        ipr = self._ipr()
+        found: dict[IPAddress, Way | None] = {}
+        for address in addresses:
+            try:
+                (route, *_) = ipr.route("get", dst=str(address), mark=self.mark.value)
+            except _netlink_error():
+                found[address] = None
+                continue
+            gateway, via = route.get_attr("RTA_GATEWAY"), route.get_attr("RTA_VIA")
+            found[address] = Way(
+                route.get_attr("RTA_OIF") or 0,
+                gateway or (str(via) if via else None),
+                route.get_attr("RTA_PREFSRC"),
+            )
+        return found
 
     @_on_its_thread
     def find_overlaps(self, subnet: IPNetwork, ignore: Collection[str] = ()) -> list[tuple[str, IPNetwork]]:
@@ -190,14 +234,10 @@ class HostNetwork:
         with _told(str(subnet)):
             ipr = self._ipr()
             names = self._names(ipr)
-            found: dict[tuple[str, IPNetwork], None] = {}
-            for address in ipr.get_addr():
-                local = address.get_attr("IFA_LOCAL") or address.get_attr("IFA_ADDRESS")
-                network = ip_network(f"{local}/{address['prefixlen']}", strict=False)
-                found[names.get(address["index"], "?"), network] = None
-            for network, oif in self._routes(ipr, own=False):
-                if network.prefixlen and oif is not None:
-                    found[names.get(oif, "?"), network] = None
+            found = {(names.get(i, "?"), a.network): None for i, a in _indexed_addresses(ipr)}
+            for route in dump_routes(subnet.version, table=MAIN_TABLE):
+                if route.kind == UNICAST and route.network.prefixlen and route.interface:
+                    found[names.get(route.interface, "?"), route.network] = None
             return [
                 (name, network)
                 for name, network in found
@@ -212,7 +252,7 @@ class HostNetwork:
         """
         with _told("addresses"):
             ipr = self._ipr()
-            overlays = {oif for _, oif in self._routes(ipr, own=True)}
+            overlays = self._routing.overlays()
             good = {
                 link["index"]
                 for link in ipr.get_links()
@@ -221,45 +261,7 @@ class HostNetwork:
                 and link["index"] not in overlays
                 and link.get_attr("IFLA_IFNAME") not in ignore
             }
-            found: list[IPInterface] = []
-            for entry in ipr.get_addr():
-                address = ip_address(entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS"))
-                flags = entry.get_attr("IFA_FLAGS") or entry["flags"]
-                if entry["index"] in good and not flags & _UNUSABLE:
-                    if address.version == 6 and address.is_link_local:
-                        continue
-                    found.append(ip_interface(f"{address}/{entry['prefixlen']}"))
-            return found
-
-    @_on_its_thread
-    def is_applied(self, wanted: Interface) -> bool:
-        """Whether `apply` would change nothing."""
-        with _told(wanted.name):
-            ipr = self._ipr()
-            index = self._index(wanted.name)
-            (link,) = ipr.get_links(index)
-            addresses = {
-                ip_address(a.get_attr("IFA_LOCAL") or a.get_attr("IFA_ADDRESS")) for a in ipr.get_addr(index=index)
-            }
-            routes = {network for network, oif in self._routes(ipr, own=True) if oif == index}
-            return bool(link["flags"] & _IFF_UP) and addresses >= set(wanted.addresses) and routes == set(wanted.routes)
-
-    def _routes(self, ipr: Any, *, own: bool) -> Iterator[tuple[IPNetwork, int | None]]:
-        """Unicast routes of the main table with their interface; `own`: only ours."""
-        for family, default in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
-            for route in ipr.get_routes(family=family):
-                if route["type"] != _UNICAST or (route.get_attr("RTA_TABLE") or route["table"]) != _MAIN_TABLE:
-                    continue
-                if own and route["proto"] != ROUTE_PROTOCOL:
-                    continue
-                destination = route.get_attr("RTA_DST") or default
-                yield ip_network(f"{destination}/{route['dst_len']}"), route.get_attr("RTA_OIF")
-
-    @staticmethod
-    def _delete_route(ipr: Any, network: IPNetwork, oif: int | None) -> None:
-        with _ignored(errno.ESRCH):  # it went by itself
-            extra = {"oif": oif} if oif is not None else {}
-            ipr.route("del", dst=str(network), proto=ROUTE_PROTOCOL, scope=_SCOPE_ANY, **extra)
+            return [a for i, a in _indexed_addresses(ipr, usable=True) if i in good and not a.ip.is_link_local]
 
     @staticmethod
     def _names(ipr: Any) -> dict[int, str]:
@@ -287,14 +289,36 @@ def _index_or_none(name: str) -> int | None:
         return None
 
 
-@contextlib.contextmanager
-def _ignored(number: int) -> Iterator[None]:
+def _indexed_addresses(ipr: Any, *, usable: bool = False, **which: int) -> Iterator[tuple[int, IPInterface]]:
+    """Addresses with the index of their interface. `usable`: without those that may not, or no more, be used."""
+    for entry in ipr.get_addr(**which):
+        flags = entry.get_attr("IFA_FLAGS") or entry["flags"]
+        if not usable or not flags & _UNUSABLE:
+            address = entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS")
+            yield entry["index"], ip_interface(f"{address}/{entry['prefixlen']}")
+
+
+def _addresses(ipr: Any, **which: int) -> list[IPInterface]:
+    return [address for _, address in _indexed_addresses(ipr, **which)]
+
+
+def _netlink_error() -> type[Exception]:
     from pyroute2.netlink.exceptions import NetlinkError
 
+    return NetlinkError  # type: ignore[no-any-return]
+
+
+def _why(error: Exception) -> str:
+    number = getattr(error, "code", None) or getattr(error, "errno", None)
+    return os.strerror(number).lower() if number else str(error)
+
+
+@contextlib.contextmanager
+def _ignored(number: int) -> Iterator[None]:
     try:
         yield
-    except NetlinkError as e:
-        if e.code != number:
+    except _netlink_error() as e:
+        if e.code != number:  # type: ignore[attr-defined]
             raise
 
 
@@ -316,85 +340,3 @@ def _told(what: str) -> Iterator[None]:
         raise ShadowMeshError(
             "host_refused", f"the kernel refused a change ({what}): {e}", "see `shadowmesh doctor`"
         ) from e
-
-
-class Changed(Enum):
-    """What a change on the host concerns."""
-
-    LINK = "link"
-    ADDRESS = "address"
-    ROUTE = "route"
-    UNKNOWN = "unknown"  # changes were missed: look at everything
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One change that the kernel told of. `interface`: its index, 0 unknown. `ours`: a route of our protocol number. `lost`: it went."""
-
-    what: Changed
-    interface: int = 0
-    ours: bool = False
-    lost: bool = False
-
-
-_NEWLINK, _DELLINK, _NEWADDR, _DELADDR, _NEWROUTE, _DELROUTE = 16, 17, 20, 21, 24, 25
-_GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # link, IPv4 address and route, IPv6 address and route
-_RTA_OIF: Final = 4
-
-
-class HostWatcher:
-    """Tells of changes to links, addresses and routes of the main table, others' and our own. For an event loop: wait on `fileno`, then `read`."""
-
-    def __init__(self) -> None:
-        """Raises OSError."""
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
-        )
-        self._socket.bind((0, _GROUPS))
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def read(self) -> list[Change]:
-        """What changed since the last call; never blocks."""
-        changes: dict[Change, None] = {}
-        while True:
-            try:
-                data = self._socket.recv(1 << 16)
-            except BlockingIOError:
-                return list(changes)
-            except OSError as e:
-                if e.errno != errno.ENOBUFS:
-                    raise
-                changes[Change(Changed.UNKNOWN)] = None
-                continue
-            for change in _parse(data):
-                changes[change] = None
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-def _parse(data: bytes) -> Iterator[Change]:
-    """Changes in netlink messages (rtnetlink(7))."""
-    at = 0
-    while at + 16 <= len(data):
-        size, kind = struct.unpack_from("=IH", data, at)
-        body = data[at + 16 : at + size]
-        at += max(16, (size + 3) & ~3)
-        if kind in (_NEWLINK, _DELLINK) and len(body) >= 8:
-            yield Change(Changed.LINK, struct.unpack_from("=i", body, 4)[0], lost=kind == _DELLINK)
-        elif kind in (_NEWADDR, _DELADDR) and len(body) >= 8:
-            yield Change(Changed.ADDRESS, struct.unpack_from("=I", body, 4)[0], lost=kind == _DELADDR)
-        elif kind in (_NEWROUTE, _DELROUTE) and len(body) >= 12 and body[4] == _MAIN_TABLE:
-            yield Change(Changed.ROUTE, _output_interface(body[12:]), body[5] == ROUTE_PROTOCOL, kind == _DELROUTE)
-
-
-def _output_interface(attributes: bytes) -> int:
-    at = 0
-    while at + 4 <= len(attributes):
-        size, kind = struct.unpack_from("=HH", attributes, at)
-        if kind == _RTA_OIF and size >= 8:
-            return int(struct.unpack_from("=i", attributes, at + 4)[0])
-        at += max(4, (size + 3) & ~3)
-    return 0

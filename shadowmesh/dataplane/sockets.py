@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+from collections.abc import Callable
 from typing import Final
 
 from shadowmesh.model.addresses import IPAddress
@@ -25,12 +26,17 @@ BUFFER_BYTES: Final = 16 << 20  # four TCP streams with windows of 4 MB; what is
 
 
 def open_udp(
-    address: IPAddress, port: int = 0, *, mark: int = 0, dont_fragment: bool = False, buffer_bytes: int = BUFFER_BYTES
+    address: IPAddress,
+    port: int = 0,
+    *,
+    prepare: Callable[[socket.socket], object] = lambda sock: None,
+    dont_fragment: bool = False,
+    buffer_bytes: int = BUFFER_BYTES,
 ) -> socket.socket:
     """A bound, non-blocking UDP socket of the address's family (an IPv6 one takes no IPv4).
 
-    `mark`: SO_MARK for routing rules, applied where privileges allow. `dont_fragment`: sends with DF and ignores the kernel's own idea of the path
-    MTU, for probing; otherwise large datagrams may be fragmented on the way. Raises OSError (EADDRINUSE, EADDRNOTAVAIL).
+    `prepare` gets it before it is bound. `dont_fragment`: sends with DF and ignores the kernel's own idea of the path MTU, for probing;
+    otherwise large datagrams may be fragmented on the way. Raises OSError (EADDRINUSE, EADDRNOTAVAIL), and what `prepare` raises.
     """
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
@@ -42,13 +48,11 @@ def open_udp(
                 sock.setsockopt(socket.SOL_SOCKET, force, buffer_bytes)
             except PermissionError:
                 sock.setsockopt(socket.SOL_SOCKET, plain, buffer_bytes)
-        if mark:
-            with contextlib.suppress(PermissionError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        prepare(sock)
         set_dont_fragment(sock, dont_fragment)
         receive_options(sock)
         sock.bind((str(address), port))
-    except OSError:
+    except BaseException:
         sock.close()
         raise
     return sock
