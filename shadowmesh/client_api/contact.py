@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from shadowmesh.client_api.dialing import Connect, http_client
 from shadowmesh.model.codec import Struct, from_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.invite import is_fingerprint
@@ -76,8 +77,10 @@ def normal_url(url: str) -> str:
     return f"https://{parts.netloc}{parts.path.rstrip('/')}"
 
 
-def first_contact(url: str, fingerprint: str | None, *, timeout: float = 10.0) -> Contact:
-    """Fetches and checks the identity of the controller at `url`.
+def first_contact(
+    url: str, fingerprint: str | None, *, timeout: float = 10.0, connect: Connect | None = None
+) -> Contact:
+    """Fetches and checks the identity of the controller at `url`. `connect`: how, where that matters.
 
     Without a fingerprint its TLS certificate has to be one that this machine trusts anyway.
 
@@ -97,7 +100,7 @@ def first_contact(url: str, fingerprint: str | None, *, timeout: float = 10.0) -
     try:
         # Unverified on purpose where a fingerprint is known: the answer proves itself by its signature.
         trust = _unverified() if fingerprint else ssl.create_default_context()
-        with httpx.Client(verify=trust, timeout=timeout, trust_env=False) as client:
+        with http_client(trust, timeout, connect) as client:
             before = time.time()
             answer = client.get(f"{url}{API}/identity")
             after = time.time()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from shadowmesh import __version__
 from shadowmesh.client_api.contact import API, Contact, error_of, first_contact, unreachable
+from shadowmesh.client_api.dialing import Connect, http_client
 from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.enrol import ChallengeRequest, EnrolAnswer, EnrolChallenge, EnrolRequest
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
@@ -85,12 +86,13 @@ def enroll(
     hostname: str = "",
     timeout: float = _TIMEOUT,
     check: Check | None = None,
+    connect: Connect | None = None,
 ) -> EnrolResult:
     """The membership, approved or pending; of several URLs the first that answers is used.
 
     The private keys stay here: what is sent proves that they are there. `hostname` is a wish for a name.
     `check` is told where the invite leads before it is redeemed; what it raises ends the enrolment, and nothing is
-    used up.
+    used up. `connect`: how connections are made, where that matters.
 
     Raises ShadowMeshError: what `first_contact` raises, and the controller's own: invite_invalid, invite_expired,
     invite_revoked (NOT_ALLOWED), invite_used_up, network_full, pool_empty, name_taken (CONFLICT), rate_limited.
@@ -100,9 +102,8 @@ def enroll(
     if name is not None:
         check_text("name", name, 63)
     urls = invite.urls if isinstance(invite, Invite) else (invite.url,)
-    contact = reach(urls, invite.fingerprint, timeout=timeout)
-    tls = contact.tls
-    with httpx.Client(base_url=contact.url + API, verify=tls, timeout=timeout, trust_env=False) as client:
+    contact = reach(urls, invite.fingerprint, timeout=timeout, connect=connect)
+    with http_client(contact.tls, timeout, connect, base_url=contact.url + API) as client:
         try:
             keys = _Keys(device, wg_private, sealing_private)
             wish = ChallengeRequest(**_invite_fields(invite), **keys.public)
@@ -118,12 +119,14 @@ def enroll(
     return EnrolResult(contact, answer, _map(answer, contact))
 
 
-def reach(urls: tuple[str, ...], fingerprint: str | None, *, timeout: float = _TIMEOUT) -> Contact:
+def reach(
+    urls: tuple[str, ...], fingerprint: str | None, *, timeout: float = _TIMEOUT, connect: Connect | None = None
+) -> Contact:
     """First contact with the first of several URLs that answers. Raises the last one's ShadowMeshError."""
     failed: ShadowMeshError | None = None
     for url in urls:
         try:
-            return first_contact(url, fingerprint, timeout=timeout)
+            return first_contact(url, fingerprint, timeout=timeout, connect=connect)
         except ShadowMeshError as e:
             failed = e
             if e.kind is not Kind.UNREACHABLE and e.code != "not_a_controller":

@@ -22,6 +22,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from shadowmesh import __version__
 from shadowmesh.client_api.contact import API, first_contact, tls_context, unreachable
+from shadowmesh.client_api.dialing import Connect
 from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.keys import NetworkID
@@ -124,10 +125,12 @@ class ControllerLink:
         maps: Iterable[NetworkMap] = (),
         networks: Iterable[NetworkID] = (),
         wall: Callable[[], float],
+        connect: Connect | None = None,
         jitter: Callable[[float], float] = lambda most: random.uniform(0.0, most),  # noqa: S311 - spreads load, no secret
     ) -> None:
         """`identity`, `maps`: as kept on disk. `networks`: joined through this controller, those of `maps` among them;
-        of others it is not heard. `wall`: the clock that `Connected.offset` is measured against."""
+        of others it is not heard. `wall`: the clock that `Connected.offset` is measured against. `connect`: how
+        connections are made, where that matters."""
         self.identity = identity
         self.maps: dict[NetworkID, NetworkMap] = {m.head.network_id: m for m in maps}
         self.networks: set[NetworkID] = {*networks, *self.maps}
@@ -137,6 +140,7 @@ class ControllerLink:
         self._device = device
         self._boot_id = boot_id
         self._wall = wall
+        self._dial = connect
         self._jitter = jitter
         self._socket: ClientConnection | None = None
         self._tls: ssl.SSLContext | None = None
@@ -279,8 +283,10 @@ class ControllerLink:
             assert self.identity is not None
             self._tls = tls_context(self.identity)
         parts = urlsplit(url)
+        sock = None if self._dial is None else await self._dial(parts.hostname or "", parts.port or 443, _OPEN_TIMEOUT)
         return await connect(
             f"wss://{parts.netloc}{parts.path}{API}/link",
+            sock=sock,
             ssl=self._tls,
             compression=None,
             proxy=None,
@@ -295,7 +301,7 @@ class ControllerLink:
     async def _meet(self, url: str) -> None:
         """The identity anew, checked by the fingerprint."""
         fingerprint = self._fingerprint or (self.identity.identity.fingerprint if self.identity else None)
-        contact = await asyncio.to_thread(first_contact, url, fingerprint)
+        contact = await asyncio.to_thread(first_contact, url, fingerprint, connect=self._dial)
         self.identity, self._tls = contact.identity, contact.tls
 
     async def _hello(self, socket: ClientConnection) -> float:

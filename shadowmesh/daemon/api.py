@@ -18,6 +18,7 @@ from shadowmesh.daemon.network import Network
 from shadowmesh.daemon.wgexport import wireguard_config
 from shadowmesh.engine import PingResult
 from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.link import Leave
 from shadowmesh.model.netmap import Member
 from shadowmesh.model.reasons import Reason
@@ -73,7 +74,8 @@ class Api:
         nat = daemon.mesh.node.nat
         if caller.access < Access.READ:
             nat = msgspec.structs.replace(nat, public=None)
-        warnings = [f"{n.name}: {n.error}" for n in networks if n.error]
+        warnings = [*daemon.host.warnings, *(f"{n.name}: {n.error}" for n in networks if n.error)]
+        warnings += [f"{n.name}: {n.trouble}" for n in daemon.networks.values() if n.trouble]
         counters = daemon.mesh.node.counters
         return Status(
             version=__version__,
@@ -110,6 +112,11 @@ class Api:
 
     async def join(self, _caller: Caller, params: dict[str, Any]) -> JoinResult:
         daemon = self._daemon
+        loop = asyncio.get_running_loop()
+
+        async def check(network_id: NetworkID, name: str, subnet: ipaddress.IPv4Network) -> None:
+            daemon.check_wish(name, subnet, network_id)
+
         record = await asyncio.to_thread(
             enrol,
             daemon.state,
@@ -117,7 +124,8 @@ class Api:
             name=params.get("name"),
             controller=params.get("controller"),
             fingerprint=params.get("fingerprint"),
-            refuse=lambda network_id, name, subnet: daemon.check_subnet(name, subnet, network_id),
+            refuse=lambda *what: asyncio.run_coroutine_threadsafe(check(*what), loop).result(),
+            connect=daemon.connect,
         )
         known = daemon.networks.get(record.network_id)
         if known is not None:
@@ -146,7 +154,7 @@ class Api:
         chosen = self._chosen(params)
         for network in chosen:
             if network.interface is None and network.map is not None and network.record.approved:
-                self._daemon.check_overlap(network)
+                self._daemon.check_wish(network.name, network.map.head.subnet, network.id)
             network.change(wanted=True)
             self._daemon.bring_up(network)
             if network.error is not None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import secrets
+import socket
 from collections.abc import Callable
 
 import msgspec
 import structlog
 
 from shadowmesh.client_api.link import MapChanged
+from shadowmesh.daemon.hostnet import HostEvent, HostSettled, InterfaceChanged, InterfaceGone, UnderlayChanged
 from shadowmesh.daemon.interfaces import Interfaces, own_prefixes
+from shadowmesh.daemon.join import outer_addresses, overlap_error
 from shadowmesh.daemon.links import Links
 from shadowmesh.daemon.mesh import Mesh
 from shadowmesh.daemon.network import INNER_MTU, Network
+from shadowmesh.daemon.outeraddresses import PumpTraffic
 from shadowmesh.daemon.state import NetworkRecord, State
 from shadowmesh.daemon.streams import Streams
 from shadowmesh.daemon.world import World
@@ -31,7 +35,8 @@ from shadowmesh.engine import (
     Woke,
 )
 from shadowmesh.model import link as wire
-from shadowmesh.model.errors import MalformedError, ShadowMeshError
+from shadowmesh.model.addresses import IPAddress
+from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.link import Grant, Pending, PresenceUpdate, Removed
 from shadowmesh.model.pump import AddTun, NetIndex, RemoveTun, SetLocal
@@ -39,6 +44,7 @@ from shadowmesh.protocol.signing import Signer
 
 log = structlog.get_logger(__name__)
 
+_RETRY, _LAST_RETRY = 1.0, 60.0  # seconds between tries to bring up a network that can't run
 _OFFSET_NEWS = 5.0  # seconds by which the controller's clock has to move to be noted
 
 
@@ -54,22 +60,26 @@ class Daemon:
         self.networks: dict[NetworkID, Network] = {}
         self.stopping = asyncio.Event()
         self.failure: ShadowMeshError | None = None
-        self.host = self.world.host(self._host_changed)
+        self.host = self.world.host(self._host_event)
+        self._traffic = PumpTraffic(self.host.hold_outer, self.host.reaching)
         self.links = Links(self, self.world)
         self.mesh = Mesh(
             self.world, state, self.device, on_event=self._node_event, on_start=self._mesh_started,
-            on_stop=self._mesh_stopped, on_failure=self._mesh_failed,
+            on_stop=self._mesh_stopped, on_failure=self._mesh_failed, on_commands=self._traffic.see,
         )  # fmt: skip
         self._interfaces = Interfaces(self.world, self.host)
-        self._streams = Streams(self.world, self.mesh)
+        self._streams = Streams(self.world, self.mesh, self.connect)
         self._next_net = 0
         self._public: str | None = None
         self._watchers: set[asyncio.Event] = set()
+        self._retry: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     # life
 
     async def start(self) -> None:
         """Raises ShadowMeshError if this host can't carry a network at all."""
+        self._loop = asyncio.get_running_loop()
         self.host.start()
         self.mesh.start()
         for record in self.state.networks():
@@ -78,6 +88,8 @@ class Daemon:
 
     async def stop(self) -> None:
         """Undoes all that was changed on the host."""
+        if self._retry is not None:
+            self._retry.cancel()
         await self.links.stop()
         await self._streams.stop()
         self.mesh.stop()
@@ -94,6 +106,7 @@ class Daemon:
                 self._join_mesh(network)
 
     def _mesh_stopped(self) -> None:
+        self._traffic.forget()
         self._streams.abandon()
 
     def _mesh_failed(self, failure: ShadowMeshError) -> None:
@@ -120,13 +133,37 @@ class Daemon:
                 self.check_overlap(network)
                 network.interface = self._interfaces.make(network)
             except ShadowMeshError as e:
-                network.error = str(e)
-                log.error("network can't run", network=network.name, why=str(e))
-                self._changed()
+                if network.error != str(e):
+                    log.error("network can't run", network=network.name, why=str(e))
+                    network.error = str(e)
+                    self._changed()
+                network.failures += 1
+                backoff = _RETRY if e.kind is Kind.CONFLICT else min(_RETRY * 2.0**network.failures, _LAST_RETRY)
+                network.retry_at = self.world.clock().boot + backoff
+                self._retry_in(_LAST_RETRY)
                 return
-            network.error = None
+            network.error, network.failures = None, 0
             self._join_mesh(network)
         self._changed()
+
+    def _retry_in(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._retry is not None and self._retry.when() > loop.time() + seconds:
+            self._retry.cancel()
+            self._retry = None
+        if self._retry is None:
+            self._retry = loop.call_later(seconds, self._retried)
+
+    def _retried(self) -> None:
+        """Tries those again that couldn't run: what they wait for may have come."""
+        self._retry = None
+        moment = self.world.clock().boot
+        waiting = [n for n in self.networks.values() if n.error is not None and n.interface is None]
+        for network in waiting:
+            if network.retry_at <= moment:
+                self.bring_up(network)
+            else:
+                self._retry_in(network.retry_at - moment)
 
     def check_overlap(self, network: Network) -> None:
         assert network.map is not None
@@ -136,10 +173,16 @@ class Daemon:
         """Raises ShadowMeshError(CONFLICT) if a subnet is another network's or a LAN's of this host."""
         self._interfaces.check_subnet(list(self.networks.values()), name, subnet, own)
 
+    def check_wish(self, name: str, subnet: ipaddress.IPv4Network, own: NetworkID | None = None) -> None:
+        """As `check_subnet`, and raises the same if the subnet covers what this host needs outside its networks."""
+        self.check_subnet(name, subnet, own)
+        self._interfaces.check_outer(name, subnet)
+
     def _join_mesh(self, network: Network) -> None:
         """Tells Node and pump of a network whose interface stands."""
         assert network.map is not None and network.me is not None and network.interface is not None
         moment, node = self.world.clock(), self.mesh.node
+        self._hold_outer(network)
         self.mesh.apply(AddTun(network.net, network.interface.fd, INNER_MTU, own_prefixes(network.me)))
         node.add_network(NetworkIdentity(network.net, network.id, network.record.client_id, network.secrets.wg_private))
         node.apply_map(network.id, network.map, moment)
@@ -149,6 +192,10 @@ class Daemon:
         node.apply_presence(network.id, network.presence.values(), moment)
         node.set_host_addresses(self.host.addresses(), moment)
         self.mesh.poke()
+
+    def _hold_outer(self, network: Network) -> None:
+        assert network.map is not None
+        self.host.hold_outer(network.id, outer_addresses(network.map.head, network.identity.urls))
 
     def _apply_token(self, network: Network) -> None:
         try:
@@ -164,7 +211,10 @@ class Daemon:
             self.mesh.flush()
             self.mesh.apply(RemoveTun(network.net))
             self._interfaces.remove(interface)
-        network.error = None
+            self._retry_in(0.0)  # another one may have waited for the subnet
+        self.host.hold_outer(network.id, ())
+        network.error = network.trouble = None
+        network.failures = 0
         self._changed()
 
     def forget(self, network: Network) -> None:
@@ -202,6 +252,7 @@ class Daemon:
         if before != (network.me, change.map.head.subnet):
             self._interfaces.configure(network.interface, network)
             self.mesh.apply(SetLocal(network.net, own_prefixes(network.me)))
+        self._hold_outer(network)
         self.mesh.node.apply_map(network.id, change.map, self.world.clock())
         self._changed()
         self.mesh.poke()
@@ -268,9 +319,68 @@ class Daemon:
 
     # the host
 
-    def _host_changed(self) -> None:
+    async def connect(self, host: str, port: int, timeout: float) -> socket.socket:
+        """Connects TCP outside the overlays. Raises OSError, ShadowMeshError."""
+        loop = asyncio.get_running_loop()  # of a thread of its own, as often as not
+
+        def reaching(address: IPAddress) -> None:
+            if loop is self._loop:
+                self.host.reaching(address)
+            elif self._loop is not None:
+                self._loop.call_soon_threadsafe(self.host.reaching, address)
+
+        return await self.world.connect(host, port, timeout, reaching)
+
+    def _host_event(self, event: HostEvent) -> None:
+        match event:
+            case UnderlayChanged(moved=moved):
+                self._underlay_changed(moved)
+            case HostSettled():
+                self._retry_in(0.0)
+            case InterfaceGone(fd=fd):
+                for network in self._with_interface(fd):
+                    self._remake_interface(network)
+            case InterfaceChanged(fd=fd):
+                for network in self._with_interface(fd):
+                    self._interface_changed(network, event)
+
+    def _with_interface(self, fd: int) -> list[Network]:
+        return [n for n in self.networks.values() if n.interface is not None and n.interface.fd == fd]
+
+    def _remake_interface(self, network: Network) -> None:
+        """Another device in place of one that was deleted; sessions and paths stay."""
+        assert network.interface is not None and network.me is not None
+        lost, network.interface = network.interface, None
+        self.mesh.apply(RemoveTun(network.net))
+        self._interfaces.remove(lost)
+        try:
+            network.interface = self._interfaces.make(network)
+        except ShadowMeshError:
+            self.mesh.node.remove_network(network.id, self.world.clock())
+            self.bring_up(network)  # which says why it fails
+            return
+        log.info("interface made anew", network=network.name, interface=network.interface.name)
+        self.mesh.apply(AddTun(network.net, network.interface.fd, INNER_MTU, own_prefixes(network.me)))
+        self._changed()
+
+    def _interface_changed(self, network: Network, event: InterfaceChanged) -> None:
+        assert network.interface is not None and network.map is not None
+        network.interface.name = event.name
+        network.trouble = event.trouble
+        network.error = None
+        if event.overlap is not None:
+            interface, lan = event.overlap
+            network.error = str(overlap_error(network.name, network.map.head.subnet, f"interface {interface}", lan))
+            log.error("network can't run", network=network.name, why=network.error)
+        self._changed()
+
+    def _underlay_changed(self, moved: bool) -> None:
         """Addresses or routes of the underlay changed: what hangs on old ones is not waited for."""
-        self.mesh.node.set_host_addresses(self.host.addresses(), self.world.clock())
+        moment, node = self.world.clock(), self.mesh.node
+        if moved:
+            node.set_host_addresses(self.host.addresses(), moment)
+        else:
+            node.network_changed(moment)
         self.links.kick()
         self.mesh.poke()
 

@@ -12,6 +12,7 @@ from shadowmesh.dataplane.interface import Pump, PumpDied
 from shadowmesh.engine.events import NodeEvent
 from shadowmesh.engine.node import Node
 from shadowmesh.model.clock import Now
+from shadowmesh.model.pump import Command
 
 _LONGEST_WAIT = 2.0  # the loop's clock stands still in sleep; CLOCK_BOOTTIME doesn't: look at least so often
 _BATCH = 512
@@ -27,12 +28,15 @@ class Driver:
         clock: Callable[[], Now],
         on_event: Callable[[NodeEvent], None],
         on_death: Callable[[], None],
+        on_commands: Callable[[list[Command]], None] = lambda commands: None,
     ) -> None:
+        """`on_commands` sees what the pump is about to be told."""
         self.node = node
         self.pump = pump
         self._clock = clock
         self._on_event = on_event
         self._on_death = on_death
+        self._on_commands = on_commands
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._flush_soon: asyncio.Handle | None = None
@@ -66,6 +70,7 @@ class Driver:
             while True:
                 commands = self.node.pump_commands()
                 if commands:
+                    self._on_commands(commands)
                     self.pump.apply(commands)
                 events = self.node.events()
                 for event in events:

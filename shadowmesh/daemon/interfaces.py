@@ -6,7 +6,7 @@ import ipaddress
 import os
 from collections.abc import Iterable
 
-from shadowmesh.daemon.join import overlap_error
+from shadowmesh.daemon.join import outer_error, overlap_error
 from shadowmesh.daemon.network import INNER_MTU, Interface, Network
 from shadowmesh.daemon.world import Host, World
 from shadowmesh.dataplane.host import Interface as HostInterface
@@ -41,10 +41,10 @@ class Interfaces:
         routes: tuple[IPNetwork, ...] = (head.subnet,)
         if me.ip6 is not None and head.subnet6 is not None:
             addresses, routes = (me.ip, me.ip6), (head.subnet, head.subnet6)
-        self._host.configure(HostInterface(interface.name, INNER_MTU, addresses, routes))
+        self._host.configure(interface.fd, HostInterface(interface.name, INNER_MTU, addresses, routes))
 
     def remove(self, interface: Interface) -> None:
-        self._host.forget(interface.name)
+        self._host.forget(interface.fd)
         os.close(interface.fd)  # the pump's duplicate goes with RemoveTun; then the device is gone
 
     def check_subnet(
@@ -61,6 +61,14 @@ class Interfaces:
                 raise overlap_error(name, subnet, f"network {other.name}", other.map.head.subnet)
         for interface, lan in self._host.overlaps(subnet, running):
             raise overlap_error(name, subnet, f"interface {interface}", lan)
+
+    def check_outer(self, name: str, subnet: ipaddress.IPv4Network) -> None:
+        """Raises ShadowMeshError(CONFLICT) if a subnet covers an address that this host needs outside its networks.
+
+        For who asks for a network; one that runs is routed around such addresses.
+        """
+        for address in self._host.outer_within(subnet):
+            raise outer_error(name, subnet, address)
 
 
 def own_prefixes(me: Member) -> tuple[IPNetwork, ...]:

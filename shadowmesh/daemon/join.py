@@ -5,15 +5,20 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import socket
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from shadowmesh.client_api.dialing import Connect
 from shadowmesh.client_api.enroll import Check, enroll, parse_invite
 from shadowmesh.daemon.network import Network
 from shadowmesh.daemon.state import ControllerRecord, NetworkRecord, NetworkSecrets, State
 from shadowmesh.dataplane.host import HostNetwork
-from shadowmesh.model.addresses import IPNetwork
+from shadowmesh.model.addresses import IPAddress, IPNetwork
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.keys import NetworkID
+from shadowmesh.model.netmap import MapHead
 from shadowmesh.model.pump import NetIndex
 from shadowmesh.model.status import JoinResult
 from shadowmesh.protocol.noise import generate_private_key
@@ -25,6 +30,25 @@ _NO_USE = {"invite_invalid", "invite_expired", "invite_revoked", "invite_used_up
 
 def _new_keys() -> NetworkSecrets:
     return NetworkSecrets(generate_private_key(), *generate_sealing_keys())
+
+
+def outer_addresses(head: MapHead, urls: Iterable[str]) -> set[IPAddress]:
+    """Where a network's controller, at these URLs, and its relays are, as far as that is said by address and not by name."""
+    found = {a.ip for a in head.stun} | {r.udp.ip for r in head.relays if r.udp is not None}
+    for url in (*urls, *head.controller_urls, *(r.url for r in head.relays)):
+        with suppress(ValueError):
+            found.add(ipaddress.ip_address(urlsplit(url or "").hostname or ""))
+    return found
+
+
+def outer_error(name: str, subnet: IPNetwork, address: IPAddress) -> ShadowMeshError:
+    return ShadowMeshError(
+        "overlap",
+        f"the subnet {subnet} of {name} covers {address}, which this host needs outside its networks "
+        "(a controller, relay, peer or name server)",
+        "ask for another subnet",
+        kind=Kind.CONFLICT,
+    )
 
 
 def overlap_error(name: str, subnet: IPNetwork, what: str, other: IPNetwork) -> ShadowMeshError:
@@ -44,11 +68,12 @@ def enrol(
     controller: str | None,
     fingerprint: str | None,
     refuse: Check,
+    connect: Connect | None = None,
 ) -> NetworkRecord:
     """Enrols this device with fresh keys and keeps the membership. Raises ShadowMeshError.
 
     Keys are kept before the first request: a join that was cut off and is tried again is the same join. `refuse`
-    raises if this host can't carry the network; it is asked before the invite is used up.
+    raises if this host can't carry the network; it is asked before the invite is used up. `connect`: how connections are made.
     """
     invite = parse_invite(text, controller=controller, fingerprint=fingerprint)
     mark = hashlib.sha256(text.strip().encode()).digest()
@@ -86,6 +111,7 @@ def enrol(
             name=name,
             hostname=socket.gethostname(),
             check=check,
+            connect=connect,
         )
     except ShadowMeshError as e:
         if e.code in _NO_USE or (fresh and refused):  # else a later try may be the same enrolment
@@ -128,6 +154,9 @@ def join_offline(
                     continue
                 if kept.head.subnet.overlaps(subnet):
                     raise overlap_error(wanted, subnet, f"network {other.name}", kept.head.subnet)
+                for address in outer_addresses(kept.head, other.controller.identity.urls):
+                    if address in subnet:
+                        raise outer_error(wanted, subnet, address)
             host = HostNetwork()
             try:
                 for interface, lan in host.find_overlaps(subnet, {"lo"}):

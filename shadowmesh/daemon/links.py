@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -36,6 +37,7 @@ class LinkUser(Protocol):
     boot_id: str
     networks: dict[NetworkID, Network]
 
+    async def connect(self, host: str, port: int, timeout: float, /) -> socket.socket: ...
     def link_changed(self, network: Network, connected: bool, refusal: str | None = None) -> None: ...
     def clock_offset(self, network: Network, offset: float) -> None: ...
     def map_changed(self, network: Network, change: MapChanged) -> None: ...
@@ -81,6 +83,7 @@ class Links:
             maps=[n.map for n in networks if n.map is not None],
             networks=[n.id for n in networks],
             wall=lambda: self._world.clock().wall,
+            connect=self._user.connect,
         )
         self._links[fingerprint] = link
         self._tasks[fingerprint] = asyncio.create_task(self._follow(fingerprint, link))

@@ -47,11 +47,14 @@ class Mesh:
         on_start: Callable[[], None],
         on_stop: Callable[[], None],
         on_failure: Callable[[ShadowMeshError], None],
+        on_commands: Callable[[list[Command]], None],
     ) -> None:
+        """`on_commands` sees what the Node tells the pump, before that does."""
         self._world = world
         self._state = state
         self._device = device
         self._on_event, self._on_start, self._on_stop, self._on_failure = on_event, on_start, on_stop, on_failure
+        self._on_commands = on_commands
         self._driver: Driver | None = None
         self._pump: Pump | None = None
         self._sockets: dict[Slot, Socket] = {}
@@ -110,7 +113,7 @@ class Mesh:
         self._pump = self._world.start_pump()
         node = Node(Identity(self._device), NodeConfig(timestamp_floor=self._state.timestamp()))
         node.counters = CounterReader(self._pump.counters())
-        self._driver = Driver(node, self._pump, self._world.clock, self._event, self._died)
+        self._driver = Driver(node, self._pump, self._world.clock, self._event, self._died, self._on_commands)
         self.apply(*(AddSocket(slot, sock.fileno()) for slot, sock in self._sockets.items()))
         for slot in self._sockets:
             node.add_socket(slot, self._port, moment, ipv6=slot == _IPV6_SLOT)

@@ -47,6 +47,9 @@ class Network:
         self.presence: dict[ClientID, Presence] = {}  # as the controller told it last; a new Node has to be told again
         self.interface: Interface | None = None
         self.error: str | None = None
+        self.trouble: str | None = None  # what of it doesn't work, though it runs
+        self.failures = 0  # to bring it up, one after another
+        self.retry_at = 0.0
         self.connected = False
         self.refusal: str | None = None  # why the controller doesn't want this device, if so
         self.identity: IdentityDocument = record.controller.identity

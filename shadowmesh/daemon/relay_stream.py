@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import suppress
+from urllib.parse import urlsplit
 
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
+from shadowmesh.client_api.dialing import Connect
 from shadowmesh.dataplane.tls import connect_arguments
 from shadowmesh.dataplane.websocket import BinaryMessages
 
@@ -29,8 +31,10 @@ _OPEN_TIMEOUT = 10.0
 class RelayStream:
     """One connection. `open` returns the pump's end; `run` carries frames until the WebSocket ends, or it is cancelled."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, connect: Connect | None = None) -> None:
+        """`connect`: how the connection is made, where that matters."""
         self._url = url
+        self._connect = connect
         self._ours, self._pumps = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._ours.setblocking(False)
         for end in (self._ours, self._pumps):
@@ -43,6 +47,10 @@ class RelayStream:
         """Connects. Returns the descriptor for AddStream (closed by `run` at its end). Raises OSError."""
         try:
             url, arguments = connect_arguments(self._url)
+            if self._connect is not None:
+                parts = urlsplit(url)
+                port = parts.port or (443 if parts.scheme == "wss" else 80)
+                arguments["sock"] = await self._connect(parts.hostname or "", port, _OPEN_TIMEOUT)
             self._connection = await connect(
                 url,
                 compression=None,

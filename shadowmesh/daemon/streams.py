@@ -6,6 +6,7 @@ import asyncio
 
 import structlog
 
+from shadowmesh.client_api.dialing import Connect
 from shadowmesh.daemon.mesh import Mesh
 from shadowmesh.daemon.world import World
 from shadowmesh.engine import NeedStream
@@ -18,8 +19,9 @@ log = structlog.get_logger(__name__)
 class Streams:
     """At most one per relay."""
 
-    def __init__(self, world: World, mesh: Mesh) -> None:
+    def __init__(self, world: World, mesh: Mesh, connect: Connect) -> None:
         self._world = world
+        self._connect = connect
         self._mesh = mesh
         self._tasks: dict[RelayID, asyncio.Task[None]] = {}
         self._slots: dict[Slot, RelayID] = {}
@@ -55,7 +57,7 @@ class Streams:
         self._tasks.clear()
 
     async def _carry(self, need: NeedStream) -> None:
-        stream = self._world.stream(need.url)
+        stream = self._world.stream(need.url, self._connect)
         try:
             fd = await stream.open()
         except OSError as e:

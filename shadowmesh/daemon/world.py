@@ -6,33 +6,38 @@ The defaults are the real ones. Tests hand in others and drive the whole daemon,
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Collection
+import socket
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Protocol
 
+from shadowmesh.client_api.dialing import Connect
 from shadowmesh.client_api.link import ControllerLink
 from shadowmesh.daemon.clock import now
-from shadowmesh.daemon.hostnet import HostNet
+from shadowmesh.daemon.hostnet import HostEvent, HostNet
 from shadowmesh.daemon.relay_stream import RelayStream
 from shadowmesh.dataplane.host import Interface as HostInterface
 from shadowmesh.dataplane.interface import Pump
+from shadowmesh.dataplane.outer import OuterSockets
 from shadowmesh.dataplane.process import PumpProcess
-from shadowmesh.dataplane.sockets import open_udp
 from shadowmesh.dataplane.tun import open_tun
 from shadowmesh.model.addresses import IPAddress, IPNetwork
 from shadowmesh.model.clock import Now
-
-SOCKET_MARK = 0x534D
 
 
 class Host(Protocol):
     """The host's network: `daemon.hostnet.HostNet`."""
 
+    warnings: list[str]
+
     def start(self) -> None: ...
     def stop(self) -> None: ...
-    def configure(self, wanted: HostInterface) -> None: ...
-    def forget(self, interface: str) -> None: ...
+    def configure(self, fd: int, wanted: HostInterface) -> None: ...
+    def forget(self, fd: int) -> None: ...
+    def hold_outer(self, owner: Hashable, addresses: Iterable[IPAddress]) -> None: ...
+    def reaching(self, address: IPAddress) -> None: ...
+    def outer_within(self, subnet: IPNetwork) -> list[IPAddress]: ...
     def addresses(self) -> list[IPv4Interface | IPv6Interface]: ...
     def overlaps(self, subnet: IPNetwork, ignore: Collection[str]) -> list[tuple[str, IPNetwork]]: ...
 
@@ -52,7 +57,11 @@ class Stream(Protocol):
 
 
 def _open_udp(address: IPAddress, port: int) -> Socket:
-    return open_udp(address, port, mark=SOCKET_MARK)
+    return OuterSockets(required=True).udp(address, port)
+
+
+async def _connect(host: str, port: int, timeout: float, reaching: Callable[[IPAddress], None]) -> socket.socket:
+    return await OuterSockets(required=True, reaching=reaching).connect(host, port, timeout)
 
 
 def _open_tun() -> tuple[int, str]:
@@ -63,17 +72,19 @@ def _open_tun() -> tuple[int, str]:
 class World:
     """How to get each of them.
 
-    `host` is told whom to call when the underlay changed. `open_udp(address, port)` raises OSError; an address of
-    zeros listens on all of its family. `open_tun()` returns descriptor and name of a new device; ShadowMeshError.
+    `host` is told whom to tell of changes. `open_udp(address, port)` raises OSError; an address of zeros listens on all of its family.
+    `connect(host, port, timeout, reaching)` is for TCP: `reaching` hears each address before it is tried; raises OSError.
+    `open_tun()` returns descriptor and name of a new device; ShadowMeshError.
     """
 
     clock: Callable[[], Now] = now
-    host: Callable[[Callable[[], None]], Host] = HostNet
+    host: Callable[[Callable[[HostEvent], None]], Host] = HostNet
     start_pump: Callable[[], Pump] = PumpProcess
     open_udp: Callable[[IPAddress, int], Socket] = _open_udp
+    connect: Callable[[str, int, float, Callable[[IPAddress], None]], Awaitable[socket.socket]] = _connect
     open_tun: Callable[[], tuple[int, str]] = _open_tun
     link: Callable[..., ControllerLink] = ControllerLink
-    stream: Callable[[str], Stream] = RelayStream
+    stream: Callable[[str, Connect], Stream] = RelayStream
 
 
 ANY_IPV4, ANY_IPV6 = ipaddress.IPv4Address(0), ipaddress.IPv6Address(0)

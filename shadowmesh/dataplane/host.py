@@ -10,15 +10,16 @@ import errno
 import functools
 import os
 import socket
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
 from shadowmesh.dataplane.outer import FirewallMark
 from shadowmesh.dataplane.routing import PolicyRouting
-from shadowmesh.dataplane.rtnetlink import MAIN_TABLE, UNICAST, dump_routes
+from shadowmesh.dataplane.rtnetlink import MAIN_TABLE, ROUTE_PROTOCOL, UNICAST, dump_routes
 from shadowmesh.model.addresses import IPAddress, IPNetwork
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
@@ -74,6 +75,8 @@ def _on_its_thread(method: Callable[Concatenate[HostNetwork, P], R]) -> Callable
 
     @functools.wraps(method)
     def run(self: HostNetwork, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        if threading.get_ident() == self._ident:
+            return method(self, *args, **kwargs)
         return self.thread.submit(method, self, *args, **kwargs).result()
 
     return run
@@ -93,7 +96,11 @@ class HostNetwork:
         self._netlink: Any = None
         self._routing_of: PolicyRouting | None = None
         self._indices: dict[str, int] = {}  # of the interfaces applied: their rules outlive them
-        self.thread = ThreadPoolExecutor(1, "netlink")
+        self._ident = 0
+        self.thread = ThreadPoolExecutor(1, "netlink", initializer=self._begun)
+
+    def _begun(self) -> None:
+        self._ident = threading.get_ident()
 
     def close(self) -> None:
         """Ends the netlink connection and its thread."""
@@ -162,7 +169,7 @@ class HostNetwork:
         return changed
 
     def _apply_addresses(self, ipr: Any, index: int, version: int, wanted: Iterable[IPAddress]) -> list[str]:
-        present = {a.ip: a.network.prefixlen for a in _addresses(ipr, index=index) if a.version == version}
+        present = {a.ip: a.network.prefixlen for _, a in _indexed_addresses(ipr, index) if a.version == version}
         changed = []
         for address in (a for a in wanted if a.version == version):
             if present.pop(address, None) != address.max_prefixlen:
@@ -184,7 +191,7 @@ class HostNetwork:
                 self._routing.undo(index)
                 with contextlib.suppress(OSError):
                     self._routing.release_sysctl()
-            if _index_or_none(name) == index is not None:
+            if index is not None and _index_or_none(name) == index:
                 ipr = self._ipr()
                 with _ignored(errno.ENODEV):
                     ipr.flush_addr(index=index)
@@ -235,13 +242,29 @@ class HostNetwork:
             ipr = self._ipr()
             names = self._names(ipr)
             found = {(names.get(i, "?"), a.network): None for i, a in _indexed_addresses(ipr)}
-            for route in dump_routes(subnet.version, table=MAIN_TABLE):
+            routes = dump_routes(subnet.version, table=MAIN_TABLE)
+            for route in routes + dump_routes(subnet.version, protocol=ROUTE_PROTOCOL):  # other daemons' overlays
                 if route.kind == UNICAST and route.network.prefixlen and route.interface:
                     found[names.get(route.interface, "?"), route.network] = None
             return [
                 (name, network)
                 for name, network in found
                 if name not in ignore and network.version == subnet.version and network.overlaps(subnet)
+            ]
+
+    @_on_its_thread
+    def lans(self, ignore: Collection[str] = ()) -> list[tuple[str, IPNetwork]]:
+        """The networks that this host's addresses lie in, with the interface of each; not overlays', nor those in `ignore`, and no single addresses."""
+        with _told("addresses"):
+            ipr = self._ipr()
+            names, overlays = self._names(ipr), self._routing.overlays()
+            return [
+                (names.get(i, "?"), a.network)
+                for i, a in _indexed_addresses(ipr, usable=True)
+                if i not in overlays
+                and names.get(i) not in ignore
+                and a.network.prefixlen < a.max_prefixlen
+                and not (a.ip.is_loopback or a.ip.is_link_local)
             ]
 
     @_on_its_thread
@@ -289,17 +312,15 @@ def _index_or_none(name: str) -> int | None:
         return None
 
 
-def _indexed_addresses(ipr: Any, *, usable: bool = False, **which: int) -> Iterator[tuple[int, IPInterface]]:
-    """Addresses with the index of their interface. `usable`: without those that may not, or no more, be used."""
-    for entry in ipr.get_addr(**which):
+def _indexed_addresses(
+    ipr: Any, index: int | None = None, *, usable: bool = False
+) -> Iterator[tuple[int, IPInterface]]:
+    """Addresses, of one interface or all, with the interface's index. `usable`: without those that may not, or no more, be used."""
+    for entry in ipr.get_addr(**({} if index is None else {"index": index})):
         flags = entry.get_attr("IFA_FLAGS") or entry["flags"]
         if not usable or not flags & _UNUSABLE:
             address = entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS")
             yield entry["index"], ip_interface(f"{address}/{entry['prefixlen']}")
-
-
-def _addresses(ipr: Any, **which: int) -> list[IPInterface]:
-    return [address for _, address in _indexed_addresses(ipr, **which)]
 
 
 def _netlink_error() -> type[Exception]:
@@ -329,8 +350,8 @@ def _told(what: str) -> Iterator[None]:
 
     try:
         yield
-    except NetlinkError as e:
-        if e.code in (errno.EPERM, errno.EACCES):
+    except (NetlinkError, OSError) as e:
+        if (getattr(e, "code", None) or getattr(e, "errno", None)) in (errno.EPERM, errno.EACCES):
             raise ShadowMeshError(
                 "host_not_allowed",
                 f"no permission to change the host's network ({what})",
@@ -338,5 +359,5 @@ def _told(what: str) -> Iterator[None]:
                 kind=Kind.NOT_ALLOWED,
             ) from e
         raise ShadowMeshError(
-            "host_refused", f"the kernel refused a change ({what}): {e}", "see `shadowmesh doctor`"
+            "host_refused", f"the kernel refused a change ({what}): {_why(e)}", "see `shadowmesh doctor`"
         ) from e

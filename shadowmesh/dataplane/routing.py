@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
@@ -99,22 +99,19 @@ class PolicyRouting:
     def _apply_routes(self, version: int, table: int, wanted: list[Route]) -> list[str]:
         present = dump_routes(version, table=table)
         changed = []
-        for route in wanted:
-            if route not in present:
-                for other in present:
-                    if other.network == route.network:
-                        self._delete_route(other)
-                self._add_route(route)
-                changed.append(_words(route))
         for route in present:
             if route not in wanted:
                 self._delete_route(route)
                 changed.append(f"no {_words(route)}")
+        for route in wanted:
+            if route not in present:
+                self._add_route(route)
+                changed.append(_words(route))
         return changed
 
     def _apply_rules(self, version: int, table: int, networks: list[IPNetwork]) -> list[str]:
         rules = self.rules(version)
-        ours = _of_table(rules, table)
+        ours = _of_table(rules, table, networks)
         wanted: list[Rule] = []
         if networks:
             priority = _priority(rules, ours)
@@ -267,21 +264,24 @@ def _words(route: Route) -> str:
     return f"route {'around ' if route.kind == THROW else ''}{route.network}"
 
 
-def _of_table(rules: Iterable[Rule], table: int) -> list[Rule]:
-    """Our rules that lead into a table: the one that names it, and those right before it."""
-    naming = [r for r in rules if r.ours and r.table == table]
-    before = {r.priority - 1 for r in naming}
-    return naming + [r for r in rules if r.ours and r.table == MAIN_TABLE and r.priority in before]
+def _of_table(rules: Iterable[Rule], table: int, networks: Collection[IPNetwork] = ()) -> list[Rule]:
+    """Our rules that lead into a table: the one that names it and those right before it, or to its networks if somebody took that one."""
+    ours = [r for r in rules if r.ours and r.action == _TO_TABLE]
+    tables = {r.priority - 1: r.table for r in ours if r.table != MAIN_TABLE}
+    return [
+        r
+        for r in ours
+        if table == (tables.get(r.priority, table if r.to in networks else None) if r.table == MAIN_TABLE else r.table)
+    ]
 
 
-def _priority(rules: Iterable[Rule], present: Iterable[Rule]) -> int:
+def _priority(rules: list[Rule], present: list[Rule]) -> int:
     """Where rules of a table begin: before all that would lead an overlay's packets elsewhere; stays as it is while that holds."""
-    rules = list(rules)
     before = min((r.priority for r in rules if not r.ours and r.takes_all), default=_LAST_PRIORITY + 2)
-    known = [r.priority - 1 for r in present if r.table != MAIN_TABLE]
+    known = [r.priority if r.table == MAIN_TABLE else r.priority - 1 for r in present]
     if known and known[0] + 1 < before:
         return known[0]
-    taken = {r.priority for r in rules}
+    taken = {r.priority for r in rules if r not in present}
     priority = min(_LAST_PRIORITY, before - 2)
     while priority > 1 and taken & {priority, priority + 1}:
         priority -= 2

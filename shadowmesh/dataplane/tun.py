@@ -83,6 +83,16 @@ def _refusal(name: str, number: int, text: str) -> ShadowMeshError:
     return ShadowMeshError("tun_failed", f"the interface {name} can't be made: {text}", "see `shadowmesh doctor`")
 
 
+def tun_name(fd: int) -> str | None:
+    """What the device of a descriptor is called now, None if it was deleted."""
+    request = bytearray(40)
+    try:
+        fcntl.ioctl(fd, _TUNGETIFF, request)
+    except OSError:
+        return None
+    return request[:16].rstrip(b"\0").decode(errors="replace")
+
+
 def negotiate(fd: int) -> Offloads:
     """Switches on what the kernel can do for this descriptor. One that is no TUN (a socketpair in tests) can do nothing."""
     request = bytearray(40)

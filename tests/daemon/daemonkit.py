@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+import socket
+from collections.abc import AsyncIterator, Callable, Collection, Hashable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,12 +37,15 @@ from shadowmesh.controller.store.database import database_url
 from shadowmesh.daemon.api import Api
 from shadowmesh.daemon.clock import now
 from shadowmesh.daemon.daemon import Daemon
+from shadowmesh.daemon.hostnet import HostEvent
 from shadowmesh.daemon.local_api import LocalApi
 from shadowmesh.daemon.network import Network
+from shadowmesh.daemon.outeraddresses import OuterAddresses
 from shadowmesh.daemon.state import State
 from shadowmesh.daemon.world import World
 from shadowmesh.dataplane.host import Interface as HostInterface
 from shadowmesh.dataplane.interface import PumpDied
+from shadowmesh.dataplane.outer import OuterSockets
 from shadowmesh.dataplane.sim import SimPump
 from shadowmesh.model.addresses import IPAddress, IPNetwork, SockAddr
 from shadowmesh.model.api import InviteCreate, NetworkCreate
@@ -161,10 +165,12 @@ class SimSocket:
 class SimHost:
     """The host's network: interfaces as they were asked for."""
 
-    def __init__(self, machine: Machine, changed: Callable[[], None]) -> None:
+    def __init__(self, machine: Machine, tell: Callable[[HostEvent], None]) -> None:
         self._machine = machine
-        self.changed = changed
-        self.interfaces: dict[str, HostInterface] = {}
+        self.tell = tell
+        self.interfaces: dict[int, HostInterface] = {}  # by descriptor
+        self.outer = OuterAddresses()
+        self.warnings: list[str] = []
         self.lans: list[tuple[str, IPNetwork]] = []
         machine.host = self
 
@@ -173,11 +179,20 @@ class SimHost:
     def stop(self) -> None:
         assert not self.interfaces, "an interface was left behind"
 
-    def configure(self, wanted: HostInterface) -> None:
-        self.interfaces[wanted.name] = wanted
+    def configure(self, fd: int, wanted: HostInterface) -> None:
+        self.interfaces[fd] = wanted
 
-    def forget(self, interface: str) -> None:
-        self.interfaces.pop(interface, None)
+    def forget(self, fd: int) -> None:
+        self.interfaces.pop(fd, None)
+
+    def hold_outer(self, owner: Hashable, addresses: Iterable[IPAddress]) -> None:
+        self.outer.hold(owner, addresses)
+
+    def reaching(self, address: IPAddress) -> None:
+        self.outer.sent_to(address, self._machine.clock().boot)
+
+    def outer_within(self, subnet: IPNetwork) -> list[IPAddress]:
+        return [a for a in self.outer.all() if a.version == subnet.version and a in subnet]
 
     def addresses(self) -> list[ipaddress.IPv4Interface | ipaddress.IPv6Interface]:
         return [ipaddress.IPv4Interface(f"{self._machine.address}/24")]
@@ -222,6 +237,7 @@ class Machine:
             host=partial(SimHost, self),
             start_pump=lambda: Pump(self),
             open_udp=partial(SimSocket, self),
+            connect=self._connect,
             open_tun=self._open_tun,
             link=self._link,
         )
@@ -229,6 +245,11 @@ class Machine:
     def _open_tun(self) -> tuple[int, str]:
         self._tuns += 1
         return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC), f"shadowmesh{self._tuns - 1}"
+
+    async def _connect(
+        self, host: str, port: int, timeout: float, reaching: Callable[[IPAddress], None]
+    ) -> socket.socket:
+        return await OuterSockets(required=False, reaching=reaching).connect(host, port, timeout)
 
     def _link(self, **options: Any) -> ControllerLink:
         link = ControllerLink(**options, jitter=lambda most: 0.02 * most / 5.0)

@@ -10,7 +10,9 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 from pump_namespaces import entered
 
-from shadowmesh.dataplane.host import ROUTE_PROTOCOL, Change, Changed, HostNetwork, HostWatcher, Interface
+from shadowmesh.dataplane.host import HostNetwork, Interface
+from shadowmesh.dataplane.outer import FirewallMark
+from shadowmesh.dataplane.rtnetlink import Change, Changed, HostWatcher
 from shadowmesh.dataplane.tun import open_tun
 from shadowmesh.model.errors import ShadowMeshError
 
@@ -56,23 +58,114 @@ def tun(space: str) -> Iterator[str]:
     os.close(fd)
 
 
+def state() -> list[str]:
+    """All that the host routes by, as the kernel tells it."""
+    families = ("-4", "-6")
+    return [ip(f, *what) for f in families for what in (("rule",), ("route", "show", "table", "all", "proto", "83"))]
+
+
+def way(*arguments: str) -> str:
+    """The interface by which the host sends."""
+    words = ip("route", "get", *arguments).split()
+    return words[words.index("dev") + 1]
+
+
+def src_valid_mark() -> str:
+    return ip("netns", "exec", f"dp-host-{os.getpid()}", "cat", "/proc/sys/net/ipv4/conf/all/src_valid_mark").strip()
+
+
+MARK = str(FirewallMark().value)
+
+
 def test_apply_is_idempotent_and_undo_takes_everything_back(host: HostNetwork, tun: str) -> None:
-    before = ip("route"), ip("-6", "route", "show", "proto", str(ROUTE_PROTOCOL))
-    changed = host.apply(WANTED)
-    assert {"up", "address 10.7.0.1", "route 10.7.0.0/24", "route fd07::/64"} <= set(changed)
-    assert host.apply(WANTED) == []
-    assert host.is_applied(WANTED)
-    assert "10.7.0.0/24 dev dpt0 proto 83 scope link src 10.7.0.1" in ip("route")
+    before = state()
+    applied = host.apply(WANTED)
+    assert {"up", "address 10.7.0.1", "route 10.7.0.0/24", "route fd07::/64"} <= set(applied.changed)
+    assert not applied.failed
+    assert host.apply(WANTED).changed == ()
+    assert "dev dpt0 table 53000" in ip("route", "show", "table", "all", "10.7.0.0/24")
+    assert way("10.7.0.5") == way("fd07::5") == "dpt0"
+    assert src_valid_mark() == "1"
     host.undo(tun)
-    assert (ip("route"), ip("-6", "route", "show", "proto", str(ROUTE_PROTOCOL))) == before
+    assert state() == before
     assert "10.7.0.1" not in ip("addr")
+    assert src_valid_mark() == "0"
     host.undo("dpt-none")  # gone already: nothing to do
+
+
+def test_marked_packets_and_addresses_in_use_go_around_an_overlay_that_covers_them(host: HostNetwork, tun: str) -> None:
+    ip("route", "add", "default", "via", "192.0.2.254")
+    ip("-6", "route", "add", "default", "via", "2001:db8::ff")
+    around = {ip_address("198.51.100.7"), ip_address("203.0.113.7"), ip_address("2001:db8:5::7")}
+    subnets = (ip_network("198.51.100.0/24"), ip_network("2001:db8:5::/64"))
+    wanted = Interface(
+        "dpt0", 1376, (ip_address("198.51.100.1"), ip_address("2001:db8:5::1")), subnets, frozenset(around)
+    )
+    host.apply(wanted)
+    assert host.apply(wanted).changed == ()
+    assert way("198.51.100.8") == way("2001:db8:5::8") == "dpt0"
+    assert way("198.51.100.7") == way("2001:db8:5::7") == "lan0"  # programs that mark nothing: ssh to a relay
+    assert way("198.51.100.8", "mark", MARK) == way("2001:db8:5::8", "mark", MARK) == "lan0"
+    assert "203.0.113.7" not in ip("route", "show", "table", "all")  # the overlay doesn't cover it
+    host.apply(Interface("dpt0", 1376, wanted.addresses, subnets))
+    assert way("198.51.100.7") == "dpt0"
+
+
+def test_what_the_host_routes_more_narrowly_stays_the_hosts(host: HostNetwork, tun: str) -> None:
+    ip("route", "add", "default", "via", "192.0.2.254")
+    ip("route", "add", "10.0.0.0/8", "via", "192.0.2.254")
+    host.apply(WANTED)
+    assert way("10.7.0.5") == "dpt0"  # narrower than another's route
+    ip("route", "add", "10.7.0.128/25", "via", "192.0.2.254")
+    assert way("10.7.0.5") == "dpt0"
+    assert way("10.7.0.200") == "lan0"
+
+
+def test_two_overlays_and_another_vpn_live_side_by_side(host: HostNetwork, tun: str) -> None:
+    second, name = open_tun("dpt1")
+    other, _ = open_tun("wg0")
+    try:
+        ip("link", "set", "wg0", "up")
+        host.apply(WANTED)
+        host.apply(Interface(name, 1376, (ip_address("10.8.0.1"),), (ip_network("10.8.0.0/24"),)))
+        # what wg-quick does for a tunnel that takes all: the kernel puts rules without a priority before all others
+        ip("route", "add", "default", "dev", "wg0", "table", "51820")
+        ip("rule", "add", "not", "fwmark", "51820", "table", "51820")
+        ip("rule", "add", "table", "main", "suppress_prefixlength", "0")
+        assert way("10.7.0.5") == "wg0"
+        host.apply(WANTED)
+        host.apply(Interface(name, 1376, (ip_address("10.8.0.1"),), (ip_network("10.8.0.0/24"),)))
+        assert (way("10.7.0.5"), way("10.8.0.5"), way("203.0.113.1")) == ("dpt0", "dpt1", "wg0")
+        host.undo("dpt0")
+        assert (way("10.7.0.5"), way("10.8.0.5")) == ("wg0", "dpt1")
+    finally:
+        os.close(second)
+        os.close(other)
+
+
+def test_marks_of_others_are_compared_with_ours(host: HostNetwork) -> None:
+    ip("rule", "add", "fwmark", "0x80000/0xff0000", "table", "main", "priority", "5210")  # Tailscale's
+    ip("rule", "add", "not", "fwmark", "51820", "table", "51820")  # wg-quick's
+    assert host.conflicts() == []
+    ip("rule", "add", "fwmark", "0x53000000/0xff000000", "table", "main", "priority", "900")
+    (conflict,) = host.conflicts()
+    assert "rule 900" in conflict and "SHADOWMESH_FWMARK" in conflict
+
+
+def test_what_fails_for_one_ip_version_leaves_the_other_alone(host: HostNetwork, tun: str, space: str) -> None:
+    ip("netns", "exec", space, "sysctl", "-qw", "net.ipv6.conf.dpt0.disable_ipv6=1")
+    applied = host.apply(WANTED)
+    assert way("10.7.0.5") == "dpt0"
+    assert list(applied.failed) == [6] and "dpt0" in applied.failed[6]
+    ip("netns", "exec", space, "sysctl", "-qw", "net.ipv6.conf.dpt0.disable_ipv6=0")
+    assert not host.apply(WANTED).failed
+    assert way("fd07::5") == "dpt0"
 
 
 def test_what_is_no_longer_wanted_goes(host: HostNetwork, tun: str) -> None:
     host.apply(WANTED)
     host.apply(Interface("dpt0", 1280, (ip_address("10.7.0.9"),), (ip_network("10.8.0.0/16"),)))
-    assert "10.7.0.0" not in ip("route")
+    assert "10.7.0.0" not in ip("route", "show", "table", "all") and "10.7.0.0" not in ip("rule")
     assert "mtu 1280" in ip("link", "show", "dpt0")
     assert "10.7.0.1" not in ip("addr")
 
@@ -81,17 +174,22 @@ def test_what_others_remove_is_noticed_and_put_back(host: HostNetwork, tun: str)
     host.apply(WANTED)
     watcher = HostWatcher()
     index = int(ip("-o", "link", "show", "dpt0").split(":")[0])
-    ip("route", "del", "10.7.0.0/24")
+    ip("route", "del", "10.7.0.0/24", "table", str(5_300_000 + index))
     assert select.select([watcher], [], [], 2)[0]
     assert Change(Changed.ROUTE, index, ours=True, lost=True) in watcher.read()
-    assert not host.is_applied(WANTED)
+    assert host.apply(WANTED).changed == ("route 10.7.0.0/24",)
+    watcher.read()
+    ip("-6", "rule", "del", "priority", "5199")
+    assert select.select([watcher], [], [], 2)[0]
+    assert Change(Changed.RULE, ours=True, lost=True) in watcher.read()
+    assert host.apply(WANTED).changed == ("rule 5199",)
+    watcher.read()
     ip("addr", "flush", "dev", "dpt0")
     assert select.select([watcher], [], [], 2)[0]
     assert Change(Changed.ADDRESS, index, lost=True) in watcher.read()
     host.apply(WANTED)
-    assert host.is_applied(WANTED)
     watcher.read()
-    host.apply(WANTED)
+    assert host.apply(WANTED).changed == ()
     assert watcher.read() == []  # so that a daemon that answers changes by apply comes to rest
     watcher.close()
 
@@ -109,13 +207,22 @@ def test_networks_coming_and_going_are_told(host: HostNetwork) -> None:
 
 
 def test_leftovers_of_a_crash_are_found_by_their_protocol(host: HostNetwork, tun: str) -> None:
+    before = state()
+    fd, _ = open_tun("dpt9")
+    around = frozenset({ip_address("10.9.0.7")})
+    HostNetwork().apply(Interface("dpt9", 1376, (ip_address("10.9.0.1"),), (ip_network("10.9.0.0/24"),), around))
+    os.close(fd)  # its daemon was killed: the device goes, rules and the routes around it stay
+    assert "10.9.0.0" in ip("rule") and "throw 10.9.0.7" in ip("route", "show", "table", "all")
     host.apply(WANTED)  # of a daemon that lives
-    ip("route", "add", "10.19.0.0/24", "dev", "lan0", "proto", str(ROUTE_PROTOCOL))
-    ip("route", "add", "10.9.0.0/24", "dev", "lan0")
-    assert host.clean() == ["route 10.19.0.0/24"]
+    ip("route", "add", "10.19.0.0/24", "dev", "lan0")
+    assert set(host.clean()) == {"rule 5198", "rule 5199", "route around 10.9.0.7/32"}
     assert host.clean() == []
-    assert host.is_applied(WANTED)
-    assert "10.9.0.0/24" in ip("route")
+    assert host.apply(WANTED).changed == ()
+    assert "10.19.0.0/24" in ip("route")
+    ip("route", "del", "10.19.0.0/24")
+    host.undo(tun)
+    assert state() == before
+    assert src_valid_mark() == "0"
 
 
 def test_overlaps_are_found_in_addresses_and_routes(host: HostNetwork, tun: str) -> None:
@@ -147,7 +254,7 @@ def test_works_while_an_event_loop_runs(space: str, tun: str) -> None:
     async def daemon() -> list[str]:
         host = HostNetwork()
         try:
-            return host.apply(WANTED)
+            return list(host.apply(WANTED).changed)
         finally:
             host.close()
 
