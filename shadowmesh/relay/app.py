@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from shadowmesh.client_api.contact import normal_url
+from shadowmesh.dataplane.outer import OuterSockets
 from shadowmesh.dataplane.pumps import PumpName, choose_pump
 from shadowmesh.dataplane.tls import ServerTls
 from shadowmesh.model.addresses import SockAddr
@@ -67,11 +68,12 @@ async def _main(options: RelayOptions) -> None:
         normal_url(options.controller)
     listen = _listen(options.listen)
     pump = choose_pump()
+    outer = OuterSockets(required=False)
     tls = _tls(options, pump)
     with RelayStore(options.data_dir) as store:
         capacity = options.capacity * 125_000.0 if options.capacity else None
         core = RelayCore(store.signer(), capacity=capacity, pump=pump)
-        server = RelayServer(core, listen, udp=options.udp, tls=tls)
+        server = RelayServer(core, listen, udp=options.udp, tls=tls, outer=outer)
         advertised = Advertised(
             name=options.name or socket.gethostname().partition(".")[0] or "relay",
             public_url=options.public_url,
@@ -90,6 +92,7 @@ async def _main(options: RelayOptions) -> None:
             url=options.controller,
             token=None if options.token is None else Secret(options.token.encode()),
             fingerprint=options.fingerprint,
+            connect=outer.connect,
         )
         async with server:
             log.info(

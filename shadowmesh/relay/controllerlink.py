@@ -26,6 +26,7 @@ from websockets.exceptions import WebSocketException
 
 from shadowmesh import __version__
 from shadowmesh.client_api.contact import Contact, first_contact, unreachable
+from shadowmesh.client_api.dialing import Connect, http_client
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.model.codec import from_json, to_json
@@ -52,6 +53,7 @@ from shadowmesh.relay.state import RelayState, RelayStore
 
 log = structlog.get_logger(__name__)
 
+_JSON = {"content-type": "application/json"}
 _TIMEOUT = 5.0
 _SILENCE = 3 * ALIVE_SECONDS  # a link on which nothing came for so long is dead
 _FIRST_RETRY, _LAST_RETRY = 1.0, 15.0
@@ -103,14 +105,16 @@ class ControllerLink:
         url: str | None = None,
         token: Secret | None = None,
         fingerprint: str | None = None,
+        connect: Connect | None = None,
     ) -> None:
-        """Puts into the core what is known from the last time. Raises ShadowMeshError (USAGE, NOT_ALLOWED)."""
+        """Puts into the core what is known from the last time. `connect`: how connections are made. Raises ShadowMeshError (USAGE, NOT_ALLOWED)."""
         self._core = core
         self._store = store
         self._advertised = advertised
         self._clock = clock
         self._send = send
         self._url = url
+        self._dial = connect
         self._token = token
         self._changed = asyncio.Event()
         self._boot_id = secrets.token_hex(16)
@@ -188,7 +192,9 @@ class ControllerLink:
         last: ShadowMeshError | None = None
         for url in urls:
             try:
-                return await asyncio.to_thread(first_contact, url, self._state.fingerprint, timeout=_TIMEOUT)
+                return await asyncio.to_thread(
+                    first_contact, url, self._state.fingerprint, timeout=_TIMEOUT, connect=self._dial
+                )
             except ShadowMeshError as e:
                 last = last or e
         assert last is not None
@@ -197,9 +203,7 @@ class ControllerLink:
     async def _register(self, contact: Contact) -> None:
         assert self._token is not None
         signer, me = self._core.signer, self._advertised
-        async with httpx.AsyncClient(
-            base_url=contact.url, verify=contact.tls, timeout=_TIMEOUT, trust_env=False
-        ) as http:
+        with http_client(contact.tls, _TIMEOUT, self._dial, base_url=contact.url) as http:
             challenge = await self._post(http, "/api/v1/enroll/challenge", b"{}", EnrolChallenge)
             try:
                 nonce = bytes.fromhex(challenge.nonce)
@@ -236,10 +240,10 @@ class ControllerLink:
         self._token, self._unknown = None, False
         log.info("registered", relay_id=answer.relay_id, name=answer.name, controller=contact.url)
 
-    async def _post(self, http: httpx.AsyncClient, path: str, body: bytes, kind: type[T]) -> T:
+    async def _post(self, http: httpx.Client, path: str, body: bytes, kind: type[T]) -> T:
         url = str(http.base_url).rstrip("/")
         try:
-            answer = await http.post(path, content=body, headers={"content-type": "application/json"})
+            answer = await asyncio.to_thread(http.post, path, content=body, headers=_JSON)
         except httpx.HTTPError as e:
             raise unreachable(url, e) from e
         try:
@@ -282,8 +286,13 @@ class ControllerLink:
     async def _hold(self, contact: Contact) -> None:
         """One connection, until it ends. Raises ShadowMeshError."""
         try:
+            where = urlsplit(contact.url)
+            sock = None
+            if self._dial is not None:
+                sock = await self._dial(where.hostname or "", where.port or 443, _TIMEOUT)
             async with connect(
                 "wss://" + contact.url.removeprefix("https://") + "/api/v1/relay-link",
+                sock=sock,
                 ssl=contact.tls,
                 compression=None,
                 proxy=None,

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import structlog
 
+from shadowmesh.dataplane.outer import OuterSockets
 from shadowmesh.dataplane.tls import ServerTls
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
@@ -31,7 +32,15 @@ def boottime_clock() -> Now:
 class RelayServer:
     """Runs in one event loop. `async with RelayServer(core, listen) as relay:` serves; `relay.port` is where."""
 
-    def __init__(self, core: RelayCore, listen: SockAddr, *, udp: bool = True, tls: ServerTls | None = None) -> None:
+    def __init__(
+        self,
+        core: RelayCore,
+        listen: SockAddr,
+        *,
+        udp: bool = True,
+        tls: ServerTls | None = None,
+        outer: OuterSockets | None = None,
+    ) -> None:
         """`listen.host` of `::` serves both IP versions; `listen.port` 0 picks one that is free for TCP and UDP."""
         self.core = core
         self.clock = boottime_clock
@@ -39,8 +48,9 @@ class RelayServer:
         self._hosts = ["0.0.0.0", "::"] if listen.host == "::" else [listen.host]
         self._with_udp = udp
         self._tls = tls
-        self._udp = UdpSide(core, self.clock, self._deliver, self.send)
-        self._streams = StreamSide(core, self.clock, self._udp, self.send, self._page)
+        outer = outer or OuterSockets(required=False)
+        self._udp = UdpSide(core, self.clock, self._deliver, self.send, outer)
+        self._streams = StreamSide(core, self.clock, self._udp, self.send, self._page, outer)
         self._metrics = RelayMetrics(core, self.clock, lambda: self._streams.connections)
         self._ticker: asyncio.Task[None] | None = None
 

@@ -17,6 +17,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from shadowmesh.dataplane.outer import OuterSockets
 from shadowmesh.dataplane.tls import ServerTls
 from shadowmesh.dataplane.websocket import BinaryMessages
 from shadowmesh.model.addresses import SockAddr
@@ -112,6 +113,7 @@ class StreamSide:
         udp: UdpSide,
         send: Callable[[Out], None],
         pages: Callable[[str], tuple[str, str] | None],
+        outer: OuterSockets,
     ) -> None:
         """`pages`: the text and content type of an HTTP path, None for one that isn't there."""
         self._core = core
@@ -119,6 +121,7 @@ class StreamSide:
         self._udp = udp
         self._send = send
         self._pages = pages
+        self._outer = outer
         self._numbers = count(1)
         self._connections: dict[int, _Connection] = {}
         self._server: Server | None = None
@@ -143,8 +146,12 @@ class StreamSide:
             close_timeout=2,
             server_header=None,
             backlog=1024,
+            start_serving=False,
             **({} if tls is None else tls.arguments()),
         )
+        for sock in self._server.sockets:
+            self._outer.mark(sock)  # before it listens: what it accepts is marked with it
+        await self._server.start_serving()
         return int(self._server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:

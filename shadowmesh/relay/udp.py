@@ -18,7 +18,8 @@ from typing import Any
 
 import structlog
 
-from shadowmesh.dataplane.sockets import IP_PKTINFO, SOL_UDP, UDP_SEGMENT, gathered_size, open_udp, received_to
+from shadowmesh.dataplane.outer import OuterSockets
+from shadowmesh.dataplane.sockets import IP_PKTINFO, SOL_UDP, UDP_SEGMENT, gathered_size, received_to
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.protocol.relay import CONTROL_HEADER, FRAME_HEADER, MIN_FRAME, PREFIX_SIZE
@@ -64,12 +65,14 @@ class UdpSide:
         clock: Callable[[], Now],
         deliver: Callable[[Session, bytes | memoryview, int], None],
         send: Callable[[Out], None],
+        outer: OuterSockets,
     ) -> None:
         """`deliver` gets frames for a client on a stream, as that carries them, and how many; `send` what the core wants sent."""
         self._core = core
         self._clock = clock
         self._deliver = deliver
         self._send = send
+        self._outer = outer
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sockets: list[socket.socket] = []
         self._by_version: dict[bool, socket.socket] = {}  # IPv6? → socket for frames
@@ -98,7 +101,7 @@ class UdpSide:
 
     def _bind(self, host: str, port: int) -> socket.socket:
         try:
-            sock = open_udp(ip_address(host), port)
+            sock = self._outer.udp(ip_address(host), port)
             if host not in _WILDCARDS:  # there is one address to leave from: don't have it told with each datagram
                 sock.setsockopt(*_PKTINFO[sock.family], 0)
         except OSError as e:

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 
 from shadowmesh.controller.edge.access import LocalSocket
 from shadowmesh.controller.edge.stun import StunShell
+from shadowmesh.dataplane.outer import OuterSockets
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
@@ -94,7 +95,8 @@ def _taken(address: SockAddr, transport: str, error: OSError) -> ShadowMeshError
     )
 
 
-def _bind(sock: socket.socket, address: SockAddr, transport: str) -> socket.socket:
+def _bind(sock: socket.socket, address: SockAddr, transport: str, outer: OuterSockets) -> socket.socket:
+    outer.mark(sock)
     try:
         if address.is_ipv6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -105,12 +107,12 @@ def _bind(sock: socket.socket, address: SockAddr, transport: str) -> socket.sock
     return sock
 
 
-def _tcp(address: SockAddr) -> socket.socket:
+def _tcp(address: SockAddr, outer: OuterSockets) -> socket.socket:
     family = socket.AF_INET6 if address.is_ipv6 else socket.AF_INET
     # The protocol is named, or asyncio would leave Nagle's algorithm on.
     sock = _DeepSocket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound = _bind(sock, address, "TCP")
+    bound = _bind(sock, address, "TCP", outer)
     try:
         bound.listen(_BACKLOG)  # now, so that a taken port is found before anything else starts
     except OSError as e:
@@ -119,9 +121,9 @@ def _tcp(address: SockAddr) -> socket.socket:
     return bound
 
 
-def _udp(address: SockAddr) -> socket.socket:
+def _udp(address: SockAddr, outer: OuterSockets) -> socket.socket:
     family = socket.AF_INET6 if address.is_ipv6 else socket.AF_INET
-    return _bind(socket.socket(family, socket.SOCK_DGRAM), address, "UDP")
+    return _bind(socket.socket(family, socket.SOCK_DGRAM), address, "UDP", outer)
 
 
 def _unix(path: Path) -> socket.socket:
@@ -161,9 +163,11 @@ class Serving:
         """Binds everything. Raises ShadowMeshError: port_taken, cannot_listen."""
         self._local_path = local
         with contextlib.ExitStack() as undo:
-            self._tcp = undo.enter_context(contextlib.closing(_tcp(listen)))
+            outer = OuterSockets(required=False)
+            self._tcp = undo.enter_context(contextlib.closing(_tcp(listen, outer)))
             self._udp = [
-                undo.enter_context(contextlib.closing(_udp(listen._replace(port=listen.port + i)))) for i in (0, 1)
+                undo.enter_context(contextlib.closing(_udp(listen._replace(port=listen.port + i), outer)))
+                for i in (0, 1)
             ]
             self._unix = undo.enter_context(contextlib.closing(_unix(local)))
             undo.pop_all()
