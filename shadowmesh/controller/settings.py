@@ -60,6 +60,7 @@ class Timing:
     address_rest: float = 7 * 86400.0
     token_renew: float = 900.0
     offline_grace: float = 30 * 86400.0
+    join_gather: float = 0.25  # joins of one moment are told together
     presence_gather: float = 0.15
     presence_gather_per_link: float = 0.0005  # a larger network gathers longer
     offline_after: float = 5.0  # a link that broke may come back unnoticed

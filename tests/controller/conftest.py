@@ -36,7 +36,9 @@ from shadowmesh.protocol.noise import generate_private_key, public_key
 from shadowmesh.protocol.sealing import generate_sealing_keys
 from shadowmesh.protocol.signing import Signer
 
-FAST = Timing(presence_gather=0.02, offline_after=0.1, duplicate_probe=0.3, housekeeping=0.1, shutdown_grace=1.0)
+FAST = Timing(
+    join_gather=0.02, presence_gather=0.02, offline_after=0.1, duplicate_probe=0.3, housekeeping=0.1, shutdown_grace=1.0
+)
 PATIENCE = 8.0
 
 

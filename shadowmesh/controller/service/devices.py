@@ -20,7 +20,8 @@ from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.events import Events
 from shadowmesh.controller.service.hub import DeviceLink, Hub, encode
 from shadowmesh.controller.service.limits import Limiter
-from shadowmesh.controller.service.maps import LiveMap, Maps
+from shadowmesh.controller.service.livemap import LiveMap
+from shadowmesh.controller.service.maps import Maps
 from shadowmesh.controller.service.presence import Presences
 from shadowmesh.controller.store import schema
 from shadowmesh.controller.store.networks import living_network
@@ -31,7 +32,6 @@ from shadowmesh.model.link import (
     FromDevice,
     Hello,
     Leave,
-    MapState,
     PathChange,
     Pending,
     Probe,
@@ -154,18 +154,8 @@ class Devices:
             if row.state == "pending":
                 link.post(encode(Pending(network_id=network_id, client_id=ClientID(row.id))))
             elif row.state == "approved" and row.ref in lives:
-                self._enter(link, row, lives[row.ref], held.get(network_id))
-
-    def _enter(self, link: DeviceLink, row: Row[Any], live: LiveMap, held: MapState | None) -> None:
-        ref, client_id = NetworkRef(row.ref), ClientID(row.id)
-        if live.map.member(client_id) is None:
-            return  # removed since: the map already knows
-        grant = self._maps.grant(live, link.device_key, row.ip, SealingPublicKey(row.sealing_key))
-        self._hub.join(link, ref, client_id)
-        link.post(encode(grant))
-        generation, serial = (held.generation, held.serial) if held else (None, None)
-        link.post(live.text_for(client_id, generation, serial))
-        self._presences.came(link, ref, live.network_id)
+                state = held.get(network_id)
+                self._maps.enter(lives[row.ref], link, row, None if state is None else (state.generation, state.serial))
 
     async def handle(self, link: DeviceLink, message: FromDevice) -> None:
         """One message of an admitted device."""
@@ -175,7 +165,7 @@ class Devices:
             return
         if isinstance(message, Hello):
             raise not_allowed("unexpected", "a second hello")
-        found = next((live for live in self._maps if live.network_id == message.network_id), None)
+        found = self._maps.of(message.network_id)
         if found is None or found.ref not in link.clients:
             return  # of a network that it was removed from a moment ago
         ref, client_id = found.ref, link.clients[found.ref]

@@ -384,7 +384,7 @@ class Enrolment:
         )
 
     async def _answer(self, ref: NetworkRef, client_id: ClientID, request: EnrolRequest, *, fresh: bool) -> EnrolAnswer:
-        live = await self._maps.refresh(ref) if fresh else await self._maps.get(ref)
+        live = await self._maps.refresh(ref, gather=True) if fresh else await self._maps.get(ref)
         n, c = schema.networks, schema.clients
 
         def tx(conn: Connection) -> tuple[Row[Any] | None, Row[Any] | None]:

@@ -32,6 +32,7 @@ class DeviceLink:
     post: Callable[[str], None]
     close: Callable[[int, str], None]
     clients: dict[NetworkRef, ClientID] = field(default_factory=dict)
+    told: dict[NetworkRef, tuple[int, int]] = field(default_factory=dict)  # order of the map that it has
     watching: dict[NetworkRef, frozenset[ClientID]] = field(default_factory=dict)
     probe: asyncio.Future[None] | None = None
 
@@ -63,6 +64,7 @@ class Hub:
 
     def part(self, link: DeviceLink, ref: NetworkRef) -> None:
         client_id = link.clients.pop(ref, None)
+        link.told.pop(ref, None)
         link.watching.pop(ref, None)
         members = self.networks.get(ref)
         if members and client_id is not None and members.get(client_id) is link:

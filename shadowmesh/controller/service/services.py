@@ -28,7 +28,8 @@ from shadowmesh.controller.service.following import Following
 from shadowmesh.controller.service.hub import Hub
 from shadowmesh.controller.service.idempotency import ANSWER_LIFE
 from shadowmesh.controller.service.invites import Invites
-from shadowmesh.controller.service.maps import Maps, bump_where_head_changed
+from shadowmesh.controller.service.mapcontent import bump_where_head_changed
+from shadowmesh.controller.service.maps import Maps
 from shadowmesh.controller.service.members import Members
 from shadowmesh.controller.service.networks import Networks
 from shadowmesh.controller.service.presence import Presences
@@ -114,6 +115,7 @@ class Services:
                 await task
         await self._note_seen()
         self.watchers.close()
+        self.maps.close()
         self.presences.close()
         await self.events.flush()
 

@@ -1,0 +1,142 @@
+"""One network's newest map, in memory: its content, its signature, and the messages that bring others up to it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.service.grants import Keys
+from shadowmesh.controller.service.hub import encode
+from shadowmesh.controller.service.mapcontent import HISTORY, Changes, make_member
+from shadowmesh.model.ids import ClientID, NetworkRef
+from shadowmesh.model.keys import NetworkID
+from shadowmesh.model.link import MapUpdate, Signature
+from shadowmesh.model.netmap import UNCHANGED, Encoded, MapDelta, MapSnapshot, Member, NetworkMap
+from shadowmesh.protocol.signing import sign_map
+
+_PLACEHOLDER = ClientID("cli_" + "0" * 20)
+_KEPT_TEXTS = 32
+_LONGEST_KEPT = 64 * 1024  # characters: a longer delta is made anew for each who needs it
+
+
+class LiveMap:
+    """Signed once per serial; a delta is encoded once for all who hold the same map."""
+
+    def __init__(self, core: Core, changes: Changes) -> None:
+        self._core = core
+        self._changed: dict[ClientID, int] = {}  # of members, and of those that were members; the newest change last
+        self.ref = NetworkRef(changes.network.ref)
+        self.network_id = NetworkID(changes.network.network_id)
+        self.map = NetworkMap(generation=changes.network.generation, serial=0, head=changes.head)
+        self.signature: Signature
+        self.keys: Keys = {}
+        self._head_serial = 0
+        self._snapshot: MapSnapshot | None = None
+        self._texts: dict[int, tuple[str, str]] = {}  # deltas by the serial they are from, split at the client
+        self._snapshot_text: tuple[str, str] | None = None
+        self.apply(changes)
+
+    @property
+    def serial(self) -> int:
+        return self.map.serial
+
+    @property
+    def order(self) -> tuple[int, int]:
+        return self.map.order
+
+    def apply(self, changes: Changes) -> None:
+        """Takes over what changed; signs the result."""
+        serial, head = changes.network.serial, None
+        upsert: list[Encoded[Member]] = []
+        remove: list[ClientID] = []
+        for row in changes.clients:
+            client_id = ClientID(row.id)
+            if row.state == "approved":
+                upsert.append(Encoded.of(make_member(row, changes.network.subnet6)))
+            else:
+                remove.append(client_id)
+            self._changed.pop(client_id, None)
+            self._changed[client_id] = row.changed_serial
+        if self._head_serial == 0 or changes.head != self.map.head:
+            self._head_serial, head = serial, Encoded.of(changes.head)
+        self.map = self.map.changed(serial=serial, head=head, upsert=upsert, remove=remove)
+        self.keys = changes.keys
+        self.signature = sign_map(self._core.keys.maps, self.map)
+        self._texts.clear()
+        self._snapshot = self._snapshot_text = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Those removed long ago, once they are many."""
+        entries, oldest = self.map.entries, self.serial - HISTORY
+        if len(self._changed) > len(entries) + 2 * HISTORY:
+            self._changed = {c: at for c, at in self._changed.items() if c in entries or at > oldest}
+
+    def snapshot(self) -> MapSnapshot:
+        if self._snapshot is None:
+            self._snapshot = self.map.snapshot()
+        return self._snapshot
+
+    def delta_from(self, serial: int) -> MapDelta:
+        """What leads from that serial of this generation to the newest; empty if it is the newest."""
+        changed: list[ClientID] = []
+        for client_id, at in reversed(self._changed.items()):
+            if at <= serial:
+                break
+            changed.append(client_id)
+        changed.sort()
+        entries = self.map.entries
+        return MapDelta(
+            network_id=self.network_id,
+            generation=self.map.generation,
+            from_serial=serial,
+            to_serial=self.serial,
+            head=msgspec.Raw(self.map.encoded_head.raw) if self._head_serial > serial else UNCHANGED,
+            upsert=tuple(msgspec.Raw(entries[c].raw) for c in changed if c in entries),
+            remove=tuple(c for c in changed if c not in entries),
+            digest=self.map.digest.hex(),
+        )
+
+    def update(self, client_id: ClientID) -> MapUpdate:
+        """The snapshot, for an enrolment's answer."""
+        return MapUpdate(
+            network_id=self.network_id, client_id=client_id, snapshot=self.snapshot(), signature=self.signature
+        )
+
+    def text_for(self, client_id: ClientID, generation: int | None, serial: int | None) -> str:
+        """The message for a client that holds the map of this order (None: none).
+
+        A claim that no controller made, or made too long ago, is answered as none. What is kept of the texts is bounded.
+        """
+        oldest = max(1, self.serial - HISTORY)
+        if generation == self.map.generation and serial is not None and oldest <= serial <= self.serial:
+            before, after = self._delta_text(serial)
+        else:
+            before, after = self._whole_text()
+        return f'{before}"{client_id}"{after}'
+
+    def _delta_text(self, serial: int) -> tuple[str, str]:
+        parts = self._texts.get(serial)
+        if parts is None:
+            parts = self._encode(delta=self.delta_from(serial))
+            if len(parts[1]) <= _LONGEST_KEPT:
+                if len(self._texts) >= _KEPT_TEXTS:
+                    del self._texts[next(iter(self._texts))]
+                self._texts[serial] = parts
+        return parts
+
+    def _whole_text(self) -> tuple[str, str]:
+        if self._snapshot_text is None:
+            self._snapshot_text = self._encode(snapshot=self.snapshot())
+        return self._snapshot_text
+
+    def _encode(self, *, snapshot: MapSnapshot | None = None, delta: MapDelta | None = None) -> tuple[str, str]:
+        message = MapUpdate(
+            network_id=self.network_id,
+            client_id=_PLACEHOLDER,
+            snapshot=snapshot,
+            delta=delta,
+            signature=self.signature,
+        )
+        before, _, after = encode(message).partition(f'"{_PLACEHOLDER}"')  # keys are sorted: it comes first
+        return before, after

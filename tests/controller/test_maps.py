@@ -1,0 +1,98 @@
+"""How changes of a map reach its members: what belongs together goes out together, what takes away goes first."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from shadowmesh.client_api.link import MapChanged
+from shadowmesh.controller.settings import Timing
+from shadowmesh.model.codec import from_json
+from shadowmesh.model.link import FromController, Grant, MapUpdate, read_message
+
+if TYPE_CHECKING:
+    from tests.controller.conftest import Device, World
+
+FAR = 60.0  # seconds: longer than any test waits
+
+
+@pytest.fixture
+def timing(request: pytest.FixtureRequest) -> Timing:
+    return Timing(join_gather=getattr(request, "param", FAR), presence_gather=0.02, shutdown_grace=1.0)
+
+
+def maps_seen(device: Device) -> list[int]:
+    """Serials of the maps that the device was told of, in order."""
+    return [e.map.serial for e in device.events if isinstance(e, MapChanged)]
+
+
+@pytest.mark.parametrize("timing", [1.0], indirect=True)
+async def test_joins_of_one_moment_go_out_as_one_serial(world: World) -> None:
+    await world.network()
+    one = await world.member(name="one")
+    before = len(maps_seen(one))
+    invites = [(await world.invite()).invite for _ in range(5)]
+    answers = await asyncio.gather(*(world.device().join(invite) for invite in invites))
+    assert len({a.client_id for a in answers}) == 5
+    for answer in answers:
+        assert answer.map is not None
+        assert answer.client_id in answer.map.apply(None).entries, "who joins has its own entry at once"
+    found = await one.until_map(lambda m: len(m.members) == 6)
+    assert maps_seen(one)[before:] == [found.serial]
+
+
+async def test_a_removal_doesnt_wait_for_joins_that_are_gathered(world: World) -> None:
+    await world.network()
+    one, two = await world.member(name="one"), await world.member(name="two")
+    await world.device().join((await world.invite()).invite, name="three")
+    assert one.map.member(two.answer.client_id) is None, "joins are told later, in this test much later"
+    await world.call("client_remove", "office", "two")
+    found = await one.until_map(lambda m: len(m.members) == 2)
+    assert {m.name for m in found.members} == {"one", "three"}, "what was gathered goes with it"
+
+
+async def test_the_removed_one_is_off_the_map_before_any_key_is_sealed(world: World) -> None:
+    await world.network()
+    one, _ = await world.member(name="one"), await world.member(name="two")
+    await world.call("client_remove", "office", "two")
+    grant = await one.until_event(Grant, lambda e: len(e.keys) == 2)
+    told = next(e for e in one.events if isinstance(e, MapChanged) and len(e.map.head.epochs) == 2)
+    assert [m.name for m in told.map.members] == ["one"]
+    assert one.events.index(told) < one.events.index(grant)
+
+
+async def test_whatever_serials_a_device_claims_what_is_kept_for_them_is_little(world: World) -> None:
+    await world.network()
+    device = await world.member()
+    for n in range(100):
+        await world.call("client_set", "office", "laptop", tags=[f"t{n}"])
+    live = await world.at.maps.get(device.map.head.network_ref)
+    client_id = device.answer.client_id
+    for serial in (*range(-5000, 200), 2**63, 2**80):
+        update = read_message(live.text_for(client_id, 1, serial), FromController)
+        assert isinstance(update, MapUpdate) and update.client_id == client_id
+        known = 1 <= serial <= live.serial
+        assert (update.delta is not None, update.snapshot is not None) == (known, not known)
+    assert len(live._texts) <= 32
+    for generation in (None, 0, 2, -1):
+        assert from_json(live.text_for(client_id, generation, live.serial), MapUpdate).snapshot is not None
+
+
+async def test_a_delta_leads_from_every_older_serial(world: World) -> None:
+    await world.network()
+    device = await world.member(name="first")
+    live = await world.at.maps.get(device.map.head.network_ref)
+    older = [live.map]
+    for n in range(6):
+        await world.device().join((await world.invite()).invite, name=f"m{n}")
+        older.append(live.map)
+        await world.call("client_set", "office", f"m{n // 2}", tags=[str(n)])
+        older.append(live.map)
+    for name in ("m0", "m3"):
+        await world.call("client_remove", "office", name)
+        older.append(live.map)
+    for held in older:
+        update = from_json(live.text_for(device.answer.client_id, *held.order), MapUpdate)
+        assert update.delta is not None and update.apply(held) == live.map
