@@ -63,6 +63,7 @@ class Timing:
     join_gather: float = 0.25  # joins of one moment are told together
     presence_gather: float = 0.15
     presence_gather_per_link: float = 0.0005  # a larger network gathers longer
+    watch_every: float = 1.0  # how often a device is heard that says whom it talks to
     offline_after: float = 5.0  # a link that broke may come back unnoticed
     duplicate_probe: float = 3.0
     hello: float = 10.0

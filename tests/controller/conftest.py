@@ -37,7 +37,13 @@ from shadowmesh.protocol.sealing import generate_sealing_keys
 from shadowmesh.protocol.signing import Signer
 
 FAST = Timing(
-    join_gather=0.02, presence_gather=0.02, offline_after=0.1, duplicate_probe=0.3, housekeeping=0.1, shutdown_grace=1.0
+    join_gather=0.02,
+    presence_gather=0.02,
+    watch_every=0.05,
+    offline_after=0.1,
+    duplicate_probe=0.3,
+    housekeeping=0.1,
+    shutdown_grace=1.0,
 )
 PATIENCE = 8.0
 

@@ -173,7 +173,7 @@ class Devices:
             if len(message.endpoints) <= MAX_ENDPOINTS:
                 self._presences.report(link, ref, message)
         elif isinstance(message, Watch):
-            self._presences.watch(link, ref, message.peers[:MAX_WATCHED])
+            self._presences.watch(link, ref, (p for p in message.peers[:MAX_WATCHED] if p in found.map.entries))
         elif isinstance(message, EpochHeld):
             if message.epoch in found.keys:
                 await self._core.write(lambda conn: _held(conn, client_id, message.epoch))

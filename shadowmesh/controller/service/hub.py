@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from shadowmesh.model.codec import to_json
@@ -57,6 +57,7 @@ class Hub:
         self.networks: dict[NetworkRef, dict[ClientID, DeviceLink]] = {}
         self.relays: dict[RelayID, RelayLink] = {}
         self.presence: dict[NetworkRef, dict[ClientID, Presence]] = {}  # kept by `service.presence`
+        self._watchers: dict[tuple[NetworkRef, ClientID], set[DeviceLink]] = {}
 
     def join(self, link: DeviceLink, ref: NetworkRef, client_id: ClientID) -> None:
         link.clients[ref] = client_id
@@ -65,12 +66,30 @@ class Hub:
     def part(self, link: DeviceLink, ref: NetworkRef) -> None:
         client_id = link.clients.pop(ref, None)
         link.told.pop(ref, None)
+        self.watch(link, ref, frozenset())
         link.watching.pop(ref, None)
         members = self.networks.get(ref)
         if members and client_id is not None and members.get(client_id) is link:
             del members[client_id]
             if not members:
                 del self.networks[ref]
+
+    def watch(self, link: DeviceLink, ref: NetworkRef, peers: frozenset[ClientID]) -> frozenset[ClientID]:
+        """The link hears of these members only; returns those that it didn't hear of before."""
+        before = link.watching.get(ref, frozenset())
+        link.watching[ref] = peers
+        for client_id in before - peers:
+            watchers = self._watchers[ref, client_id]
+            watchers.discard(link)
+            if not watchers:
+                del self._watchers[ref, client_id]
+        for client_id in peers - before:
+            self._watchers.setdefault((ref, client_id), set()).add(link)
+        return peers - before
+
+    def watchers(self, ref: NetworkRef, client_id: ClientID) -> Collection[DeviceLink]:
+        """Who said to talk to this member."""
+        return self._watchers.get((ref, client_id), ())
 
     def link_of(self, ref: NetworkRef, client_id: ClientID) -> DeviceLink | None:
         return self.networks.get(ref, {}).get(client_id)

@@ -1,7 +1,9 @@
 """Who is online and where: gathered for a moment, told once, to those it concerns.
 
 In a network of up to EVERYONE links a device hears of all others; once it has said whom it talks to (`Watch`), of
-these only; in a larger network it hears of nobody else. The larger the network, the longer the gathering.
+these only; in a larger network it hears of nobody else. The larger the network, the longer the gathering. Telling costs
+what there is to tell: who watches a member is indexed. A device that says anew whom it talks to more often than each
+`watch_every` seconds is heard at the end of these; what it said last counts.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ class Presences:
         self._changed: dict[NetworkRef, set[ClientID]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._leaving: dict[tuple[NetworkRef, ClientID], asyncio.TimerHandle] = {}
+        self._watches: dict[tuple[DeviceLink, NetworkRef], frozenset[ClientID] | None] = {}  # said a moment ago
 
     def came(self, link: DeviceLink, ref: NetworkRef, network_id: NetworkID) -> None:
         """The link is in the hub: tell others of it, and it of others."""
@@ -81,11 +84,19 @@ class Presences:
 
     def watch(self, link: DeviceLink, ref: NetworkRef, peers: Iterable[ClientID]) -> None:
         """The link hears of these from now on, and at once how the new ones are."""
-        before = link.watching.get(ref, frozenset())
-        link.watching[ref] = frozenset(peers)
+        if (link, ref) in self._watches:
+            self._watches[link, ref] = frozenset(peers)
+            return
+        added = self._hub.watch(link, ref, frozenset(peers))
         board = self._hub.presence.get(ref, {})
-        added = sorted(link.watching[ref] - before)
-        self._tell(link, ref, [board.get(c) or Presence(client_id=c, online=False) for c in added])
+        self._tell(link, ref, [board.get(c) or Presence(client_id=c, online=False) for c in sorted(added)])
+        self._watches[link, ref] = None
+        asyncio.get_running_loop().call_later(self._timing.watch_every, self._watch_again, link, ref)
+
+    def _watch_again(self, link: DeviceLink, ref: NetworkRef) -> None:
+        peers = self._watches.pop((link, ref))
+        if peers is not None and ref in link.clients:
+            self.watch(link, ref, peers)
 
     def forget(self, ref: NetworkRef) -> None:
         """The network is no more."""
@@ -114,17 +125,16 @@ class Presences:
         await asyncio.sleep(gather)
         changed = self._changed.pop(ref, set())
         board = self._hub.presence.get(ref, {})
-        news = {c: board.get(c) or Presence(client_id=c, online=False) for c in sorted(changed)}
+        news = [board.get(c) or Presence(client_id=c, online=False) for c in sorted(changed)]
+        watched: dict[DeviceLink, list[Presence]] = {}
+        for presence in news:
+            for link in self._hub.watchers(ref, presence.client_id):
+                watched.setdefault(link, []).append(presence)
+        await fan_out((link, self._text(ref, mine)) for link, mine in watched.items() if ref in link.clients)
         links = list(self._hub.networks.get(ref, {}).values())
-        shared = self._text(ref, news.values()) if len(links) <= EVERYONE else ""
-        await fan_out((link, text) for link in links if (text := self._for(link, ref, news, shared)))
-
-    def _for(self, link: DeviceLink, ref: NetworkRef, news: dict[ClientID, Presence], shared: str) -> str:
-        watched = link.watching.get(ref)
-        if watched is None:
-            return shared
-        mine = [p for c, p in news.items() if c in watched]
-        return self._text(ref, mine) if mine else ""
+        if len(links) <= EVERYONE:
+            shared = self._text(ref, news)
+            await fan_out((link, shared) for link in links if ref in link.clients and ref not in link.watching)
 
     def _text(self, ref: NetworkRef, changes: Iterable[Presence]) -> str:
         return encode(PresenceUpdate(network_id=self._ids[ref], changes=tuple(changes)))
