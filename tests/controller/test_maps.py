@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import pytest
-
 from shadowmesh.client_api.link import MapChanged
-from shadowmesh.controller.settings import Timing
 from shadowmesh.model.codec import from_json
 from shadowmesh.model.link import FromController, Grant, MapUpdate, read_message
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from tests.controller.conftest import Device, World
 
 FAR = 60.0  # seconds: longer than any test waits
 
 
-@pytest.fixture
-def timing(request: pytest.FixtureRequest) -> Timing:
-    return Timing(join_gather=getattr(request, "param", FAR), presence_gather=0.02, shutdown_grace=1.0)
+def gather_joins(world: World, seconds: float) -> None:
+    core = world.at.core
+    world.at.maps._core = replace(core, timing=replace(core.timing, join_gather=seconds))
+
+
+async def eventually(ask: Callable[[], Awaitable[object]]) -> None:
+    """Asks again and again until it is so: for what nobody is told of."""
+    async with asyncio.timeout(8):
+        while not await ask():  # noqa: ASYNC110 - over REST
+            await asyncio.sleep(0.02)
 
 
 def maps_seen(device: Device) -> list[int]:
@@ -28,10 +35,10 @@ def maps_seen(device: Device) -> list[int]:
     return [e.map.serial for e in device.events if isinstance(e, MapChanged)]
 
 
-@pytest.mark.parametrize("timing", [1.0], indirect=True)
 async def test_joins_of_one_moment_go_out_as_one_serial(world: World) -> None:
     await world.network()
     one = await world.member(name="one")
+    gather_joins(world, 1.0)
     before = len(maps_seen(one))
     invites = [(await world.invite()).invite for _ in range(5)]
     answers = await asyncio.gather(*(world.device().join(invite) for invite in invites))
@@ -46,11 +53,18 @@ async def test_joins_of_one_moment_go_out_as_one_serial(world: World) -> None:
 async def test_a_removal_doesnt_wait_for_joins_that_are_gathered(world: World) -> None:
     await world.network()
     one, two = await world.member(name="one"), await world.member(name="two")
-    await world.device().join((await world.invite()).invite, name="three")
-    assert one.map.member(two.answer.client_id) is None, "joins are told later, in this test much later"
+    gather_joins(world, FAR)
+    third = asyncio.create_task(world.device().join((await world.invite()).invite, name="three"))
+
+    async def three() -> bool:
+        return len(await world.call("client_list", "office")) == 3
+
+    await eventually(three)
+    assert not third.done() and len(one.map.members) == 2
     await world.call("client_remove", "office", "two")
-    found = await one.until_map(lambda m: len(m.members) == 2)
+    found = await one.until_map(lambda m: len(m.ids) == 2 and m.member(two.answer.client_id) is None)
     assert {m.name for m in found.members} == {"one", "three"}, "what was gathered goes with it"
+    await third
 
 
 async def test_the_removed_one_is_off_the_map_before_any_key_is_sealed(world: World) -> None:

@@ -56,7 +56,9 @@ from shadowmesh.model.pump import Command, Event, NetIndex, Slot
 from shadowmesh.model.status import JoinResult, NetworkStatus, Status
 
 PATIENCE = 10.0
-FAST = Timing(presence_gather=0.02, offline_after=0.1, duplicate_probe=0.3, housekeeping=0.1, shutdown_grace=0.5)
+FAST = Timing(
+    join_gather=0.02, presence_gather=0.02, offline_after=0.1, duplicate_probe=0.3, housekeeping=0.1, shutdown_grace=0.5
+)
 _IPV4 = Slot(0)
 _MARK = b"to whom it may concern "
 

@@ -8,6 +8,7 @@ of a new epoch sealed: it isn't current before 30 s have passed. Joins are gathe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 from collections.abc import Iterator, Sequence, Set
 from typing import Any
@@ -42,6 +43,7 @@ class _Network:
         self.telling = asyncio.Lock()
         self.told: tuple[int, int] | None = None  # all who were connected know this map
         self.gathering: asyncio.Task[None] | None = None
+        self.hurry = asyncio.Event()  # something is told at once, and what is gathered with it
         self.sealing: asyncio.Task[None] | None = None
 
     def close(self) -> None:
@@ -81,17 +83,21 @@ class Maps:
         return network.live if network is not None else await self._bring_up(ref)
 
     async def refresh(self, ref: NetworkRef, *, gather: bool = False) -> LiveMap | None:
-        """Brings the map up to what is committed and tells all connected members, at once or (`gather`) in a moment.
+        """Brings the map up to what is committed; when it returns, all connected members have been told.
 
-        Callers that come while one reads share the next read: a storm of changes makes few deltas.
+        Callers that come while one reads share the next read: a storm of changes makes few deltas. `gather`: others are
+        waited for a moment, and told together with this change.
         """
         live = await self._bring_up(ref)
         network = self._networks.get(ref)
         if live is not None and network is not None:
             if not gather:
+                network.hurry.set()
                 await self._tell(network)
-            elif network.gathering is None:
-                network.gathering = asyncio.create_task(self._tell_gathered(network))
+            else:
+                if network.gathering is None:
+                    network.gathering = asyncio.create_task(self._tell_gathered(network))
+                await asyncio.shield(network.gathering)
         return live
 
     async def catch_up(self) -> None:
@@ -148,7 +154,9 @@ class Maps:
     def _end(self, network: _Network) -> None:
         """The network was deleted."""
         live = network.live
-        network.close()
+        network.hurry.set()
+        if network.sealing is not None:
+            network.sealing.cancel()
         del self._networks[live.ref], self._refs[live.network_id]
         self._cut(live, list(self._hub.networks.get(live.ref, ())), "deleted")
 
@@ -163,15 +171,14 @@ class Maps:
     # telling
 
     async def _tell_gathered(self, network: _Network) -> None:
-        await asyncio.sleep(self._core.timing.join_gather)
+        network.hurry.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(network.hurry.wait(), self._core.timing.join_gather)
         network.gathering = None
         await self._tell(network)
 
     async def _tell(self, network: _Network) -> None:
         """Everybody who is connected knows the newest map when it returns."""
-        if network.gathering is not None:
-            network.gathering.cancel()
-            network.gathering = None
         async with network.telling:
             if network.told == network.live.order:
                 return
