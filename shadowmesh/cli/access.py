@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shadowmesh.cli.base import Call, new_app, read_secret, table, verb
 from shadowmesh.cli.managed import connect, request, seconds, when
 from shadowmesh.model.errors import Kind, ShadowMeshError
+
+if TYPE_CHECKING:
+    from shadowmesh.model import api
 
 
 def attach(app: typer.Typer) -> None:
@@ -126,12 +129,28 @@ def audit_list(call: Call) -> None:
 
 
 def audit_verify(call: Call) -> None:
-    """Check that no audit entry was changed or taken out."""
+    """Check that no audit entry was changed, taken out or cut off: by the chain, and by what connected clients keep of it."""
     with connect(call) as controller:
         verdict = controller.audit_verify()
-    text = f"{verdict.entries} entries, the chain holds; head {verdict.head}"
-    call.done("audit-verdict/1", verdict.model_dump(mode="json"), text if verdict.ok else "")
+    call.done("audit-verdict/1", verdict.model_dump(mode="json"), _verdict(verdict) if verdict.ok else "")
     if not verdict.ok:
+        fault = {
+            "changed": "was changed, replaced or taken out",
+            "missing": "is missing or isn't the one that was there",
+        }
         raise ShadowMeshError(
-            "audit_broken", f"entry {verdict.broken_at} doesn't follow from the one before", "compare with a backup"
+            "audit_broken",
+            f"audit entry {verdict.broken_at} {fault[verdict.fault or 'changed']}; {_witnesses(verdict)}",
+            "compare with a backup from before, and see who can write to the database",
         )
+
+
+def _verdict(verdict: api.AuditVerdict) -> str:
+    return f"{verdict.entries} entries, the chain holds; {_witnesses(verdict)}"
+
+
+def _witnesses(verdict: api.AuditVerdict) -> str:
+    if not verdict.asked:
+        return "no client is connected that could be a witness of its end"
+    heard = f"{verdict.witnesses} of {verdict.asked} clients answered as witnesses"
+    return heard if verdict.vouched_for is None else f"{heard} and vouch for it up to entry {verdict.vouched_for}"

@@ -1,8 +1,8 @@
 """A device's lasting link to its controller: connects, proves itself, keeps maps verified, comes back after every break.
 
 `async for event in link.run()`: `Connected`, `Disconnected`, `Refused`, `MapChanged` (verified and in order), and the
-messages `Grant`, `PresenceUpdate`, `Removed`, `Pending` as they come. `post` sends; what is posted while there is no
-connection is lost, so that a daemon tells everything anew on `Connected`.
+messages `Grant`, `PresenceUpdate`, `Removed`, `Pending`, `AuditCheckpoint` (verified), `AuditQuery` as they come. `post`
+sends; what is posted while there is no connection is lost, so that a daemon tells everything anew on `Connected`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.link import (
+    AuditCheckpoint,
+    AuditQuery,
     Challenge,
     FromController,
     Grant,
@@ -43,6 +45,7 @@ from shadowmesh.model.link import (
     read_message,
 )
 from shadowmesh.model.netmap import NetworkMap
+from shadowmesh.protocol.checkpoints import verify_checkpoint
 from shadowmesh.protocol.signing import Context, IdentityDocument, Signer, hello_message, sign_text, verify_map
 
 log = structlog.get_logger(__name__)
@@ -101,7 +104,17 @@ class MapRefused:
 
 
 LinkEvent: TypeAlias = (
-    Connected | Disconnected | Refused | MapChanged | MapRefused | Grant | PresenceUpdate | Removed | Pending
+    Connected
+    | Disconnected
+    | Refused
+    | MapChanged
+    | MapRefused
+    | Grant
+    | PresenceUpdate
+    | Removed
+    | Pending
+    | AuditCheckpoint
+    | AuditQuery
 )
 
 
@@ -348,6 +361,10 @@ class ControllerLink:
         if isinstance(message, Probe):
             self.post(ProbeReply(nonce=message.nonce))
             return None
+        if isinstance(message, AuditCheckpoint):
+            return message if await self._vouched(url, message) else None
+        if isinstance(message, AuditQuery):
+            return message
         if isinstance(message, LinkError):
             raise _RefusedError(message)
         if isinstance(message, Challenge):
@@ -363,6 +380,13 @@ class ControllerLink:
 
     def _ignore(self, message: MapUpdate | Grant | PresenceUpdate | Removed | Pending) -> None:
         log.warning("ignored: of a network not joined here", message=type(message).__name__, network=message.network_id)
+
+    async def _vouched(self, url: str, checkpoint: AuditCheckpoint) -> bool:
+        """Whether an audit key of this controller signed it."""
+        assert self.identity is not None
+        if checkpoint.key not in self.identity.audit_keys:
+            await self._meet(url)
+        return verify_checkpoint(checkpoint, self.identity.audit_keys)
 
     async def _take_map(self, url: str, update: MapUpdate) -> MapChanged | MapRefused | None:
         """The verified map; None for a network that wasn't joined through this controller.

@@ -64,10 +64,11 @@ class KeyRing:
     maps: Signer
     tokens: Signer
     sessions: Signer  # people's access tokens
+    audit: Signer  # checkpoints of the audit log
     vault: Vault
     _vault_secret: Secret
 
-    _FILES = ("identity", "map-signing", "token-signing", "session-signing", "secrets")
+    _FILES = ("identity", "map-signing", "token-signing", "session-signing", "audit-signing", "secrets")
 
     @classmethod
     def of(cls, secrets: dict[str, Secret]) -> KeyRing:
@@ -76,6 +77,7 @@ class KeyRing:
             Signer.from_secret(secrets["map-signing"]),
             Signer.from_secret(secrets["token-signing"]),
             Signer.from_secret(secrets["session-signing"]),
+            Signer.from_secret(secrets["audit-signing"]),
             Vault(secrets["secrets"]),
             secrets["secrets"],
         )
@@ -85,7 +87,7 @@ class KeyRing:
         return cls.of({name: Secret(os.urandom(32)) for name in cls._FILES})
 
     def secrets(self) -> dict[str, Secret]:
-        signers = (self.identity, self.maps, self.tokens, self.sessions)
+        signers = (self.identity, self.maps, self.tokens, self.sessions, self.audit)
         return dict(zip(self._FILES, (*(s.secret for s in signers), self._vault_secret), strict=True))
 
     def save(self, directory: Path) -> None:

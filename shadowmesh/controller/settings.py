@@ -70,6 +70,8 @@ class Timing:
     challenge_life: float = 300.0
     housekeeping: float = 5.0
     follow: float = 1.0  # what other controllers took away is acted on, and run-out tokens end connections
+    checkpoint: float = 60.0  # the audit log is committed to at most this often
+    testimony: float = 3.0  # `audit verify` waits so long for witnesses
     seen_every: float = 300.0
     certificate_check: float = 6 * 3600.0
     access_token: float = 600.0

@@ -38,7 +38,7 @@ from shadowmesh.model import link as wire
 from shadowmesh.model.addresses import IPAddress
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.keys import NetworkID
-from shadowmesh.model.link import Grant, Pending, PresenceUpdate, Removed
+from shadowmesh.model.link import AuditCheckpoint, Grant, Pending, PresenceUpdate, Removed
 from shadowmesh.model.pump import AddTun, NetIndex, RemoveTun, SetLocal
 from shadowmesh.protocol.signing import Signer
 
@@ -222,6 +222,9 @@ class Daemon:
         self.take_down(network)
         del self.networks[network.id]
         self.state.forget_network(network.id)
+        fingerprint = network.record.controller.fingerprint
+        if not any(other.record.controller.fingerprint == fingerprint for other in self.networks.values()):
+            self.state.forget_checkpoints(fingerprint)
         self.links.refresh()
         self._changed()
 
@@ -278,6 +281,20 @@ class Daemon:
                     network.change(approved=False)
         self._changed()
         self.mesh.poke()
+
+    def keep_checkpoint(self, fingerprint: str, checkpoint: AuditCheckpoint) -> None:
+        """This machine is a witness of its controllers' audit logs, as far as its disk allows."""
+        try:
+            self.state.keep_checkpoint(fingerprint, checkpoint)
+        except ShadowMeshError as e:
+            log.warning("a checkpoint of the audit log wasn't kept", controller=fingerprint, why=str(e))
+
+    def checkpoints(self, fingerprint: str) -> tuple[AuditCheckpoint, ...]:
+        try:
+            return tuple(self.state.checkpoints(fingerprint))
+        except ShadowMeshError as e:
+            log.warning("kept checkpoints can't be read", controller=fingerprint, why=str(e))
+            return ()
 
     # what the Node says
 

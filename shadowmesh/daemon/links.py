@@ -20,7 +20,16 @@ from shadowmesh.client_api.link import (
 from shadowmesh.daemon.network import Network
 from shadowmesh.daemon.world import World
 from shadowmesh.model.keys import NetworkID
-from shadowmesh.model.link import Grant, LinkMessage, Pending, PresenceUpdate, Removed
+from shadowmesh.model.link import (
+    AuditCheckpoint,
+    AuditQuery,
+    AuditTestimony,
+    Grant,
+    LinkMessage,
+    Pending,
+    PresenceUpdate,
+    Removed,
+)
 
 if TYPE_CHECKING:
     from shadowmesh.protocol.signing import Signer
@@ -42,6 +51,8 @@ class LinkUser(Protocol):
     def clock_offset(self, network: Network, offset: float) -> None: ...
     def map_changed(self, network: Network, change: MapChanged) -> None: ...
     def message(self, network: Network, message: Grant | PresenceUpdate | Removed | Pending) -> None: ...
+    def keep_checkpoint(self, fingerprint: str, checkpoint: AuditCheckpoint) -> None: ...
+    def checkpoints(self, fingerprint: str) -> tuple[AuditCheckpoint, ...]: ...
 
 
 class Links:
@@ -120,6 +131,11 @@ class Links:
                 log.error("controller refuses this device", code=event.code, why=event.what)
                 for network in networks:
                     user.link_changed(network, False, f"{event.what} ({event.code})")
+            case AuditCheckpoint():
+                user.keep_checkpoint(fingerprint, event)
+            case AuditQuery():
+                testimony = AuditTestimony(nonce=event.nonce, checkpoints=user.checkpoints(fingerprint))
+                self._links[fingerprint].post(testimony)
             case _:
                 concerned = next((n for n in networks if n.id == event.network_id), None)
                 if concerned is None:

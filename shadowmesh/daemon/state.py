@@ -21,7 +21,7 @@ from shadowmesh.model.codec import Struct, from_json, to_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.ids import ClientID, NetworkRef
 from shadowmesh.model.keys import NetworkID, SealingPublicKey, Secret
-from shadowmesh.model.link import MapUpdate
+from shadowmesh.model.link import KEPT_CHECKPOINTS, AuditCheckpoint, MapUpdate
 from shadowmesh.model.netmap import NetworkMap
 from shadowmesh.protocol.signing import IdentityDocument
 
@@ -75,6 +75,9 @@ CREATE TABLE IF NOT EXISTS epoch_keys (
 CREATE TABLE IF NOT EXISTS enrolments (
   invite_hash BLOB PRIMARY KEY, wg_private BLOB NOT NULL, sealing_private BLOB NOT NULL, sealing_public BLOB NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS checkpoints (
+  fingerprint TEXT NOT NULL, commitment TEXT NOT NULL, at REAL NOT NULL, checkpoint BLOB NOT NULL,
+  PRIMARY KEY (fingerprint, commitment)) WITHOUT ROWID;
 """
 
 
@@ -207,6 +210,36 @@ class State:
             rows = db.execute("SELECT epoch, key FROM epoch_keys WHERE network_id = ?", (bytes(network_id),)).fetchall()
             token = db.execute("SELECT relay_token FROM networks WHERE network_id = ?", (bytes(network_id),)).fetchone()
         return {int(epoch): Secret(key) for epoch, key in rows}, str(token[0]) if token else ""
+
+    # checkpoints of controllers' audit logs, which this machine is a witness of
+
+    def keep_checkpoint(self, fingerprint: str, checkpoint: AuditCheckpoint) -> None:
+        """Keeps it, among the newest KEPT_CHECKPOINTS of this controller."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO checkpoints VALUES (?, ?, ?, ?)",
+                (fingerprint, checkpoint.commitment, checkpoint.at, to_json(checkpoint)),
+            )
+            db.execute(
+                "DELETE FROM checkpoints WHERE fingerprint = ?1 AND commitment NOT IN"
+                " (SELECT commitment FROM checkpoints WHERE fingerprint = ?1 ORDER BY at DESC LIMIT ?2)",
+                (fingerprint, KEPT_CHECKPOINTS),
+            )
+
+    def checkpoints(self, fingerprint: str) -> list[AuditCheckpoint]:
+        """Of the controller with this fingerprint, oldest first."""
+        with self._transaction() as db:
+            rows = db.execute(
+                "SELECT checkpoint FROM checkpoints WHERE fingerprint = ? ORDER BY at", (fingerprint,)
+            ).fetchall()
+        try:
+            return [from_json(row[0], AuditCheckpoint) for row in rows]
+        except MalformedError as e:
+            raise _unreadable(self.directory, e) from e
+
+    def forget_checkpoints(self, fingerprint: str) -> None:
+        with self._transaction() as db:
+            db.execute("DELETE FROM checkpoints WHERE fingerprint = ?", (fingerprint,))
 
     # enrolments under way: a join that is tried again after a crash uses the same keys, so the invite isn't used twice
 

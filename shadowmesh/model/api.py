@@ -336,13 +336,25 @@ class AuditEntry(Answer):
     hash: str
 
 
+AuditFault = Literal["changed", "missing"]
+
+
 class AuditVerdict(Answer):
-    """`broken_at`: the first entry that doesn't follow from the one before, None if all do."""
+    """`entries` follow from each other, `head` is the last one's hash.
+
+    `broken_at` is the first wrong entry: `changed` (or replaced, restamped, taken out), or `missing`: it was cut off, by
+    what the log's own end or a witness says. Of the `asked` clients `witnesses` answered; the newest entry that they
+    vouch for is `vouched_for`.
+    """
 
     entries: int
     ok: bool
     broken_at: int | None = None
+    fault: AuditFault | None = None
     head: str
+    asked: int = 0
+    witnesses: int = 0
+    vouched_for: int | None = None
 
 
 class Event(Answer):

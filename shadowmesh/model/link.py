@@ -114,6 +114,27 @@ class LinkError(LinkMessage, frozen=True, kw_only=True):
     what: str
 
 
+KEPT_CHECKPOINTS = 100
+
+
+class AuditCheckpoint(LinkMessage, frozen=True, kw_only=True):
+    """What the controller's audit log was, committed to and signed: see `protocol.checkpoints`.
+
+    For the client to keep, the newest KEPT_CHECKPOINTS of each controller.
+    """
+
+    key: SigningPublicKey  # an audit key of the identity document
+    commitment: str  # hex, 32 bytes
+    at: float  # Unix time of the log's newest entry
+    signature: str  # base64
+
+
+class AuditQuery(LinkMessage, frozen=True, kw_only=True):
+    """Which checkpoints of this controller are kept? Answered by `AuditTestimony`."""
+
+    nonce: str
+
+
 class Probe(LinkMessage, frozen=True, kw_only=True):
     """Is this boot still alive? Asked when another boot of the same device knocks; answered at once."""
 
@@ -188,14 +209,32 @@ class ProbeReply(LinkMessage, frozen=True, kw_only=True):
     nonce: str
 
 
+class AuditTestimony(LinkMessage, frozen=True, kw_only=True):
+    """The answer to `AuditQuery`, with its nonce: all checkpoints of this controller that are kept."""
+
+    nonce: str
+    checkpoints: tuple[AuditCheckpoint, ...]
+
+
 class Leave(LinkMessage, frozen=True, kw_only=True):
     """The device leaves the network for good; the controller answers `Removed` with the reason `left`."""
 
     network_id: NetworkID
 
 
-FromController = Challenge | MapUpdate | Grant | PresenceUpdate | Removed | Pending | Probe | LinkError
-FromDevice = Hello | Report | EpochHeld | RefreshGrant | Watch | PathChange | ProbeReply | Leave
+FromController = (
+    Challenge
+    | MapUpdate
+    | Grant
+    | PresenceUpdate
+    | Removed
+    | Pending
+    | AuditCheckpoint
+    | AuditQuery
+    | Probe
+    | LinkError
+)
+FromDevice = Hello | Report | EpochHeld | RefreshGrant | Watch | PathChange | AuditTestimony | ProbeReply | Leave
 
 
 class _Tagged(Struct, frozen=True, kw_only=True):

@@ -40,6 +40,7 @@ class Context(StrEnum):
 
     MAP = "shadowmesh map 1"
     IDENTITY = "shadowmesh identity 1"
+    AUDIT = "shadowmesh audit 1"
     HELLO = "shadowmesh hello 1"
     REGISTRATION = "shadowmesh registration 1"
     RELAY_REGISTRATION = "shadowmesh relay registration 1"
@@ -192,6 +193,7 @@ class IdentityDocument(Struct, frozen=True, kw_only=True):
     identity: SigningPublicKey
     ca_pem: str
     signing_keys: tuple[SigningPublicKey, ...]
+    audit_keys: tuple[SigningPublicKey, ...] = ()
     urls: tuple[str, ...]
     stun_ports: tuple[int, ...] = ()
     issued: float = 0.0

@@ -42,6 +42,7 @@ FAST = Timing(
     watch_every=0.05,
     offline_after=0.1,
     duplicate_probe=0.3,
+    testimony=0.5,
     housekeeping=0.1,
     shutdown_grace=1.0,
 )

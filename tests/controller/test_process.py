@@ -257,4 +257,5 @@ def _handshake(client: ssl.SSLContext, server: ssl.SSLContext, name: str) -> Non
 
 def test_exported_secrets_are_whole(template: tuple[Path, InitResult]) -> None:
     bundle = json.loads(export_secrets(template[0]))
-    assert set(bundle["keys"]) == {"identity", "map-signing", "token-signing", "session-signing", "secrets"}
+    names = {"identity", "map-signing", "token-signing", "session-signing", "audit-signing", "secrets"}
+    assert set(bundle["keys"]) == names

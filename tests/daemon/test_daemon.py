@@ -69,3 +69,16 @@ async def test_after_waking_the_links_to_controllers_are_tried_at_once(there: Co
     link.kick = lambda: kicked.append(True)  # type: ignore[method-assign]
     a.daemon._node_event(Woke(1000.0, 3600.0))
     assert kicked
+
+
+async def test_a_machine_is_a_witness_of_the_controllers_audit_log(there: Controller) -> None:
+    """What it keeps, it keeps over a restart; and it tells who asks that it is there."""
+    a = await there.member("a")
+    await there.at.witnesses.tell()
+    fingerprint = a.network().record.controller.fingerprint
+    (kept,) = await until(lambda: a.daemon.checkpoints(fingerprint))
+    await a.restart()
+    await until(lambda: a.network().connected)
+    assert a.daemon.checkpoints(fingerprint) == (kept,)
+    verdict = await there.call("audit_verify")
+    assert (verdict.ok, verdict.witnesses) == (True, 1) and verdict.vouched_for is not None

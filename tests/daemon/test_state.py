@@ -22,6 +22,8 @@ from shadowmesh.model.ids import ClientID
 from shadowmesh.model.keys import DevicePublicKey, NetworkID, Secret, SigningPublicKey, WireGuardPublicKey
 from shadowmesh.model.link import MapUpdate, Signature
 from shadowmesh.model.netmap import MapDelta, MapHead, MapSnapshot, Member, NetworkMap
+from shadowmesh.protocol.checkpoints import sign_checkpoint
+from shadowmesh.protocol.signing import Signer
 
 Membership = tuple[NetworkRecord, NetworkSecrets]
 
@@ -216,3 +218,20 @@ def test_a_map_is_kept_as_it_came_with_what_only_a_newer_version_understands(
     assert found == second and found.snapshot() == second.snapshot()
     assert json.loads(found.encoded_head.raw)["policy"] == ["later"]
     assert [json.loads(found.entries[c].raw)["zone"] for c in found.ids] == ["b", "c"]
+
+
+def test_the_newest_hundred_checkpoints_of_each_controller_are_kept(tmp_path: Path) -> None:
+    signer = Signer.generate()
+    state = State(tmp_path)
+    for number in range(120):
+        state.keep_checkpoint("sha256:a", sign_checkpoint(signer, f"{number:064x}", float(number)))
+    other = sign_checkpoint(signer, "ff" * 32, 1.0)
+    state.keep_checkpoint("sha256:b", other)
+    state.keep_checkpoint("sha256:b", other)
+    state.close()
+    state = State(tmp_path)
+    assert [c.at for c in state.checkpoints("sha256:a")] == [float(n) for n in range(20, 120)]
+    assert state.checkpoints("sha256:b") == [other]
+    state.forget_checkpoints("sha256:a")
+    assert (state.checkpoints("sha256:a"), len(state.checkpoints("sha256:b"))) == ([], 1)
+    state.close()

@@ -23,11 +23,13 @@ from shadowmesh.controller.service.limits import Limiter
 from shadowmesh.controller.service.livemap import LiveMap
 from shadowmesh.controller.service.maps import Maps
 from shadowmesh.controller.service.presence import Presences
+from shadowmesh.controller.service.witnesses import Witnesses
 from shadowmesh.controller.store import schema
 from shadowmesh.controller.store.networks import living_network
 from shadowmesh.model.ids import ClientID, NetworkRef
 from shadowmesh.model.keys import DevicePublicKey, NetworkID, SealingPublicKey
 from shadowmesh.model.link import (
+    AuditTestimony,
     EpochHeld,
     FromDevice,
     Hello,
@@ -50,7 +52,14 @@ _REPLACED = 4000  # the same boot has a newer link
 
 class Devices:
     def __init__(
-        self, core: Core, hub: Hub, maps: Maps, presences: Presences, events: Events, clients: Clients
+        self,
+        core: Core,
+        hub: Hub,
+        maps: Maps,
+        presences: Presences,
+        events: Events,
+        clients: Clients,
+        witnesses: Witnesses,
     ) -> None:
         self._core = core
         self._hub = hub
@@ -58,6 +67,7 @@ class Devices:
         self._presences = presences
         self._events = events
         self._clients = clients
+        self._witnesses = witnesses
         self._greeting: WeakValueDictionary[DevicePublicKey, asyncio.Lock] = WeakValueDictionary()
         self._grants = Limiter(10, 2.0)
         self._path_changes = Limiter(100, 0.2)
@@ -162,6 +172,9 @@ class Devices:
         if isinstance(message, ProbeReply):
             if link.probe is not None and not link.probe.done():
                 link.probe.set_result(None)
+            return
+        if isinstance(message, AuditTestimony):
+            self._witnesses.take(link, message)
             return
         if isinstance(message, Hello):
             raise not_allowed("unexpected", "a second hello")

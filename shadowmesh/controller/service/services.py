@@ -37,6 +37,7 @@ from shadowmesh.controller.service.relays import Relays
 from shadowmesh.controller.service.sessions import Sessions
 from shadowmesh.controller.service.users import Users
 from shadowmesh.controller.service.watchers import Watchers
+from shadowmesh.controller.service.witnesses import Witnesses
 from shadowmesh.controller.store import schema
 from shadowmesh.controller.store.networks import bump, living_network
 from shadowmesh.model.ids import NetworkRef
@@ -68,6 +69,7 @@ class Services:
     credentials: Credentials = field(init=False)
     users: Users = field(init=False)
     members: Members = field(init=False)
+    witnesses: Witnesses = field(init=False)
     audit: Audit = field(init=False)
     following: Following = field(init=False)
     watchers: Watchers = field(default_factory=Watchers)
@@ -83,15 +85,16 @@ class Services:
         self.invites = Invites(core)
         self.clients = Clients(*shared)
         self.enrolment = Enrolment(*shared)
-        self.devices = Devices(*shared, self.clients)
+        self.witnesses = Witnesses(core, hub)
+        self.devices = Devices(*shared, self.clients, self.witnesses)
         self.relays = Relays(core, hub, self.maps, self.events, self.enrolment.nonces)
         self.sessions = Sessions(core, self.watchers)
         self.api_keys = ApiKeys(core, self.watchers)
         self.credentials = Credentials(self.sessions, self.api_keys)
         self.users = Users(core, self.watchers)
         self.members = Members(core, self.watchers)
-        self.audit = Audit(core)
         self.following = Following(core, hub, self.maps, self.clients, self.watchers)
+        self.audit = Audit(core, self.witnesses)
 
     async def start(self) -> None:
         await self.core.write(lambda conn: bump_where_head_changed(self.core, conn))
@@ -102,6 +105,7 @@ class Services:
             (timing.housekeeping, self.keep_house),
             (timing.seen_every, self._note_seen),
             (ALIVE_SECONDS, self._tell_alive),
+            (timing.checkpoint, self.witnesses.tell),
             (_TIDY, self.tidy),
         ):
             self._tasks.append(asyncio.create_task(_forever(every, what)))
