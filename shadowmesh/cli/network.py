@@ -11,7 +11,12 @@ from shadowmesh.cli.managed import connect, request, seconds, when
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
 Name = Annotated[str, typer.Argument(help="The network's name or id (net_…).", metavar="NAME")]
-Subnet = Annotated[str | None, typer.Option("--subnet", help="IPv4 subnet, such as 10.20.0.0/16; it may only grow.")]
+Subnet = Annotated[
+    str | None,
+    typer.Option(
+        "--subnet", help="IPv4 subnet, such as 10.20.0.0/16; it may grow, and shrink while it holds all members."
+    ),
+]
 Subnet6 = Annotated[str | None, typer.Option("--subnet6", help="A ULA /64 besides it.")]
 Description = Annotated[str | None, typer.Option("--description", help="A sentence for people.")]
 Approval = Annotated[
@@ -42,7 +47,12 @@ def attach(app: typer.Typer) -> None:
 def create(
     call: Call,
     name: Name,
-    subnet: Annotated[str, typer.Option("--subnet", help="IPv4 subnet, such as 10.20.0.0/16; it may only grow.")],
+    subnet: Annotated[
+        str,
+        typer.Option(
+            "--subnet", help="IPv4 subnet, such as 10.20.0.0/16; it may grow, and shrink while it holds all members."
+        ),
+    ],
     subnet6: Subnet6 = None,
     description: Description = None,
     approval: Approval = None,

@@ -227,11 +227,19 @@ def timing() -> Timing:
 
 
 @pytest.fixture
-async def world(data_dir: Path, template: tuple[Path, InitResult], timing: Timing) -> AsyncIterator[World]:
+def other_urls() -> tuple[str, ...]:
+    """Under which the controller is known, too."""
+    return ()
+
+
+@pytest.fixture
+async def world(
+    data_dir: Path, template: tuple[Path, InitResult], timing: Timing, other_urls: tuple[str, ...]
+) -> AsyncIterator[World]:
     port = free_port()
     url = f"https://127.0.0.1:{port}"
     where, clock = DataDir(data_dir), Clock()
-    settings = Settings(public_urls=(url,), listen=f"127.0.0.1:{port}")
+    settings = Settings(public_urls=(url, *other_urls), listen=f"127.0.0.1:{port}")
     keys = KeyRing.load(where.keys)
     async with serving(where, settings, keys, database_url(None, where.database), timing, clock) as at:
         found = World(at, url, data_dir, template[1], clock)

@@ -12,13 +12,14 @@ from sqlalchemy.engine import Connection, Row
 from shadowmesh.controller.authz import Permission, Principal, find_network, require_permission, visible
 from shadowmesh.controller.errors import conflict, not_found
 from shadowmesh.controller.service import epochs
-from shadowmesh.controller.service.addresses import parse_subnet, parse_subnet6
+from shadowmesh.controller.service.addresses import first, last, parse_subnet, parse_subnet6
 from shadowmesh.controller.service.audit_log import record
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.events import Events
 from shadowmesh.controller.service.hub import Hub, encode
 from shadowmesh.controller.service.idempotency import IdempotentRequest
 from shadowmesh.controller.service.maps import Maps
+from shadowmesh.controller.service.outer_addresses import outer_addresses, refuse_covering
 from shadowmesh.controller.service.presence import Presences
 from shadowmesh.controller.service.revocations import revoke_network
 from shadowmesh.controller.store import schema
@@ -45,7 +46,10 @@ class Networks:
     ) -> api.Network:
         require_permission(who, Permission.NETWORK_CREATE)
         subnet = parse_subnet(wish.subnet)
-        subnet6 = None if wish.subnet6 is None else str(parse_subnet6(wish.subnet6))
+        subnet6 = None if wish.subnet6 is None else parse_subnet6(wish.subnet6)
+        outer = await outer_addresses(self._core)
+        refuse_covering(subnet, outer)
+        refuse_covering(subnet6, outer)
         key = Secret(os.urandom(32))
 
         def tx(conn: Connection) -> api.Network:
@@ -60,7 +64,7 @@ class Networks:
                     name=wish.name,
                     description=wish.description,
                     subnet=str(subnet),
-                    subnet6=subnet6,
+                    subnet6=None if subnet6 is None else str(subnet6),
                     approval=wish.approval,
                     code_approval=wish.code_approval,
                     max_clients=wish.max_clients,
@@ -117,13 +121,17 @@ class Networks:
     async def set(self, who: Principal, name: str, wish: api.NetworkPatch) -> api.Network:
         changes = wish.model_dump(exclude_none=True)
 
+        subnet = None if wish.subnet is None else parse_subnet(wish.subnet)
+        outer = {} if subnet is None else await outer_addresses(self._core)
+
         def tx(conn: Connection) -> api.Network:
             network = find_network(conn, who, name, Permission.NETWORK_CONFIGURE, lock=True)
+            refuse_covering(subnet, outer)
             values = dict(changes)
             if "name" in values and values["name"] != network.name:
                 _check_name(conn, values["name"])
-            if "subnet" in values:
-                subnet = _grown(ipaddress.IPv4Network(network.subnet), parse_subnet(values["subnet"]))
+            if subnet is not None:
+                _resize(conn, network, subnet)
                 values |= {"subnet": str(subnet), "lowest_free": 0}
             if "relay" in values:
                 values["relay_id"] = _relay_id(conn, values.pop("relay") or None)
@@ -233,12 +241,21 @@ def _check_name(conn: Connection, name: str) -> None:
         raise conflict("network_exists", f"there is a network {name} already", "choose another name")
 
 
-def _grown(old: ipaddress.IPv4Network, new: ipaddress.IPv4Network) -> ipaddress.IPv4Network:
-    if not old.subnet_of(new):
+def _resize(conn: Connection, network: Row[Any], subnet: ipaddress.IPv4Network) -> None:
+    """Forgets resting addresses outside the new subnet. Raises ShadowMeshError(subnet_shrinks, CONFLICT) if a member is outside."""
+    a, c = schema.addresses, schema.clients
+    outside = sa.and_(a.c.network_ref == network.ref, sa.or_(a.c.ip < first(subnet), a.c.ip > last(subnet)))
+    dropped = conn.execute(
+        sa.select(c.c.name, a.c.ip).join(c, c.c.id == a.c.client_id).where(outside).order_by(a.c.ip)
+    ).all()
+    if dropped:
+        others = f" and {len(dropped) - 1} more" if len(dropped) > 1 else ""
         raise conflict(
-            "subnet_shrinks", f"a subnet may only grow: {new} doesn't contain {old}", "give one that contains it"
+            "subnet_shrinks",
+            f"{subnet} has no place for {dropped[0].name} ({ipaddress.IPv4Address(dropped[0].ip)}){others}",
+            "give one that holds all members, or move them by `shadowmesh client set --ip`",
         )
-    return new
+    conn.execute(a.delete().where(outside))
 
 
 def _relay_id(conn: Connection, name: str | None) -> str | None:
