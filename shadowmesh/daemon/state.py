@@ -1,6 +1,7 @@
 """What the daemon keeps on disk: `STATE_DIR/state.db`, one SQLite file, 0600, every change a transaction.
 
-The directory is 0711 (others reach the socket, not the files). A lock file holds out a second daemon.
+Maps, which the controller can send again, lie beside it in `STATE_DIR/maps`, a log for each network. The directory is
+0711 (others reach the socket, not the files). A lock file holds out a second daemon.
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
-
+from shadowmesh.daemon.maplog import MapLog
 from shadowmesh.model.codec import Struct, from_json, to_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.ids import ClientID, NetworkRef
@@ -27,6 +27,7 @@ from shadowmesh.protocol.signing import IdentityDocument
 
 FORMAT = 1
 _DATABASE = "state.db"
+_MAPS = "maps"
 _LITTLE = 64 * 1024  # bytes free on a disk: less is none
 
 
@@ -68,7 +69,7 @@ CREATE TABLE IF NOT EXISTS device (id INTEGER PRIMARY KEY CHECK (id = 1), privat
 CREATE TABLE IF NOT EXISTS networks (
   network_id BLOB PRIMARY KEY, record BLOB NOT NULL,
   wg_private BLOB NOT NULL, sealing_private BLOB NOT NULL, sealing_public BLOB NOT NULL,
-  map_update BLOB, relay_token TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
+  relay_token TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS epoch_keys (
   network_id BLOB NOT NULL REFERENCES networks(network_id) ON DELETE CASCADE,
   epoch INTEGER NOT NULL, key BLOB NOT NULL, PRIMARY KEY (network_id, epoch)) WITHOUT ROWID;
@@ -93,6 +94,7 @@ class State:
         except BaseException:
             os.close(self._lock)
             raise
+        self._maps: dict[NetworkID, MapLog] = {}
 
     def close(self) -> None:
         with self._mutex:
@@ -176,24 +178,33 @@ class State:
     def forget_network(self, network_id: NetworkID) -> None:
         with self._transaction() as db:
             db.execute("DELETE FROM networks WHERE network_id = ?", (bytes(network_id),))
+            with self._map(network_id) as log:
+                log.delete()
 
     # map, keys, token
 
     def save_map(self, netmap: NetworkMap, update: MapUpdate) -> None:
-        """A map, and the message that brought it."""
-        whole = msgspec.structs.replace(update, snapshot=netmap.snapshot(), delta=None)
-        with self._transaction() as db:
-            db.execute(
-                "UPDATE networks SET map_update = ? WHERE network_id = ?", (to_json(whole), bytes(update.network_id))
-            )
+        """A map, and the message that brought it: of a change, the change is written."""
+        with self._map(update.network_id) as log:
+            log.save(netmap, update)
 
     def load_map(self, network_id: NetworkID) -> NetworkMap | None:
-        with self._transaction() as db:
-            row = db.execute("SELECT map_update FROM networks WHERE network_id = ?", (bytes(network_id),)).fetchone()
-        try:
-            return from_json(row[0], MapUpdate).apply(None) if row and row[0] else None
-        except MalformedError as e:
-            raise _unreadable(self.directory, e) from e
+        """The newest map that was kept; None also if what was kept isn't understood, as the controller will send it."""
+        with self._map(network_id) as log:
+            return log.load()
+
+    @contextmanager
+    def _map(self, network_id: NetworkID) -> Iterator[MapLog]:
+        with self._mutex:
+            try:
+                log = self._maps.get(network_id)
+                if log is None:
+                    directory = self.directory / _MAPS
+                    directory.mkdir(mode=0o700, exist_ok=True)
+                    log = self._maps[network_id] = MapLog(directory / f"{network_id.hex()}.log")
+                yield log
+            except OSError as e:
+                raise _failed(self.directory, e) from e
 
     def save_grant(self, network_id: NetworkID, keys: dict[int, Secret], relay_token: str) -> None:
         """Replaces the network's epoch keys and its relay token."""
