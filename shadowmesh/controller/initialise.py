@@ -169,6 +169,7 @@ def _fill_database(options: InitOptions, settings: Settings, keys: KeyRing, stag
     from shadowmesh.controller.authz import SYSTEM
     from shadowmesh.controller.service.api_keys import add_key
     from shadowmesh.controller.service.audit_log import record
+    from shadowmesh.controller.service.configuration import note_settings
     from shadowmesh.controller.service.core import Core
     from shadowmesh.controller.service.users import add_user
 
@@ -191,6 +192,7 @@ def _fill_database(options: InitOptions, settings: Settings, keys: KeyRing, stag
             return "", ""
         conn.execute(schema.meta.insert().values(key="fingerprint", value=fingerprint))
         record(core, conn, SYSTEM, "controller.init", fingerprint)
+        note_settings(core, conn)
         user_id, password = add_user(core, conn, SYSTEM, email, admin=True)
         _, api_key = add_key(core, conn, SYSTEM, user_id, "first", None)
         return password, api_key

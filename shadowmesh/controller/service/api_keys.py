@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection, Row
 
 from shadowmesh.controller.authz import Principal, key_lives, require_signed_in
 from shadowmesh.controller.errors import not_found
-from shadowmesh.controller.service.audit_log import record
+from shadowmesh.controller.service.audit_log import record, shown
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.idempotency import IdempotentRequest
 from shadowmesh.controller.service.revocations import rights_changed
@@ -32,6 +32,7 @@ def add_key(
 ) -> tuple[str, str]:
     """A new API key's id and text."""
     key, key_id, now = KEY_PREFIX + secrets.token_urlsafe(32), new_id("key"), core.now()
+    expires_at = None if expires_in is None else now + dt.timedelta(seconds=expires_in)
     conn.execute(
         schema.api_keys.insert().values(
             id=key_id,
@@ -39,10 +40,11 @@ def add_key(
             name=name,
             user_id=user_id,
             created_at=now,
-            expires_at=None if expires_in is None else now + dt.timedelta(seconds=expires_in),
+            expires_at=expires_at,
         )
     )
-    record(core, conn, who, "api-key.create", name or key_id, id=key_id, user=user_id)
+    after = shown({"name": name, "user_id": user_id, "expires_at": expires_at}, "name", "user_id", "expires_at")
+    record(core, conn, who, "api-key.create", name or key_id, id=key_id, after=after)
     return key_id, key
 
 
@@ -111,13 +113,14 @@ class ApiKeys:
             this = sa.and_(k.c.id == key_id, k.c.revoked_at.is_(None))
             if not who.admin:
                 this = sa.and_(this, k.c.user_id == who.user_id)
-            revoked = k.update().where(this).values(revoked_at=self._core.now()).returning(k.c.user_id)
-            user_id = conn.execute(revoked).scalar()
-            if user_id is None:
+            revoked = k.update().where(this).values(revoked_at=self._core.now())
+            row = conn.execute(revoked.returning(k.c.user_id, k.c.name, k.c.expires_at)).first()
+            if row is None:
                 raise not_found("api_key_unknown", f"there is no API key {key_id[:60]!r}", "`shadowmesh api-key list`")
-            rights_changed(self._core, conn, user_id)
-            record(self._core, conn, who, "api-key.revoke", key_id)
-            return str(user_id)
+            rights_changed(self._core, conn, row.user_id)
+            before = shown(row._mapping, "name", "user_id", "expires_at")
+            record(self._core, conn, who, "api-key.revoke", row.name or key_id, id=key_id, before=before)
+            return str(row.user_id)
 
         self._watchers.changed(await self._core.write(tx))
 

@@ -6,7 +6,10 @@ newest ones off is what they still can; that is what the witnesses are for (`ser
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
+import hashlib
+import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,13 +22,14 @@ from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.store import schema
 from shadowmesh.model.codec import to_json
 
+_LONG = 100  # characters: longer keys are told by their hash
 START = "0" * 64  # what the first entry follows
 
 
 def record(core: Core, conn: Connection, who: Principal, action: str, target: str, **detail: object) -> None:
     """Adds an entry to the chain, in the transaction that it is about.
 
-    A change of something tells what it was and what it is (`before`, `after`: see `difference`).
+    A change of something tells what it was and what it is: `before` and `after`, see `difference` and `shown`.
     """
     head, log = schema.audit_head, schema.audit
     before = conn.execute(sa.select(head).with_for_update()).one()
@@ -48,16 +52,20 @@ def difference(row: Row[Any], values: Mapping[str, Any]) -> dict[str, dict[str, 
     """For `record`: what of `values` is new to the row, as `before` and `after`; both empty if nothing is."""
     old = row._mapping
     changed = [name for name, value in values.items() if old[name] != value]
-    return {
-        "before": {name: plain(old[name]) for name in changed},
-        "after": {name: plain(values[name]) for name in changed},
-    }
+    return {"before": shown(old, *changed), "after": shown(values, *changed)}
 
 
-def plain(value: Any) -> Any:
-    """A column's value as JSON has it."""
+def shown(values: Mapping[Any, Any], *names: str) -> dict[str, Any]:
+    """These of a row's values as an entry has them."""
+    return {name: _plain(name, values[name]) for name in names}
+
+
+def _plain(name: str, value: Any) -> Any:
     if isinstance(value, dt.datetime):
         return value.isoformat(timespec="microseconds")
-    if isinstance(value, bytes):
-        return value.hex()
+    if isinstance(value, bytes):  # a public key
+        text = base64.b64encode(value).decode()
+        return text if len(text) <= _LONG else f"sha256:{hashlib.sha256(value).hexdigest()}"
+    if name == "ip" and isinstance(value, int):
+        return str(ipaddress.IPv4Address(value))
     return value

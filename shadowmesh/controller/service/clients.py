@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection, Row
 from shadowmesh.controller.authz import Permission, Principal, find_network, require_in
 from shadowmesh.controller.errors import conflict, not_found
 from shadowmesh.controller.service import addresses, epochs
-from shadowmesh.controller.service.audit_log import record
+from shadowmesh.controller.service.audit_log import difference, record, shown
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.events import Events
 from shadowmesh.controller.service.hub import Hub, encode
@@ -118,7 +118,8 @@ class Clients:
                     .where(c.c.id == row.id)
                     .values(state="approved", approved_at=self._core.now(), changed_serial=serial)
                 )
-                record(self._core, conn, who, "client.approve", row.name, id=row.id, network=network.name)
+                more = difference(row, {"state": "approved"})
+                record(self._core, conn, who, "client.approve", row.name, id=row.id, network=network.name, **more)
                 row = find_client(conn, network, row.id)
             return self._view(row, network, relay_names(conn)), row, changed
 
@@ -158,7 +159,8 @@ class Clients:
                 conn.execute(
                     c.update().where(c.c.id == row.id).values(**values, changed_serial=bump(conn, network.ref))
                 )
-                record(self._core, conn, who, "client.set", row.name, id=row.id, changes=sorted(changes))
+                more = difference(row, values)
+                record(self._core, conn, who, "client.set", row.name, id=row.id, network=network.name, **more)
             return self._view(find_client(conn, network, row.id), network, relay_names(conn))
 
         answer = await self._core.write(tx)
@@ -268,5 +270,17 @@ def remove_client(core: Core, conn: Connection, who: Principal, network: Row[Any
     network_id = NetworkID(network.network_id)
     revoked = revoke_client(core, conn, network, row, reason)
     rotated = epochs.rotate_or_merge(core, conn, network, now) if was_member else False
-    record(core, conn, who, "client.remove", row.name, id=row.id, network=network.name, reason=reason, rotated=rotated)
+    more = {"before": shown(row._mapping, "name", "ip", "state", "tags", "owner_id"), "after": {"state": state}}
+    record(
+        core,
+        conn,
+        who,
+        "client.remove",
+        row.name,
+        id=row.id,
+        network=network.name,
+        reason=reason,
+        rotated=rotated,
+        **more,
+    )
     return Gone(NetworkRef(network.ref), network_id, ClientID(row.id), row.name, reason, revoked)

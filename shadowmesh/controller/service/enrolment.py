@@ -26,7 +26,7 @@ from shadowmesh.controller.authz import Principal
 from shadowmesh.controller.errors import conflict, not_allowed, usage
 from shadowmesh.controller.service import addresses, invites
 from shadowmesh.controller.service.addresses import PoolEmpty, pool_size
-from shadowmesh.controller.service.audit_log import record
+from shadowmesh.controller.service.audit_log import difference, record, shown
 from shadowmesh.controller.service.clients import ALIVE
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.events import Events
@@ -291,18 +291,10 @@ class Enrolment:
         _check_free(conn, network, request.wg_key, known.id)
         c = schema.clients
         serial = bump(conn, network.ref)
-        conn.execute(
-            c.update()
-            .where(c.c.id == known.id)
-            .values(
-                wg_key=request.wg_key,
-                sealing_key=request.sealing_key,
-                version=request.version,
-                epoch_held=None,
-                changed_serial=serial,
-            )
-        )
-        self._record(conn, "client.rekey", network, known.id, known.name)
+        keys = {"wg_key": request.wg_key, "sealing_key": request.sealing_key}
+        seen = {"version": request.version, "epoch_held": None, "changed_serial": serial}
+        conn.execute(c.update().where(c.c.id == known.id).values(**keys, **seen))
+        self._record(conn, "client.rekey", network, known.id, known.name, **difference(known, keys))
         return NetworkRef(network.ref), ClientID(known.id), True
 
     def _insert(
@@ -314,28 +306,31 @@ class Enrolment:
         ip = addresses.claim(conn, network, client_id, invite.ip, now)
         name = self._name(conn, network, invite, request)
         _check_free(conn, network, request.wg_key, client_id)
+        told = {
+            "name": name,
+            "ip": ip,
+            "state": "pending" if wait else "approved",
+            "device_key": request.device_key,
+            "wg_key": request.wg_key,
+            "sealing_key": request.sealing_key,
+            "tags": invite.tags,
+            "owner_id": invite.owner_id,
+            "ephemeral": invite.ephemeral,
+        }
         conn.execute(
             schema.clients.insert().values(
                 id=client_id,
                 network_ref=network.ref,
-                name=name,
-                ip=ip,
-                state="pending" if wait else "approved",
-                device_key=request.device_key,
-                wg_key=request.wg_key,
-                sealing_key=request.sealing_key,
-                tags=invite.tags,
-                owner_id=invite.owner_id,
+                **told,
                 invite_id=invite.id,
                 created_at=now,
                 approved_at=None if wait else now,
                 version=request.version,
                 changed_serial=serial,
-                ephemeral=invite.ephemeral,
                 idle=invite.idle,
             )
         )
-        self._record(conn, "client.enrol", network, client_id, name, invite=invite.id, pending=wait)
+        self._record(conn, "client.enrol", network, client_id, name, invite=invite.id, after=shown(told, *told))
         return NetworkRef(network.ref), client_id, True
 
     def _record(self, conn: Connection, action: str, network: Row[Any], client: str, name: str, **more: object) -> None:

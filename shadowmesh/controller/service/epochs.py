@@ -13,6 +13,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from shadowmesh.controller.authz import SYSTEM
+from shadowmesh.controller.service.audit_log import record
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.grants import key_label
 from shadowmesh.controller.store import schema
@@ -78,7 +80,7 @@ def with_old(conn: Connection) -> list[NetworkRef]:
 
 def retire(core: Core, conn: Connection, ref: NetworkRef, now: dt.datetime) -> bool:
     """Ends what has run out and sets an end to what nobody needs; True if the map changed."""
-    e, c = schema.epochs, schema.clients
+    e, c, n = schema.epochs, schema.clients, schema.networks
     rows = conn.execute(sa.select(e).where(e.c.network_ref == ref).order_by(e.c.epoch)).all()
     if len(rows) < 2:
         return False
@@ -88,14 +90,28 @@ def retire(core: Core, conn: Connection, ref: NetworkRef, now: dt.datetime) -> b
         sa.select(c.c.id).where(c.c.network_ref == ref, c.c.state == "approved", behind).limit(1)
     ).first()
     soon = max(now, newest.current_from) + seconds(core.timing.epoch_grace)
+    ended = []
     for row in rows[:-1]:
         this = sa.and_(e.c.network_ref == ref, e.c.epoch == row.epoch)
         if row.ends is not None and row.ends <= now:
             conn.execute(e.delete().where(this))
+            ended.append(row.epoch)
             changed = True
         elif waiting is None and (row.ends is None or row.ends > soon):
             conn.execute(e.update().where(this).values(ends=soon))
             changed = True
     if changed:
         bump(conn, ref)
+    if ended:
+        name = conn.execute(sa.select(n.c.name).where(n.c.ref == ref)).scalar_one()
+        record(
+            core,
+            conn,
+            SYSTEM,
+            "network.end-epochs",
+            name,
+            id=ref,
+            before={"epochs": [row.epoch for row in rows]},
+            after={"epochs": [row.epoch for row in rows if row.epoch not in ended]},
+        )
     return changed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import datetime as dt
 import ipaddress
 from typing import Any
@@ -69,7 +70,8 @@ class Invites:
                     idle=wish.idle,
                 )
             )
-            record(core, conn, who, "invite.create", network.name, id=invite_id, uses=wish.uses)
+            made = wish.model_dump(mode="json", exclude_none=True)
+            record(core, conn, who, "invite.create", network.name, id=invite_id, after=made)
             text = Invite(
                 urls=core.settings.public_urls,
                 fingerprint=core.keys.identity.public.fingerprint,
@@ -139,13 +141,13 @@ def _theirs(conn: Connection, who: Principal, network: Row[Any]) -> sa.ColumnEle
     return schema.invites.c.owner_id == who.user_id
 
 
-def revoke_invites(core: Core, conn: Connection, user_id: str, ref: str | None = None) -> None:
-    """Who may no longer invite leaves no open invite behind: in this network, or in all."""
+def revoke_invites(core: Core, conn: Connection, user_id: str, ref: str | None = None) -> builtins.list[str]:
+    """Who may no longer invite leaves no open invite behind: in this network, or in all. The ids of those that ended."""
     t = schema.invites
     theirs = sa.and_(t.c.owner_id == user_id, t.c.revoked_at.is_(None), t.c.uses_left > 0)
     if ref is not None:
         theirs = sa.and_(theirs, t.c.network_ref == ref)
-    conn.execute(t.update().where(theirs).values(revoked_at=core.now()))
+    return sorted(conn.execute(t.update().where(theirs).values(revoked_at=core.now()).returning(t.c.id)).scalars())
 
 
 def _check_wishes(conn: Connection, network: Row[Any], wish: api.InviteCreate) -> None:

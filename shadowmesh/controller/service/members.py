@@ -50,12 +50,15 @@ class Members:
             if wish.role != "owner":
                 _keep_an_owner(conn, network, user)
             this = sa.and_(m.c.network_ref == network.ref, m.c.user_id == user.id)
+            old = conn.execute(sa.select(m.c.role).where(this)).scalar()
             if conn.execute(m.update().where(this).values(role=wish.role)).rowcount == 0:
                 conn.execute(m.insert().values(network_ref=network.ref, user_id=user.id, role=wish.role))
+            ended = []
             if Permission.NETWORK_INVITE not in ROLES[wish.role]:
-                revoke_invites(self._core, conn, user.id, network.ref)
+                ended = revoke_invites(self._core, conn, user.id, network.ref)
             rights_changed(self._core, conn, user.id)
-            record(self._core, conn, who, "member.set", wish.email, network=network.name, role=wish.role)
+            more = {"before": {"role": old}, "after": {"role": wish.role}, "invites_ended": ended}
+            record(self._core, conn, who, "member.set", user.email, id=user.id, network=network.name, **more)
             return api.NetworkMember(user=user.id, email=user.email, role=wish.role)
 
         answer = await self._core.write(tx)
@@ -71,11 +74,13 @@ class Members:
             user = find_user(conn, name)
             _keep_an_owner(conn, network, user)
             this = sa.and_(m.c.network_ref == network.ref, m.c.user_id == user.id)
-            if conn.execute(m.delete().where(this)).rowcount == 0:
+            old = conn.execute(m.delete().where(this).returning(m.c.role)).scalar()
+            if old is None:
                 raise not_found("member_unknown", f"{user.email} is no member of {network.name}")
-            revoke_invites(self._core, conn, user.id, network.ref)
+            ended = revoke_invites(self._core, conn, user.id, network.ref)
             rights_changed(self._core, conn, user.id)
-            record(self._core, conn, who, "member.remove", user.email, network=network.name)
+            more = {"before": {"role": old}, "after": {"role": None}, "invites_ended": ended}
+            record(self._core, conn, who, "member.remove", user.email, id=user.id, network=network.name, **more)
             return str(user.id)
 
         self._watchers.changed(await self._core.write(tx))

@@ -13,7 +13,7 @@ from shadowmesh.controller.authz import Permission, Principal, find_network, req
 from shadowmesh.controller.errors import conflict, not_found
 from shadowmesh.controller.service import epochs
 from shadowmesh.controller.service.addresses import first, last, parse_subnet, parse_subnet6
-from shadowmesh.controller.service.audit_log import record
+from shadowmesh.controller.service.audit_log import difference, record, shown
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.events import Events
 from shadowmesh.controller.service.hub import Hub, encode
@@ -29,6 +29,20 @@ from shadowmesh.model.ids import NetworkRef, new_id
 from shadowmesh.model.keys import DevicePublicKey, NetworkID, Secret
 from shadowmesh.model.link import Removed
 from shadowmesh.model.relaylink import Revocation, Revocations
+
+# What people set, and the audit log shows.
+_SETTINGS = (
+    "name",
+    "description",
+    "subnet",
+    "subnet6",
+    "approval",
+    "code_approval",
+    "max_clients",
+    "p2p",
+    "relay_fallback",
+    "relay_id",
+)
 
 
 class Networks:
@@ -81,7 +95,8 @@ class Networks:
             epochs.add_first(self._core, conn, ref, key, now)
             if who.user_id is not None:
                 conn.execute(schema.members.insert().values(network_ref=ref, user_id=who.user_id, role="owner"))
-            record(self._core, conn, who, "network.create", wish.name, id=ref, subnet=str(subnet))
+            after = shown(_living(conn, ref)._mapping, *_SETTINGS)
+            record(self._core, conn, who, "network.create", wish.name, id=ref, owner=who.user_id, after=after)
             answer = self._view_of(conn, ref)
             if once:
                 once.keep(self._core, conn, who, answer)
@@ -139,7 +154,8 @@ class Networks:
                 n = schema.networks
                 conn.execute(n.update().where(n.c.ref == network.ref).values(**values))
                 bump(conn, network.ref)
-                record(self._core, conn, who, "network.set", network.name, id=network.ref, changes=sorted(changes))
+                more = difference(network, {name: values[name] for name in values if name in _SETTINGS})
+                record(self._core, conn, who, "network.set", network.name, id=network.ref, **more)
             return self._view_of(conn, network.ref)
 
         answer = await self._core.write(tx)
@@ -154,7 +170,8 @@ class Networks:
             network = find_network(conn, who, name, Permission.NETWORK_CONFIGURE, lock=True)
             epoch = epochs.rotate(self._core, conn, NetworkRef(network.ref), self._core.now())
             bump(conn, network.ref)
-            record(self._core, conn, who, "network.rotate-key", network.name, id=network.ref, epoch=epoch)
+            more = {"before": {"epoch": epoch - 1}, "after": {"epoch": epoch}}
+            record(self._core, conn, who, "network.rotate-key", network.name, id=network.ref, **more)
             return self._view_of(conn, network.ref)
 
         answer = await self._core.write(tx)
@@ -171,16 +188,19 @@ class Networks:
             n, c = schema.networks, schema.clients
             pending = sa.select(c.c.device_key).where(c.c.network_ref == ref, c.c.state == "pending")
             waiting = [DevicePublicKey(key) for key in conn.execute(pending).scalars()]
-            conn.execute(
+            ended = conn.execute(
                 c.update()
                 .where(c.c.network_ref == ref, c.c.state.in_(["approved", "pending"]))
                 .values(state="deleted", removed_at=now)
+                .returning(c.c.id)
             )
+            clients = sorted(ended.scalars())
             for gone in (schema.epochs, schema.invites, schema.addresses, schema.members):
                 conn.execute(gone.delete().where(gone.c.network_ref == ref))
             conn.execute(n.update().where(n.c.ref == ref).values(deleted_at=now, rotation_due=None))
             revoked = revoke_network(self._core, conn, network)
-            record(self._core, conn, who, "network.delete", network.name, id=ref)
+            before = shown(network._mapping, *_SETTINGS) | {"clients": clients}
+            record(self._core, conn, who, "network.delete", network.name, id=ref, before=before)
             return NetworkRef(ref), revoked, waiting
 
         found = await self._core.read(lambda conn: find_network(conn, who, name, Permission.NETWORK_DELETE))
@@ -196,9 +216,7 @@ class Networks:
         self._events.publish("network_changed", ref, change="deleted")
 
     def _view_of(self, conn: Connection, ref: str) -> api.Network:
-        row = living_network(conn, ref)
-        assert row is not None, "the caller holds it"
-        return self._view(conn, row)
+        return self._view(conn, _living(conn, ref))
 
     def _view(self, conn: Connection, row: Row[Any]) -> api.Network:
         c, e, r = schema.clients, schema.epochs, schema.relays
@@ -233,6 +251,12 @@ class Networks:
             online=self._hub.online(NetworkRef(row.ref)),
             rotation_due=row.rotation_due,
         )
+
+
+def _living(conn: Connection, ref: str) -> Row[Any]:
+    row = living_network(conn, ref)
+    assert row is not None, "the caller holds it"
+    return row
 
 
 def _check_name(conn: Connection, name: str) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection, Row
 from shadowmesh.controller.authz import Principal, require_admin, require_signed_in
 from shadowmesh.controller.errors import not_allowed, not_found, usage
 from shadowmesh.controller.service import revocations
-from shadowmesh.controller.service.audit_log import record
+from shadowmesh.controller.service.audit_log import difference, record, shown
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.enrolment import Nonces
 from shadowmesh.controller.service.events import Events
@@ -85,7 +85,8 @@ class Relays:
                     created_by=who.name,
                 )
             )
-            record(core, conn, who, "relay.token", token_id, uses=wish.uses)
+            after = wish.model_dump(mode="json")
+            record(core, conn, who, "relay.token", token_id, id=token_id, after=after)
             if once:
                 once.keep(core, conn, who, answer)
             return answer
@@ -123,21 +124,14 @@ class Relays:
                     "`shadowmesh relay token` makes one",
                 )
             relay_id, name = new_id("rly"), _free_name(conn, wish.name)
+            place = _place(wish)
             conn.execute(
                 r.insert().values(
-                    id=relay_id,
-                    name=name,
-                    key=wish.key,
-                    url=wish.url,
-                    udp=None if wish.udp is None else str(wish.udp),
-                    region=wish.region,
-                    capacity_mbit=wish.capacity_mbit,
-                    version=wish.version,
-                    draining=False,
-                    created_at=now,
+                    id=relay_id, name=name, key=wish.key, **place, version=wish.version, draining=False, created_at=now
                 )
             )
-            record(core, conn, Principal(f"relay {relay_id}"), "relay.register", name, id=relay_id, token=token.id)
+            who, after = _principal(relay_id), place | {"name": name, "key": str(wish.key)}
+            record(core, conn, who, "relay.register", name, id=relay_id, token=token.id, after=after)
             bump_users(conn, relay_id)
             return relay_id, name, True
 
@@ -191,20 +185,16 @@ class Relays:
             raise not_allowed(
                 "relay_unknown", "this relay is not registered here", "register it with `shadowmesh relay token`"
             )
-        place = {
-            "url": hello.url,
-            "udp": None if hello.udp is None else str(hello.udp),
-            "region": hello.region,
-        }
-        changed = any(getattr(row, key) != value for key, value in place.items())
-        conn.execute(
-            r.update()
-            .where(r.c.id == row.id)
-            .values(**place, version=hello.version, capacity_mbit=hello.capacity_mbit, last_seen=self._core.now())
-        )
-        if changed:
+        place = _place(hello)
+        more = difference(row, place)
+        seen = {"version": hello.version, "last_seen": self._core.now()}
+        conn.execute(r.update().where(r.c.id == row.id).values(**place, **seen))
+        in_maps = bool(more["after"].keys() - {"capacity_mbit"})
+        if in_maps:
             bump_users(conn, row.id)
-        return row, changed
+        if more["after"]:
+            record(self._core, conn, _principal(row.id), "relay.set", row.name, id=row.id, **more)
+        return row, in_maps
 
     def loaded(self, link: RelayLink, load: Load) -> None:
         link.load, link.load_at = load, self._core.now()
@@ -248,7 +238,9 @@ class Relays:
             if row.draining != draining:
                 conn.execute(r.update().where(r.c.id == row.id).values(draining=draining))
                 bump_users(conn, row.id)
-                record(self._core, conn, who, "relay.drain" if draining else "relay.undrain", row.name, id=row.id)
+                more = difference(row, {"draining": draining})
+                action = "relay.drain" if draining else "relay.undrain"
+                record(self._core, conn, who, action, row.name, id=row.id, **more)
             return _find(conn, row.id)
 
         row = await self._core.write(tx)
@@ -267,9 +259,11 @@ class Relays:
         def tx(conn: Connection) -> Row[Any]:
             row = _find(conn, name)
             bump_users(conn, row.id)
-            conn.execute(n.update().where(n.c.relay_id == row.id).values(relay_id=None))
+            freed = n.update().where(n.c.relay_id == row.id, n.c.deleted_at.is_(None)).values(relay_id=None)
+            networks = sorted(conn.execute(freed.returning(n.c.ref)).scalars())
             conn.execute(r.update().where(r.c.id == row.id).values(removed_at=self._core.now()))
-            record(self._core, conn, who, "relay.remove", row.name, id=row.id)
+            before = shown(row._mapping, "name", "key", "url", "udp", "region", "capacity_mbit")
+            record(self._core, conn, who, "relay.remove", row.name, id=row.id, before=before, networks_freed=networks)
             return row
 
         row = await self._core.write(tx)
@@ -310,6 +304,16 @@ class Relays:
             last_seen=self._core.now() if link is not None else row.last_seen,
             load=load,
         )
+
+
+def _place(said: RelayRegistration | RelayHello) -> dict[str, Any]:
+    """What a relay says of itself that clients or administrators go by."""
+    udp = None if said.udp is None else str(said.udp)
+    return {"url": said.url, "udp": udp, "region": said.region, "capacity_mbit": said.capacity_mbit}
+
+
+def _principal(relay_id: str) -> Principal:
+    return Principal(f"relay {relay_id}")
 
 
 def bump_users(conn: Connection, relay_id: str) -> None:

@@ -19,6 +19,7 @@ from shadowmesh.controller.service.api_keys import ApiKeys
 from shadowmesh.controller.service.audit_log import record
 from shadowmesh.controller.service.auditing import Audit
 from shadowmesh.controller.service.clients import Clients, Gone, remove_client
+from shadowmesh.controller.service.configuration import note_settings
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.credentials import Credentials
 from shadowmesh.controller.service.devices import Devices
@@ -98,6 +99,7 @@ class Services:
 
     async def start(self) -> None:
         await self.core.write(lambda conn: bump_where_head_changed(self.core, conn))
+        await self.core.write(lambda conn: note_settings(self.core, conn))
         await self.following.start()
         timing = self.core.timing
         for every, what in (
@@ -149,7 +151,8 @@ class Services:
             return  # another controller was faster
         epoch = epochs.rotate(self.core, conn, ref, self.core.now())
         bump(conn, ref)
-        record(self.core, conn, SYSTEM, "network.rotate-key", network.name, id=ref, epoch=epoch)
+        more = {"before": {"epoch": epoch - 1}, "after": {"epoch": epoch}}
+        record(self.core, conn, SYSTEM, "network.rotate-key", network.name, id=ref, **more)
 
     async def _remove_idle(self, now: dt.datetime) -> None:
         c = schema.clients

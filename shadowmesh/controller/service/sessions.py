@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection, Row
 
 from shadowmesh.controller.authz import SYSTEM, Principal, session_lives
 from shadowmesh.controller.errors import not_allowed, usage
-from shadowmesh.controller.service.audit_log import record
+from shadowmesh.controller.service.audit_log import difference, record
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.limits import Limiter
 from shadowmesh.controller.service.passwords import hash_password, nobodys_hash, verify_password
@@ -73,9 +73,10 @@ class Sessions:
                 conn.execute(u.update().where(u.c.id == row.id).values(password_hash=changed, must_change=False))
                 conn.execute(t.delete().where(t.c.user_id == row.id))  # who knew the old one is out
                 rights_changed(self._core, conn, row.id)
-                record(self._core, conn, who, "user.password", row.email, id=row.id)
+                more = difference(now, {"must_change": False})
+                record(self._core, conn, who, "user.password", row.email, id=row.id, **more)
             self._keep_refresh(conn, refresh, session, row.id)
-            record(self._core, conn, who, "auth.login", row.email, source=source)
+            record(self._core, conn, who, "auth.login", row.email, source=source, session=session)
 
         await self._core.write(tx)
         self._watchers.changed(row.id)
@@ -97,7 +98,7 @@ class Sessions:
             if conn.execute(t.update().where(free).values(used_at=now)).rowcount == 0:
                 conn.execute(t.delete().where(t.c.family == row.family))
                 rights_changed(self._core, conn, row.user_id)
-                record(self._core, conn, SYSTEM, "auth.refresh-reused", row.user_id)
+                record(self._core, conn, SYSTEM, "auth.refresh-reused", user.email, id=row.user_id, session=row.family)
                 return row, False
             if user.disabled:
                 return row, False
@@ -113,7 +114,7 @@ class Sessions:
 
     async def logout(self, token: str) -> None:
         """Ends the session: its refresh tokens and, with them, its access tokens."""
-        t, mac = schema.refresh_tokens, self._core.keys.vault.mac(_REFRESH, token)
+        t, u, mac = schema.refresh_tokens, schema.users, self._core.keys.vault.mac(_REFRESH, token)
 
         def tx(conn: Connection) -> str | None:
             row = conn.execute(sa.select(t).where(t.c.mac == mac)).first()
@@ -121,6 +122,8 @@ class Sessions:
                 return None
             conn.execute(t.delete().where(t.c.family == row.family))
             rights_changed(self._core, conn, row.user_id)
+            email = conn.execute(sa.select(u.c.email).where(u.c.id == row.user_id)).scalar_one()
+            record(self._core, conn, Principal(email, row.user_id), "auth.logout", email, session=row.family)
             return str(row.user_id)
 
         user_id = await self._core.write(tx)

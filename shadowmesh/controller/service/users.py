@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection, Row
 
 from shadowmesh.controller.authz import Principal, require_admin
 from shadowmesh.controller.errors import conflict, not_found
-from shadowmesh.controller.service.audit_log import record
+from shadowmesh.controller.service.audit_log import difference, record
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.invites import revoke_invites
 from shadowmesh.controller.service.passwords import hash_password, new_password
@@ -39,7 +39,7 @@ def add_user(core: Core, conn: Connection, who: Principal, email: str, *, admin:
             created_at=core.now(),
         )
     )
-    record(core, conn, who, "user.add", email, id=user_id, admin=admin)
+    record(core, conn, who, "user.add", email, id=user_id, after={"email": email, "admin": admin})
     return user_id, password
 
 
@@ -70,7 +70,7 @@ class Users:
         def tx(conn: Connection) -> api.User:
             # Two administrators who demote each other at once take turns here.
             conn.execute(sa.select(u.c.id).where(u.c.admin).order_by(u.c.id).with_for_update()).all()
-            row = find_user(conn, name)
+            row, ended = find_user(conn, name), list[str]()
             if changes:
                 conn.execute(u.update().where(u.c.id == row.id).values(**changes))
                 others = sa.select(u.c.id).where(u.c.admin, u.c.disabled.is_(False)).limit(1)
@@ -78,9 +78,10 @@ class Users:
                     raise conflict("last_admin", f"{row.email} is the last administrator", "make another one first")
                 if wish.disabled:
                     conn.execute(t.delete().where(t.c.user_id == row.id))
-                    revoke_invites(self._core, conn, row.id)
+                    ended = revoke_invites(self._core, conn, row.id)
                 rights_changed(self._core, conn, row.id)
-                record(self._core, conn, who, "user.set", row.email, id=row.id, **changes)
+                more = difference(row, changes)
+                record(self._core, conn, who, "user.set", row.email, id=row.id, invites_ended=ended, **more)
             return _user_view(find_user(conn, row.id))
 
         answer = await self._core.write(tx)
@@ -99,9 +100,11 @@ class Users:
             conn.execute(u.update().where(u.c.id == row.id).values(password_hash=stored, must_change=True))
             conn.execute(t.delete().where(t.c.user_id == row.id))
             theirs = sa.and_(k.c.user_id == row.id, k.c.revoked_at.is_(None))
-            conn.execute(k.update().where(theirs).values(revoked_at=self._core.now()))
+            revoked = k.update().where(theirs).values(revoked_at=self._core.now()).returning(k.c.id)
+            ended = sorted(conn.execute(revoked).scalars())
             rights_changed(self._core, conn, row.id)
-            record(self._core, conn, who, "user.reset-password", row.email, id=row.id)
+            more = difference(row, {"must_change": True})
+            record(self._core, conn, who, "user.reset-password", row.email, id=row.id, api_keys_ended=ended, **more)
             return api.UserCreated(**_user_view(row).model_dump(), password=password)
 
         answer = await self._core.write(tx)
