@@ -113,13 +113,26 @@ def leave(call: Call, network: Annotated[str, typer.Argument(help="The network's
     """Leave a network: its keys and map on this machine are deleted."""
     call.confirm(f"leave {network} and delete its keys here?")
     answer = DaemonClient(call.state_dir).call("leave", network=network)
-    call.done("leave/1", answer, f"{network}: left")
+    later = "" if answer["controller_told"] else "; its controller will be told when it can be reached"
+    call.done("leave/1", answer, f"{network}: left{later}")
 
 
 def up(call: Call, network: OptionalNetwork = None) -> None:
     """Switch a network on (all without NAME)."""
     answer = DaemonClient(call.state_dir).call("up", network=network)
-    call.done("up/1", answer, lambda: "\n".join(f"{n['name']}: up as {n['ip']}" for n in answer["networks"]))
+    waiting = [n for n in answer["networks"] if n["state"] == "pending-approval"]
+    call.done("up/1", answer, lambda: "\n".join(map(_up_text, answer["networks"])))
+    if waiting:
+        raise typer.Exit(WAITING_FOR_APPROVAL)
+
+
+def _up_text(network: dict[str, Any]) -> str:
+    waits = network["state"] == "pending-approval"
+    return (
+        f"{network['name']}: waits for an administrator's approval"
+        if waits
+        else f"{network['name']}: up as {network['ip']}"
+    )
 
 
 def down(call: Call, network: OptionalNetwork = None) -> None:

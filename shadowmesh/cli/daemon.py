@@ -16,6 +16,7 @@ def attach(app: typer.Typer) -> None:
     group = new_app("The client daemon.")
     verb(group, "run", client=True)(run)
     verb(group, "install", client=True)(install)
+    verb(group, "reset-identity", client=True)(reset_identity)
     app.add_typer(group, name="daemon")
 
 
@@ -29,6 +30,29 @@ def run(call: Call) -> None:
         set_up(call)
 
     run_daemon(call.state_dir, set_up_log)
+
+
+def reset_identity(call: Call) -> None:
+    """Make this machine another one: for a copy of a machine that goes on elsewhere. Forgets its networks, keys too."""
+    from shadowmesh.client_api.local import DaemonClient
+    from shadowmesh.model.errors import ShadowMeshError
+
+    call.confirm("forget this machine's identity and all its networks?")
+    try:
+        names = DaemonClient(call.state_dir).call("reset_identity")["networks"]
+    except ShadowMeshError as error:
+        if error.code != "daemon_unreachable":
+            raise
+        from shadowmesh.daemon.state import State
+
+        state = State(call.state_dir)
+        try:
+            names = [n.name for n in state.networks()]
+            state.reset_identity()
+        finally:
+            state.close()
+    left = f"; join again with an invite: {', '.join(names)}" if names else ""
+    call.done("daemon-reset-identity/1", {"networks": names}, f"this machine has a new identity{left}")
 
 
 def install(

@@ -332,10 +332,15 @@ class ControllerLink:
             signature=sign_text(self._device, Context.HELLO, message),
             boot_id=self._boot_id,
             version=__version__,
-            maps=tuple(MapState(network_id=i, generation=m.generation, serial=m.serial) for i, m in self.maps.items()),
+            maps=tuple(self._held(network_id) for network_id in sorted(self.networks)),
         )
         await socket.send(to_json(hello).decode())
         return challenge.wall - self._wall()
+
+    def _held(self, network_id: NetworkID) -> MapState:
+        """A network without a map is named as well: so it is told if this device is in it no more."""
+        generation, serial = self.maps[network_id].order if network_id in self.maps else (0, 0)
+        return MapState(network_id=network_id, generation=generation, serial=serial)
 
     async def _write(self, socket: ClientConnection) -> None:
         with contextlib.suppress(ConnectionClosed):

@@ -11,10 +11,11 @@ from typing import Any
 import msgspec
 
 from shadowmesh import __version__
-from shadowmesh.daemon.daemon import Daemon
+from shadowmesh.daemon.daemon import ASK_FIRST, Daemon
 from shadowmesh.daemon.join import enrol
 from shadowmesh.daemon.local_api import Access, Caller, Method
 from shadowmesh.daemon.network import Network
+from shadowmesh.daemon.state import FormerNetwork, NetworkRecord
 from shadowmesh.daemon.wgexport import wireguard_config
 from shadowmesh.engine import PingResult
 from shadowmesh.model.errors import Kind, ShadowMeshError
@@ -28,6 +29,7 @@ _PING_TIMEOUT = 2.0
 _PING_PACE = 1.0  # seconds between two tries, as ping(8)
 _UNTIL_PACE = 0.2
 _LEAVE_GRACE = 2.0
+_LOOK = 0.5
 
 
 class Api:
@@ -47,6 +49,7 @@ class Api:
             "why": (Access.READ, self.why),
             "wait": (Access.STATUS, self.wait),
             "export_wireguard": (Access.CHANGE, self.export_wireguard),
+            "reset_identity": (Access.CHANGE, self.reset_identity),
         }
 
     # status
@@ -70,17 +73,26 @@ class Api:
 
     def _status(self, caller: Caller) -> Status:
         daemon = self._daemon
-        networks = tuple(self._network_status(n, caller) for n in _by_name(daemon.networks.values()))
+        networks = [self._network_status(n, caller) for n in daemon.networks.values()]
+        networks += [_former_status(f) for f in daemon.former.values() if f.state != "left"]
         nat = daemon.mesh.node.nat
         if caller.access < Access.READ:
             nat = msgspec.structs.replace(nat, public=None)
+        networks.sort(key=lambda n: n.name)
         warnings = [*daemon.host.warnings, *(f"{n.name}: {n.error}" for n in networks if n.error)]
         warnings += [f"{n.name}: {n.trouble}" for n in daemon.networks.values() if n.trouble]
+        warnings += [
+            f"{f.record.name}: left; its controller will be told when it can be reached"
+            for f in daemon.former.values()
+            if f.state == "left"
+        ]
+        if daemon.keeper.warning is not None:
+            warnings.append(daemon.keeper.warning)
         counters = daemon.mesh.node.counters
         return Status(
             version=__version__,
             pump=daemon.mesh.pump_name,
-            networks=networks,
+            networks=tuple(networks),
             nat=nat,
             warnings=tuple(warnings),
             drops=counters.drops(None) if counters is not None else {},
@@ -104,7 +116,7 @@ class Api:
             client_id=network.record.client_id,
             subnet=str(network.map.head.subnet) if network.map is not None else "",
             home_relay=daemon.mesh.node.relay_name(network.id) if running else None,
-            error=network.error,
+            error=network.complaint,
             peers=tuple(peers),
         )
 
@@ -136,37 +148,78 @@ class Api:
             timeout = _number(params, "wait_s", 30.0)
             if not await self._until(lambda: network.run_state == "up" and network.error is None, timeout):
                 raise ShadowMeshError(
-                    "not_up", f"{network.name} was joined but is not up: {network.error or 'no map yet'}",
+                    "not_up", f"{network.name} was joined but is not up: {network.complaint or 'no map yet'}",
                     "`shadowmesh status` follows it",
                 )  # fmt: skip
         return join_result(network)
 
     async def leave(self, _caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
-        """The controller is told if it can be reached; the keys here go either way."""
-        network = self._find(_text(params, "network"))
+        """The keys here go at once; a controller that can't be reached is told when it can."""
+        name = _text(params, "network")
+        former = self._former(name)
+        if former is not None:
+            self._daemon.forget(former.record.network_id)
+            return {"name": former.record.name, "controller_told": True}
+        network = self._find(name)
         told = self._daemon.links.send(network.id, Leave(network_id=network.id))
         gone = told and await self._until(lambda: network.id not in self._daemon.networks, _LEAVE_GRACE)
-        if not gone and network.id in self._daemon.networks:
-            self._daemon.forget(network)
+        if network.id in self._daemon.networks:
+            self._daemon.end(network, "left")
         return {"name": network.name, "controller_told": bool(gone)}
 
+    async def reset_identity(self, _caller: Caller, _params: dict[str, Any]) -> dict[str, Any]:
+        return {"networks": await self._daemon.reset_identity()}
+
     async def up(self, _caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
-        chosen = self._chosen(params)
+        """Raises ShadowMeshError for the first that isn't up after all were tried."""
+        chosen, failed = self._chosen(params), None
         for network in chosen:
             if network.interface is None and network.map is not None and network.record.approved:
                 self._daemon.check_wish(network.name, network.map.head.subnet, network.id)
             network.change(wanted=True)
             self._daemon.bring_up(network)
-            if network.error is not None:
-                raise ShadowMeshError("not_up", f"{network.name} can't run", network.error)
+        for network in chosen:
+            await self._until(lambda network=network: self._settled(network), ASK_FIRST)  # type: ignore[misc]
+            failed = failed or self._not_up(network)
+        if failed is not None:
+            raise failed
         return {"networks": [self._brief(n) for n in chosen]}
 
     async def down(self, _caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
-        chosen = self._chosen(params)
+        chosen, saved = self._chosen(params), True
         for network in chosen:
-            network.change(wanted=False)
             self._daemon.take_down(network)
+            saved = network.change(wanted=False) and saved
+        if not saved:
+            assert self._daemon.keeper.failure is not None
+            raise ShadowMeshError(
+                "not_saved", f"down, but not kept over a restart: {self._daemon.keeper.failure.what}",
+                self._daemon.keeper.failure.remedy,
+            )  # fmt: skip
         return {"networks": [self._brief(n) for n in chosen]}
+
+    def _settled(self, network: Network) -> bool:
+        """Whether it is known if the controller takes this machine, as far as it can be: a copied machine is never up."""
+        return network.answered or network.id not in self._daemon.networks
+
+    def _not_up(self, network: Network) -> ShadowMeshError | None:
+        """What to say of a network that isn't up, and doesn't wait for approval."""
+        former = self._daemon.former.get(network.id)
+        if former is not None:
+            return ended_error(former)
+        state = network.run_state
+        if state in ("up", "pending-approval"):
+            return None
+        if network.refusal is not None and network.refusal.duplicate:
+            return ShadowMeshError(
+                network.refusal.code, f"{network.name} isn't up: {network.refusal.what}",
+                "if this machine is a copy: `shadowmesh daemon reset-identity`, and join again", kind=Kind.CONFLICT,
+            )  # fmt: skip
+        kind = Kind.NOT_ALLOWED if state == "refused" else Kind.FAILED
+        return ShadowMeshError(
+            "not_up", f"{network.name} isn't up: {network.complaint or 'it has no map yet'}",
+            "`shadowmesh status` follows it", kind=kind,
+        )  # fmt: skip
 
     @staticmethod
     def _brief(network: Network) -> dict[str, Any]:
@@ -213,9 +266,20 @@ class Api:
         target, state = _text(params, "target"), _text(params, "state")
         timeout = _number(params, "timeout_s", 30.0)
         started = self._now().boot
+        former = self._former(target)
+        if former is not None:
+            raise ended_error(former)
         if any(n.name == target for n in self._daemon.networks.values()):
             network = self._find(target)
-            reached = await self._until(lambda: network.run_state == "up", timeout)
+            await self._until(lambda: self._settled(network), min(timeout, ASK_FIRST))
+
+            def over() -> bool:
+                return network.run_state in ("up", "duplicate", "refused") or network.id in self._daemon.former
+
+            reached = await self._until(over, timeout - (self._now().boot - started))
+            failed = self._not_up(network) if reached else None
+            if failed is not None:
+                raise failed
         else:
             reached = False
             want_direct = state == "direct"
@@ -253,13 +317,22 @@ class Api:
                 kind=Kind.CONFLICT,
             )  # fmt: skip
 
+    def _former(self, name: str) -> FormerNetwork | None:
+        """One that ended by others' will, where no network of today goes by this name."""
+        if any(_named(n.record, name) for n in self._daemon.networks.values()):
+            return None
+        return next((f for f in self._daemon.former.values() if f.state != "left" and _named(f.record, name)), None)
+
     def _find(self, name: str) -> Network:
-        found = [n for n in self._daemon.networks.values() if name in (n.name, str(n.id), n.record.ref)]
+        found = [n for n in self._daemon.networks.values() if _named(n.record, name)]
         if len(found) == 1:
             return found[0]
         if found:
             ids = ", ".join(n.record.ref for n in found)
             raise ShadowMeshError("ambiguous", f"{name} names several networks", f"use one of {ids}", kind=Kind.USAGE)
+        former = self._former(name)
+        if former is not None:
+            raise ended_error(former)
         names = ", ".join(n.name for n in _by_name(self._daemon.networks.values())) or "none"
         raise ShadowMeshError("network_unknown", f"no network {name} here", f"there is {names}", kind=Kind.NOT_FOUND)
 
@@ -282,7 +355,7 @@ class Api:
         )
 
     async def _until(self, reached: Callable[[], bool], timeout: float) -> bool:
-        """Whether it came true within `timeout` seconds; looked at on each change."""
+        """Whether it came true within `timeout` seconds; looked at on each change, and now and then."""
         changed = asyncio.Event()
         stop = self._daemon.watch(changed)
         end = self._now().boot + timeout
@@ -292,10 +365,37 @@ class Api:
                 if left <= 0:
                     return False
                 changed.clear()
-                await _wait_for(changed, left)
+                await _wait_for(changed, min(left, _LOOK))
             return True
         finally:
             stop()
+
+
+def _named(record: NetworkRecord, text: str) -> bool:
+    return text in (record.name, str(record.network_id), record.ref)
+
+
+def ended_error(former: FormerNetwork) -> ShadowMeshError:
+    name = former.record.name
+    return ShadowMeshError(
+        f"network_{former.state}", f"{name}: {former.what}",
+        f"a new invite joins it again; `shadowmesh leave {name}` forgets it", kind=Kind.NOT_ALLOWED,
+    )  # fmt: skip
+
+
+def _former_status(former: FormerNetwork) -> NetworkStatus:
+    assert former.state != "left"
+    record = former.record
+    return NetworkStatus(
+        name=record.name,
+        network_id=str(record.network_id),
+        ip=record.ip,
+        interface="",
+        state=former.state,
+        controller="offline",
+        client_id=record.client_id,
+        error=former.what,
+    )
 
 
 def join_result(network: Network) -> JoinResult:

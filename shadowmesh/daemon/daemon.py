@@ -7,6 +7,7 @@ import ipaddress
 import secrets
 import socket
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import msgspec
 import structlog
@@ -15,11 +16,12 @@ from shadowmesh.client_api.link import MapChanged
 from shadowmesh.daemon.hostnet import HostEvent, HostSettled, InterfaceChanged, InterfaceGone, UnderlayChanged
 from shadowmesh.daemon.interfaces import Interfaces, own_prefixes
 from shadowmesh.daemon.join import outer_addresses, overlap_error
+from shadowmesh.daemon.keeper import Keeper
 from shadowmesh.daemon.links import Links
 from shadowmesh.daemon.mesh import Mesh
-from shadowmesh.daemon.network import INNER_MTU, Network
+from shadowmesh.daemon.network import INNER_MTU, Network, Refusal
 from shadowmesh.daemon.outeraddresses import PumpTraffic
-from shadowmesh.daemon.state import NetworkRecord, State
+from shadowmesh.daemon.state import Ending, FormerNetwork, NetworkRecord, State
 from shadowmesh.daemon.streams import Streams
 from shadowmesh.daemon.world import World
 from shadowmesh.engine import (
@@ -46,6 +48,8 @@ log = structlog.get_logger(__name__)
 
 _RETRY, _LAST_RETRY = 1.0, 60.0  # seconds between tries to bring up a network that can't run
 _OFFSET_NEWS = 5.0  # seconds by which the controller's clock has to move to be noted
+ASK_FIRST = 3.0  # seconds in which a controller may tell what couldn't be saved before the old map is used
+_ASKING = "the last change couldn't be saved here: the controller is asked before the old map is used"
 
 
 class Daemon:
@@ -58,13 +62,15 @@ class Daemon:
         self.device = Signer.from_secret(private)
         self.boot_id = secrets.token_hex(8)
         self.networks: dict[NetworkID, Network] = {}
+        self.former: dict[NetworkID, FormerNetwork] = {}
+        self.keeper = Keeper(state, self._changed)
         self.stopping = asyncio.Event()
         self.failure: ShadowMeshError | None = None
         self.host = self.world.host(self._host_event)
         self._traffic = PumpTraffic(self.host.hold_outer, self.host.reaching)
         self.links = Links(self, self.world)
         self.mesh = Mesh(
-            self.world, state, self.device, on_event=self._node_event, on_start=self._mesh_started,
+            self.world, state, self.keeper, self.device, on_event=self._node_event, on_start=self._mesh_started,
             on_stop=self._mesh_stopped, on_failure=self._mesh_failed, on_commands=self._traffic.see,
         )  # fmt: skip
         self._interfaces = Interfaces(self.world, self.host)
@@ -74,6 +80,8 @@ class Daemon:
         self._watchers: set[asyncio.Event] = set()
         self._retry: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._asking: set[NetworkID] = set()  # networks that wait for their controller's word
+        self._asked: asyncio.TimerHandle | None = None
 
     # life
 
@@ -82,9 +90,30 @@ class Daemon:
         self._loop = asyncio.get_running_loop()
         self.host.start()
         self.mesh.start()
-        for record in self.state.networks():
+        self.former = {f.record.network_id: f for f in self.state.former_networks()}
+        records = self.state.networks()
+        if not self.state.is_current:
+            self._ask_first([r.network_id for r in records])
+        for record in records:
             self.add(record)
         self.links.refresh()
+
+    def _ask_first(self, networks: list[NetworkID]) -> None:
+        """A removal may be missing in what is on disk."""
+        self.keeper.doubt(networks)
+        self._asking = set(networks)
+        self._asked = asyncio.get_running_loop().call_later(ASK_FIRST, self._ask_no_longer)
+
+    def _ask_no_longer(self) -> None:
+        for network_id in list(self._asking):
+            self._told(self.networks[network_id])
+
+    def _told(self, network: Network) -> None:
+        """The network's controller has spoken of it, or was waited for long enough."""
+        if network.id in self._asking:
+            self._asking.discard(network.id)
+            network.error = None
+            self.bring_up(network)
 
     async def stop(self) -> None:
         """Undoes all that was changed on the host."""
@@ -93,11 +122,14 @@ class Daemon:
         await self.links.stop()
         await self._streams.stop()
         self.mesh.stop()
+        if self._asked is not None:
+            self._asked.cancel()
         for network in self.networks.values():
             if network.interface is not None:
                 self._interfaces.remove(network.interface)
                 network.interface = None
         self.host.stop()
+        self.keeper.stop()
 
     def _mesh_started(self) -> None:
         self.mesh.node.set_host_addresses(self.host.addresses(), self.world.clock())
@@ -117,9 +149,10 @@ class Daemon:
 
     def add(self, record: NetworkRecord) -> Network:
         """Takes a joined network up. What keeps it from running is kept as its error, not raised."""
-        network = Network(self.state, record, NetIndex(self._next_net))
+        network = Network(self.state, self.keeper, record, NetIndex(self._next_net))
         self._next_net += 1
         self.networks[network.id] = network
+        self.former.pop(network.id, None)
         self.bring_up(network)
         return network
 
@@ -127,6 +160,11 @@ class Daemon:
         """Makes the interface of a wanted network and gives it to Node and pump."""
         record = network.record
         if not (record.wanted and record.approved) or network.map is None or network.me is None:
+            return
+        if network.refusal is not None and network.refusal.duplicate:
+            return
+        if network.id in self._asking:
+            network.error = _ASKING
             return
         if network.interface is None:
             try:
@@ -217,22 +255,44 @@ class Daemon:
         network.failures = 0
         self._changed()
 
-    def forget(self, network: Network) -> None:
-        """Takes a network down and deletes its keys."""
+    def end(self, network: Network, state: Ending, what: str = "") -> None:
+        """Takes a network down for good and deletes its keys. What is left of it tells people why, or the controller."""
         self.take_down(network)
-        del self.networks[network.id]
-        self.state.forget_network(network.id)
+        self.networks.pop(network.id, None)
+        self._asking.discard(network.id)
+        former = FormerNetwork(record=network.record, state=state, what=what, at=self.controller_wall(network.record))
+        self.former[network.id] = former
+        self.keeper.drop(network.id)
+        self.keeper.keep(network.id, "end", lambda: self.state.end_network(former))
+        self.keeper.confirm(network.id)
         fingerprint = network.record.controller.fingerprint
         if not any(other.record.controller.fingerprint == fingerprint for other in self.networks.values()):
-            self.state.forget_checkpoints(fingerprint)
+            self.keeper.keep(None, ("checkpoints", fingerprint), lambda: self.state.forget_checkpoints(fingerprint))
         self.links.refresh()
         self._changed()
 
+    def forget(self, network_id: NetworkID) -> None:
+        """Nothing more is known of a membership that had ended."""
+        if self.former.pop(network_id, None) is not None:
+            self.keeper.drop(network_id)
+            self.keeper.keep(network_id, "forget", lambda: self.state.forget_former(network_id))
+            self.links.refresh()
+            self._changed()
+
+    def controller_wall(self, record: NetworkRecord) -> float:
+        """Unix time by the clock of a network's controller."""
+        return self.world.clock().wall + record.controller.clock_offset
+
     # what the controller says (links)
 
-    def link_changed(self, network: Network, connected: bool, refusal: str | None = None) -> None:
+    def link_changed(self, network: Network, connected: bool, refusal: Refusal | None = None) -> None:
         network.connected = connected
         network.refusal = refusal
+        network.answered = True
+        if refusal is not None and refusal.duplicate:
+            self.take_down(network)
+        elif connected:
+            self.bring_up(network)
         if network.interface is not None:
             self.mesh.node.controller_link(network.id, connected, self.world.clock())
             self.mesh.poke()
@@ -246,19 +306,31 @@ class Daemon:
 
     def map_changed(self, network: Network, change: MapChanged) -> None:
         before = network.me, None if network.map is None else network.map.head.subnet
-        network.accept_map(change.map, change.update)
-        if network.me is None:
-            return  # Removed follows
+        network.accept_map(change.map)
+        if network.me is not None:  # else Removed follows
+            self._use_map(network, before != (network.me, change.map.head.subnet))
+        network.keep_map(change.update)
+        self.keeper.confirm(network.id)
+        self._told(network)
         if network.interface is None:
             self.bring_up(network)
-            return
-        if before != (network.me, change.map.head.subnet):
-            self._interfaces.configure(network.interface, network)
-            self.mesh.apply(SetLocal(network.net, own_prefixes(network.me)))
-        self._hold_outer(network)
-        self.mesh.node.apply_map(network.id, change.map, self.world.clock())
         self._changed()
-        self.mesh.poke()
+
+    def _use_map(self, network: Network, moved: bool) -> None:
+        """Members that the map doesn't name any more are cut off first, whatever else fails."""
+        assert network.map is not None and network.me is not None
+        if network.interface is None:
+            return
+        self.mesh.node.apply_map(network.id, network.map, self.world.clock())
+        self.mesh.flush()
+        self._hold_outer(network)
+        if moved:
+            self.mesh.apply(SetLocal(network.net, own_prefixes(network.me)))
+            try:
+                self._interfaces.configure(network.interface, network)
+            except ShadowMeshError as e:
+                network.error = str(e)
+                log.error("the interface can't be changed", network=network.name, why=str(e))
 
     def message(self, network: Network, message: Grant | PresenceUpdate | Removed | Pending) -> None:
         """What else a network's controller said."""
@@ -269,16 +341,18 @@ class Daemon:
                 if network.interface is not None:
                     node.apply_keys(network.id, network.keys, moment)
                     self._apply_token(network)
+                network.keep_grant()
             case PresenceUpdate():
                 network.accept_presence(message.changes)
                 if network.interface is not None:
                     node.apply_presence(network.id, message.changes, moment)
             case Removed():
-                log.warning("removed from the network", network=network.name, why=message.reason)
-                self.forget(network)
+                self._removed(network, message)
             case Pending():
                 if network.record.approved:
+                    self.take_down(network)
                     network.change(approved=False)
+                self.keeper.confirm(network.id)
         self._changed()
         self.mesh.poke()
 
@@ -295,6 +369,13 @@ class Daemon:
         except ShadowMeshError as e:
             log.warning("kept checkpoints can't be read", controller=fingerprint, why=str(e))
             return ()
+
+    def _removed(self, network: Network, message: Removed) -> None:
+        log.warning("no member of the network any more", network=network.name, why=message.reason)
+        state, what = ending(message.reason, message.at, self.controller_wall(network.record))
+        self.end(network, state, what)
+        if state == "left":
+            self.forget(network.id)
 
     # what the Node says
 
@@ -333,6 +414,23 @@ class Daemon:
                 self.links.kick()
             case _:
                 self._changed()
+
+    async def reset_identity(self) -> list[str]:
+        """Makes this another machine: a new device key, no networks. Returns the names of those it was in."""
+        names = [n.name for n in self.networks.values()]
+        self.state.reset_identity()  # first: what can't be kept isn't begun
+        await self.links.stop()
+        for network in self.networks.values():
+            self.take_down(network)
+            self.keeper.drop(network.id)
+        self.networks.clear()
+        self.former.clear()
+        self._asking.clear()
+        private, _ = self.state.device()
+        self.device, self.boot_id = Signer.from_secret(private), secrets.token_hex(8)
+        self.mesh.restart(self.device)
+        self._changed()
+        return names
 
     # the host
 
@@ -411,3 +509,20 @@ class Daemon:
         """`event` is set at each change of what `status` shows. Returns how to stop."""
         self._watchers.add(event)
         return lambda: self._watchers.discard(event)
+
+
+def ending(reason: str, at: float | None, now: float) -> tuple[Ending, str]:
+    """What a `Removed` means: the state that the network is in, and a sentence. `at`: when it happened, Unix time."""
+    moment = at if at is not None and 0 < at < now + 86400 else now
+    when = datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    match reason:
+        case "left":
+            return "left", ""
+        case "denied":
+            return "refused", f"an administrator refused this machine at {when}"
+        case "deleted":
+            return "removed", f"the network was deleted at {when}"
+        case "expired":
+            return "expired", f"the membership ended at {when}, as the machine had been away for longer than it allows"
+        case _:
+            return "removed", f"removed by an administrator at {when}"

@@ -12,14 +12,13 @@ from urllib.parse import urlsplit
 
 from shadowmesh.client_api.dialing import Connect
 from shadowmesh.client_api.enroll import Check, enroll, parse_invite
-from shadowmesh.daemon.network import Network
+from shadowmesh.daemon.network import opened_keys
 from shadowmesh.daemon.state import ControllerRecord, NetworkRecord, NetworkSecrets, State
 from shadowmesh.dataplane.host import HostNetwork
 from shadowmesh.model.addresses import IPAddress, IPNetwork
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.netmap import MapHead
-from shadowmesh.model.pump import NetIndex
 from shadowmesh.model.status import JoinResult
 from shadowmesh.protocol.noise import generate_private_key
 from shadowmesh.protocol.sealing import generate_sealing_keys
@@ -131,13 +130,13 @@ def enrol(
         ),
     )
     state.put_network(record, keys)
-    network = Network(state, record, NetIndex(0))
     if answer.map is not None and result.map is not None:
-        network.accept_map(result.map, answer.map)
+        state.save_map(result.map, answer.map)
     if answer.grant is not None:
-        network.accept_grant(answer.grant)
+        opened = opened_keys(keys, record.network_id, answer.grant)
+        state.save_grant(record.network_id, opened, answer.grant.relay_token)
     state.end_enrolment(mark)
-    return network.record
+    return record
 
 
 def join_offline(

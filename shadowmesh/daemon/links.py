@@ -17,7 +17,8 @@ from shadowmesh.client_api.link import (
     MapRefused,
     Refused,
 )
-from shadowmesh.daemon.network import Network
+from shadowmesh.daemon.network import Network, Refusal
+from shadowmesh.daemon.state import FormerNetwork, NetworkRecord
 from shadowmesh.daemon.world import World
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.link import (
@@ -25,6 +26,7 @@ from shadowmesh.model.link import (
     AuditQuery,
     AuditTestimony,
     Grant,
+    Leave,
     LinkMessage,
     Pending,
     PresenceUpdate,
@@ -45,9 +47,11 @@ class LinkUser(Protocol):
     device: Signer
     boot_id: str
     networks: dict[NetworkID, Network]
+    former: dict[NetworkID, FormerNetwork]
 
     async def connect(self, host: str, port: int, timeout: float, /) -> socket.socket: ...
-    def link_changed(self, network: Network, connected: bool, refusal: str | None = None) -> None: ...
+    def link_changed(self, network: Network, connected: bool, refusal: Refusal | None = None) -> None: ...
+    def forget(self, network_id: NetworkID) -> None: ...
     def clock_offset(self, network: Network, offset: float) -> None: ...
     def map_changed(self, network: Network, change: MapChanged) -> None: ...
     def message(self, network: Network, message: Grant | PresenceUpdate | Removed | Pending) -> None: ...
@@ -56,7 +60,8 @@ class LinkUser(Protocol):
 
 
 class Links:
-    """Follows the set of networks: `refresh` after each change of it."""
+    """Follows the set of networks, and of those whose controllers are still to be told that they were left: `refresh`
+    after each change of it."""
 
     def __init__(self, user: LinkUser, world: World) -> None:
         self._user = user
@@ -64,35 +69,48 @@ class Links:
         self._links: dict[str, ControllerLink] = {}  # by fingerprint
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
+    def _networks(self, fingerprint: str) -> list[Network]:
+        return [n for n in self._user.networks.values() if n.record.controller.fingerprint == fingerprint]
+
+    def _left(self, fingerprint: str) -> list[NetworkRecord]:
+        return [
+            f.record
+            for f in self._user.former.values()
+            if f.state == "left" and f.record.controller.fingerprint == fingerprint
+        ]
+
     def refresh(self) -> None:
         """Opens links to controllers that have networks here, tells them of new ones, closes the others."""
-        wanted: dict[str, list[Network]] = {}
-        for network in self._user.networks.values():
-            wanted.setdefault(network.record.controller.fingerprint, []).append(network)
+        records = [n.record for n in self._user.networks.values()]
+        records += [f.record for f in self._user.former.values() if f.state == "left"]
+        wanted: dict[str, list[NetworkRecord]] = {}
+        for record in records:
+            wanted.setdefault(record.controller.fingerprint, []).append(record)
         for fingerprint in [f for f in self._links if f not in wanted]:
             del self._links[fingerprint]
             self._tasks.pop(fingerprint).cancel()
-        for fingerprint, networks in wanted.items():
+        for fingerprint, members in wanted.items():
             link = self._links.get(fingerprint)
             if link is None:
-                self._open(fingerprint, networks)
+                self._open(fingerprint, members)
                 continue
-            for gone in link.networks - {n.id for n in networks}:
+            for gone in link.networks - {r.network_id for r in members}:
                 link.forget(gone)
-            for network in networks:
+            for network in self._networks(fingerprint):
                 if network.map is not None:
                     link.hold(network.map)
                 link.joined(network.id)
 
-    def _open(self, fingerprint: str, networks: list[Network]) -> None:
+    def _open(self, fingerprint: str, records: list[NetworkRecord]) -> None:
+        identity = records[0].controller.identity
         link = self._world.link(
-            urls=networks[0].identity.urls,
+            urls=identity.urls,
             fingerprint=fingerprint,
             device=self._user.device,
             boot_id=self._user.boot_id,
-            identity=networks[0].identity,
-            maps=[n.map for n in networks if n.map is not None],
-            networks=[n.id for n in networks],
+            identity=identity,
+            maps=[n.map for n in self._networks(fingerprint) if n.map is not None],
+            networks=[r.network_id for r in records],
             wall=lambda: self._world.clock().wall,
             connect=self._user.connect,
         )
@@ -116,13 +134,15 @@ class Links:
 
     def _event(self, fingerprint: str, event: LinkEvent) -> None:
         user = self._user
-        networks = [n for n in user.networks.values() if n.record.controller.fingerprint == fingerprint]
+        networks = self._networks(fingerprint)
         match event:
             case Connected():
                 log.info("controller connected", url=event.url)
                 for network in networks:
                     user.clock_offset(network, event.offset)
                     user.link_changed(network, True)
+                for record in self._left(fingerprint):
+                    self._links[fingerprint].post(Leave(network_id=record.network_id))
             case Disconnected():
                 log.warning("controller away", why=str(event.error), retry_in=round(event.retry_in, 1))
                 for network in networks:
@@ -130,13 +150,17 @@ class Links:
             case Refused():
                 log.error("controller refuses this device", code=event.code, why=event.what)
                 for network in networks:
-                    user.link_changed(network, False, f"{event.what} ({event.code})")
+                    user.link_changed(network, False, Refusal(event.code, event.what))
             case AuditCheckpoint():
                 user.keep_checkpoint(fingerprint, event)
             case AuditQuery():
                 testimony = AuditTestimony(nonce=event.nonce, checkpoints=user.checkpoints(fingerprint))
                 self._links[fingerprint].post(testimony)
             case _:
+                if any(r.network_id == event.network_id for r in self._left(fingerprint)):
+                    if isinstance(event, Removed):
+                        user.forget(event.network_id)
+                    return
                 concerned = next((n for n in networks if n.id == event.network_id), None)
                 if concerned is None:
                     log.warning(
@@ -166,3 +190,5 @@ class Links:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._links.clear()
+        self._tasks.clear()

@@ -15,6 +15,7 @@ from typing import cast
 import structlog
 
 from shadowmesh.daemon.driver import Driver
+from shadowmesh.daemon.keeper import Keeper
 from shadowmesh.daemon.state import State
 from shadowmesh.daemon.world import ANY_IPV4, ANY_IPV6, Socket, World
 from shadowmesh.dataplane.interface import Pump, PumpDied
@@ -41,6 +42,7 @@ class Mesh:
         self,
         world: World,
         state: State,
+        keeper: Keeper,
         device: Signer,
         *,
         on_event: Callable[[NodeEvent], None],
@@ -52,6 +54,7 @@ class Mesh:
         """`on_commands` sees what the Node tells the pump, before that does."""
         self._world = world
         self._state = state
+        self._keeper = keeper
         self._device = device
         self._on_event, self._on_start, self._on_stop, self._on_failure = on_event, on_start, on_stop, on_failure
         self._on_commands = on_commands
@@ -87,6 +90,13 @@ class Mesh:
             sock.close()
         self._sockets.clear()
 
+    def restart(self, device: Signer) -> None:
+        """As another device."""
+        self._device = device
+        self._on_stop()
+        self._stop()
+        self._start()
+
     def _open_sockets(self) -> None:
         _, kept = self._state.device()
         port = kept
@@ -102,7 +112,7 @@ class Mesh:
                 port = 20000 + secrets.randbelow(40000)
         if port != kept:
             log.info("udp port changed", old=kept, new=port)
-            self._state.set_port(port)
+            self._keeper.keep(None, "port", lambda: self._state.set_port(port))
         self._port = port
         with suppress(OSError):  # a host without IPv6
             self._sockets[_IPV6_SLOT] = self._world.open_udp(ANY_IPV6, port)
@@ -122,11 +132,14 @@ class Mesh:
 
     def _stop(self) -> None:
         if self._driver is not None:
-            self._state.keep_timestamp(self._driver.node.timestamp)
+            timestamp = self._driver.node.timestamp
+            self._keeper.keep(None, "timestamp", lambda: self._state.keep_timestamp(timestamp))
             self._driver.stop()
         if self._pump is not None:
             self._pump.close()
             self._pump = None
+        for future in self._pings.values():
+            future.cancel()
 
     def _died(self) -> None:
         moment = self._world.clock().boot
@@ -134,8 +147,6 @@ class Mesh:
         log.error("the pump died; starting another", deaths=len(self._deaths))
         self._on_stop()
         self._stop()
-        for future in self._pings.values():
-            future.cancel()
         if len(self._deaths) > _PUMP_RESTARTS:
             self._on_failure(
                 ShadowMeshError("pump_dies", "the pump dies again and again", "see its last words in the log")

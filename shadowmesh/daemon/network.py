@@ -1,4 +1,4 @@
-"""One joined network: its record, keys, map and grant, checked before they count and kept on disk."""
+"""One joined network: its record, keys, map and grant, checked before they count, and kept."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgspec
 import structlog
 
+from shadowmesh.daemon.keeper import Keeper
 from shadowmesh.daemon.state import NetworkRecord, NetworkSecrets, State
 from shadowmesh.model.errors import MalformedError
 from shadowmesh.model.ids import ClientID
@@ -34,11 +35,25 @@ class Interface:
     fd: int
 
 
-class Network:
-    """What this machine knows of one network. `accept_*` check, keep and return; they don't act."""
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The controller doesn't want this machine's link."""
 
-    def __init__(self, state: State, record: NetworkRecord, net: NetIndex) -> None:
+    code: str
+    what: str
+
+    @property
+    def duplicate(self) -> bool:
+        """Another machine with this identity is connected."""
+        return self.code == "client_duplicate"
+
+
+class Network:
+    """What this machine knows of one network. `accept_*` check and take over; `keep_*` have it written; neither acts."""
+
+    def __init__(self, state: State, keeper: Keeper, record: NetworkRecord, net: NetIndex) -> None:
         self._state = state
+        self._keeper = keeper
         self.record = record
         self.net = net
         self.secrets: NetworkSecrets = state.secrets_of(record.network_id)
@@ -51,8 +66,8 @@ class Network:
         self.failures = 0  # to bring it up, one after another
         self.retry_at = 0.0
         self.connected = False
-        self.refusal: str | None = None  # why the controller doesn't want this device, if so
-        self.identity: IdentityDocument = record.controller.identity
+        self.answered = False  # whether the controller was reached, or was found away, since the daemon's start
+        self.refusal: Refusal | None = None
         self.map = state.load_map(record.network_id)
         if self.map is not None:
             self.keys, self.relay_token = state.load_grant(record.network_id)
@@ -66,28 +81,46 @@ class Network:
         return self.record.name
 
     @property
+    def identity(self) -> IdentityDocument:
+        return self.record.controller.identity
+
+    @property
     def me(self) -> Member | None:
         """This machine's entry in the map."""
         return None if self.map is None else self.map.member(self.record.client_id)
 
     @property
     def run_state(self) -> NetworkState:
+        if self.refusal is not None and self.refusal.duplicate:
+            return "duplicate"
+        if self.refusal is not None and self.refusal.code == "device_unknown":
+            return "refused"
         if not self.record.approved:
             return "pending-approval"
         if not self.record.wanted:
             return "down"
         return "up" if self.interface is not None and self.error is None else "error"
 
-    def change(self, **fields: object) -> None:
-        """Changes fields of the record, on disk too."""
-        self.record = msgspec.structs.replace(self.record, **fields)
-        self._state.update_network(self.record)
+    @property
+    def complaint(self) -> str | None:
+        """Why it isn't as it should be, in one sentence."""
+        return self.error if self.refusal is None else f"{self.refusal.what} ({self.refusal.code})"
 
-    def accept_map(self, netmap: NetworkMap, update: MapUpdate) -> None:
-        """Keeps a newer map, whose signature was checked, and `update`, which brought it; takes over what it says of this machine."""
+    def change(self, **fields: object) -> bool:
+        """Changes fields of the record. Returns whether that is on disk, too."""
+        self.record = msgspec.structs.replace(self.record, **fields)
+        record = self.record
+        return self._keeper.keep(self.id, "record", lambda: self._state.update_network(record))
+
+    def accept_map(self, netmap: NetworkMap) -> None:
+        """A newer map, whose signature was checked."""
         self.map = netmap
-        self._state.save_map(netmap, update)
-        me = self.me
+
+    def keep_map(self, update: MapUpdate) -> None:
+        """`update` brought the map; what it says of this machine goes into the record."""
+        netmap, me = self.map, self.me
+        assert netmap is not None
+        self._keeper.keep(self.id, "map", lambda: self._state.save_map(netmap, update))
         if me is not None:
             changed = {"name": netmap.head.name, "ip": str(me.ip), "approved": True}
             if any(getattr(self.record, key) != value for key, value in changed.items()):
@@ -101,15 +134,22 @@ class Network:
             self.presence = {c: p for c, p in self.presence.items() if c in members}
 
     def accept_grant(self, grant: Grant) -> None:
-        """Unseals and keeps the keys that open; one that doesn't is left out and logged."""
-        keys: dict[int, Secret] = {}
-        for item in grant.keys:
-            try:
-                blob = base64.b64decode(item.sealed, validate=True)
-                info = network_key_info(self.id, item.epoch)
-                keys[item.epoch] = Secret(open_sealed(self.secrets.sealing_private, blob, info))
-            except (binascii.Error, MalformedError) as e:
-                log.warning("network key refused", network=self.name, epoch=item.epoch, why=str(e))
-        self.keys = keys or self.keys
+        """The keys that open; one that doesn't is left out and logged."""
+        self.keys = opened_keys(self.secrets, self.id, grant) or self.keys
         self.relay_token = grant.relay_token or self.relay_token
-        self._state.save_grant(self.id, self.keys, self.relay_token)
+
+    def keep_grant(self) -> None:
+        keys, token = dict(self.keys), self.relay_token
+        self._keeper.keep(self.id, "grant", lambda: self._state.save_grant(self.id, keys, token))
+
+
+def opened_keys(secrets: NetworkSecrets, network: NetworkID, grant: Grant) -> dict[int, Secret]:
+    """The network keys of a grant by epoch."""
+    keys: dict[int, Secret] = {}
+    for item in grant.keys:
+        try:
+            blob = base64.b64decode(item.sealed, validate=True)
+            keys[item.epoch] = Secret(open_sealed(secrets.sealing_private, blob, network_key_info(network, item.epoch)))
+        except (binascii.Error, MalformedError) as e:
+            log.warning("network key refused", network=str(network), epoch=item.epoch, why=str(e))
+    return keys

@@ -13,8 +13,9 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 from shadowmesh.daemon.maplog import MapLog
 from shadowmesh.model.codec import Struct, from_json, to_json
@@ -28,7 +29,12 @@ from shadowmesh.protocol.signing import IdentityDocument
 FORMAT = 1
 _DATABASE = "state.db"
 _MAPS = "maps"
+_CURRENT = "current"
 _LITTLE = 64 * 1024  # bytes free on a disk: less is none
+_BUSY_AT_START, _BUSY = 5000, 100  # milliseconds to wait for another process that holds the database
+
+
+Ending = Literal["removed", "refused", "expired", "left"]
 
 
 class ControllerRecord(Struct, frozen=True, kw_only=True):
@@ -52,6 +58,16 @@ class NetworkRecord(Struct, frozen=True, kw_only=True):
     controller: ControllerRecord
 
 
+class FormerNetwork(Struct, frozen=True, kw_only=True):
+    """A membership that has ended. One that ended by others' will is shown to people until they `leave` it; one that
+    was left is kept until its controller has been told."""
+
+    record: NetworkRecord
+    state: Ending
+    what: str = ""  # one sentence
+    at: float = 0.0  # Unix time by the controller's clock
+
+
 class NetworkSecrets:
     """The private keys of one network's membership."""
 
@@ -73,6 +89,7 @@ CREATE TABLE IF NOT EXISTS networks (
 CREATE TABLE IF NOT EXISTS epoch_keys (
   network_id BLOB NOT NULL REFERENCES networks(network_id) ON DELETE CASCADE,
   epoch INTEGER NOT NULL, key BLOB NOT NULL, PRIMARY KEY (network_id, epoch)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS former (network_id BLOB PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS enrolments (
   invite_hash BLOB PRIMARY KEY, wg_private BLOB NOT NULL, sealing_private BLOB NOT NULL, sealing_public BLOB NOT NULL
 ) WITHOUT ROWID;
@@ -89,17 +106,43 @@ class State:
         self.directory = directory
         self._mutex = threading.RLock()  # a join enrols in a worker thread
         self._lock = _lock_directory(directory)
+        fresh = not (directory / _DATABASE).exists()
         try:
             self._db = _open(directory)
         except BaseException:
             os.close(self._lock)
             raise
         self._maps: dict[NetworkID, MapLog] = {}
+        if fresh:
+            self.mark_current()
 
     def close(self) -> None:
         with self._mutex:
             self._db.close()
         os.close(self._lock)
+
+    # whether the maps in it are the newest that this machine was told: a file, since taking one away works on a full disk
+
+    @property
+    def is_current(self) -> bool:
+        return (self.directory / _CURRENT).exists()
+
+    def mark_current(self) -> None:
+        """All that was told is saved."""
+        if not self.is_current:
+            with suppress(OSError):
+                (self.directory / _CURRENT).touch(0o600)
+
+    def mark_behind(self) -> None:
+        """Something that was told couldn't be saved: to be known after a restart, whatever else fails."""
+        if self.is_current:
+            with suppress(OSError):
+                (self.directory / _CURRENT).unlink()
+                directory = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(directory)
+                finally:
+                    os.close(directory)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -120,6 +163,12 @@ class State:
                 row = (secrets.token_bytes(32), 20000 + secrets.randbelow(40000))
                 db.execute("INSERT INTO device VALUES (1, ?, ?)", row)
         return Secret(row[0]), int(row[1])
+
+    def reset_identity(self) -> None:
+        """Forgets the device's key and every membership with all that belongs to it: the next start is another machine."""
+        with self._transaction() as db:
+            for table in ("epoch_keys", "networks", "former", "enrolments", "checkpoints", "device"):
+                db.execute(f"DELETE FROM {table}")  # noqa: S608 - names from the line above
 
     def set_port(self, port: int) -> None:
         with self._transaction() as db:
@@ -154,7 +203,9 @@ class State:
         return NetworkSecrets(Secret(row[0]), Secret(row[1]), SealingPublicKey(row[2]))
 
     def put_network(self, record: NetworkRecord, keys: NetworkSecrets) -> None:
+        """A new membership; what was kept of a former one in the same network goes."""
         with self._transaction() as db:
+            db.execute("DELETE FROM former WHERE network_id = ?", (bytes(record.network_id),))
             db.execute(
                 "INSERT INTO networks (network_id, record, wg_private, sealing_private, sealing_public)"
                 " VALUES (?, ?, ?, ?, ?) ON CONFLICT (network_id) DO UPDATE SET record = excluded.record,"
@@ -175,11 +226,26 @@ class State:
                 "UPDATE networks SET record = ? WHERE network_id = ?", (to_json(record), bytes(record.network_id))
             )
 
-    def forget_network(self, network_id: NetworkID) -> None:
+    def end_network(self, former: FormerNetwork) -> None:
+        """Deletes a membership's keys and map; that it was is kept."""
+        network_id = bytes(former.record.network_id)
+        with self._map(former.record.network_id) as log:
+            log.delete()  # first: it works on a full disk, and without its map no network comes up
         with self._transaction() as db:
-            db.execute("DELETE FROM networks WHERE network_id = ?", (bytes(network_id),))
-            with self._map(network_id) as log:
-                log.delete()
+            db.execute("DELETE FROM networks WHERE network_id = ?", (network_id,))
+            db.execute("INSERT OR REPLACE INTO former VALUES (?, ?)", (network_id, to_json(former)))
+
+    def forget_former(self, network_id: NetworkID) -> None:
+        with self._transaction() as db:
+            db.execute("DELETE FROM former WHERE network_id = ?", (bytes(network_id),))
+
+    def former_networks(self) -> list[FormerNetwork]:
+        with self._transaction() as db:
+            rows = db.execute("SELECT record FROM former").fetchall()
+        try:
+            return [from_json(row[0], FormerNetwork) for row in rows]
+        except MalformedError as e:
+            raise _unreadable(self.directory, e) from e
 
     # map, keys, token
 
@@ -304,7 +370,7 @@ def _open(directory: Path) -> sqlite3.Connection:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         path.chmod(0o600)
-        connection = sqlite3.connect(path, check_same_thread=False)
+        connection = sqlite3.connect(path, check_same_thread=False, timeout=_BUSY_AT_START / 1000)
     except OSError as e:
         raise _failed(directory, e) from e
     try:
@@ -312,6 +378,7 @@ def _open(directory: Path) -> sqlite3.Connection:
             _create(connection)
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA busy_timeout = {_BUSY}")  # from now on it would be the event loop that waits
     except BaseException as e:
         connection.close()
         if isinstance(e, sqlite3.Error):
@@ -362,6 +429,12 @@ def _failed(directory: Path, error: sqlite3.Error | OSError) -> ShadowMeshError:
         why = error.strerror if isinstance(error, OSError) else str(error)
         return ShadowMeshError(
             "state_unwritable", f"the state in {directory} can't be written ({why})", "see to the disk and its rights"
+        )
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return ShadowMeshError(
+            "state_held",
+            f"another process holds the state in {directory}",
+            f"end what has {directory / _DATABASE} open",
         )
     return _unreadable(directory, error)
 

@@ -94,10 +94,14 @@ class PresenceUpdate(LinkMessage, frozen=True, kw_only=True):
 
 
 class Removed(LinkMessage, frozen=True, kw_only=True):
-    """The client is no longer a member: forget the network. `reason` is one of removed, denied, deleted, left."""
+    """The client is no longer a member: forget the network.
+
+    `reason` is one of removed, denied, deleted, expired, left; `at` says when it ended, by the controller's clock.
+    """
 
     network_id: NetworkID
     reason: str
+    at: float | None = None
 
 
 class Pending(LinkMessage, frozen=True, kw_only=True):

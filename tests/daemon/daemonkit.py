@@ -12,11 +12,14 @@ Time is the real one; nothing waits for more than what it waits for.
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import ipaddress
 import os
+import shutil
 import socket
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Hashable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -137,6 +140,19 @@ class Pump(SimPump):
             os.eventfd_write(self._readable, 1)
 
 
+class Link(ControllerLink):
+    """A link that doesn't get through to some URLs."""
+
+    def __init__(self, cut_off: set[str], **options: Any) -> None:
+        super().__init__(**options)
+        self._cut_off = cut_off
+
+    async def _connect(self, url: str) -> Any:
+        if url in self._cut_off:
+            raise ConnectionRefusedError(111, "Connection refused")
+        return await super()._connect(url)
+
+
 class Lan:
     """One Ethernet on which all machines of a test are."""
 
@@ -218,6 +234,7 @@ class Machine:
     pumps: list[Pump] = field(default_factory=list)
     delivered: list[bytes] = field(default_factory=list)
     links: list[ControllerLink] = field(default_factory=list)
+    cut_off: set[str] = field(default_factory=set)  # URLs to which nothing gets through
     _daemon: Daemon | None = None
     _state: State | None = None
     _local: LocalApi | None = None
@@ -254,7 +271,7 @@ class Machine:
         return await OuterSockets(required=False, reaching=reaching).connect(host, port, timeout)
 
     def _link(self, **options: Any) -> ControllerLink:
-        link = ControllerLink(**options, jitter=lambda most: 0.02 * most / 5.0)
+        link = Link(self.cut_off, **options, jitter=lambda most: 0.02 * most / 5.0)
         self.links.append(link)
         return link
 
@@ -340,6 +357,16 @@ class Machine:
         return True
 
 
+class Clock:
+    """The controller's time, moved by hand on top of the real one."""
+
+    def __init__(self) -> None:
+        self.ahead = dt.timedelta()
+
+    def __call__(self) -> dt.datetime:
+        return dt.datetime.now(dt.UTC) + self.ahead
+
+
 @dataclass(eq=False)
 class Controller:
     """A running controller, its administrator, and the machines around it."""
@@ -350,6 +377,7 @@ class Controller:
     first: InitResult
     lan: Lan
     root: Path
+    clock: Clock
 
     @property
     def fingerprint(self) -> str:
@@ -375,6 +403,32 @@ class Controller:
         """Sends it over the machine's link, whatever it is about."""
         self.at.hub.devices[machine.daemon.device.device_key].post(encode(message))
 
+    @contextmanager
+    def unreachable(self) -> Iterator[None]:
+        """No machine gets to it inside the block, and those that were connected aren't any more."""
+        for machine in self.lan.machines.values():
+            machine.cut_off.add(self.url)
+        for link in list(self.at.hub.devices.values()):
+            link.close(1001, "away")
+        yield
+        for machine in self.lan.machines.values():
+            machine.cut_off.discard(self.url)
+
+    async def clone(self, machine: Machine, name: str = "clone") -> Machine:
+        """Another machine with a copy of this one's state; its daemon isn't started."""
+        number = len(self.lan.machines) + 1
+        copy = Machine(name, self.lan, f"192.168.7.{number}", self.root / name)
+        with (
+            sqlite3.connect(machine.directory / "state.db") as source,
+            sqlite3.connect(copy.directory / "state.db") as to,
+        ):
+            source.backup(to)
+        source.close()
+        to.close()
+        (copy.directory / "current").touch()
+        shutil.copytree(machine.directory / "maps", copy.directory / "maps")
+        return copy
+
     async def machine(self, name: str) -> Machine:
         """A machine on the LAN whose daemon runs."""
         number = len(self.lan.machines) + 1
@@ -398,9 +452,9 @@ async def controller(root: Path, *, lan: Lan | None = None, name: str = "control
     first = await asyncio.to_thread(init, InitOptions(where.path, (url,), listen=f"127.0.0.1:{port}"))
     settings = Settings(public_urls=(url,), listen=f"127.0.0.1:{port}")
     keys = KeyRing.load(where.keys)
-    async with serving(where, settings, keys, database_url(None, where.database), FAST) as at:
+    async with serving(where, settings, keys, database_url(None, where.database), FAST, clock := Clock()) as at:
         try:
-            yield Controller(at, url, where.path, first, lan, root)
+            yield Controller(at, url, where.path, first, lan, root, clock)
         finally:
             for machine in lan.machines.values():
                 if machine.running:

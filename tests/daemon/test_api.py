@@ -23,15 +23,16 @@ def member(name: str, number: int, net: int) -> Any:
 
 def network(name: str, net: int, *peers: str) -> Any:
     members = [member("here", 1, net), *(member(peer, 2 + n, net) for n, peer in enumerate(peers))]
-    record = SimpleNamespace(ref=f"net_{net}", client_id=f"cli_{net}1")
+    record = SimpleNamespace(name=name, network_id=f"id{net}", ref=f"net_{net}", client_id=f"cli_{net}1")
     return SimpleNamespace(name=name, id=f"id{net}", record=record, map=SimpleNamespace(members=members))
 
 
 @pytest.fixture
 def api() -> Api:
     networks = [network("office", 1, "web", "db"), network("shop", 2, "web", "till"), network("office", 3, "attic")]
-    networks.append(SimpleNamespace(name="new", id="id4", record=SimpleNamespace(ref="net_4", client_id="c"), map=None))
-    return Api(SimpleNamespace(networks={n.id: n for n in networks}, world=SimpleNamespace(clock=None)))  # type: ignore[arg-type]
+    record = SimpleNamespace(name="new", network_id="id4", ref="net_4", client_id="c")
+    networks.append(SimpleNamespace(name="new", id="id4", record=record, map=None))
+    return Api(SimpleNamespace(networks={n.id: n for n in networks}, former={}, world=SimpleNamespace(clock=None)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

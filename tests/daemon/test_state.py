@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from mapkit import a_map, update_of
 
-from shadowmesh.daemon.state import FORMAT, NetworkRecord, NetworkSecrets, State
+from shadowmesh.daemon.state import FORMAT, FormerNetwork, NetworkRecord, NetworkSecrets, State
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.keys import Secret
 from shadowmesh.model.netmap import MapDelta
@@ -42,8 +42,17 @@ def test_what_is_kept_is_there_again(tmp_path: Path, joined: Membership) -> None
     )  # fmt: skip
     assert state.load_grant(record.network_id) == ({3: Secret(b"k" * 32)}, "token")
     assert state.timestamp() == 1234567890.123456
-    state.forget_network(record.network_id)
+    former = FormerNetwork(record=record, state="removed", what="removed", at=1.0)
+    state.end_network(former)
     assert state.networks() == [] and state.load_grant(record.network_id) == ({}, ""), "keys go with their network"
+    state.close()
+
+    state = State(tmp_path)
+    assert state.former_networks() == [former]
+    state.put_network(record, keys)
+    assert state.former_networks() == [], "joined anew"
+    state.reset_identity()
+    assert state.networks() == [] and state.device()[0] != device
     state.close()
 
 

@@ -220,7 +220,8 @@ class Clients:
         """Tells a client that was removed, and closes its link if it has no other network."""
         link = self._hub.devices.get(device_key)
         if link is not None:
-            link.post(encode(Removed(network_id=network_id, reason=reason)))
+            at = self._core.now().timestamp()
+            link.post(encode(Removed(network_id=network_id, reason=reason, at=at)))
             self._hub.part(link, ref)
             if not link.clients:
                 link.close(NO_NETWORK_LEFT, "no network left")
@@ -262,7 +263,7 @@ def remove_client(core: Core, conn: Connection, who: Principal, network: Row[Any
     c, now = schema.clients, core.now()
     was_member = row.state == "approved"
     serial = bump(conn, network.ref) if was_member else network.serial
-    state = "denied" if reason == "denied" else "removed"
+    state = reason if reason in ("denied", "expired") else "removed"
     conn.execute(
         c.update().where(c.c.id == row.id).values(state=state, removed_at=now, changed_serial=serial, epoch_held=None)
     )

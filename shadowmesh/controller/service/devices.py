@@ -148,7 +148,14 @@ class Devices:
         rows = await self._core.read(lambda conn: _memberships(conn, hello))
         held = {state.network_id: state for state in hello.maps}
         living = {NetworkID(row.network_id) for row in rows if row.state in ALIVE}
-        gone = {NetworkID(row.network_id): row.state for row in rows if NetworkID(row.network_id) not in living}
+        gone = {
+            NetworkID(row.network_id): Removed(
+                network_id=NetworkID(row.network_id),
+                reason=row.state,
+                at=None if row.removed_at is None else row.removed_at.timestamp(),
+            )
+            for row in rows
+        }
         if not living and not held:
             raise not_allowed(
                 "device_unknown", "this device is in no network of this controller", "join with an invite"
@@ -156,7 +163,7 @@ class Devices:
         lives = {row.ref: live for row in rows if row.state == "approved" and (live := await self._maps.get(row.ref))}
         # No waiting from here on: nothing may change between what the link is told and its being in the hub.
         for network_id in held.keys() - living:
-            link.post(encode(Removed(network_id=network_id, reason=gone.get(network_id, "removed"))))
+            link.post(encode(gone.get(network_id, Removed(network_id=network_id, reason="removed"))))
         for row in rows:
             network_id = NetworkID(row.network_id)
             if row.ref in link.clients:

@@ -221,7 +221,8 @@ class Maps:
         for client_id in clients:
             link = self._hub.link_of(live.ref, client_id)
             if link is not None:
-                link.post(encode(Removed(network_id=live.network_id, reason=reason)))
+                at = self._core.now().timestamp()
+                link.post(encode(Removed(network_id=live.network_id, reason=reason, at=at)))
                 self._hub.part(link, live.ref)
                 self._presences.went(live.ref, client_id, at_once=True)
                 if not link.clients:

@@ -209,7 +209,7 @@ class Networks:
         self._hub.to_relays(Revocations(complete=False, entries=(revoked,)))
         await self._maps.refresh(ref)
         assert revoked.network_id is not None
-        told = encode(Removed(network_id=revoked.network_id, reason="deleted"))
+        told = encode(Removed(network_id=revoked.network_id, reason="deleted", at=self._core.now().timestamp()))
         for link in filter(None, map(self._hub.devices.get, waiting)):
             link.post(told)
         self._presences.forget(ref)

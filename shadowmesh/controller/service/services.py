@@ -172,7 +172,7 @@ class Services:
             return (
                 None
                 if network is None or row is None
-                else remove_client(self.core, conn, SYSTEM, network, row, "removed")
+                else remove_client(self.core, conn, SYSTEM, network, row, "expired")
             )
 
         for ref, client_id in await self.core.read(find):

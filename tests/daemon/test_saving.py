@@ -1,0 +1,153 @@
+"""What can't be saved counts all the same: removals and rotations act on a full disk and with a held database."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from daemonkit import Controller, Machine, controller, refused, until
+
+from shadowmesh.daemon import keeper, maplog
+from shadowmesh.daemon.daemon import ASK_FIRST
+from shadowmesh.daemon.state import State
+from shadowmesh.model.errors import ShadowMeshError
+
+Trouble = Callable[[Machine], Iterator[None]]
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper.Keeper.__init__, "__defaults__", (0.1,))
+
+
+@pytest.fixture
+async def there(tmp_path: Path) -> AsyncIterator[Controller]:
+    async with controller(tmp_path) as running:
+        await running.network("office")
+        yield running
+
+
+@contextmanager
+def full(machine: Machine) -> Iterator[None]:
+    """The disk takes no more: what SQLite would have to write finds no page, and a file can't grow."""
+
+    def no_space(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    db = machine.daemon.state._db
+    with db:
+        db.execute("CREATE TABLE IF NOT EXISTS filler (x)")
+    (pages,) = db.execute("PRAGMA page_count").fetchone()
+    db.execute(f"PRAGMA max_page_count = {pages}")
+    triggers = [f"{verb} ON {table}" for table in ("networks", "former", "epoch_keys") for verb in ("INSERT", "UPDATE")]
+    for number, when in enumerate(triggers):
+        db.execute(
+            f"CREATE TEMP TRIGGER full_{number} BEFORE {when} BEGIN INSERT INTO filler VALUES (zeroblob(1000000)); END"
+        )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(maplog, "_write", no_space)
+        yield
+    if machine.running:
+        for number in range(len(triggers)):
+            db.execute(f"DROP TRIGGER full_{number}")
+
+
+@contextmanager
+def held(machine: Machine) -> Iterator[None]:
+    """Another process has begun to write, and doesn't end."""
+    db = sqlite3.connect(machine.directory / "state.db", isolation_level=None)
+    db.execute("BEGIN IMMEDIATE")
+    yield
+    db.execute("ROLLBACK")
+    db.close()
+
+
+troubles = pytest.mark.parametrize("trouble", [full, held])
+
+
+@troubles
+async def test_a_removed_member_is_cut_off_though_nothing_can_be_saved(there: Controller, trouble: Trouble) -> None:
+    a, b = await there.member("a"), await there.member("b")
+    assert await a.reaches(b) and await b.reaches(a)
+    with trouble(a):
+        serial = a.network().map.serial  # type: ignore[union-attr]
+        await there.call("client_remove", "office", "b")
+        await until(lambda: a.network().map.serial > serial)  # type: ignore[union-attr]
+        assert await refused_to_speak(a)
+        await until(lambda: a.daemon.keeper.warning)
+        (warning,) = (await a.status()).warnings
+        assert "not everything is saved" in warning and "move it away" not in warning
+        epochs = len(a.network().keys)
+        await there.call("network_rotate_key", "office")
+        await until(lambda: len(a.network().keys) > epochs)
+    await until(lambda: a.daemon.keeper.warning is None)
+    assert (await a.status()).warnings == ()
+    await a.restart()
+    assert len(a.network().map.members) == 1 and len(a.network().keys) > epochs  # type: ignore[union-attr]
+
+
+async def refused_to_speak(a: Machine) -> bool:
+    """Whether the pump has no peer left to send to."""
+    return not a.pumps[0].core.peers
+
+
+@troubles
+async def test_a_machine_that_was_removed_stops_though_that_cant_be_saved(there: Controller, trouble: Trouble) -> None:
+    a = await there.member("a")
+    with trouble(a):
+        await there.call("client_remove", "office", "a")
+        await until(lambda: not a.daemon.networks)
+        assert a.host.interfaces == {} and not a.pumps[0].core.peers
+        assert (await a.network_status()).state == "removed"
+        await a.stop()  # as SIGTERM: no error
+    assert not is_current(a)
+    await a.start()
+    assert a.network().run_state == "error" and a.host.interfaces == {}, "the old map isn't used unasked"
+    await until(lambda: not a.daemon.networks)
+    assert (await a.network_status()).state == "removed"
+    await a.restart()
+    assert a.daemon.networks == {} and is_current(a)
+
+
+async def test_without_an_answer_the_old_map_is_used_after_a_moment(
+    there: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await there.member("a")
+    await a.stop()
+    (a.directory / "current").unlink()
+    monkeypatch.setattr("shadowmesh.daemon.daemon.ASK_FIRST", 0.3)
+    assert ASK_FIRST == 3.0
+    with there.unreachable():
+        await a.start()
+        assert a.host.interfaces == {}
+        await until(lambda: a.network().run_state == "up")
+        assert not is_current(a), "its controller hasn't been heard"
+    a.links[-1].kick()
+    await until(lambda: is_current(a))
+
+
+async def test_down_works_and_says_what_is_missing(there: Controller) -> None:
+    a = await there.member("a")
+    with held(a):
+        error = await refused(a.client.call("down", network="office"))
+        assert error.code == "not_saved" and a.host.interfaces == {}
+
+
+async def test_a_held_database_is_no_reason_to_move_ones_identity_away(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    other = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(ShadowMeshError) as caught:
+        state.set_port(1)
+    assert caught.value.code == "state_held" and "move" not in str(caught.value)
+    other.close()
+    state.set_port(1)
+    state.close()
+
+
+def is_current(machine: Machine) -> bool:
+    return (machine.directory / "current").exists()
