@@ -30,7 +30,8 @@ log = structlog.get_logger(__name__)
 _SETTLE = 0.1  # seconds in which changes are gathered
 _SHARE = 4.0  # between two looks lie at least so many times what one takes
 NAME = "shadowmesh"  # overlay interfaces are named so, with a number
-_ELSEWHERE: Final = (ip_address("192.0.2.1"), ip_address("2001:db8::1"))  # where only default routes lead
+# Where only default routes lead: reserved by RFC 7526 and RFC 9637. Nothing is sent there.
+_ELSEWHERE: Final = (ip_address("192.88.99.1"), ip_address("3fff::1"))
 _WATCHED: Final = 64  # addresses whose ways are looked up; more would tell nothing more
 
 
@@ -43,7 +44,7 @@ class UnderlayChanged:
 
 @dataclass(frozen=True, slots=True)
 class InterfaceGone:
-    """The device of this descriptor was deleted; it is to be forgotten and made anew."""
+    """The device of this descriptor was deleted, or taken elsewhere; it is to be forgotten and made anew."""
 
     fd: int
 
@@ -250,7 +251,10 @@ class HostNet:
 def _look(host: HostNetwork, wanted: dict[int, Interface], watched: list[IPAddress]) -> _Look:
     """In the thread of `host`. Raises ShadowMeshError where nothing at all can be seen."""
     began = time.monotonic()
-    found = _Look(names={fd: tun_name(fd) for fd in wanted})
+    found = _Look()
+    for fd, interface in wanted.items():
+        name = tun_name(fd)
+        found.names[fd] = name if name is not None and host.is_here(name, interface.name) else None
     own = {name for name in found.names.values() if name is not None}
     lans = host.lans(own)
     for fd, interface in wanted.items():

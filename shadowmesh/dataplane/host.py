@@ -183,6 +183,11 @@ class HostNetwork:
         return changed
 
     @_on_its_thread
+    def is_here(self, name: str, applied_as: str) -> bool:
+        """Whether the device that an interface was applied to is in this namespace, now by this name."""
+        return _index_or_none(name) == self._indices.get(applied_as)
+
+    @_on_its_thread
     def undo(self, name: str) -> None:
         """Takes our addresses, routes and rules off the interface and sets it down; one that is gone leaves rules behind."""
         with _told(name):

@@ -230,6 +230,7 @@ class Machine:
     wall_shift: float = 0.0
     port: int = 0
     open_sockets: int = 0
+    tun_error: ShadowMeshError | None = None  # why no interface can be made
     host: SimHost = field(init=False)
     pumps: list[Pump] = field(default_factory=list)
     delivered: list[bytes] = field(default_factory=list)
@@ -263,6 +264,8 @@ class Machine:
 
     def _open_tun(self) -> tuple[int, str]:
         self._tuns += 1
+        if self.tun_error is not None:
+            raise self.tun_error
         return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC), f"shadowmesh{self._tuns - 1}"
 
     async def _connect(
