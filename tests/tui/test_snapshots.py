@@ -1,4 +1,4 @@
-"""How the screens look, at 80×24 and 120×40: compared with pictures that were looked at and accepted."""
+"""How the screens look, at 80×24, 120×40 and the extremes: compared with pictures that were looked at and accepted."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from shadowmesh.model.status import Status
 from shadowmesh_tui.app import ShadowMeshApp
 
 SMALL, LARGE = (80, 24), (120, 40)
+NARROW, HUGE = (60, 20), (200, 60)
 Compare = Callable[..., bool]
 
 
@@ -96,6 +97,18 @@ def test_without_colour(snap_compare: Compare, state_dir: Path, monkeypatch: pyt
     check(snap_compare, state_dir, script, Settled(script, "t", "right"), SMALL)
 
 
+@pytest.mark.parametrize("size", [NARROW, HUGE], ids=["60x20", "200x60"])
+@pytest.mark.parametrize("keys", [("j",), ("t", "right"), ("D",)], ids=["dashboard", "topology", "question"])
+def test_the_extremes(snap_compare: Compare, state_dir: Path, keys: tuple[str, ...], size: tuple[int, int]) -> None:
+    script = scenarios.office()
+    check(snap_compare, state_dir, script, Settled(script, *keys), size)
+
+
+def test_in_ascii(snap_compare: Compare, state_dir: Path) -> None:
+    script = scenarios.office()
+    check(snap_compare, state_dir, script, Settled(script, "t", "right"), SMALL, plain=True)
+
+
 def test_a_crowd_in_the_topology(snap_compare: Compare, state_dir: Path) -> None:
     script = [scenarios.crowd(40)]
     check(snap_compare, state_dir, script, Settled(script, "t"), SMALL)
@@ -123,10 +136,16 @@ def test_without_a_daemon(snap_compare: Compare, monkeypatch: pytest.MonkeyPatch
 
 
 def check(
-    snap_compare: Compare, state_dir: Path, script: list[Status], settled: Settled, size: tuple[int, int]
+    snap_compare: Compare,
+    state_dir: Path,
+    script: list[Status],
+    settled: Settled,
+    size: tuple[int, int],
+    *,
+    plain: bool = False,
 ) -> None:
     with FakeDaemon(state_dir, script) as daemon:
         for network in script[-1].networks:
             for peer in network.peers:
                 daemon.whys[peer.client_id] = scenarios.why_of(peer)
-        assert snap_compare(new_app(state_dir), terminal_size=size, run_before=settled)
+        assert snap_compare(new_app(state_dir, plain=plain), terminal_size=size, run_before=settled)

@@ -25,5 +25,5 @@ class SteppingClock:
         return Now(1000.0 + self._looks, scenarios.START + self._looks)
 
 
-def new_app(state_dir: Path) -> ShadowMeshApp:
-    return ShadowMeshApp(state_dir, clock=SteppingClock(), retry_s=0.05, refresh_s=0.05)
+def new_app(state_dir: Path, *, plain: bool = False) -> ShadowMeshApp:
+    return ShadowMeshApp(state_dir, clock=SteppingClock(), retry_s=0.05, refresh_s=0.05, plain=plain)

@@ -84,6 +84,8 @@ class DashboardScreen(MeshScreen):
         self._lay_out(has_peers=notice is None)
         if notice is not None:
             self._notice.show(notice, styles)
+            if self._table.has_focus:
+                self.set_focus(None)  # its keys are none while it isn't there
         else:
             self._show_peers()
             self._detail.show(mesh, self.peer_at_cursor(), styles)

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from rich.text import Text
+from textual import events
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 
@@ -109,12 +110,18 @@ class PeerDetail(VerticalScroll, can_focus=False):
     def __init__(self, *, classes: str | None = None) -> None:
         super().__init__(classes=classes)
         self._facts, self._attempts = Lines(id="facts"), Lines(id="attempts")
+        self._shown: tuple[Mesh, PeerKey | None, Palette] | None = None
 
     def compose(self) -> ComposeResult:
         yield self._facts
         yield self._attempts
 
+    def on_resize(self, _event: events.Resize) -> None:
+        if self._shown is not None:
+            self.show(*self._shown)
+
     def show(self, mesh: Mesh, key: PeerKey | None, styles: Palette) -> None:
+        self._shown = mesh, key, styles
         row = mesh.row(key) if key else None
         self._attempts.visible = row is not None
         if row is None or key is None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from rich.text import Text
+from textual import events
 from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import DataTable
@@ -71,6 +72,11 @@ class PeerTable(DataTable[Text]):
         self._keys: dict[str, PeerKey] = {}
         self._seen: dict[str, tuple[object, ...]] = {}  # all that the cells were made of
         self._order: list[str] = []
+        self._shown: tuple[Sequence[PeerRow], Order, Palette] | None = None
+
+    def on_resize(self, _event: events.Resize) -> None:
+        if self._shown is not None:
+            self.show(*self._shown)  # the columns that fit now
 
     @property
     def cursor_key(self) -> PeerKey | None:
@@ -90,6 +96,7 @@ class PeerTable(DataTable[Text]):
 
     def show(self, rows: Sequence[PeerRow], order: Order, styles: Palette, move_to: PeerKey | None = None) -> None:
         """Shows these rows in this order, touching only what changed. `move_to` moves the cursor, if it is there."""
+        self._shown = rows, order, styles
         target, index = move_to or self.cursor_key, self.cursor_row
         columns = columns_for(self.size.width - 2, rows)  # of the padding and the scroll bar
         look = (columns, order, styles)
