@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shadowmesh.cli import suggest
 from shadowmesh.cli.base import Call, new_app, read_secret, table, verb
 from shadowmesh.cli.managed import connect, request, seconds, when
 from shadowmesh.model.errors import Kind, ShadowMeshError
@@ -16,22 +17,29 @@ if TYPE_CHECKING:
 
 
 def attach(app: typer.Typer) -> None:
-    verb(app, "login")(login)
-    verb(app, "logout")(logout)
+    verb(
+        app,
+        "login",
+        [
+            "login https://vpn.example.org:8443 --email anna@example.org",
+            "login https://vpn.example.org:8443 --token @key --fingerprint sha256:…",
+        ],
+    )(login)
+    verb(app, "logout", "logout")(logout)
     keys = new_app("API keys.")
-    verb(keys, "create", managed=True)(key_create)
-    verb(keys, "list", managed=True)(key_list)
-    verb(keys, "revoke", managed=True)(key_revoke)
+    verb(keys, "create", "api-key create --name backup --expires 90d", managed=True)(key_create)
+    verb(keys, "list", "api-key list", managed=True)(key_list)
+    verb(keys, "revoke", "api-key revoke key_…", managed=True)(key_revoke)
     app.add_typer(keys, name="api-key")
     audit = new_app("Who changed what: a chain of hashes.")
-    verb(audit, "list", managed=True)(audit_list)
-    verb(audit, "verify", managed=True)(audit_verify)
+    verb(audit, "list", "audit list", managed=True)(audit_list)
+    verb(audit, "verify", "audit verify", managed=True)(audit_verify)
     app.add_typer(audit, name="audit")
 
 
 def login(
     call: Call,
-    url: Annotated[str, typer.Argument(help="https://HOST:8443")],
+    url: Annotated[str, typer.Argument(help="https://HOST:8443", metavar="URL")],
     fingerprint: Annotated[str | None, typer.Option(help="sha256:… as `controller init` printed it.")] = None,
     token: Annotated[str | None, typer.Option("--token", help="An API key: sk_…, `-` (stdin) or @FILE.")] = None,
     email: Annotated[str | None, typer.Option("--email", help="Sign in with a password instead.")] = None,
@@ -97,7 +105,7 @@ def key_create(
 def key_list(call: Call) -> None:
     """The API keys."""
     with connect(call) as controller:
-        found = controller.api_key_list()
+        found = sorted(controller.api_key_list(), key=lambda k: (k.name.casefold(), k.id))
     call.done(
         "api-keys/1",
         {"api_keys": [k.model_dump(mode="json") for k in found]},
@@ -108,7 +116,9 @@ def key_list(call: Call) -> None:
     )
 
 
-def key_revoke(call: Call, key_id: Annotated[str, typer.Argument(help="key_…", metavar="ID")]) -> None:
+def key_revoke(
+    call: Call, key_id: Annotated[str, typer.Argument(help="key_…", metavar="ID", autocompletion=suggest.api_key)]
+) -> None:
     """Make an API key useless."""
     with connect(call) as controller:
         controller.api_key_revoke(key_id)

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
+from shadowmesh.cli.pages import GENERAL, HELP_NAMES, Verb
 from shadowmesh.model.codec import to_builtins
 from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.text import escaped, is_safe
 
 WAITING_FOR_APPROVAL = 7
 RELAYED = 10
@@ -40,35 +43,54 @@ class Call:
         if self.json:
             plain = to_builtins(value)
             document = {"schema": f"shadowmesh.{schema}"} | (plain if isinstance(plain, dict) else {"items": plain})
-            print(json.dumps(document, ensure_ascii=False), flush=True)
+            print(json_text(document), flush=True)
         elif not self.quiet:
             text = human() if callable(human) else human
             if text:
-                print(text, flush=True)
+                print(visible(text), flush=True)
 
     def line(self, value: Any, human: str) -> None:
         """One of many results: a JSON line, or a line for people."""
         if self.json:
-            print(json.dumps(to_builtins(value), ensure_ascii=False), flush=True)
+            print(json_text(to_builtins(value)), flush=True)
         elif not self.quiet:
-            print(human, flush=True)
+            print(visible(human), flush=True)
+
+    def screenful(self, value: Any, human: str) -> None:
+        """As `line`, but on a terminal it takes the place of what is on the screen."""
+        if sys.stdout.isatty() and not (self.json or self.quiet):
+            print("\x1b[H\x1b[2J", end="")
+        self.line(value, human)
 
     def note(self, text: str) -> None:
         """Progress and hints: on stderr, only for people."""
         if not (self.quiet or self.json):
-            print(text, file=sys.stderr, flush=True)
+            print(visible(text), file=sys.stderr, flush=True)
 
-    def confirm(self, question: str) -> None:
-        """Goes on after --yes or a typed y; fails with code 2 where nobody can answer."""
+    def confirm(self, question: str, *, reversible: bool = False) -> None:
+        """Goes on after --yes or a typed y; fails with code 2 where nobody can answer, unless it can be undone."""
         if self.yes:
             return
         if sys.stdin is None or not sys.stdin.isatty():
+            if reversible:
+                return
             raise ShadowMeshError(
                 "not_confirmed", f"nobody is there to answer: {question}", "say --yes if you mean it", kind=Kind.USAGE
             )
-        print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+        print(f"{visible(question)} [y/N] ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise ShadowMeshError("not_confirmed", "not confirmed", "nothing was changed", kind=Kind.FAILED)
+
+
+def visible(text: str) -> str:
+    """Text for people, of as many lines as it has: nothing in it is a command to the terminal (`model.text`)."""
+    return escaped(text, keep="\n\t")
+
+
+def json_text(value: Any) -> str:
+    r"""One line of JSON that is also safe to show: what a terminal would obey is a `\u` escape in it."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if is_safe(text) else "".join(c if is_safe(c) else json.dumps(c)[1:-1] for c in text)
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -92,15 +114,12 @@ def _cell(value: object) -> str:
         return " ".join(f"{k} {_cell(v)}" for k, v in value.items() if v is not None) or "-"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_cell, value)) or "-"
-    return "-" if value is None or value == "" else " ".join(str(value).split("\n"))
+    return "-" if value is None or value == "" else escaped(" ".join(str(value).split("\n")))
 
 
 _COMMON: dict[str, tuple[Any, Any]] = {
-    "json": (Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")], False),
-    "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="No output but errors.")], False),
-    "no_color": (Annotated[bool, typer.Option("--no-color", envvar="NO_COLOR", help="Plain text.")], False),
-    "yes": (Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")], False),
-    "debug": (Annotated[bool, typer.Option("--debug", help="Show tracebacks.")], False),
+    name: (Annotated[bool, typer.Option(*flags.split("/"), help=words)], False)
+    for name, (flags, words) in GENERAL.items()
 }
 # `readable=False`: others may not list the directory (0711), and may ask at the socket in it
 _STATE_DIR = Annotated[
@@ -126,12 +145,14 @@ _DATA_DIR = Annotated[
 
 
 def verb(
-    app: typer.Typer, name: str, *, client: bool = False, managed: bool = False, hidden: bool = False
+    app: typer.Typer, name: str, example: str | Sequence[str], *, client: bool = False, managed: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Registers a verb. The function's first parameter is the Call; the common options are added to its own.
 
-    `client`: takes --state-dir. `managed`: takes --data-dir (a local controller; else the one signed in to).
+    `example`: command lines without the program's name. `client`: takes --state-dir. `managed`: takes --data-dir (a
+    local controller; else the one signed in to).
     """
+    examples = [example] if isinstance(example, str) else example
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
@@ -148,32 +169,53 @@ def verb(
         @functools.wraps(function)
         def run_verb(**arguments: Any) -> None:
             shared = {key: arguments.pop(key) for key in common}
-            color = not shared.pop("no_color")
+            color = not shared.pop("no_color") and not os.environ.get("NO_COLOR")
+            for given in arguments.values():
+                _check_encoding(given)
             function(Call(color=color, **shared), **arguments)
 
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + added
         run_verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run_verb.__annotations__ = {p.name: p.annotation for p in parameters}
         del run_verb.__wrapped__  # typer would read the inner signature through it
-        app.command(name, hidden=hidden)(run_verb)
+        epilog = "\n".join(f"shadowmesh {line}" for line in examples)
+        app.command(name, cls=Verb, epilog=epilog, context_settings=HELP_NAMES)(run_verb)
         return function
 
     return register
 
 
-def new_app(help_text: str) -> typer.Typer:
+def _check_encoding(given: object) -> None:
+    """Names and words are UTF-8 (paths, also those after @, may be anything). Raises ShadowMeshError(not_text)."""
+    if isinstance(given, str) and not given.startswith("@") and any("\ud800" <= c <= "\udfff" for c in given):
+        raise ShadowMeshError("not_text", f"{given!r} is not UTF-8 text", "write it in UTF-8", kind=Kind.USAGE)
+
+
+def new_app(help_text: str, cls: type[TyperGroup] = TyperGroup) -> typer.Typer:
     return typer.Typer(
+        cls=cls,
         help=help_text,
         no_args_is_help=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         add_completion=False,
+        context_settings=HELP_NAMES,
     )
 
 
-def fail(error: ShadowMeshError) -> NoReturn:
-    """The one place where an error becomes a line and an exit code."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+def fail(error: ShadowMeshError, *, as_json: bool = False) -> NoReturn:
+    """The one place where an error becomes a line on stderr (or a JSON document) and an exit code."""
+    if as_json:
+        document = {
+            "schema": "shadowmesh.error/1",
+            "code": error.code,
+            "what": error.what,
+            "remedy": error.remedy,
+            "exit": error.kind.value,
+        }
+        print(json_text(document), file=sys.stderr)
+    else:
+        print(f"error: {visible(' '.join(str(error).split()))}", file=sys.stderr)
     raise SystemExit(error.kind.value)
 
 
@@ -206,7 +248,8 @@ def read_secret(argument: str, what: str) -> str:
 
 
 def hide_argument(secret: str) -> None:
-    """Overwrites a secret in this process's visible arguments (/proc/self/cmdline) with x."""
+    """Overwrites a secret in this process's visible arguments (/proc/self/cmdline) with x: where it is an argument, or
+    the value of an option `--name=value`. Other arguments stay as they are, whatever letters they share with it."""
     import ctypes  # not needed by most calls
 
     try:
@@ -216,9 +259,12 @@ def hide_argument(secret: str) -> None:
         return
     if not 0 < start < end:
         return
-    arguments = ctypes.string_at(start, end - start)
     encoded = os.fsencode(secret)
-    at = arguments.find(encoded)
-    while at >= 0:
-        ctypes.memset(start + at, ord("x"), len(encoded))
-        at = arguments.find(encoded, at + len(encoded))
+    at = start
+    for argument in ctypes.string_at(start, end - start).split(b"\0"):
+        option, _, value = argument.partition(b"=")
+        if argument == encoded:
+            ctypes.memset(at, ord("x"), len(encoded))
+        elif value == encoded and option.startswith(b"--"):
+            ctypes.memset(at + len(option) + 1, ord("x"), len(encoded))
+        at += len(argument) + 1

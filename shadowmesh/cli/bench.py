@@ -15,6 +15,7 @@ import typer
 
 from shadowmesh.bench import cpu, wire
 from shadowmesh.bench.client import Client
+from shadowmesh.cli import suggest
 from shadowmesh.cli.base import Call, table, verb
 from shadowmesh.client_api import unixsocket
 from shadowmesh.client_api.local import SOCKET_NAME, DaemonClient
@@ -27,13 +28,19 @@ _WAKE = 10.0  # seconds to wait for the peer's first answer
 
 
 def attach(app: typer.Typer) -> None:
-    verb(app, "bench", client=True)(bench)
+    verb(app, "bench", ["bench --serve", "bench laptop --seconds 2"], client=True)(bench)
 
 
 def bench(
     call: Call,
     peer: Annotated[
-        str | None, typer.Argument(help="A name, NAME@NETWORK, an overlay address or a client id.", show_default=False)
+        str | None,
+        typer.Argument(
+            help="A name, NAME@NETWORK, an overlay address or a client id.",
+            metavar="PEER",
+            show_default=False,
+            autocompletion=suggest.peer,
+        ),
     ] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Be the far side, until Ctrl-C.")] = False,
     seconds: Annotated[

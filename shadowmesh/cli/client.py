@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from typing import Annotated, Any
+from collections.abc import Iterable
+from typing import Annotated, Any, TypeVar
 
 import typer
 
+from shadowmesh.cli import suggest
 from shadowmesh.cli.base import NO_PATH, RELAYED, WAITING_FOR_APPROVAL, Call, read_secret, table, verb
 from shadowmesh.client_api.local import DaemonClient
 from shadowmesh.model.codec import to_builtins
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.status import JoinResult, NetworkStatus, PeerStatus, PingTry, Status
 
-Peer = Annotated[str, typer.Argument(help="A name, NAME@NETWORK, an overlay address or a client id.")]
-OptionalNetwork = Annotated[str | None, typer.Argument(help="The network's name; all of them without it.")]
+T = TypeVar("T", NetworkStatus, PeerStatus)
+
+Peer = Annotated[
+    str,
+    typer.Argument(
+        help="A name, NAME@NETWORK, an overlay address or a client id.", metavar="PEER", autocompletion=suggest.peer
+    ),
+]
+Network = Annotated[str, typer.Argument(help="The network's name.", metavar="NETWORK", autocompletion=suggest.network)]
+OptionalNetwork = Annotated[
+    str | None,
+    typer.Argument(
+        help="The network's name; all of them without it.", metavar="NETWORK", autocompletion=suggest.network
+    ),
+]
 Controller = Annotated[
     str | None,
     typer.Option("--controller", "--login-server", "--management-url", help="The controller's URL, https://HOST:8443."),
@@ -29,22 +43,22 @@ NoWait = Annotated[bool, typer.Option("--no-wait", help="Hand over to the daemon
 
 
 def attach(app: typer.Typer) -> None:
-    verb(app, "join", client=True)(join)
-    verb(app, "register", client=True)(register)
-    verb(app, "leave", client=True)(leave)
-    verb(app, "up", client=True)(up)
-    verb(app, "down", client=True)(down)
-    verb(app, "status", client=True)(status)
-    verb(app, "peers", client=True)(peers)
-    verb(app, "ping", client=True)(ping)
-    verb(app, "why", client=True)(why)
-    verb(app, "wait", client=True)(wait)
-    verb(app, "tui", client=True)(tui)
+    verb(app, "join", ["join @invite", "join smi1_… --name laptop"], client=True)(join)
+    verb(app, "register", "register --controller https://vpn.example.org:8443 --invite @code", client=True)(register)
+    verb(app, "leave", "leave home", client=True)(leave)
+    verb(app, "up", "up home", client=True)(up)
+    verb(app, "down", "down home", client=True)(down)
+    verb(app, "status", ["status", "status --watch", "status --json"], client=True)(status)
+    verb(app, "peers", "peers home", client=True)(peers)
+    verb(app, "ping", ["ping laptop", "ping laptop@home --until-direct"], client=True)(ping)
+    verb(app, "why", "why laptop", client=True)(why)
+    verb(app, "wait", ["wait home", "wait laptop --state direct --timeout 15"], client=True)(wait)
+    verb(app, "tui", "tui", client=True)(tui)
 
 
 def join(
     call: Call,
-    invite: Annotated[str, typer.Argument(help="smi1_…, a short code, `-` (stdin) or @FILE.")],
+    invite: Annotated[str, typer.Argument(help="smi1_…, a short code, `-` (stdin) or @FILE.", metavar="INVITE")],
     name: Name = None,
     controller: Controller = None,
     fingerprint: Fingerprint = None,
@@ -109,10 +123,12 @@ def _join_text(result: JoinResult) -> str:
     return f"{result.network}: joined as {result.ip}; the daemon takes it up when it starts (`shadowmesh daemon run`)"
 
 
-def leave(call: Call, network: Annotated[str, typer.Argument(help="The network's name.")]) -> None:
+def leave(call: Call, network: Network) -> None:
     """Leave a network: its keys and map on this machine are deleted."""
+    daemon = DaemonClient(call.state_dir)
+    _networks(daemon.status(), network)
     call.confirm(f"leave {network} and delete its keys here?")
-    answer = DaemonClient(call.state_dir).call("leave", network=network)
+    answer = daemon.call("leave", network=network)
     later = "" if answer["controller_told"] else "; its controller will be told when it can be reached"
     call.done("leave/1", answer, f"{network}: left{later}")
 
@@ -141,6 +157,19 @@ def down(call: Call, network: OptionalNetwork = None) -> None:
     call.done("down/1", answer, lambda: "\n".join(f"{n['name']}: down" for n in answer["networks"]))
 
 
+def _by_name(found: Iterable[T]) -> list[T]:
+    return sorted(found, key=lambda thing: thing.name.casefold())
+
+
+def _networks(value: Status, name: str | None) -> list[NetworkStatus]:
+    """All networks of this machine, or those that are called so (by name or id). Raises ShadowMeshError(network_unknown)."""
+    found = [n for n in value.networks if name in (None, n.name, n.network_id)]
+    if not found and name is not None:
+        there = ", ".join(n.name for n in _by_name(value.networks)) or "none"
+        raise ShadowMeshError("network_unknown", f"no network {name} here", f"there is {there}", kind=Kind.NOT_FOUND)
+    return _by_name(found)
+
+
 def _peer_row(peer: PeerStatus) -> list[object]:
     latency = None if peer.latency_ms is None else f"{peer.latency_ms:.1f} ms"
     online = {True: "yes", False: "no", None: "?"}[peer.online]
@@ -152,20 +181,22 @@ PEER_HEADERS = ("NAME", "ADDRESS", "ONLINE", "PATH", "ENDPOINT/RELAY", "LATENCY"
 
 
 def _network_text(network: NetworkStatus) -> str:
-    line = (
-        f"{network.name}  {network.ip} on {network.interface}  {network.state}"
-        f"  controller {network.controller}  map {network.map_serial}  epoch {network.epoch}"
-    )
+    here = f"{network.ip} on {network.interface}" if network.interface else network.ip
+    parts = (network.name, here, network.state, f"controller {network.controller}")
+    known = (f"map {network.map_serial}", f"epoch {network.epoch}") if network.map_serial else ()
+    line = "  ".join(part for part in (*parts, *known) if part)
     if network.error:
         line += f"\n  {network.error}"
     if network.peers:
-        rows = table(PEER_HEADERS, map(_peer_row, network.peers))
+        rows = table(PEER_HEADERS, map(_peer_row, _by_name(network.peers)))
         line += "\n" + "\n".join("  " + row for row in rows.splitlines())
     return line
 
 
 def _status_text(value: Status) -> str:
-    parts = [_network_text(n) for n in value.networks] or ["no network yet: `shadowmesh join INVITE` joins one"]
+    parts = [_network_text(n) for n in _by_name(value.networks)] or [
+        "no network yet: `shadowmesh join INVITE` joins one"
+    ]
     nat = value.nat
     parts.append(f"NAT {nat.type}, seen as {nat.public or 'unknown'}; {value.pump} pump; shadowmesh {value.version}")
     parts.extend(f"warning: {w}" for w in value.warnings)
@@ -184,19 +215,13 @@ def status(
         return
     from shadowmesh.model.codec import from_builtins
 
-    clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() else ""
     for item in client.stream("watch", interval_s=2.0):
-        call.line(item, clear + _status_text(from_builtins(item, Status)))
+        call.screenful(item, _status_text(from_builtins(item, Status)))
 
 
 def peers(call: Call, network: OptionalNetwork = None) -> None:
     """The peers of a network, or of all."""
-    chosen = [n for n in DaemonClient(call.state_dir).status().networks if network in (None, n.name)]
-    if network is not None and not chosen:
-        raise ShadowMeshError(
-            "network_unknown", f"no network {network} here", "`shadowmesh status` lists them", kind=Kind.NOT_FOUND
-        )
-    rows = [(n.name, p) for n in chosen for p in n.peers]
+    rows = [(n.name, p) for n in _networks(DaemonClient(call.state_dir).status(), network) for p in _by_name(n.peers)]
     call.done(
         "peers/1",
         {"peers": [{"network": name} | to_builtins(p) for name, p in rows]},
@@ -215,7 +240,7 @@ def ping(
     call: Call,
     peer: Peer,
     count: Annotated[int, typer.Option("--count", "-c", min=1, help="Number of tries.")] = 4,
-    until_direct: Annotated[bool, typer.Option(help="Go on until the path is direct.")] = False,
+    until_direct: Annotated[bool, typer.Option("--until-direct", help="Go on until the path is direct.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds for all of it.")] = 30.0,
 ) -> None:
     """Reach a peer through the overlay: exit code 0 direct, 10 by relay, 20 no path."""
@@ -255,8 +280,16 @@ def why(call: Call, peer: Peer) -> None:
 
 def wait(
     call: Call,
-    target: Annotated[str, typer.Argument(help="A network or a peer.")],
-    state: Annotated[str, typer.Option(help="up (a network is up, a peer answers) or direct.")] = "up",
+    target: Annotated[
+        str,
+        typer.Argument(help="A network or a peer.", metavar="TARGET", autocompletion=suggest.peer_or_network),
+    ],
+    state: Annotated[
+        str,
+        typer.Option(
+            help="up (a network is up, a peer answers) or direct.", autocompletion=suggest.words("up", "direct")
+        ),
+    ] = "up",
     timeout: Annotated[float, typer.Option(help="Seconds.")] = 30.0,
 ) -> None:
     """Wait until a network is up, or a peer answers or is direct."""

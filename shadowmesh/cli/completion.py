@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from shadowmesh.cli import suggest
 from shadowmesh.cli.base import Call, verb
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
@@ -16,10 +17,23 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 def attach(app: typer.Typer) -> None:
-    verb(app, "completion")(completion)
+    verb(
+        app,
+        "completion",
+        [
+            "completion bash > /etc/bash_completion.d/shadowmesh",
+            "completion fish > ~/.config/fish/completions/shadowmesh.fish",
+        ],
+    )(completion)
 
 
-def completion(call: Call, shell: Annotated[str, typer.Argument(help="bash, zsh or fish.", metavar="SHELL")]) -> None:
+def completion(
+    call: Call,
+    shell: Annotated[
+        str,
+        typer.Argument(help="bash, zsh or fish.", metavar="SHELL", autocompletion=suggest.words("bash", "zsh", "fish")),
+    ],
+) -> None:
     """Print what makes a shell complete verbs and options: `source <(shadowmesh completion bash)`."""
     from typer._completion_shared import get_completion_script
 

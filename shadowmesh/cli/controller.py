@@ -24,10 +24,16 @@ DataDir = Annotated[
 
 def attach(app: typer.Typer) -> None:
     group = new_app("The controller: networks, clients, invites, approval, audit.")
-    verb(group, "init")(init)
-    verb(group, "run")(run)
+    verb(
+        group,
+        "init",
+        "controller init --data-dir /var/lib/shadowmesh-controller --public-url https://vpn.example.org:8443",
+    )(init)
+    verb(group, "run", "controller run --data-dir /var/lib/shadowmesh-controller")(run)
     secrets = new_app("The controller's secrets.")
-    verb(secrets, "export")(secrets_export)
+    verb(secrets, "export", "controller secrets export --data-dir /var/lib/shadowmesh-controller > secrets")(
+        secrets_export
+    )
     group.add_typer(secrets, name="secrets")
     app.add_typer(group, name="controller")
 

@@ -14,9 +14,9 @@ from shadowmesh.cli.base import Call, new_app, verb
 
 def attach(app: typer.Typer) -> None:
     group = new_app("The client daemon.")
-    verb(group, "run", client=True)(run)
-    verb(group, "install", client=True)(install)
-    verb(group, "reset-identity", client=True)(reset_identity)
+    verb(group, "run", "daemon run", client=True)(run)
+    verb(group, "install", ["daemon install", "daemon install --print"], client=True)(install)
+    verb(group, "reset-identity", "daemon reset-identity", client=True)(reset_identity)
     app.add_typer(group, name="daemon")
 
 

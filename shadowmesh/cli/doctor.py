@@ -8,7 +8,7 @@ from shadowmesh.cli.base import Call, verb
 
 
 def attach(app: typer.Typer) -> None:
-    verb(app, "doctor", client=True)(doctor)
+    verb(app, "doctor", "doctor", client=True)(doctor)
 
 
 def doctor(call: Call) -> None:

@@ -13,7 +13,7 @@ from shadowmesh.client_api.local import DaemonClient
 
 def attach(app: typer.Typer) -> None:
     group = new_app("Hand a configuration to other software.")
-    verb(group, "wireguard", client=True)(wireguard)
+    verb(group, "wireguard", "export wireguard laptop --takeover > wg0.conf", client=True)(wireguard)
     app.add_typer(group, name="export")
 
 

@@ -7,8 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from shadowmesh.cli import suggest
 from shadowmesh.cli.base import Call, table, verb
 from shadowmesh.cli.main import build
+from shadowmesh.cli.pages import GENERAL
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.reasons import EXPLANATIONS, Reason
 
@@ -38,17 +40,26 @@ TOPICS: dict[tuple[str, ...], tuple[str, ...]] = {
 
 
 def attach(app: typer.Typer) -> None:
-    verb(app, "help")(help_)
+    verb(app, "help", ["help slow", "help network create", "help reason relay.both_symmetric"])(help_)
 
 
 def help_(
     call: Call,
-    words: Annotated[list[str] | None, typer.Argument(help="A verb, a word, or `reason CODE`.", metavar="WORD")] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="A verb, a word, `options`, or `reason CODE`.", metavar="WORD", autocompletion=suggest.topic
+        ),
+    ] = None,
 ) -> None:
     """Find verbs by topic, show a verb's page, or explain a reason code: `help reason relay.both_symmetric`."""
     words = words or []
     if words[:1] == ["reason"]:
         _reason(call, words[1] if len(words) > 1 else None)
+        return
+    if words == ["options"]:
+        options = [{"flags": flags, "help": what} for flags, what in GENERAL.values()]
+        call.done("options/1", {"options": options}, lambda: table(("OPTION", "MEANING"), GENERAL.values()))
         return
     verbs = dict(_verbs())
     page = " ".join(words)

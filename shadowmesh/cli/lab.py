@@ -7,26 +7,29 @@ from typing import Annotated, Any
 
 import typer
 
+from shadowmesh.cli import suggest
 from shadowmesh.cli.base import Call, new_app, table, verb
 
 LabID = Annotated[str, typer.Option("--lab", envvar="SHADOWMESH_LAB", help="The lab's id; several may be up.")]
-Site = Annotated[str, typer.Argument(help="A site: s1, s2, …", metavar="SITE")]
-Host = Annotated[str, typer.Argument(help="A host: h1, …, relay1, controller1.", metavar="HOST")]
+Site = Annotated[str, typer.Argument(help="A site: s1, s2, …", metavar="SITE", autocompletion=suggest.site)]
+Host = Annotated[
+    str, typer.Argument(help="A host: h1, …, relay1, controller1.", metavar="HOST", autocompletion=suggest.host)
+]
 
 
 def attach(app: typer.Typer) -> None:
-    verb(app, "demo")(demo)
+    verb(app, "demo", ["demo", "demo --once"])(demo)
     group = new_app("A whole internet on this machine: sites behind NATs, faults. Needs root.")
-    verb(group, "up")(up)
-    verb(group, "exec")(execute)
-    verb(group, "status")(status)
-    verb(group, "down")(down)
-    verb(group, "nat")(nat)
-    verb(group, "cut")(cut)
-    verb(group, "loss")(loss)
-    verb(group, "reboot")(reboot)
-    verb(group, "roam")(roam)
-    verb(group, "heal")(heal)
+    verb(group, "up", ["lab up", "lab up --site symmetric --site cgnat --ipv6"])(up)
+    verb(group, "exec", "lab exec h1 -- ping -c 3 10.77.0.2")(execute)
+    verb(group, "status", "lab status")(status)
+    verb(group, "down", "lab down --all")(down)
+    verb(group, "nat", "lab nat s3 symmetric")(nat)
+    verb(group, "cut", "lab cut h1 h2 --one-way")(cut)
+    verb(group, "loss", "lab loss s1 20")(loss)
+    verb(group, "reboot", "lab reboot s1 --new-address")(reboot)
+    verb(group, "roam", "lab roam h1 s2")(roam)
+    verb(group, "heal", "lab heal")(heal)
     app.add_typer(group, name="lab")
 
 
@@ -50,7 +53,12 @@ def demo(
 def up(
     call: Call,
     site: Annotated[
-        list[str] | None, typer.Option("--site", help="A site's NAT; repeats. Without it, those of the demo.")
+        list[str] | None,
+        typer.Option(
+            "--site",
+            help="A site's NAT type; repeats. Without it, those of the demo.",
+            autocompletion=suggest.nat_type,
+        ),
     ] = None,
     relays: Annotated[int, typer.Option("--relays", help="Public hosts for relays.")] = 1,
     controllers: Annotated[int, typer.Option("--controllers", help="Public hosts for controllers.")] = 1,
@@ -113,7 +121,7 @@ def down(
 def nat(
     call: Call,
     site: Site,
-    kind: Annotated[str, typer.Argument(help="The NAT type.", metavar="TYPE")],
+    kind: Annotated[str, typer.Argument(help="The NAT type.", metavar="TYPE", autocompletion=suggest.nat_type)],
     lab: LabID = "lab",
 ) -> None:
     """Give a site another NAT."""
@@ -125,8 +133,8 @@ def nat(
 
 def cut(
     call: Call,
-    a: Annotated[str, typer.Argument(help="A host.", metavar="A")],
-    b: Annotated[str, typer.Argument(help="Another.", metavar="B")],
+    a: Annotated[str, typer.Argument(help="A host.", metavar="A", autocompletion=suggest.host)],
+    b: Annotated[str, typer.Argument(help="Another.", metavar="B", autocompletion=suggest.host)],
     one_way: Annotated[bool, typer.Option("--one-way", help="Only from A to B.")] = False,
     lab: LabID = "lab",
 ) -> None:

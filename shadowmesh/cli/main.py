@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -24,6 +26,16 @@ GROUPS = {
     "client": "members", "member": "members", "user": "members", "api-key": "access", "audit": "access",
     "login": "access", "logout": "access", "lab": "lab",
 }  # fmt: skip
+# what people type that is no verb, and what they then want
+MEANT = {
+    "logs": "`journalctl -u shadowmesh` has the daemon's log, `shadowmesh audit list` who changed what",
+    "log": "`journalctl -u shadowmesh` has the daemon's log, `shadowmesh audit list` who changed what",
+    "version": "say `shadowmesh --version`",
+    "start": "`shadowmesh up` switches a network on, `shadowmesh daemon run` runs the daemon",
+    "stop": "`shadowmesh down` switches a network off",
+    "invite": "say `shadowmesh network invite NAME`",
+    "create": "say `shadowmesh network create NAME`",
+}
 HELP = "Private networks that you run yourself: controller, blind relay and client in one tool."
 
 
@@ -37,8 +49,9 @@ def build(word: str | None) -> Any:
     import typer
 
     from shadowmesh.cli.base import new_app
+    from shadowmesh.cli.pages import Top
 
-    app = new_app(HELP)
+    app = new_app(HELP, Top)
 
     def version(value: bool) -> None:
         if value:
@@ -64,7 +77,10 @@ def run(arguments: list[str], imported: Callable[[], None] = lambda: None) -> No
     """Runs one command line and exits with the contract's code. `imported` is called between parsing's imports and the verb."""
     from shadowmesh.cli.base import fail
 
-    debug = "--debug" in arguments
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    debug, as_json = "--debug" in options, "--json" in options
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter shows its number
     try:
         completing = "_SHADOWMESH_COMPLETE" in os.environ
         if completing:
@@ -80,7 +96,7 @@ def run(arguments: list[str], imported: Callable[[], None] = lambda: None) -> No
     except ShadowMeshError as error:
         if debug:
             raise
-        fail(error)
+        fail(error, as_json=as_json)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except BrokenPipeError:
@@ -90,7 +106,7 @@ def run(arguments: list[str], imported: Callable[[], None] = lambda: None) -> No
         if type(error).__name__ == "Abort":
             raise SystemExit(130) from None
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-            _wrong_use(error)
+            _wrong_use(error, as_json=as_json)
         if debug:
             raise
         what = (str(error).splitlines() or [""])[0]
@@ -98,10 +114,11 @@ def run(arguments: list[str], imported: Callable[[], None] = lambda: None) -> No
             what = error.strerror.lower() + (f": {error.filename}" if error.filename else "")
         else:
             what = f"{type(error).__name__}: {what}"
-        fail(ShadowMeshError("failed", what, "run it again with --debug to see where", kind=Kind.FAILED))
+        remedy = "run it again with --debug to see where"
+        fail(ShadowMeshError("failed", what, remedy, kind=Kind.FAILED), as_json=as_json)
 
 
-def _wrong_use(error: Any) -> NoReturn:
+def _wrong_use(error: Any, *, as_json: bool) -> NoReturn:
     """A usage error of the parser as one line; no arguments at all shows the help instead."""
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error.format_message())
@@ -114,4 +131,7 @@ def _wrong_use(error: Any) -> NoReturn:
     what, _, guess = what.partition(" Did you mean ")
     what = what[:1].lower() + what[1:].rstrip(".")
     remedy = f"did you mean {guess}" if guess else f"see `{path} --help`"
-    fail(ShadowMeshError("wrong_use", what, remedy, kind=Kind.USAGE))
+    word = re.fullmatch(r"no such command '(\w+)'", what)
+    if word and path == "shadowmesh":
+        remedy = MEANT.get(word[1], remedy)
+    fail(ShadowMeshError("wrong_use", what, remedy, kind=Kind.USAGE), as_json=as_json)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,12 +15,17 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from shadowmesh.client_api.rest import ControllerClient
+    from shadowmesh.model import api
 
 M = TypeVar("M", bound="BaseModel")
+N = TypeVar("N", "api.Network", "api.Client", "api.Relay")
+
+CONFIG_NAME = "controller.json"  # there from `controller init` on
+_STARTS_S = 5.0  # that long a `controller run` may need until it holds its lock
 
 # what to do about a field that the API doesn't take
 _HINTS = {
-    "name": "use letters, digits, ., _ and -, at most 63, the first a letter or digit",
+    "name": "use letters, digits, ., _ and -, at most 63, the first a letter or digit (a machine: a-z, 0-9 and -)",
     "client_name": "use a-z, 0-9 and -, at most 63",
     "email": "write it as NAME@HOST",
     "ip": "give an IPv4 address",
@@ -30,10 +37,20 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def connect(call: Call) -> ControllerClient:
-    """The controller of --data-dir, of SHADOWMESH_CONTROLLER, or the one signed in to."""
-    from shadowmesh.client_api.rest import ControllerClient
+    """The controller of --data-dir, of SHADOWMESH_CONTROLLER, or the one signed in to. One of this host that was made
+    and doesn't answer yet is waited for."""
+    from shadowmesh.client_api.rest import LOCK_NAME, SOCKET_NAME, ControllerClient
+    from shadowmesh.client_api.starting import until_answers
 
-    return ControllerClient.choose(data_dir=call.data_dir)
+    controller = ControllerClient.choose(data_dir=call.data_dir)
+    where = controller.data_dir
+    if where is not None and os.path.exists(where / CONFIG_NAME) and os.access(where, os.W_OK):  # noqa: PTH110
+
+        def waiting() -> None:
+            call.note(f"waiting for the controller in {where} to start …")
+
+        until_answers(where / SOCKET_NAME, where / LOCK_NAME, unlocked_s=_STARTS_S, waiting=waiting)
+    return controller
 
 
 def request(kind: type[M], **fields: Any) -> M:
@@ -55,13 +72,25 @@ def request(kind: type[M], **fields: Any) -> M:
 
 
 def seconds(text: str) -> int:
-    """`90s`, `30m`, `24h`, `7d`, `2w`, or plain seconds."""
+    """Seconds of `90s`, `30m`, `24h`, `7d` or `2w`."""
     found = re.fullmatch(r"(\d+)\s*([smhdw]?)", text.strip().lower())
     if not found or int(found[1]) == 0:
         raise ShadowMeshError(
             "bad_duration", f"{text!r} is not a duration", "write it as 90s, 30m, 24h or 7d", kind=Kind.USAGE
         )
-    return int(found[1]) * _UNITS[found[2] or "s"]
+    if not found[2]:
+        raise ShadowMeshError(
+            "bad_duration",
+            f"{text!r} has no unit",
+            f"is it seconds, minutes, hours or days: {text}s, {text}m, {text}h, {text}d?",
+            kind=Kind.USAGE,
+        )
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def by_name(found: Iterable[N]) -> list[N]:
+    """In the order in which people look for names."""
+    return sorted(found, key=lambda thing: (thing.name.casefold(), thing.id))
 
 
 def when(moment: datetime | None) -> str | None:

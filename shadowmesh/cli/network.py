@@ -6,11 +6,19 @@ from typing import Annotated
 
 import typer
 
+from shadowmesh.cli import suggest
 from shadowmesh.cli.base import Call, details, new_app, table, verb
-from shadowmesh.cli.managed import connect, request, seconds, when
+from shadowmesh.cli.managed import by_name, connect, request, seconds, when
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
-Name = Annotated[str, typer.Argument(help="The network's name or id (net_…).", metavar="NAME")]
+Name = Annotated[
+    str,
+    typer.Argument(help="The network's name or id (net_…).", metavar="NAME", autocompletion=suggest.managed_network),
+]
+NewName = Annotated[
+    str, typer.Argument(help="Letters, digits, ., _ and -, at most 63, the first a letter or digit.", metavar="NAME")
+]
+InviteID = Annotated[str, typer.Argument(help="inv_…", metavar="ID", autocompletion=suggest.invite)]
 Subnet = Annotated[
     str | None,
     typer.Option(
@@ -27,26 +35,36 @@ P2p = Annotated[bool | None, typer.Option("--p2p/--no-p2p", help="Whether direct
 Fallback = Annotated[
     bool | None, typer.Option("--relay-fallback/--no-relay-fallback", help="Whether relays carry traffic.")
 ]
-Relay = Annotated[str | None, typer.Option("--relay", help="Only this relay, by name.")]
+Relay = Annotated[str | None, typer.Option("--relay", help="Only this relay, by name.", autocompletion=suggest.relay)]
 
 
 def attach(app: typer.Typer) -> None:
     group = new_app("Networks and the invites to them.")
-    verb(group, "create", managed=True)(create)
-    verb(group, "list", managed=True)(list_)
-    verb(group, "show", managed=True)(show)
-    verb(group, "set", managed=True)(set_)
-    verb(group, "delete", managed=True)(delete)
-    verb(group, "rotate-key", managed=True)(rotate_key)
-    verb(group, "invite", managed=True)(invite)
-    verb(group, "invites", managed=True)(invites)
-    verb(group, "revoke-invite", managed=True)(revoke_invite)
+    verb(
+        group,
+        "create",
+        ["network create home --subnet 10.20.0.0/24", "network create office --subnet 10.30.0.0/16 --approval"],
+        managed=True,
+    )(create)
+    verb(group, "list", "network list", managed=True)(list_)
+    verb(group, "show", "network show home", managed=True)(show)
+    verb(group, "set", "network set home --max-clients 200", managed=True)(set_)
+    verb(group, "delete", "network delete home", managed=True)(delete)
+    verb(group, "rotate-key", "network rotate-key home", managed=True)(rotate_key)
+    verb(
+        group,
+        "invite",
+        ["network invite home > invite", "network invite home --uses 5 --expires 7d --client-name build"],
+        managed=True,
+    )(invite)
+    verb(group, "invites", "network invites home", managed=True)(invites)
+    verb(group, "revoke-invite", "network revoke-invite home inv_…", managed=True)(revoke_invite)
     app.add_typer(group, name="network")
 
 
 def create(
     call: Call,
-    name: Name,
+    name: NewName,
     subnet: Annotated[
         str,
         typer.Option(
@@ -88,7 +106,7 @@ def create(
 def list_(call: Call) -> None:
     """All networks that you may see."""
     with connect(call) as controller:
-        found = controller.network_list()
+        found = by_name(controller.network_list())
     call.done(
         "networks/1",
         {"networks": [n.model_dump(mode="json") for n in found]},
@@ -143,9 +161,10 @@ def set_(
 
 def delete(call: Call, name: Name) -> None:
     """Delete a network: all its clients are cut off."""
-    call.confirm(f"delete {name} and cut off all its clients?")
     with connect(call) as controller:
-        controller.network_delete(name)
+        found = controller.network_show(name)
+        call.confirm(f"delete {found.name} and cut off all its clients ({found.clients})?")
+        controller.network_delete(found.id)
     call.done("network-deleted/1", {"name": name}, f"{name}: deleted")
 
 
@@ -205,9 +224,7 @@ def invites(call: Call, name: Name) -> None:
     )
 
 
-def revoke_invite(
-    call: Call, name: Name, invite_id: Annotated[str, typer.Argument(help="inv_…", metavar="ID")]
-) -> None:
+def revoke_invite(call: Call, name: Name, invite_id: InviteID) -> None:
     """Make an invite useless."""
     with connect(call) as controller:
         controller.invite_revoke(name, invite_id)

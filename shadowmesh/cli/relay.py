@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from shadowmesh.cli import suggest
 from shadowmesh.cli.base import Call, new_app, read_secret, table, verb
-from shadowmesh.cli.managed import connect, request, seconds, when
+from shadowmesh.cli.managed import by_name, connect, request, seconds, when
+from shadowmesh.model.errors import Kind, ShadowMeshError
 
-RelayName = Annotated[str, typer.Argument(help="The relay's name or id (rly_…).", metavar="RELAY")]
+RelayName = Annotated[
+    str, typer.Argument(help="The relay's name or id (rly_…).", metavar="RELAY", autocompletion=suggest.relay)
+]
 
 
 def attach(app: typer.Typer) -> None:
     group = new_app("Relays: blind forwarding for pairs that can't meet, and for the first packets of all.")
-    verb(group, "run")(run)
-    verb(group, "token", managed=True)(token)
-    verb(group, "list", managed=True)(list_)
-    verb(group, "drain", managed=True)(drain)
-    verb(group, "remove", managed=True)(remove)
+    verb(
+        group,
+        "run",
+        ["relay run --data-dir /var/lib/shadowmesh-relay --public-url ws://vpn.example.org:9545 --token @relay-token"],
+    )(run)
+    verb(group, "token", "relay token > relay-token", managed=True)(token)
+    verb(group, "list", "relay list", managed=True)(list_)
+    verb(group, "drain", "relay drain relay1", managed=True)(drain)
+    verb(group, "remove", "relay remove relay1", managed=True)(remove)
     app.add_typer(group, name="relay")
 
 
@@ -37,11 +46,22 @@ def run(
     ],
     public_url: Annotated[str, typer.Option("--public-url", help="ws://HOST:9545 or wss://…, as clients reach it.")],
     listen: Annotated[str, typer.Option("--listen", help="ADDRESS:PORT for TCP and UDP.")] = "0.0.0.0:9545",
-    controller: Annotated[str | None, typer.Option("--controller", help="The controller's URL.")] = None,
+    controller: Annotated[
+        str | None, typer.Option("--controller", help="The controller's URL; without it, the one on this host.")
+    ] = None,
     token: Annotated[
         str | None, typer.Option("--token", help="From `relay token`; `-` (stdin) or @FILE. Needed the first time.")
     ] = None,
     fingerprint: Annotated[str | None, typer.Option("--fingerprint", help="sha256:… of the controller.")] = None,
+    controller_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--controller-dir",
+            help="Directory of the controller on this host, which tells URL and fingerprint "
+            "[default: /var/lib/shadowmesh-controller].",
+            readable=False,
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", help="The relay's name (default: its host name).")] = None,
     udp: Annotated[bool, typer.Option("--udp/--no-udp", help="Serve UDP, besides WebSocket.")] = True,
     region: Annotated[str, typer.Option("--region", help="Where it stands.")] = "",
@@ -56,7 +76,10 @@ def run(
     without_threads()
     from shadowmesh.relay.app import RelayOptions
     from shadowmesh.relay.app import run as serve
+    from shadowmesh.relay.state import is_registered
 
+    if controller is None and token is not None and not is_registered(data_dir):
+        controller, fingerprint = _controller_here(call, controller_dir)
     set_up(call)
     serve(
         RelayOptions(
@@ -76,6 +99,22 @@ def run(
     )
 
 
+def _controller_here(call: Call, directory: Path | None) -> tuple[str, str]:
+    """URL and fingerprint of the controller that runs on this host."""
+    from shadowmesh.client_api.rest import DEFAULT_DATA_DIR
+
+    if directory is None and not DEFAULT_DATA_DIR.is_dir():
+        raise ShadowMeshError(
+            "no_controller",
+            "no controller is on this host",
+            "give --controller URL and --fingerprint, or --controller-dir",
+            kind=Kind.USAGE,
+        )
+    with connect(replace(call, data_dir=directory or DEFAULT_DATA_DIR)) as here:
+        identity = here.identity()
+    return identity.urls[0], identity.identity.fingerprint
+
+
 def token(
     call: Call,
     expires: Annotated[str, typer.Option("--expires", help="For how long it is good: 30m, 24h, 7d.")] = "24h",
@@ -93,7 +132,7 @@ def token(
 def list_(call: Call) -> None:
     """The relays of the controller."""
     with connect(call) as controller:
-        found = controller.relay_list()
+        found = by_name(controller.relay_list())
     call.done(
         "relays/1",
         {"relays": [r.model_dump(mode="json") for r in found]},
@@ -125,7 +164,12 @@ def drain(call: Call, relay: RelayName) -> None:
 
 def remove(call: Call, relay: RelayName) -> None:
     """Take a relay out: clients no longer use it."""
-    call.confirm(f"remove the relay {relay}?")
     with connect(call) as controller:
-        controller.relay_remove(relay)
+        found = next((r for r in controller.relay_list() if relay in (r.name, r.id)), None)
+        if found is None:
+            raise ShadowMeshError(
+                "relay_unknown", f"no relay {relay!r}", "`shadowmesh relay list` has them", kind=Kind.NOT_FOUND
+            )
+        call.confirm(f"remove the relay {found.name}?")
+        controller.relay_remove(found.id)
     call.done("relay-removed/1", {"relay": relay}, f"{relay}: removed")

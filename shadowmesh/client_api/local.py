@@ -13,12 +13,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+from shadowmesh.client_api.starting import until_answers
 from shadowmesh.client_api.unixsocket import connect, short_path
 from shadowmesh.model.codec import from_builtins
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.status import JoinResult, PingTry, Status, Why
 
 SOCKET_NAME = "daemon.sock"
+LOCK_NAME = "daemon.lock"  # held by the daemon from its start on
 
 
 def unreachable(state_dir: Path, error: OSError) -> ShadowMeshError:
@@ -66,8 +68,14 @@ class DaemonClient:
         self.state_dir = state_dir
 
     def _open(self, timeout: float | None) -> socket.socket:
+        path = self.state_dir / SOCKET_NAME
         try:
-            return connect(self.state_dir / SOCKET_NAME, timeout)
+            try:
+                return connect(path, timeout)
+            except (FileNotFoundError, ConnectionRefusedError):
+                if not until_answers(path, self.state_dir / LOCK_NAME):
+                    raise
+                return connect(path, timeout)
         except OSError as e:
             raise unreachable(self.state_dir, e) from e
 

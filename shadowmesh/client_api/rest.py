@@ -25,11 +25,12 @@ from shadowmesh.client_api.logins import SavedLogin
 from shadowmesh.model import api
 from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
-from shadowmesh.protocol.signing import IdentityDocument
+from shadowmesh.protocol.signing import ForgedError, IdentityDocument, read_fingerprint, verify_identity
 
 M = TypeVar("M", bound=BaseModel)
 
 SOCKET_NAME = "controller.sock"
+LOCK_NAME = "controller.lock"  # held by the controller that runs
 DEFAULT_DATA_DIR = Path("/var/lib/shadowmesh-controller")
 _TIMEOUT = 30.0
 _FULL_PAGE = 500
@@ -99,7 +100,7 @@ class ControllerClient:
             return cls.remote(url, token, environ.get("SHADOWMESH_FINGERPRINT"))
         if logins.login_path().exists():
             return cls.saved()
-        if (DEFAULT_DATA_DIR / SOCKET_NAME).exists():
+        if DEFAULT_DATA_DIR.is_dir():
             return cls.local(DEFAULT_DATA_DIR)
         raise ShadowMeshError(
             "no_controller",
@@ -127,6 +128,11 @@ class ControllerClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def data_dir(self) -> Path | None:
+        """The directory of the controller on this host that is asked at its socket; None for one elsewhere."""
+        return None if self._place.startswith("https://") else Path(self._place).parent
+
     # moving requests
 
     def _send(
@@ -141,9 +147,8 @@ class ControllerClient:
                     break
                 answer = self._client.request(method, api.API + path, json=body, **options)
         except httpx.HTTPError as e:
-            if not self._place.startswith("https://"):
-                data_dir = Path(self._place).parent
-                raise (_no_permission(data_dir) if _is_permission(e) else _not_running(data_dir)) from e
+            if self.data_dir is not None:
+                raise (_no_permission(self.data_dir) if _is_permission(e) else _not_running(self.data_dir)) from e
             raise unreachable(self._place, e) from e
         if answer.is_success:
             return answer
@@ -188,6 +193,20 @@ class ControllerClient:
             cursor = page.next
             if cursor is None:
                 return
+
+    # the controller itself
+
+    def identity(self) -> IdentityDocument:
+        """Who it is and where it is reached: as true as the way by which it is asked."""
+        content = self._send("GET", "/identity").content
+        try:
+            return verify_identity(content, read_fingerprint(content))
+        except (MalformedError, ForgedError) as e:
+            raise ShadowMeshError(
+                "bad_answer",
+                "the controller's identity isn't understood",
+                "is it of another version than this command?",
+            ) from e
 
     # networks
 

@@ -34,6 +34,14 @@ class RelayState(Struct, frozen=True, kw_only=True):
     revocations: tuple[Revocation, ...] = ()
 
 
+def is_registered(data_dir: Path) -> bool:
+    """Whether the relay of this directory has registered with a controller, as far as can be read."""
+    try:
+        return from_json((data_dir / "relay.json").read_bytes(), RelayState).relay_id is not None
+    except (OSError, MalformedError):
+        return False
+
+
 class RelayStore:
     """The directory. `with RelayStore(dir) as store:` makes and locks it.
 

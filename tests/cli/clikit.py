@@ -35,18 +35,28 @@ class Result:
     err: str
 
     def refused(self, code: int, *words: str) -> str:
-        """One line on stderr that says what and what to do (after a log, if there is one); nothing on stdout."""
+        """One line on stderr that says what and what to do (after a log, if there is one); nothing on stdout.
+
+        With --json it is a document. Returns `what; remedy`.
+        """
         told = f"{self.arguments} gave {self.code}\n{self.out}\n{self.err}"
         *before, last = self.err.splitlines() or [""]
         assert self.code == code, told
         assert "Traceback" not in self.err and self.out == "", told
-        assert all(line.startswith("{") for line in before), told  # the log of a long-running role
-        what, _, remedy = last.removeprefix("error: ").partition("; ")
-        assert last.startswith("error: ") and what and remedy, told
-        assert "Error:" not in last and "[Errno" not in last, told  # no exception shows through
+        assert all(line.startswith(("{", "waiting for ")) for line in before), told  # a long-running role's log
+        if "--json" in self.arguments:
+            document = json.loads(last)
+            assert (document["schema"], document["exit"]) == ("shadowmesh.error/1", code) and document["code"], told
+            what, remedy = document["what"], document["remedy"]
+        else:
+            assert last.startswith("error: "), told
+            what, _, remedy = last.removeprefix("error: ").partition("; ")
+        assert what and remedy, told
+        line = f"{what}; {remedy}"
+        assert "Error:" not in line and "[Errno" not in line, told  # no exception shows through
         for word in words:
-            assert word in last, told
-        return last
+            assert word in line, told
+        return line
 
     def document(self, schema: str, code: int = 0) -> dict[str, Any]:
         """The one JSON document on stdout."""

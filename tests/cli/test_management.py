@@ -48,6 +48,7 @@ def office(controller: Controller) -> str:
         ("network set office", USAGE, "nothing to change"),
         ("network set office --subnet 198.18.9.0/24", CONFLICT, "may only grow"),
         ("network invite office --expires 0s", USAGE, "write it as 90s"),
+        ("network invite office --expires 5", USAGE, "5s, 5m, 5h, 5d"),
         ("network invite office --expires 99999d", USAGE, "up to ten years"),
         ("network invite office --ip 10.0.0.1", USAGE, "198.18.0.0/24"),
         ("network invite office --ip x", USAGE, "give an IPv4 address"),
@@ -62,6 +63,40 @@ def test_refusals_left_nothing(controller: Controller) -> None:
     found = controller("network", "list", "--json").document("networks/1")
     assert "bad" not in {n["name"] for n in found["networks"]}
     assert controller("audit", "verify", "--json").document("audit-verdict/1")["ok"]
+
+
+@pytest.mark.parametrize("arguments", ["network delete nope", "client remove office nobody", "relay remove nope"])
+def test_what_isnt_there_is_said_before_anything_is_asked(controller: Controller, arguments: str) -> None:
+    controller(*arguments.split()).refused(NOT_FOUND, arguments.rsplit(maxsplit=1)[-1])
+
+
+def test_a_question_that_nobody_can_answer_names_the_flag(controller: Controller, sm: Command, tmp_path: Path) -> None:
+    assert sm("join", controller.invite("office")["invite"], "--name", "asked", "--state-dir", tmp_path).code == 0
+    for arguments in ("network delete office", "client remove office asked"):
+        controller(*arguments.split(), "--json").refused(USAGE, "--yes")
+    assert "asked" in controller.clients("office")
+    controller("client", "remove", "office", "asked", "--yes", "--json").document("client-removed/1")
+
+
+def test_lists_are_in_the_order_of_names(controller: Controller) -> None:
+    for name, subnet in (("zebra", "198.18.30.0/24"), ("Alpaca", "198.18.31.0/24"), ("mole", "198.18.32.0/24")):
+        controller.network(name, subnet)
+    names = [n["name"] for n in controller("network", "list", "--json").document("networks/1")["networks"]]
+    assert names == sorted(names, key=str.casefold) and "Alpaca" in names
+    for name in ("zebra", "Alpaca", "mole"):
+        controller("network", "delete", name, "--yes", "--json").document("network-deleted/1")
+
+
+def test_words_and_not_a_pattern_say_what_a_name_may_be(controller: Controller, sm: Command, tmp_path: Path) -> None:
+    for arguments in (
+        ("client", "rename", "office", "x", "My PC"),
+        ("network", "create", "My Net", "--subnet", "198.18.40.0/24"),
+        ("network", "invite", "office", "--client-name", "My PC"),
+    ):
+        line = controller(*arguments).refused(USAGE, "at most 63")
+        assert "^" not in line and "pattern" not in line
+    controller("network", "create", "b\udcff", "--subnet", "198.18.40.0/24").refused(USAGE, "not UTF-8")
+    sm("join", "smi1_x", "--name", "b\udcff", "--state-dir", tmp_path).refused(USAGE, "not UTF-8")
 
 
 # invites that don't work
@@ -175,7 +210,7 @@ def test_signing_in(controller: Controller, sm: Command, tmp_path: Path) -> None
     key = str(controller.first["api_key"])
     assert sm("login", *where, "--token", "-", "--json", stdin=key, env=env).document("login/1")
     kept = list((tmp_path / "shadowmesh").iterdir())
-    assert kept and all(file.stat().st_mode & 0o077 == 0 for file in kept)
+    assert kept and not any(file.stat().st_mode & 0o077 for file in kept)
     assert sm("network", "show", "office", env=env).code == 0
     assert sm("logout", env=env).out == "signed out\n"
     sm("network", "list", env=env).refused(USAGE, "shadowmesh login")

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import tui_scenarios
 from clikit import Command, Controller, on_a_terminal, program
+from fake_daemon import FakeDaemon
 
 from shadowmesh import __version__
 
@@ -55,17 +57,25 @@ def test_debug_shows_where(process: Command, tmp_path: Path) -> None:
     assert "Traceback" not in process("status", "--state-dir", tmp_path).err
 
 
-def test_a_person_is_asked_and_may_refuse(tmp_path: Path) -> None:
-    leave = ("leave", "office", "--state-dir", str(tmp_path))
-    code, seen = on_a_terminal(*leave, typed=b"n\n")
-    assert code == 1 and "leave office and delete its keys here? [y/N]" in seen and "nothing was changed" in seen
-    code, seen = on_a_terminal(*leave, typed=b"y\n")
-    assert code == 3 and "no daemon answers" in seen
-
-
-def test_ctrl_c_ends_it_without_a_word(tmp_path: Path) -> None:
-    code, seen = on_a_terminal("leave", "office", "--state-dir", str(tmp_path), typed=b"\x03")
+def test_a_person_is_asked_and_may_refuse(controller: Controller) -> None:
+    controller.network("doomed", "198.18.9.0/24")
+    delete = ("network", "delete", "doomed", "--data-dir", str(controller.data_dir))
+    code, seen = on_a_terminal(*delete, typed=b"n\n")
+    assert (
+        code == 1 and "delete doomed and cut off all its clients (0)? [y/N]" in seen and "nothing was changed" in seen
+    )
+    code, seen = on_a_terminal(*delete, typed=b"\x03")
     assert code == 130 and "Traceback" not in seen and "error" not in seen
+    code, seen = on_a_terminal(*delete, typed=b"y\n")
+    assert code == 0 and "doomed: deleted" in seen
+
+
+def test_leaving_what_one_isnt_in_is_refused_before_it_is_asked(tmp_path: Path) -> None:
+    with FakeDaemon(tmp_path, [tui_scenarios.status(tui_scenarios.network(()))]):
+        code, seen = on_a_terminal("leave", "nope", "--state-dir", str(tmp_path))
+        assert code == 5 and "no network nope here; there is office" in seen and "[y/N]" not in seen
+        code, seen = on_a_terminal("leave", "office", "--state-dir", str(tmp_path), typed=b"n\n")
+        assert code == 1 and "leave office and delete its keys here? [y/N]" in seen
 
 
 def test_no_color_means_no_escape_codes(tmp_path: Path) -> None:
@@ -84,15 +94,17 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert done.stderr == ""
 
 
-def test_closed_streams(tmp_path: Path) -> None:
+def test_closed_streams(controller: Controller, tmp_path: Path) -> None:
+    controller.network("lasting", "198.18.10.0/24")
+
     def closed(what: str, *arguments: object) -> tuple[int, str]:
-        command = ["sh", "-c", f"{' '.join(program(*arguments, '--state-dir', tmp_path))} {what}"]
+        command = ["sh", "-c", f"{' '.join(program(*arguments))} {what}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         return done.returncode, done.stderr
 
-    code, told = closed("<&-", "join", "-")
+    code, told = closed("<&-", "join", "-", "--state-dir", tmp_path)
     assert code == 2 and told.startswith("error: the invite from stdin is empty")
-    code, told = closed("<&-", "leave", "x")
+    code, told = closed("<&-", "network", "delete", "lasting", "--data-dir", controller.data_dir)
     assert code == 2 and "--yes" in told
     code, told = closed(">&-", "daemon", "install", "--print")
     assert (code, told) == (0, "")

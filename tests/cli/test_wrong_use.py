@@ -112,14 +112,6 @@ def test_a_controller_out_of_reach_is_code_3(sm: Command, tmp_path: Path) -> Non
     sm("controller", "secrets", "export", "--data-dir", tmp_path).refused(NOT_FOUND, "shadowmesh controller init")
 
 
-@pytest.mark.parametrize(
-    "arguments", ["leave office", "network delete office --data-dir x", "client remove office a --data-dir x",
-                  "relay remove r --data-dir x"],
-)  # fmt: skip
-def test_a_question_that_nobody_can_answer_names_the_flag(sm: Command, arguments: str) -> None:
-    sm(*arguments.split(), "--json").refused(USAGE, "--yes")
-
-
 def test_help_says_when_it_knows_nothing(sm: Command) -> None:
     sm("help", "xyzzy").refused(NOT_FOUND, "shadowmesh --help")
     sm("help", "reason", "direct.magic").refused(NOT_FOUND, "help reason")

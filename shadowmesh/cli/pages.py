@@ -1,0 +1,119 @@
+"""How the help pages look: the top one in groups, a verb's with an example and without what is the same everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from typer.core import TyperCommand, TyperGroup
+
+HELP_NAMES = {"help_option_names": ["-h", "--help"]}
+GENERAL = {
+    "json": ("--json", "One JSON document on stdout; an error is one on stderr."),
+    "quiet": ("-q/--quiet", "No output but errors."),
+    "no_color": ("--no-color", "Plain text, as with NO_COLOR set."),
+    "yes": ("-y/--yes", "Don't ask."),
+    "debug": ("--debug", "Show tracebacks."),
+}
+_GENERAL_LINE = f"Everywhere: {', '.join(flags for flags, _ in GENERAL.values())}; see `shadowmesh help options`"
+
+Column = Sequence[tuple[str, Sequence[tuple[str, str]]]]
+_LEFT: Column = (
+    (
+        "This machine",
+        (
+            ("join", "enter a network by an invite"),
+            ("register", "… by URL and invite code"),
+            ("leave", "leave one"),
+            ("up", "switch one on"),
+            ("down", "switch one off"),
+            ("status", "networks, peers, paths"),
+            ("peers", "the peers alone"),
+            ("ping", "reach a peer"),
+            ("why", "why a path is what it is"),
+            ("wait", "until up, or direct"),
+            ("tui", "all of that, live"),
+            ("bench", "how fast it is"),
+            ("doctor", "what is missing here"),
+            ("export", "as a WireGuard config"),
+        ),
+    ),
+)
+_RIGHT: Column = (
+    (
+        "Managing networks",
+        (
+            ("network", "networks and invites"),
+            ("client", "the machines in a network"),
+            ("member", "the people in a network"),
+            ("user", "the people of the controller"),
+            ("api-key", "keys for scripts"),
+            ("audit", "who changed what"),
+            ("login", "manage from this machine"),
+            ("logout", "no longer"),
+        ),
+    ),
+    (
+        "Running the roles",
+        (
+            ("daemon", "the client, as a service"),
+            ("controller", "make and run one"),
+            ("relay", "run one; list, drain, remove"),
+        ),
+    ),
+)
+_BELOW = (("demo", "see it work"), ("lab", "an internet in here"), ("help", "WORD"), ("completion", "SHELL"))
+LISTED = [name for column in (_LEFT, _RIGHT) for _, verbs in column for name, _ in verbs] + [n for n, _ in _BELOW]
+_TOP = """\
+Usage: shadowmesh VERB [ARGUMENTS]
+
+  Private networks that you run yourself: controller, blind relay and client.
+"""
+
+
+class Verb(TyperCommand):
+    """Its epilog is the examples, a line each."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        records: dict[str, list[tuple[str, str]]] = {"argument": [], "option": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and parameter.name not in GENERAL:
+                records[parameter.param_type_name].append(record)
+        for title, found in (("Arguments", records["argument"]), ("Options", records["option"])):
+            if found:
+                with formatter.section(title):
+                    formatter.write_dl(found)
+        formatter.write_paragraph()
+        formatter.write_text(_GENERAL_LINE)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        examples = (self.epilog or "").splitlines()
+        if examples:
+            with formatter.section("Example" if len(examples) == 1 else "Examples"):
+                for line in examples:
+                    formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+
+
+class Top(TyperGroup):
+    """The whole tool."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        formatter.write(_TOP + "\n")
+        left, right = _lines(_LEFT), _lines(_RIGHT)
+        for i in range(max(len(left), len(right))):
+            pair = [column[i] if i < len(column) else "" for column in (left, right)]
+            formatter.write(f"{pair[0]:<41}{pair[1]}".rstrip() + "\n")
+        formatter.write("\n" + "   ".join(f"{name} ({words})" for name, words in _BELOW) + "\n")
+        formatter.write("`VERB --help` is a verb's page with an example; `--version` the version\n")
+
+
+def _lines(column: Column) -> list[str]:
+    lines: list[str] = []
+    for title, verbs in column:
+        lines += [""] if lines else []
+        lines += [title, *(f"  {name:<10}  {words}" for name, words in verbs)]
+    return lines
