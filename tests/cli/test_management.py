@@ -46,7 +46,6 @@ def office(controller: Controller) -> str:
         ("network create bad!name --subnet 10.0.0.0/24", USAGE, "use letters, digits"),
         ("network create office --subnet 10.0.0.0/24", CONFLICT, "choose another name"),
         ("network set office", USAGE, "nothing to change"),
-        ("network set office --subnet 198.18.9.0/24", CONFLICT, "may only grow"),
         ("network invite office --expires 0s", USAGE, "write it as 90s"),
         ("network invite office --expires 5", USAGE, "5s, 5m, 5h, 5d"),
         ("network invite office --expires 99999d", USAGE, "up to ten years"),
@@ -239,7 +238,7 @@ def test_every_verb_of_management_gives_one_document(controller: Controller, sm:
     assert user["password"]
     c("user", "list", "--json").document("users/1")
     c("user", "reset-password", "o@example.org", "--json").document("user/1")
-    c("member", "add", "docs", "o@example.org", "--role", "owner", "--json").document("member/1")
+    c("member", "add", "docs", "o@example.org", "--role", "member", "--json").document("member/1")
     c("member", "list", "docs", "--json").document("members/1")
     c("member", "remove", "docs", "o@example.org", "--json").document("member-removed/1")
     c("user", "disable", "o@example.org", "--json").document("user-disabled/1")
