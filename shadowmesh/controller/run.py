@@ -12,6 +12,7 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,8 @@ from shadowmesh.controller.store.database import database_url, make_engine, open
 from shadowmesh.controller.store.migrate import migrate
 from shadowmesh.model.clock import utc_now
 from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.serving.rarelog import tame_libraries
+from shadowmesh.serving.tasks import repeat
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -59,6 +62,7 @@ def run(options: RunOptions) -> None:
     """Serves until SIGTERM or SIGINT. Raises ShadowMeshError with one clear line for what keeps it from starting."""
     if not structlog.is_configured():  # logs go to stderr, whoever started this
         structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    tame_libraries("shadowmesh.controller")
     with private_files():
         _run(options)
 
@@ -159,10 +163,12 @@ async def serving(
     try:
         at = Services(Core(store, keys, settings, timing, clock))
         app = make_app(at, pki.trust_bundle(where.path, settings))
-        sockets = Serving(Front(app), tls, settings.address, where.socket, timing.shutdown_grace)
+        sockets = Serving(Front(app), tls, settings.address, where.socket, timing)
         await at.start()
         await sockets.start()
-        renewing = asyncio.create_task(_renew(where, settings, timing, tls, app))
+        renewing = asyncio.create_task(
+            repeat(timing.certificate_check, partial(_renew_certificate, where, settings, tls, app))
+        )
         try:
             yield at
         finally:
@@ -173,15 +179,10 @@ async def serving(
         store.close()
 
 
-async def _renew(where: DataDir, settings: Settings, timing: Timing, tls: ssl.SSLContext, app: FastAPI) -> None:
+async def _renew_certificate(where: DataDir, settings: Settings, tls: ssl.SSLContext, app: FastAPI) -> None:
     """Our certificate before it ends; the operator's, when its file has changed."""
-    while True:
-        await asyncio.sleep(timing.certificate_check)
-        try:
-            if settings.tls_cert is None and pki.needs_renewal(where.path, settings, utc_now()):
-                pki.make_server_certificate(where.path, settings, utc_now())
-                log.info("server certificate renewed")
-            pki.load_into(tls, where.path, settings)
-            app.state.trust_bundle = pki.trust_bundle(where.path, settings)
-        except (OSError, ShadowMeshError) as e:
-            log.error("the server certificate can't be renewed", why=str(e))
+    if settings.tls_cert is None and pki.needs_renewal(where.path, settings, utc_now()):
+        pki.make_server_certificate(where.path, settings, utc_now())
+        log.info("server certificate renewed")
+    pki.load_into(tls, where.path, settings)
+    app.state.trust_bundle = pki.trust_bundle(where.path, settings)

@@ -67,6 +67,10 @@ class Timing:
     offline_after: float = 5.0  # a link that broke may come back unnoticed
     duplicate_probe: float = 3.0
     hello: float = 10.0
+    tls_handshake: float = 10.0
+    request_head: float = 10.0
+    request_body: float = 30.0
+    write_stall: float = 30.0  # a reader that takes nothing for so long is cut off
     challenge_life: float = 300.0
     housekeeping: float = 5.0
     follow: float = 1.0  # what other controllers took away is acted on, and run-out tokens end connections

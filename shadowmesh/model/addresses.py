@@ -46,3 +46,16 @@ class SockAddr(NamedTuple):
             return cls(str(ipaddress.ip_address(host)), number)
         except ValueError as e:
             raise MalformedError(f"not an address and port: {text!r}") from e
+
+
+def source_of(host: str) -> str:
+    """Whose attempts are counted together: an IPv4 address, an IPv6 /64 (one line's customer has 2^64 addresses)."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, 64), strict=False))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from shadowmesh.controller.service import limits
-from shadowmesh.controller.service.limits import Guesses, Limiter, TooMany, source_of
+from shadowmesh.controller.service.limits import Guesses, Limiter, TooMany
+from shadowmesh.model.addresses import source_of
 
 
 def guesses() -> Guesses:

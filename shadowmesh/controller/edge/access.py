@@ -8,15 +8,19 @@ from urllib.parse import urlsplit
 from fastapi import Depends, Header, Query, Request
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shadowmesh.controller.authz import LOCAL, Principal
-from shadowmesh.controller.edge.problems import problem
+from shadowmesh.controller.edge.connections import active
+from shadowmesh.controller.edge.problems import of_error, problem
 from shadowmesh.controller.errors import not_allowed
-from shadowmesh.controller.service.limits import source_of
 from shadowmesh.controller.service.services import Services
+from shadowmesh.model.addresses import source_of
+from shadowmesh.model.errors import ShadowMeshError
 
 MAX_BODY = 256 * 1024
+MAX_STRANGERS_BODY = 16 * 1024  # the longest, an enrolment, has 3
 _MAX_TOKEN = 2000
 _LOCAL = "shadowmesh.local"
 
@@ -37,7 +41,10 @@ class LocalSocket:
 
 
 class BodyLimit:
-    """Refuses bodies over MAX_BODY, whether or not they say their length."""
+    """Gathers a request's body: up to MAX_BODY bytes of who is signed in, up to MAX_STRANGERS_BODY of others.
+
+    Whether or not a request says its length, no more is read than it may have.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -46,21 +53,21 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        refused = problem(413, "body_too_large", f"a request has at most {MAX_BODY} bytes")
         announced = Headers(scope=scope).get("content-length", "0")
-        if not announced.isdecimal() or int(announced) > MAX_BODY:
-            await refused(scope, receive, send)
-            return
-        body = bytearray()
+        length = int(announced) if announced.isdecimal() and len(announced) < 20 else MAX_BODY + 1
+        body, most = bytearray(), MAX_STRANGERS_BODY
         while True:
+            if max(length, len(body)) > most:
+                refused = await self._refusal(scope, max(length, len(body)))
+                if refused is not None:
+                    await refused(scope, receive, send)
+                    return  # what still comes is thrown away as it comes, for as long as a body may take
+                most = MAX_BODY
             message = await receive()
             if message["type"] != "http.request":
                 return  # the client has gone
             body += message.get("body", b"")
-            if len(body) > MAX_BODY:
-                await refused(scope, receive, send)
-                return
-            if not message.get("more_body", False):
+            if not message.get("more_body", False) and len(body) <= most:
                 break
         delivered = False
 
@@ -72,6 +79,17 @@ class BodyLimit:
             return {"type": "http.request", "body": bytes(body), "more_body": False}
 
         await self._app(scope, whole, send)
+
+    @staticmethod
+    async def _refusal(scope: Scope, length: int) -> Response | None:
+        """None if who asks may send so much."""
+        if length > MAX_BODY:
+            return problem(413, "body_too_large", f"a request has at most {MAX_BODY} bytes")
+        try:
+            await who_asks(HTTPConnection(scope))
+        except ShadowMeshError as e:
+            return of_error(e)
+        return None
 
 
 def services(connection: HTTPConnection) -> Services:
@@ -96,7 +114,9 @@ async def who_asks(connection: HTTPConnection) -> Principal:
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token or len(token) > _MAX_TOKEN:
         raise not_allowed("not_signed_in", "this needs a bearer token", "sign in with `shadowmesh login`")
-    return await services(connection).credentials.principal(token.strip())
+    who = await services(connection).credentials.principal(token.strip())
+    active(connection)
+    return who
 
 
 async def at_hand(request: Request) -> Services:
@@ -109,7 +129,11 @@ def foreign_origin(connection: HTTPConnection) -> bool:
     if origin is None:
         return False
     settings = services(connection).core.settings
-    return urlsplit(origin)[:2] not in {urlsplit(url)[:2] for url in settings.public_urls}
+    try:
+        site = urlsplit(origin)[:2]
+    except ValueError:  # `http://[`
+        return True
+    return site not in {urlsplit(url)[:2] for url in settings.public_urls}
 
 
 At = Annotated[Services, Depends(at_hand)]

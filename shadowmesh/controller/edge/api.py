@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from functools import cache
 
 import sqlalchemy as sa
 from fastapi import FastAPI, Response
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
@@ -17,6 +20,8 @@ from shadowmesh.controller.edge import links, problems, routes, watch
 from shadowmesh.controller.edge.access import At, BodyLimit
 from shadowmesh.controller.service.services import Services
 from shadowmesh.model.api import API, Problem
+
+_PIECE = 16 * 1024
 
 
 class _Live(Collector):
@@ -69,7 +74,7 @@ def make_app(at: Services, trust_bundle: str) -> FastAPI:
     app = FastAPI(
         title="ShadowMesh controller",
         version=__version__,
-        openapi_url=f"{API}/openapi.json",
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         responses={"4XX": {"model": Problem, "description": "What went wrong, and what to do"}},
@@ -82,6 +87,18 @@ def make_app(at: Services, trust_bundle: str) -> FastAPI:
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     registry.register(_Live(at))
+
+    @app.get(f"{API}/openapi.json", include_in_schema=False)
+    async def description() -> Response:
+        """In pieces, or each slow reader would have a copy of its own waiting."""
+        whole = described()
+        pieces = (whole[at : at + _PIECE] for at in range(0, len(whole), _PIECE))
+        return StreamingResponse(pieces, media_type="application/json", headers={"Content-Length": str(len(whole))})
+
+    @cache
+    def described() -> bytes:
+        """Made once: anyone may ask for it, and it is long."""
+        return json.dumps(app.openapi(), separators=(",", ":")).encode()
 
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> dict[str, str]:

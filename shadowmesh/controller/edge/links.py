@@ -9,6 +9,7 @@ import structlog
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from shadowmesh.controller.edge.access import foreign_origin, services
+from shadowmesh.controller.edge.connections import proven
 from shadowmesh.controller.edge.outbox import Outbox
 from shadowmesh.controller.service.hub import encode
 from shadowmesh.controller.service.services import Services
@@ -63,6 +64,7 @@ async def device_link(socket: WebSocket) -> None:
         async with asyncio.timeout(at.core.timing.hello):
             hello = from_json(await receive(socket), Hello)
         link = await at.devices.hello(hello, nonce, remote(socket), outbox.post, outbox.close)
+        proven(socket)
         while True:
             message = read_message(await receive(socket), FromDevice)
             if message is not None:
@@ -92,6 +94,7 @@ async def relay_link(socket: WebSocket) -> None:
         async with asyncio.timeout(at.core.timing.hello):
             hello = from_json(await receive(socket), RelayHello)
         link = await at.relays.hello(hello, nonce, outbox.post, outbox.close)
+        proven(socket)
         while True:
             message = read_message(await receive(socket), FromRelay)
             if isinstance(message, Load):

@@ -21,33 +21,56 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from shadowmesh.controller.edge.access import LocalSocket
+from shadowmesh.controller.edge.connections import FIRST_MESSAGE, Http, Messages
 from shadowmesh.controller.edge.stun import StunShell
+from shadowmesh.controller.settings import Timing
 from shadowmesh.dataplane.outer import OuterSockets
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.serving.admission import Admission, listen
+from shadowmesh.serving.descriptors import raise_limit
+from shadowmesh.serving.memory import Memory
+from shadowmesh.serving.rarelog import RareLog
+from shadowmesh.serving.tasks import repeat
 
 log = structlog.get_logger("shadowmesh.controller")
 
 _ACCEPTS_PER_TURN = 16
-_BACKLOG = 8192
 _TLS_BUFFER = 8192
-_MAX_MESSAGE = 1024 * 1024
-
-
-class _DeepSocket(socket.socket):
-    """Listens with a deep backlog, whatever it is asked: asyncio takes the same number for accepts per turn."""
-
-    def listen(self, _backlog: int = 0, /) -> None:
-        super().listen(_BACKLOG)
+_TLS_SHUTDOWN = 5.0
+_SEND_BUFFER = 128 * 1024  # the kernel doubles it: a megabyte a second over 200 ms
+_MEMORY_EVERY = 5.0
 
 
 class _Server(uvicorn.Server):
     """Two of them run in one loop: signals are the caller's business, and nothing wakes ten times a second."""
 
-    def __init__(self, config: uvicorn.Config, grace: float) -> None:
+    def __init__(self, config: uvicorn.Config, timing: Timing, admission: Admission | None) -> None:
         super().__init__(config)
-        self._grace = grace
+        self._timing = timing
+        self._admission = admission
         self._stopping = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, with our protocol, and with time limits on TLS."""
+        await self.lifespan.startup()
+        config, timing, loop = self.config, self._timing, asyncio.get_running_loop()
+
+        def connection() -> Http:
+            return Http(config, self.server_state, self.lifespan.state, timing=timing, admission=self._admission)
+
+        self.servers = [
+            await loop.create_server(
+                connection,
+                sock=sock,
+                ssl=config.ssl,
+                backlog=config.backlog,
+                ssl_handshake_timeout=None if config.ssl is None else timing.tls_handshake,
+                ssl_shutdown_timeout=None if config.ssl is None else _TLS_SHUTDOWN,
+            )
+            for sock in sockets or ()
+        ]
+        self.started = True
 
     def stop(self) -> None:
         self._stopping.set()
@@ -69,7 +92,7 @@ class _Server(uvicorn.Server):
         for connection in list(self.server_state.connections):
             connection.shutdown()
         loop = asyncio.get_running_loop()
-        end = loop.time() + self._grace
+        end = loop.time() + self._timing.shutdown_grace
         while (self.server_state.connections or self.server_state.tasks) and loop.time() < end:  # noqa: ASYNC110 - plain sets
             await asyncio.sleep(0.01)
         left = list(self.server_state.tasks)
@@ -95,7 +118,16 @@ def _taken(address: SockAddr, transport: str, error: OSError) -> ShadowMeshError
     )
 
 
-def _bind(sock: socket.socket, address: SockAddr, transport: str, outer: OuterSockets) -> socket.socket:
+def _tcp(address: SockAddr, admission: Admission, outer: OuterSockets) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if address.is_ipv6 else socket.AF_INET
+        return listen(family, (address.host, address.port), admission, prepare=outer.mark, send_buffer=_SEND_BUFFER)
+    except OSError as e:
+        raise _taken(address, "TCP", e) from e
+
+
+def _udp(address: SockAddr, outer: OuterSockets) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if address.is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
     outer.mark(sock)
     try:
         if address.is_ipv6:
@@ -103,27 +135,8 @@ def _bind(sock: socket.socket, address: SockAddr, transport: str, outer: OuterSo
         sock.bind((address.host, address.port))
     except OSError as e:
         sock.close()
-        raise _taken(address, transport, e) from e
+        raise _taken(address, "UDP", e) from e
     return sock
-
-
-def _tcp(address: SockAddr, outer: OuterSockets) -> socket.socket:
-    family = socket.AF_INET6 if address.is_ipv6 else socket.AF_INET
-    # The protocol is named, or asyncio would leave Nagle's algorithm on.
-    sock = _DeepSocket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound = _bind(sock, address, "TCP", outer)
-    try:
-        bound.listen(_BACKLOG)  # now, so that a taken port is found before anything else starts
-    except OSError as e:
-        bound.close()
-        raise _taken(address, "TCP", e) from e
-    return bound
-
-
-def _udp(address: SockAddr, outer: OuterSockets) -> socket.socket:
-    family = socket.AF_INET6 if address.is_ipv6 else socket.AF_INET
-    return _bind(socket.socket(family, socket.SOCK_DGRAM), address, "UDP", outer)
 
 
 def _unix(path: Path) -> socket.socket:
@@ -159,33 +172,37 @@ def tune() -> None:
 class Serving:
     """All sockets of one controller."""
 
-    def __init__(self, app: ASGIApp, tls: ssl.SSLContext, listen: SockAddr, local: Path, grace: float) -> None:
+    def __init__(self, app: ASGIApp, tls: ssl.SSLContext, address: SockAddr, local: Path, timing: Timing) -> None:
         """Binds everything. Raises ShadowMeshError: port_taken, cannot_listen."""
         self._local_path = local
+        self.admission = Admission(raise_limit(), RareLog("shadowmesh.controller"))
         with contextlib.ExitStack() as undo:
+            undo.callback(self.admission.close)
             outer = OuterSockets(required=False)
-            self._tcp = undo.enter_context(contextlib.closing(_tcp(listen, outer)))
+            self._tcp = undo.enter_context(contextlib.closing(_tcp(address, self.admission, outer)))
             self._udp = [
-                undo.enter_context(contextlib.closing(_udp(listen._replace(port=listen.port + i), outer)))
+                undo.enter_context(contextlib.closing(_udp(address._replace(port=address.port + i), outer)))
                 for i in (0, 1)
             ]
             self._unix = undo.enter_context(contextlib.closing(_unix(local)))
             undo.pop_all()
         self._stun: StunShell | None = None
         self._servers = [
-            (_Server(self._config(app, tls), grace), self._tcp),
-            (_Server(self._config(LocalSocket(app), None), grace), self._unix),
+            (_Server(self._config(app, tls), timing, self.admission), self._tcp),
+            (_Server(self._config(LocalSocket(app), None), timing, None), self._unix),
         ]
         self._tasks: list[asyncio.Task[None]] = []
+        self._memory = Memory()
+        self._memory_task: asyncio.Task[None] | None = None
 
     def _config(self, app: ASGIApp, tls: ssl.SSLContext | None) -> uvicorn.Config:
         return uvicorn.Config(
             app,
             loop="asyncio",
-            http="auto",
-            ws="websockets-sansio",
+            http=Http,
+            ws=Messages,
             ws_per_message_deflate=False,
-            ws_max_size=_MAX_MESSAGE,
+            ws_max_size=FIRST_MESSAGE,
             ws_ping_interval=20.0,
             ws_ping_timeout=20.0,
             lifespan="off",
@@ -207,12 +224,19 @@ class Serving:
                 if task.done():
                     task.result()
             await asyncio.sleep(0.005)
+        self._memory_task = asyncio.create_task(repeat(_MEMORY_EVERY, self._look_after_memory))
+
+    async def _look_after_memory(self) -> None:
+        self._memory.look(self.admission.held, asyncio.get_running_loop().time())
 
     async def stop(self) -> None:
         """Answers what is under way, closes all connections."""
         for server, _ in self._servers:
             server.stop()
         await asyncio.gather(*self._tasks)
+        if self._memory_task is not None:
+            self._memory_task.cancel()
         if self._stun is not None:
             self._stun.close()
+        self.admission.close()
         self._local_path.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from shadowmesh.controller.authz import Permission, Principal
 from shadowmesh.controller.edge.access import foreign_origin, services, who_asks
+from shadowmesh.controller.edge.connections import proven
 from shadowmesh.controller.edge.links import FORBIDDEN, MALFORMED, REFUSED, receive
 from shadowmesh.controller.edge.outbox import Outbox
 from shadowmesh.controller.service.events import PAGE
@@ -122,6 +123,7 @@ async def watch(socket: WebSocket) -> None:
         ending.callback(outbox.stop)
         try:
             watcher = _Watcher(at, await who_asks(socket), socket, outbox)
+            proven(socket)
             ending.callback(at.watchers.add(watcher))
             ending.callback(at.events.listen(watcher.happened))
             while True:

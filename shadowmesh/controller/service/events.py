@@ -8,17 +8,23 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.engine import Connection
 
 from shadowmesh.controller.authz import Permission, Principal, find_network, visible
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.store import schema
 from shadowmesh.model.api import Event
+from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.model.ids import NetworkRef
 
 PAGE = 500
 _GATHER = 0.05
 _ABSENCE = dt.timedelta(minutes=10)
+_RETRY = 1.0
+_MOST_WAITING = 10_000  # while the database is away the oldest go
+
+log = structlog.get_logger("shadowmesh.controller")
 
 Listener = Callable[[Sequence[Event]], None]
 
@@ -35,13 +41,26 @@ class Events:
 
     def publish(self, kind: str, ref: NetworkRef | None, **data: object) -> None:
         self._waiting.append({"at": self._core.now(), "type": kind, "network_ref": ref, "data": data})
+        self._gather()
+
+    def _gather(self) -> None:
         if self._flush is None:
             self._flush = asyncio.get_running_loop().create_task(self._later())
 
     async def _later(self) -> None:
-        await asyncio.sleep(_GATHER)
+        wait = _GATHER
+        while True:
+            await asyncio.sleep(wait)
+            try:
+                await self.flush()
+            except ShadowMeshError as e:  # the database is away: they are told when it is back
+                log.error("events not stored yet", why=e.what)
+                wait = _RETRY
+            else:
+                break
         self._flush = None
-        await self.flush()
+        if self._waiting:
+            self._gather()
 
     async def flush(self) -> None:
         """Stores and tells what waits; when it returns, all that was published before it was called has been told."""
@@ -57,7 +76,12 @@ class Events:
             t = schema.events
             return [conn.execute(t.insert().values(**row).returning(t.c.seq)).scalar_one() for row in batch]
 
-        numbers = await self._core.write(store)
+        try:
+            numbers = await self._core.write(store)
+        except BaseException:
+            self._waiting[:0] = batch
+            del self._waiting[:-_MOST_WAITING]
+            raise
         events = [
             Event(seq=seq, at=row["at"], type=row["type"], network_id=row["network_ref"], data=row["data"])
             for seq, row in zip(numbers, batch, strict=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from dataclasses import dataclass
 
@@ -22,19 +21,6 @@ class TooMany(ShadowMeshError):
             f"wait {self.retry_after} s and try again",
             kind=Kind.CONFLICT,
         )
-
-
-def source_of(host: str) -> str:
-    """Whose attempts are counted together: an IPv4 address, an IPv6 /64 (one line's customer has 2^64 addresses)."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.ip_network((address, 64), strict=False))
 
 
 @dataclass(slots=True)

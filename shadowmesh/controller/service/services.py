@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
 import sqlalchemy as sa
-import structlog
 from sqlalchemy.engine import Connection
 
 from shadowmesh.controller.authz import SYSTEM
@@ -43,8 +41,7 @@ from shadowmesh.controller.store import schema
 from shadowmesh.controller.store.networks import bump, living_network
 from shadowmesh.model.ids import NetworkRef
 from shadowmesh.model.relaylink import ALIVE_SECONDS, Alive
-
-log = structlog.get_logger("shadowmesh.controller")
+from shadowmesh.serving.tasks import repeat
 
 _TIDY = 600.0
 _SEEN_AT_ONCE = 500
@@ -110,7 +107,7 @@ class Services:
             (timing.checkpoint, self.witnesses.tell),
             (_TIDY, self.tidy),
         ):
-            self._tasks.append(asyncio.create_task(_forever(every, what)))
+            self._tasks.append(asyncio.create_task(repeat(every, what)))
 
     async def stop(self) -> None:
         """Stops what runs by itself and notes who was here; links are the edge's to close."""
@@ -200,13 +197,3 @@ class Services:
             conn.execute(schema.revocations.delete().where(schema.revocations.c.until < now))
 
         await self.core.write(tx)
-
-
-async def _forever(every: float, what: Callable[[], Awaitable[None]]) -> None:
-    """Runs it again and again; a failure is logged and the next turn tries again."""
-    while True:
-        await asyncio.sleep(every)
-        try:
-            await what()
-        except Exception:
-            log.exception("housekeeping failed", task=what.__name__)

@@ -1,0 +1,216 @@
+"""Which TCP connections a listening role keeps: bounded in number, and fair to those who are honest.
+
+A connection is *unproven* until who is behind it has shown to be a user, a device or a client. Unproven ones have little
+time (the protocols' business) and little room: when that is used up a newcomer is let in and an older one has to go, the one that
+did nothing for longest. An honest connection proves itself within a second or two, so it is young; one that is held half-open is
+old. That is why there is no small limit per source: behind one address may be a site of 500 machines that come back at once, and
+these pass. Only where all are young, so many come, does each source get its share: who has more makes room for itself.
+
+`ListeningSocket` is where it happens: asyncio accepts from it as from any other. Running out of descriptors neither stops it nor
+makes it spin: with a descriptor kept for that purpose the connection is taken and closed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from shadowmesh.model.addresses import source_of
+from shadowmesh.serving.rarelog import RareLog
+
+BACKLOG = 8192
+_RESERVED = 128  # descriptors for the database, logs and outgoing connections
+_MOST_UNPROVEN = 4096
+_FEWEST_UNPROVEN = 64
+_YOUNG = 2.0  # seconds in which an honest connection proves itself
+_REFUSALS_PER_CALL = 64
+_NO_LINGER = struct.pack("ii", 1, 0)  # close(2) sends RST and keeps no state
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+Peer = tuple[str, int]
+
+
+class Accepted(socket.socket):
+    """A connection's socket, which says when it is closed."""
+
+    __slots__ = ("active", "admission", "peer", "source")
+
+    admission: Admission | None
+    peer: Peer
+    source: str
+    active: float  # when an honest one did something last
+
+    def close(self) -> None:
+        super().close()
+        admission, self.admission = self.admission, None
+        if admission is not None:
+            admission.left(self)
+
+
+class Admission:
+    """The connections of one role. `limit`: how many descriptors the process may have (`descriptors.raise_limit`)."""
+
+    def __init__(self, limit: int, log: RareLog, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log = log
+        self._clock = clock
+        self.most = max(_FEWEST_UNPROVEN, limit - _RESERVED)
+        self.most_unproven = max(_FEWEST_UNPROVEN, min(_MOST_UNPROVEN, self.most // 2))
+        self.most_of_source = self.most_unproven * 3 // 4
+        self.held = 0
+        self._unproven: OrderedDict[Peer, Accepted] = OrderedDict()  # the longest inactive first
+        self._by_source: dict[str, OrderedDict[Peer, Accepted]] = {}
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    @property
+    def unproven(self) -> int:
+        return len(self._unproven)
+
+    def enter(self, connection: Accepted) -> bool:
+        """Takes a new connection in; False if there is no room that could be made."""
+        now = self._clock()
+        mine: Mapping[Peer, Accepted] = self._by_source.get(connection.source, {})
+        full = len(self._unproven) >= self.most_unproven or self.held >= self.most
+        if full or len(mine) >= self.most_of_source:
+            victim = self._victim(mine, now)
+            if victim is None:
+                self._log("refusing connections", why="as many as this process may have are in use", held=self.held)
+                return False
+            self._evict(victim)
+        self.held += 1
+        connection.admission, connection.active = self, now
+        self._unproven[connection.peer] = connection
+        self._by_source.setdefault(connection.source, OrderedDict())[connection.peer] = connection
+        return True
+
+    def _victim(self, mine: Mapping[Peer, Accepted], now: float) -> Accepted | None:
+        """Who makes room for a newcomer whose source has `mine`."""
+        if len(mine) >= self.most_of_source:
+            return next(iter(mine.values()))
+        oldest = next(iter(self._unproven.values()), None)
+        if (
+            oldest is not None
+            and now - oldest.active < _YOUNG
+            and len(mine) > len(self._unproven) // len(self._by_source)
+        ):
+            return next(iter(mine.values()))
+        return oldest
+
+    def active(self, peer: Peer | None) -> None:
+        """Something that only an honest one can do was done on it: it is the last that has to go."""
+        connection = self._unproven.get(peer) if peer is not None else None
+        if connection is not None:
+            connection.active = self._clock()
+            self._unproven.move_to_end(connection.peer)
+            self._by_source[connection.source].move_to_end(connection.peer)
+
+    def proven(self, peer: Peer | None) -> None:
+        """It may stay for as long as it likes."""
+        connection = self._unproven.get(peer) if peer is not None else None
+        if connection is not None:
+            self._forget(connection)
+
+    def left(self, connection: Accepted) -> None:
+        """It was closed."""
+        self.held -= 1
+        if self._unproven.get(connection.peer) is connection:
+            self._forget(connection)
+
+    def _forget(self, connection: Accepted) -> None:
+        del self._unproven[connection.peer]
+        of_source = self._by_source[connection.source]
+        del of_source[connection.peer]
+        if not of_source:
+            del self._by_source[connection.source]
+
+    def _evict(self, connection: Accepted) -> None:
+        """Ends it under its transport, which notices as if the other side had gone."""
+        self._log("closing unproven connections", why="too many at once", unproven=len(self._unproven))
+        self._forget(connection)
+        try:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it has just gone
+
+    def shed(self, listener: socket.socket, error: OSError) -> None:
+        """There is no descriptor for the next connection: takes it with the spare one, and closes it."""
+        self._log("no descriptor for a connection", why=error.strerror, held=self.held)
+        os.close(self._spare)
+        try:
+            connection, _ = socket.socket.accept(listener)
+            connection.close()
+        except OSError:
+            pass
+        finally:
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        os.close(self._spare)
+
+
+class ListeningSocket(socket.socket):
+    """Listens with a deep backlog, whatever it is asked (asyncio takes the same number for accepts per turn), and admits."""
+
+    __slots__ = ("admission",)
+
+    admission: Admission
+
+    def listen(self, _backlog: int = 0, /) -> None:
+        super().listen(BACKLOG)
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next connection that is admitted. Raises BlockingIOError if there is none now, which asyncio waits out."""
+        for _ in range(_REFUSALS_PER_CALL):
+            try:
+                plain, address = super().accept()
+            except OSError as e:
+                if e.errno not in _EXHAUSTED:
+                    raise
+                self.admission.shed(self, e)
+                continue
+            connection = Accepted(plain.family, plain.type, plain.proto, plain.detach())
+            connection.admission = None
+            connection.peer = (address[0], address[1])
+            connection.source = source_of(address[0])
+            if self.admission.enter(connection):
+                return connection, address
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            connection.close()
+        raise BlockingIOError(errno.EAGAIN, "enough for now")
+
+
+def listen(
+    family: socket.AddressFamily,
+    address: tuple[str, int],
+    admission: Admission,
+    *,
+    prepare: Callable[[socket.socket], object] = lambda _: None,
+    send_buffer: int | None = None,
+) -> ListeningSocket:
+    """A listening TCP socket whose connections `admission` counts; an IPv6 one takes IPv4, too. Raises OSError.
+
+    `prepare` gets it before it is bound. `send_buffer`: bytes that the kernel keeps for each reader that doesn't read; else it decides itself, and takes megabytes.
+    """
+    # The protocol is named, or asyncio would leave Nagle's algorithm on.
+    sock = ListeningSocket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        sock.admission = admission
+        sock.setblocking(False)
+        prepare(sock)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if send_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)  # what is accepted inherits it
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(address)
+        sock.listen()  # now, so that a taken port is found before anything else starts
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,95 @@
+"""Logs that strangers can't fill, memory that is given back, tasks that go on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from shadowmesh.model.addresses import source_of
+from shadowmesh.model.errors import ShadowMeshError
+from shadowmesh.serving.memory import CROWD, Memory
+from shadowmesh.serving.rarelog import RareLog, tame_libraries
+from shadowmesh.serving.tasks import repeat
+
+
+def test_a_line_comes_once_a_minute_with_how_often_it_happened(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    rare = RareLog("test", lambda: now)
+    assert [rare("accept failed") for _ in range(1000)].count(True) == 1
+    assert rare("another")
+    now = 61.0
+    assert rare("accept failed", why="x")
+    assert "unsaid=999" in capsys.readouterr().out
+    for number in range(10_000):
+        rare(f"event {number}")
+    assert len(rare._said) <= 256
+
+
+@pytest.fixture
+def loggers_restored() -> Iterator[None]:
+    libraries = [logging.getLogger(name) for name in ("asyncio", "uvicorn", "websockets")]
+    before = [(logger, list(logger.handlers), logger.propagate) for logger in libraries]
+    yield
+    for logger, handlers, propagate in before:
+        logger.handlers[:], logger.propagate = handlers, propagate
+
+
+@pytest.mark.usefixtures("loggers_restored")
+def test_libraries_lines_are_rare_and_without_foreign_tracebacks(capsys: pytest.CaptureFixture[str]) -> None:
+    tame_libraries("test")
+    log = logging.getLogger("websockets.server")
+    for _ in range(100):
+        try:
+            b"\xff".decode()
+        except UnicodeDecodeError:
+            log.error("opening handshake failed", exc_info=True)
+    logging.getLogger("uvicorn.error").info("nothing")
+    said = capsys.readouterr().out
+    assert said.count("opening handshake failed") == 1 and "Traceback" not in said and "UnicodeDecodeError" in said
+    try:
+        source_of(None)  # type: ignore[arg-type]
+    except AttributeError:
+        log.error("handler failed", exc_info=True)
+    assert "addresses.py" in capsys.readouterr().out, "our own mistakes are shown whole"
+
+
+def test_memory_is_given_back_once_after_a_crowd() -> None:
+    memory = Memory()
+    assert not memory.look(10, 0.0)
+    assert not memory.look(CROWD, 1.0) and not memory.look(CROWD, 2.0)
+    assert memory.look(3, 3.0) and not memory.look(3, 4.0)
+
+
+async def test_a_failing_task_goes_on() -> None:
+    done, turns = asyncio.Event(), 0
+
+    async def work() -> None:
+        nonlocal turns
+        turns += 1
+        if turns == 1:
+            raise ShadowMeshError("x", "the disk is full")
+        if turns == 2:
+            raise RuntimeError("nobody thought of this")
+        done.set()
+
+    task = asyncio.create_task(repeat(0.001, work))
+    async with asyncio.timeout(5):
+        await done.wait()
+    task.cancel()
+
+
+def test_the_limit_of_descriptors_is_raised_to_the_hard_one() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    program = (
+        "import resource\nfrom shadowmesh.serving.descriptors import raise_limit\n"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, (64, {hard}))\n"
+        "print(raise_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert found.split() == [str(hard)] * 3
