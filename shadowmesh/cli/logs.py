@@ -8,11 +8,14 @@ import sys
 import structlog
 
 from shadowmesh.cli.base import Call
+from shadowmesh.model.text import escape_log
 
 
 def set_up(call: Call) -> None:
     renderer: structlog.types.Processor = (
-        structlog.dev.ConsoleRenderer(colors=call.color) if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(colors=call.color, exception_formatter=structlog.dev.plain_traceback)
+        if sys.stderr.isatty()
+        else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=[
@@ -20,6 +23,7 @@ def set_up(call: Call) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            escape_log,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if call.debug else logging.INFO),

@@ -87,6 +87,9 @@ def run(arguments: list[str], imported: Callable[[], None] = lambda: None) -> No
             from shadowmesh.cli.completion import prepare
 
             arguments = prepare()
+        for argument in arguments:
+            if not argument.isascii():
+                _check_encoding(argument)
         app = build(next((a for a in arguments if not a.startswith("-")), None))
         imported()
         outcome = app(args=[] if completing else arguments, prog_name="shadowmesh", standalone_mode=False)
@@ -116,6 +119,18 @@ def run(arguments: list[str], imported: Callable[[], None] = lambda: None) -> No
             what = f"{type(error).__name__}: {what}"
         remedy = "run it again with --debug to see where"
         fail(ShadowMeshError("failed", what, remedy, kind=Kind.FAILED), as_json=as_json)
+
+
+def _check_encoding(argument: str) -> None:
+    """What isn't text in the locale's encoding arrives with lone surrogates (PEP 383), and no message can carry it."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        from shadowmesh.model.text import escaped
+
+        raise ShadowMeshError(
+            "bad_text", f"the argument {escaped(argument)} is not UTF-8", "write it in UTF-8", kind=Kind.USAGE
+        ) from None
 
 
 def _wrong_use(error: Any, *, as_json: bool) -> NoReturn:

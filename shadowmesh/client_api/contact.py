@@ -18,6 +18,7 @@ from shadowmesh.client_api.dialing import Connect, http_client
 from shadowmesh.model.codec import Struct, from_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.invite import is_fingerprint
+from shadowmesh.model.text import escaped, is_safe
 from shadowmesh.protocol.signing import ForgedError, IdentityDocument, read_fingerprint, verify_identity
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def normal_url(url: str) -> str:
         _ = parts.port
     except ValueError:
         parts = urlsplit("")
-    if parts.scheme != "https" or not parts.hostname or parts.username or parts.query or parts.fragment:
+    bad = parts.scheme != "https" or not parts.hostname or parts.username or parts.query or parts.fragment
+    if bad or not is_safe(url.strip()):
         raise ShadowMeshError(
             "bad_url", f"{url!r} is not a controller's URL", "give it as https://HOST:PORT", kind=Kind.USAGE
         )
@@ -187,7 +189,9 @@ def error_of(answer: httpx.Response, place: str) -> ShadowMeshError:
         problem = from_json(answer.content, _Problem)
     except MalformedError:
         return ShadowMeshError("bad_answer", f"{place} answered HTTP {answer.status_code}", "check the URL", kind=kind)
-    return ShadowMeshError(problem.code, problem.detail or problem.title, problem.remedy, kind=kind)
+    return ShadowMeshError(
+        escaped(problem.code), escaped(problem.detail or problem.title), escaped(problem.remedy), kind=kind
+    )
 
 
 def _certificate_error(url: str, error: ssl.SSLCertVerificationError, offset: float) -> ShadowMeshError:

@@ -21,7 +21,7 @@ from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.invite import Invite, is_short_code
 from shadowmesh.model.keys import NetworkID, Secret
 from shadowmesh.model.netmap import NetworkMap
-from shadowmesh.model.text import check_text, is_safe
+from shadowmesh.model.text import check_text, is_safe, safe_part
 from shadowmesh.protocol.noise import public_key
 from shadowmesh.protocol.possession import Challenge, prove
 from shadowmesh.protocol.sealing import sealing_public_key
@@ -116,6 +116,8 @@ def enroll(
             answer = _answer(client.post("/enroll", content=to_json(request), headers=_JSON), EnrolAnswer, contact.url)
         except httpx.HTTPError as e:
             raise unreachable(contact.url, e, offset=contact.offset) from e
+    if not (is_safe(answer.name) and is_safe(answer.network_name)):
+        raise _bad_answer()
     return EnrolResult(contact, answer, _map(answer, contact))
 
 
@@ -183,7 +185,7 @@ def _request(
         signature=sign_text(keys.device, Context.REGISTRATION, message),
         proof=base64.b64encode(proof).decode(),
         name=name,
-        hostname="".join(c for c in hostname if is_safe(c))[:300],
+        hostname=safe_part(hostname)[:300],
         version=__version__,
         **_invite_fields(invite),
         **public,

@@ -45,6 +45,7 @@ from shadowmesh.model.link import (
     read_message,
 )
 from shadowmesh.model.netmap import NetworkMap
+from shadowmesh.model.text import escaped
 from shadowmesh.protocol.checkpoints import verify_checkpoint
 from shadowmesh.protocol.signing import Context, IdentityDocument, Signer, hello_message, sign_text, verify_map
 
@@ -218,7 +219,7 @@ class ControllerLink:
                         yield event
                 except _RefusedError as e:
                     wait = REFUSED_RETRY / 2 + self._jitter(REFUSED_RETRY / 2)
-                    yield Refused(e.error.code, e.error.what, wait)
+                    yield Refused(escaped(e.error.code), escaped(e.error.what), wait)
                     await self._wait(wait)
                     refused = True
                     break

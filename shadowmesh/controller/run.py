@@ -35,6 +35,7 @@ from shadowmesh.controller.store.database import database_url, make_engine, open
 from shadowmesh.controller.store.migrate import migrate
 from shadowmesh.model.clock import utc_now
 from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.text import escape_log
 from shadowmesh.serving.rarelog import tame_libraries
 from shadowmesh.serving.tasks import repeat
 
@@ -61,7 +62,16 @@ class RunOptions:
 def run(options: RunOptions) -> None:
     """Serves until SIGTERM or SIGINT. Raises ShadowMeshError with one clear line for what keeps it from starting."""
     if not structlog.is_configured():  # logs go to stderr, whoever started this
-        structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+        structlog.configure(
+            processors=[
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                structlog.processors.add_log_level,
+                structlog.processors.format_exc_info,
+                escape_log,
+                structlog.processors.JSONRenderer(),
+            ],
+            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        )
     tame_libraries("shadowmesh.controller")
     with private_files():
         _run(options)

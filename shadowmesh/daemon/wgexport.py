@@ -8,6 +8,7 @@ from shadowmesh.daemon.network import INNER_MTU
 from shadowmesh.engine import WireGuardExport
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.netmap import Member
+from shadowmesh.model.text import escaped
 
 _KEEPALIVE = 25
 
@@ -28,7 +29,8 @@ def wireguard_config(network: str, peer: Member, export: WireGuardExport | None)
             kind=Kind.CONFLICT,
         )
     lines = [
-        f"# {network}: this machine towards {peer.name}; contains the private key",
+        # Names are others' words: a line break in one would begin a setting, PostUp for example.
+        f"# {escaped(network)}: this machine towards {escaped(peer.name)}; contains the private key",
         "[Interface]",
         f"PrivateKey = {_b64(export.private.reveal())}",
         f"Address = {', '.join(f'{a}/{a.max_prefixlen}' for a in export.addresses)}",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import NamedTuple, TypeAlias
+from typing import Annotated, NamedTuple, TypeAlias
+
+import msgspec
 
 from shadowmesh.model.errors import MalformedError
 
@@ -11,14 +13,24 @@ IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_IPV4 = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
+_FIELD = r"(?:0|[1-9a-f][0-9a-f]{0,3})"
+_FIELDS = rf"{_FIELD}(?::{_FIELD})*"
+_WHOLE_IPV6 = rf"{_FIELD}(?::{_FIELD}){{7}}"
+_SHORT_IPV6 = rf"(?=(?:[^:]*:){{2,7}}[^:]*\Z)(?:{_FIELDS})?::(?:{_FIELDS})?"
+_IP = rf"\A(?:{_IPV4}|{_WHOLE_IPV6}|{_SHORT_IPV6})\Z"
+
+
 class SockAddr(NamedTuple):
     """An IP address in canonical text form and a UDP or TCP port. Passes straight to `socket.sendto`.
 
-    IPv4-mapped IPv6 addresses never appear: whoever reads a socket unmaps them.
+    IPv4-mapped IPv6 addresses never appear: whoever reads a socket unmaps them; nor do those with a zone. What comes in
+    a message is checked as it is read: a host name here would be looked up, and anything else raise later.
     """
 
-    host: str
-    port: int
+    host: Annotated[str, msgspec.Meta(pattern=_IP)]
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
     @property
     def ip(self) -> IPAddress:
@@ -41,7 +53,7 @@ class SockAddr(NamedTuple):
             raise MalformedError(f"an IPv6 address stands in brackets before its port: {text!r}")
         try:
             number = int(port)
-            if not 0 < number < 65536:
+            if not 0 < number < 65536 or "%" in host:
                 raise ValueError
             return cls(str(ipaddress.ip_address(host)), number)
         except ValueError as e:

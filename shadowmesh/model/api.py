@@ -13,6 +13,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from shadowmesh.model.text import is_safe
+
 T = TypeVar("T")
 
 API = "/api/v1"
@@ -22,9 +24,16 @@ Role = Literal["owner", "member", "guest"]
 ClientState = Literal["approved", "pending"]
 
 
-def _plain(text: str) -> str:
-    if re.search(r"[\x00-\x1f\x7f]", text):
-        raise ValueError("has control characters in it")
+def _safe(text: str) -> str:
+    if not is_safe(text):
+        raise ValueError("has control or invisible characters in it")
+    return text
+
+
+def _encodable(text: str) -> str:
+    """A lone surrogate is no character: JSON can hold one, UTF-8 can't."""
+    if re.search("[\ud800-\udfff]", text):
+        raise ValueError("is no Unicode text")
     return text
 
 
@@ -32,14 +41,15 @@ def _unique(values: list[str]) -> list[str]:
     return sorted(set(values))
 
 
-Text = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_plain)]
+Text = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_safe)]
 NetworkName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 ClientName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 RelayName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Tag = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9:._-]{0,62}$")]
 Tags = Annotated[list[Tag], Field(max_length=32), AfterValidator(_unique)]
-Email = Annotated[str, StringConstraints(pattern=r"^[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]{1,255}$", to_lower=True)]
-Password = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Email = Annotated[str, StringConstraints(pattern=r"^[^@\s]{1,64}@[^@\s]{1,255}$", to_lower=True), AfterValidator(_safe)]
+Password = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_encodable)]
+NewPassword = Annotated[str, StringConstraints(min_length=10, max_length=200), AfterValidator(_encodable)]
 Seconds = Annotated[int, Field(ge=1, le=MAX_SECONDS)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
@@ -102,7 +112,7 @@ class NetworkPatch(Request):
     max_clients: Count | None = None
     p2p: bool | None = None
     relay_fallback: bool | None = None
-    relay: Annotated[str, StringConstraints(max_length=63)] | None = None
+    relay: RelayName | Literal[""] | None = None
 
 
 class Epoch(Answer):
@@ -249,11 +259,11 @@ class Login(Request):
 
     email: Email
     password: Password
-    new_password: Annotated[str, StringConstraints(min_length=10, max_length=200)] | None = None
+    new_password: NewPassword | None = None
 
 
 class Refresh(Request):
-    refresh_token: Annotated[str, StringConstraints(max_length=200)]
+    refresh_token: Annotated[str, StringConstraints(max_length=200, pattern=r"^[\x21-\x7e]*$")]
 
 
 class Session(Answer):

@@ -15,6 +15,7 @@ import secrets
 from shadowmesh.model.codec import Struct, from_json, to_json
 from shadowmesh.model.errors import MalformedError
 from shadowmesh.model.ids import InviteID
+from shadowmesh.model.text import is_safe
 
 PREFIX = "smi1_"
 _CODE = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+){2,}\Z")
@@ -56,7 +57,7 @@ class Invite(Struct, frozen=True, kw_only=True):
             body = from_json(raw, _Body)
         except MalformedError as e:
             raise MalformedError("the invite is damaged or cut off") from e
-        if not body.u or not all(u.startswith("https://") for u in body.u):
+        if not body.u or not all(u.startswith("https://") and is_safe(u) for u in body.u):
             raise MalformedError("the invite names no https controller URL")
         if not _FINGERPRINT.match(body.f) or len(body.s) < 22:
             raise MalformedError("the invite's fingerprint or secret is damaged")

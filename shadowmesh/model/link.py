@@ -15,7 +15,7 @@ from shadowmesh.model.codec import Struct, from_json
 from shadowmesh.model.errors import MalformedError
 from shadowmesh.model.ids import ClientID, RelayID
 from shadowmesh.model.keys import DevicePublicKey, NetworkID, SigningPublicKey
-from shadowmesh.model.netmap import MapDelta, MapSnapshot, NetworkMap
+from shadowmesh.model.netmap import Epoch, MapDelta, MapSnapshot, NetworkMap
 
 
 class LinkMessage(Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower):
@@ -64,7 +64,7 @@ class MapUpdate(LinkMessage, frozen=True, kw_only=True):
 class SealedKey(Struct, frozen=True, kw_only=True):
     """The network key of one epoch, sealed to the client's sealing key (base64)."""
 
-    epoch: int
+    epoch: Epoch
     sealed: str
 
 
@@ -179,7 +179,7 @@ class EpochHeld(LinkMessage, frozen=True, kw_only=True):
     """The device has unsealed this epoch's key."""
 
     network_id: NetworkID
-    epoch: int
+    epoch: Epoch
 
 
 class RefreshGrant(LinkMessage, frozen=True, kw_only=True):

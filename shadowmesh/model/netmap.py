@@ -13,7 +13,7 @@ import ipaddress
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 import msgspec
 
@@ -51,10 +51,13 @@ class RelayInfo(Struct, frozen=True, kw_only=True):
     region: str = ""
 
 
+Epoch = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]  # as wide as in the derivation of preshared keys
+
+
 class EpochInfo(Struct, frozen=True, kw_only=True):
     """A valid epoch of the network key. `current_from` and `ends` are Unix times by the controller's clock."""
 
-    epoch: int
+    epoch: Epoch
     current_from: float
     ends: float | None = None
 

@@ -7,6 +7,8 @@ line separators: what ECMA-48 terminals obey, and what makes text read otherwise
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import MutableMapping
+from typing import Any
 
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
@@ -24,6 +26,30 @@ def escaped(text: str, keep: str = "") -> str:
     if is_safe(text):
         return text
     return "".join(_escape(c) if _unsafe(c) and c not in keep else c for c in text)
+
+
+def safe_part(text: str) -> str:
+    """`text` without what is unsafe in it: for a wish that may be made smaller, as a name made of a host name."""
+    return "".join(c for c in text if not _unsafe(c))
+
+
+def escape_log(_logger: object, _level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A structlog processor: what others say stands in the log as text. Lines of a traceback stay lines."""
+    for name, value in event.items():
+        event[name] = _escape_value(value, "\n\t" if name == "exception" else "")
+    return event
+
+
+def _escape_value(value: Any, keep: str = "") -> Any:
+    if isinstance(value, str):
+        return escaped(value, keep)
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_escape_value(item, keep) for item in value]
+    if isinstance(value, dict):
+        return {_escape_value(key): _escape_value(item, keep) for key, item in value.items()}
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return escaped(str(value), keep)
 
 
 def check_text(what: str, text: str, most: int) -> str:

@@ -19,6 +19,7 @@ from shadowmesh.dataplane.tls import ServerTls
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.keys import Secret
+from shadowmesh.model.text import safe_part
 from shadowmesh.relay.controllerlink import Advertised, ControllerLink
 from shadowmesh.relay.core import RelayCore
 from shadowmesh.relay.server import RelayServer
@@ -77,7 +78,7 @@ async def _main(options: RelayOptions) -> None:
         core = RelayCore(store.signer(), capacity=capacity, pump=pump)
         server = RelayServer(core, listen, udp=options.udp, tls=tls, outer=outer, metrics_token=store.metrics_token())
         advertised = Advertised(
-            name=options.name or socket.gethostname().partition(".")[0] or "relay",
+            name=options.name or safe_part(socket.gethostname().partition(".")[0]) or "relay",
             public_url=options.public_url,
             udp=options.udp,
             public_udp=options.public_udp,

@@ -253,3 +253,9 @@ def test_a_damaged_relay_says_why(sm: Command, tmp_path: Path) -> None:
     with (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         sm(*relay).refused(CONFLICT, "a relay already runs from")
+
+
+def test_an_argument_that_is_no_text_is_said(sm: Command) -> None:
+    """Bytes that aren't UTF-8 arrive as lone surrogates, which no message and no file name of ours can carry."""
+    for arguments in (("join", INVITE, "--name", "caf\udce9"), ("network", "show", "\udcff")):
+        sm(*arguments).refused(USAGE, "is not UTF-8")

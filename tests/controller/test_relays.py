@@ -45,8 +45,7 @@ async def register(world: World, signer: Signer, token: str, **changes: Any) -> 
             nonce=nonce,
             key=signer.public,
             signature=sign_text(signer, Context.RELAY_REGISTRATION, message),
-            name="r1",
-            **(PLACE | changes),
+            **(PLACE | {"name": "r1"} | changes),
         )
         return await client.post("/api/v1/relays/register", content=to_json(wish))
 
@@ -75,14 +74,13 @@ async def linked(world: World, signer: Signer, relay: RelayRegistered, **changes
     async with connect(url, ssl=contact.tls, proxy=None) as socket:
         end = RelayEnd(socket)
         challenge = await end.next(Challenge)
-        message = hello_message(bytes.fromhex(challenge.nonce), contact.identity.identity, "b1")
+        boot_id = changes.get("boot_id", "b1")
+        message = hello_message(bytes.fromhex(challenge.nonce), contact.identity.identity, boot_id)
         hello = RelayHello(
             relay_id=relay.relay_id,
             key=signer.public,
             signature=sign_text(signer, Context.RELAY_HELLO, message),
-            boot_id="b1",
-            version="0",
-            **(PLACE | changes),
+            **(PLACE | {"boot_id": "b1", "version": "0"} | changes),
         )
         await socket.send(to_json(hello).decode())
         yield end

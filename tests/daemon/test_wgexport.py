@@ -7,6 +7,7 @@ import configparser
 import ipaddress
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from shadowmesh.daemon.wgexport import wireguard_config
@@ -56,3 +57,16 @@ def test_what_cant_be_exported_says_why() -> None:
     with pytest.raises(ShadowMeshError) as caught:
         wireguard_config("office", MEMBER, None)
     assert caught.value.code == "no_network_key"
+
+
+def test_a_name_adds_no_setting() -> None:
+    """Names are others' words: wg-quick runs what PostUp says, as root."""
+    evil = replace_name("peer\nPostUp = touch /tmp/x\r\nPostDown = y")
+    text = wireguard_config("office\n[Interface]\nPostUp = z", evil, EXPORT)
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert not [line for line in lines if "Post" in line]
+    assert lines[0] == "[Interface]" and lines.count("[Interface]") == 1
+
+
+def replace_name(name: str) -> Member:
+    return msgspec.structs.replace(MEMBER, name=name)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shadowmesh.model.errors import ShadowMeshError
-from shadowmesh.model.text import check_text, escaped, is_safe
+from shadowmesh.model.text import check_text, escape_log, escaped, is_safe, safe_part
 
 UNSAFE = ["\x1b[2J", "a\x00b", "\x9b31m", "a\u202eb", "\u2066x", "a\nb", "\u2028", "\x7f", "\ud800", "\U000e0041"]
 
@@ -36,3 +36,27 @@ def test_lines_may_be_kept() -> None:
 @given(st.text())
 def test_whatever_it_was_it_is_safe_afterwards(text: str) -> None:
     assert is_safe(escaped(text))
+
+
+@pytest.mark.parametrize("text", UNSAFE)
+def test_a_log_entry_is_text_whatever_its_fields_hold(text: str) -> None:
+    class Odd:
+        def __repr__(self) -> str:
+            return f"Odd({text})"
+
+    event = {"event": text, "names": [text, (text,)], "by": {text: text}, "odd": Odd(), "port": 1, "nothing": None}
+    found = escape_log(None, "info", dict(event))
+    assert (found["port"], found["nothing"]) == (1, None)
+
+    def all_text(value: object) -> str:
+        if isinstance(value, dict):
+            return "".join(all_text(k) + all_text(v) for k, v in value.items())
+        return "".join(map(all_text, value)) if isinstance(value, list) else str(value)
+
+    assert is_safe(all_text(found))
+
+
+def test_a_traceback_in_the_log_keeps_its_lines() -> None:
+    event = escape_log(None, "error", {"event": "x", "exception": "Traceback\n  ValueError: \x1b[2J"})
+    assert event["exception"] == "Traceback\n  ValueError: \\x1b[2J"
+    assert safe_part("caf\udce9\x1b-1") == "caf-1"

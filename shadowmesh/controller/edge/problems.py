@@ -16,6 +16,7 @@ from shadowmesh.controller.service.limits import TooMany
 from shadowmesh.controller.store.database import StorageFailed
 from shadowmesh.model.api import Problem
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
+from shadowmesh.model.text import escaped
 
 log = structlog.get_logger("shadowmesh.controller")
 
@@ -65,8 +66,8 @@ def of_error(error: ShadowMeshError) -> JSONResponse:
 
 
 def _safe(text: str) -> str:
-    """What came from outside may hold anything; JSON may not."""
-    return text.encode("utf-8", "replace").decode()[:1000]
+    """What came from outside may hold anything; what is told of it is one line that shows what it is."""
+    return escaped(text)[:1000]
 
 
 def install(app: FastAPI) -> None:

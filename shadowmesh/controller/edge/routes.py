@@ -33,6 +33,7 @@ from shadowmesh.protocol.signing import IdentityDocument, sign_identity
 router = APIRouter(prefix=api.API)
 
 Name = Annotated[str, Path(max_length=100, pattern=r"^[\x21-\x7e]+$")]
+NetworkQuery = Annotated[str | None, Query(max_length=100, pattern=r"^[\x21-\x7e]+$")]
 _JSON = "application/json"
 
 
@@ -317,7 +318,7 @@ async def verify_audit(at: At, who: Administrator) -> api.AuditVerdict:
 
 @router.get("/events", tags=["events"])
 async def list_events(
-    at: At, who: MayReadLogs, cursor: Cursor = None, network: str | None = None
+    at: At, who: MayReadLogs, cursor: Cursor = None, network: NetworkQuery = None
 ) -> api.Page[api.Event]:
     """What the WebSocket `/api/v1/ws` tells, for those who would rather ask."""
     items = await at.events.log(who, _number(cursor), network)

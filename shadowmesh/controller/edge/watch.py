@@ -25,6 +25,7 @@ from shadowmesh.model.api import Event
 from shadowmesh.model.codec import from_json
 from shadowmesh.model.errors import MalformedError, ShadowMeshError
 from shadowmesh.model.ids import NetworkRef
+from shadowmesh.model.text import check_text
 
 _UNAUTHORISED = 4401
 
@@ -69,7 +70,7 @@ class _Watcher:
     async def _see(self, who: Principal, wish: Subscribe) -> NetworkRef | None:
         """Takes up what is wished for, as far as `who` may see it. Raises ShadowMeshError(network_unknown)."""
         if wish.network_id is not None:
-            ref = NetworkRef((await self._at.networks.show(who, wish.network_id[:100])).id)
+            ref = NetworkRef((await self._at.networks.show(who, check_text("network", wish.network_id, 100))).id)
             self._wanted = frozenset({ref})
             return ref
         self._wanted = None if who.admin else await self._at.networks.refs(who)

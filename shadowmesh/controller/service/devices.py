@@ -43,6 +43,7 @@ from shadowmesh.model.link import (
     Report,
     Watch,
 )
+from shadowmesh.model.text import check_text
 from shadowmesh.protocol.signing import Context, hello_message, verify_text
 
 MAX_ENDPOINTS = 64
@@ -89,8 +90,8 @@ class Devices:
             raise not_allowed("bad_signature", "the device's signature is wrong")
         link = DeviceLink(
             device_key=hello.device_key,
-            boot_id=hello.boot_id[:64],
-            version=hello.version[:100],
+            boot_id=check_text("boot id", hello.boot_id, 64),
+            version=check_text("version", hello.version, 100),
             remote=remote,
             since=self._core.now(),
             post=post,
@@ -201,14 +202,15 @@ class Devices:
             if self._grants.allows(client_id, self._core.now().timestamp()):
                 await self._refresh_grant(link, found, client_id)
         elif isinstance(message, PathChange):
+            peer, reason = check_text("peer", message.peer, 40), check_text("reason", message.reason, 60)
             if message.path == "direct" and self._path_changes.allows(client_id, self._core.now().timestamp()):
                 self._events.publish(
                     "connection_upgrade",
                     ref,
                     client_id=client_id,
-                    peer=message.peer[:40],
+                    peer=peer,
                     path=message.path,
-                    reason=message.reason[:60],
+                    reason=reason,
                 )
         else:
             await self._leave(ref, client_id, message)

@@ -92,8 +92,8 @@ def _check_invite(request: ChallengeRequest | EnrolRequest) -> None:
     by_invite = request.invite_id is not None and request.secret is not None
     if by_invite == (request.code is not None):
         raise usage("bad_request", "an enrolment has either an invite's id and secret, or a code")
-    if max(len(text) for text in (request.invite_id or "", request.secret or "", request.code or "")) > _MAX_INVITE:
-        raise invites.invalid()
+    for text in (request.invite_id, request.secret, request.code):
+        check_text("invite", text or "", _MAX_INVITE)
 
 
 def _check_keys(device_key: DevicePublicKey, wg_key: WireGuardPublicKey) -> None:

@@ -35,6 +35,7 @@ from shadowmesh.model.relaylink import (
     Revocations,
     TokenKeys,
 )
+from shadowmesh.model.text import check_text
 from shadowmesh.protocol.signing import Context, hello_message, verify_text
 
 TOKEN_PREFIX = "smr1_"  # noqa: S105 - how every relay token starts
@@ -46,12 +47,10 @@ _REMOVED = 4001
 def _check_place(url: str | None, udp: SockAddr | None, name: str, region: str, version: str) -> None:
     if url is None and udp is None:
         raise usage("bad_relay", "a relay has a WebSocket URL or a UDP address, or both")
-    if url is not None and (not url.startswith(("ws://", "wss://")) or len(url) > 300 or not url.isprintable()):
+    if url is not None and not check_text("relay's URL", url, 300).startswith(("ws://", "wss://")):
         raise usage("bad_relay", f"{url[:80]!r} is not a ws:// or wss:// URL")
-    if udp is not None:
-        SockAddr.parse(str(udp))
-    if any(len(text) > 63 or not text.isprintable() for text in (name, region, version)):
-        raise usage("bad_relay", "the relay's name, region or version is too long")
+    for what, text in (("name", name), ("region", region), ("version", version)):
+        check_text(f"relay's {what}", text, 63)
 
 
 class Relays:
@@ -157,11 +156,13 @@ class Relays:
     ) -> RelayLink:
         """The link, registered, with all that the relay has to know posted. Raises ShadowMeshError."""
         _check_place(hello.url, hello.udp, "", hello.region, hello.version)
+        check_text("relay's id", hello.relay_id, 60)
+        check_text("boot id", hello.boot_id, 64)
         message = hello_message(nonce, self._core.keys.identity.public, hello.boot_id)
         if not verify_text(hello.key, Context.RELAY_HELLO, message, hello.signature):
             raise not_allowed("bad_signature", "the relay's signature is wrong")
         row, changed = await self._core.write(lambda conn: self._arrived(conn, hello))
-        link = RelayLink(RelayID(row.id), hello.boot_id[:64], post, close)
+        link = RelayLink(RelayID(row.id), hello.boot_id, post, close)
         old = self._hub.relays.get(link.relay_id)
         self._hub.relays[link.relay_id] = link
         if old is not None:

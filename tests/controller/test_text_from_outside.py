@@ -1,0 +1,143 @@
+"""Text that a terminal would obey is refused where it comes in: from people, devices and relays, on every way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from test_possession import Applicant
+from test_relays import linked, register, registered
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from shadowmesh.client_api.contact import first_contact
+from shadowmesh.model.codec import from_json
+from shadowmesh.model.link import Challenge, LinkError
+from shadowmesh.protocol.signing import Context, Signer, hello_message, sign_text
+
+if TYPE_CHECKING:
+    from tests.controller.conftest import Device, World
+
+UNSAFE = ["\x1b[2J", "a\x00b", "\x9b31m", "a\u202eb", "\u2066", "a\nb", "\u2028", "\x7f", "\ud800", "\U000e0041"]
+RAW = "\x1b\x9b\x00\u202e"
+
+
+@pytest.mark.parametrize("text", UNSAFE)
+async def test_from_people(world: World, text: str) -> None:
+    await world.network()
+    requests: list[tuple[str, str, dict[str, Any]]] = [
+        ("POST", "/networks", {"name": text, "subnet": "10.50.0.0/24"}),
+        ("POST", "/networks", {"name": "n", "subnet": text}),
+        ("POST", "/networks", {"name": "n", "subnet": "10.50.0.0/24", "description": text}),
+        ("PATCH", "/networks/office", {"description": text}),
+        ("PATCH", "/networks/office", {"relay": text}),
+        ("POST", "/networks/office/invites", {"tags": [text]}),
+        ("POST", "/networks/office/invites", {"client_name": text}),
+        ("POST", "/users", {"email": f"{text}@example.org"}),
+        ("POST", "/users", {"email": f"x@{text}"}),
+        ("PUT", "/networks/office/members", {"email": f"x@{text}", "role": "guest"}),
+        ("POST", "/api-keys", {"name": text}),
+        ("POST", "/auth/login", {"email": f"x@{text}", "password": "x"}),
+        ("POST", "/auth/refresh", {"refresh_token": text}),
+        ("POST", "/auth/logout", {"refresh_token": text}),
+        ("POST", "/enroll/challenge", {"code": text}),
+    ]
+    transport = httpx.AsyncHTTPTransport(uds=str(world.data_dir / "controller.sock"))
+    async with httpx.AsyncClient(transport=transport, base_url="http://local/api/v1") as client:
+        for method, path, body in requests:
+            answer = await client.request(
+                method, path, content=json.dumps(body), headers={"content-type": "application/json"}
+            )
+            assert answer.status_code == 422, (method, path, body, answer.text)
+            assert not set(answer.text) & set(RAW), "what is told of it is text"
+        odd = {"email": "admin@localhost", "password": "\ud800", "new_password": "\ud800" * 10}
+        answer = await client.post("/auth/login", content=json.dumps(odd), headers={"content-type": "application/json"})
+        assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("field", ["hostname", "version", "name"])
+@pytest.mark.parametrize("text", [t for t in UNSAFE if t != "\ud800"])
+async def test_from_who_enrols(world: World, field: str, text: str) -> None:
+    await world.network()
+    applicant = Applicant(world, world.device(), (await world.invite()).invite)
+    answer = await applicant.post("/enroll", applicant.request(await applicant.asked()) | {field: text})
+    assert answer.status_code == 422
+    assert not set(answer.text) & set(RAW)
+    assert await world.call("client_list", "office") == []
+
+
+async def said_on_the_link(world: World, device: Device, *messages: dict[str, Any], **hello: Any) -> LinkError | None:
+    """What the controller's last word is to a device with a client of its own; None if it says nothing against it."""
+    contact = await asyncio.to_thread(first_contact, world.url, world.fingerprint)
+    url = world.url.replace("https", "wss") + "/api/v1/link"
+    async with connect(url, ssl=contact.tls, proxy=None) as socket:
+        challenge = from_json(await socket.recv(), Challenge)
+        said: dict[str, Any] = {"boot_id": "b1", "version": "1"} | hello
+        message = hello_message(bytes.fromhex(challenge.nonce), contact.identity.identity, said["boot_id"])
+        said |= {
+            "type": "hello",
+            "device_key": str(device.signer.device_key),
+            "signature": sign_text(device.signer, Context.HELLO, message),
+        }
+        await socket.send(json.dumps(said))
+        for more in messages:
+            await socket.send(json.dumps(more))
+        await socket.send(json.dumps({"type": "probereply", "nonce": ""}))
+        try:
+            while True:
+                text = await asyncio.wait_for(socket.recv(), 1.0)
+                if json.loads(text)["type"] == "linkerror":
+                    return from_json(text, LinkError)
+        except (TimeoutError, ConnectionClosed):
+            return None
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "a\u202eb", "x" * 101])
+async def test_from_a_device(world: World, text: str) -> None:
+    await world.network()
+    device = world.device()
+    answer = await device.join((await world.invite()).invite)
+    network = str(answer.network_id)
+    change = {"type": "pathchange", "network_id": network, "peer": "cli_x", "path": "direct", "reason": "direct.lan"}
+    for error in (
+        await said_on_the_link(world, device, version=text),
+        await said_on_the_link(world, device, boot_id=text),
+        await said_on_the_link(world, device, change | {"reason": text}),
+        await said_on_the_link(world, device, change | {"peer": text}),
+    ):
+        assert error is not None and error.code == "bad_text"
+        assert not set(error.what) & set(RAW)
+    (client,) = await world.call("client_list", "office")
+    assert text not in client.version
+
+
+@pytest.mark.parametrize("host", ["\x1b[2J", "host.example.org", "fe80::1%x", "1.2.3"])
+async def test_an_endpoint_that_is_no_address_is_told_nobody(world: World, host: str) -> None:
+    """Told as presence, every member would look it up, or fail over it."""
+    await world.network()
+    other = await world.member()
+    device = world.device()
+    answer = await device.join((await world.invite()).invite)
+    report = {"type": "report", "network_id": str(answer.network_id), "endpoints": [[host, 5]]}
+    error = await said_on_the_link(world, device, report)
+    assert error is not None and error.code == "malformed"
+    told = other.presence.get(answer.client_id)
+    assert told is None or told.endpoints == ()
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "a\u202eb", "x" * 400])
+async def test_from_a_relay(world: World, text: str) -> None:
+    signer = Signer.generate()
+    for changes in ({"region": text}, {"name": text}, {"version": text}, {"url": f"ws://{text}"}):
+        token = (await world.call("relay_token")).token
+        answer = await register(world, signer, token, **changes)
+        assert (answer.status_code, answer.json()["code"]) == (422, "bad_text"), changes
+    relay = await registered(world, signer)
+    for changes in ({"region": text}, {"version": text}, {"url": f"wss://{text}"}, {"boot_id": text}):
+        async with linked(world, signer, relay, **changes) as end:
+            assert (await end.next(LinkError)).code == "bad_text"
+    (kept,) = await world.call("relay_list")
+    assert text not in f"{kept.region} {kept.version} {kept.url}"
