@@ -11,11 +11,12 @@ from typing import Any
 import msgspec
 
 from shadowmesh import __version__
+from shadowmesh.daemon import naming
 from shadowmesh.daemon.daemon import ASK_FIRST, Daemon
 from shadowmesh.daemon.join import enrol
 from shadowmesh.daemon.local_api import Access, Caller, Method
 from shadowmesh.daemon.network import Network
-from shadowmesh.daemon.state import FormerNetwork, NetworkRecord
+from shadowmesh.daemon.state import FormerNetwork
 from shadowmesh.daemon.wgexport import wireguard_config
 from shadowmesh.engine import PingResult
 from shadowmesh.model.errors import Kind, ShadowMeshError
@@ -269,7 +270,7 @@ class Api:
         former = self._former(target)
         if former is not None:
             raise ended_error(former)
-        if any(n.name == target for n in self._daemon.networks.values()):
+        if any(naming.means(n.record, target) for n in self._daemon.networks.values()):
             network = self._find(target)
             await self._until(lambda: self._settled(network), min(timeout, ASK_FIRST))
 
@@ -319,22 +320,17 @@ class Api:
 
     def _former(self, name: str) -> FormerNetwork | None:
         """One that ended by others' will, where no network of today goes by this name."""
-        if any(_named(n.record, name) for n in self._daemon.networks.values()):
+        if any(naming.means(n.record, name) for n in self._daemon.networks.values()):
             return None
-        return next((f for f in self._daemon.former.values() if f.state != "left" and _named(f.record, name)), None)
+        return next(
+            (f for f in self._daemon.former.values() if f.state != "left" and naming.means(f.record, name)), None
+        )
 
     def _find(self, name: str) -> Network:
-        found = [n for n in self._daemon.networks.values() if _named(n.record, name)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            ids = ", ".join(n.record.ref for n in found)
-            raise ShadowMeshError("ambiguous", f"{name} names several networks", f"use one of {ids}", kind=Kind.USAGE)
         former = self._former(name)
         if former is not None:
             raise ended_error(former)
-        names = ", ".join(n.name for n in _by_name(self._daemon.networks.values())) or "none"
-        raise ShadowMeshError("network_unknown", f"no network {name} here", f"there is {names}", kind=Kind.NOT_FOUND)
+        return naming.find(self._daemon.networks.values(), name)
 
     def _chosen(self, params: dict[str, Any]) -> list[Network]:
         name = params.get("network")
@@ -348,7 +344,8 @@ class Api:
         if len(found) == 1:
             return found[0]
         if found:
-            candidates = ", ".join(f"{m.name}@{n.name}" for n, m in found)
+            all_here = self._daemon.networks.values()
+            candidates = ", ".join(f"{m.name}@{naming.label(n, all_here)}" for n, m in found)
             raise ShadowMeshError("ambiguous", f"{text} names several peers", f"say {candidates}", kind=Kind.USAGE)
         raise ShadowMeshError(
             "peer_unknown", f"no peer {text} in the networks here", "`shadowmesh peers` lists them", kind=Kind.NOT_FOUND
@@ -369,10 +366,6 @@ class Api:
             return True
         finally:
             stop()
-
-
-def _named(record: NetworkRecord, text: str) -> bool:
-    return text in (record.name, str(record.network_id), record.ref)
 
 
 def ended_error(former: FormerNetwork) -> ShadowMeshError:

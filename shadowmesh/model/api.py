@@ -320,7 +320,7 @@ class MemberPut(Request):
 
 
 class NetworkMember(Answer):
-    user: str
+    user: str | None = None  # usr_…, for administrators: None if nobody has this address yet
     email: str
     role: Role
 

@@ -13,12 +13,19 @@ UserID = NewType("UserID", str)  # usr_…
 RelayID = NewType("RelayID", str)  # rly_…
 InviteID = NewType("InviteID", str)  # inv_…
 
+ID_PREFIXES = ("net", "cli", "usr", "rly", "inv", "key", "rtk")
 _ID = re.compile(r"[a-z]{2,5}_[a-z0-9]{1,40}\Z")
 
 
 def new_id(prefix: str) -> str:
     """A fresh random identifier: `new_id("cli")` → `cli_…`."""
     return f"{prefix}_{base64.b32encode(secrets.token_bytes(13)).decode().lower().rstrip('=')[:20]}"
+
+
+def like_id(name: str) -> bool:
+    """Whether a name could be taken for an identifier of whatever kind."""
+    prefix, found, _ = name.lower().partition("_")
+    return bool(found) and prefix in ID_PREFIXES
 
 
 def is_id(text: str, prefix: str) -> bool:

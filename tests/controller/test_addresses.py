@@ -41,7 +41,7 @@ def fresh(conn: sa.Connection) -> None:
     conn.execute(schema.networks.delete())
     conn.execute(
         schema.networks.insert().values(
-            ref="net_x", network_id=b"x", name="x", description="", subnet=str(SUBNET), approval=False,
+            ref="net_x", network_id=b"x", owner_id="", name="x", name_key="x", description="", subnet=str(SUBNET), approval=False,
             code_approval=True, max_clients=100, p2p=True, relay_fallback=True, created_at=START, created_by="",
             generation=1, serial=1, lowest_free=0,
         )

@@ -102,6 +102,41 @@ def test_the_migrations_make_what_the_schema_says(tmp_path: Path) -> None:
     engine.dispose()
 
 
+def test_networks_whose_names_are_alike_get_names_of_their_own(tmp_path: Path) -> None:
+    """The older keeps its name; each owner has names of their own; members stay who they were."""
+    engine = make_engine(database_url(None, tmp_path / "db"))
+    migrate(engine, to="0002")
+    at, none = "2026-01-01T00:00:00.000000+00:00", "NULL"
+    user = "INSERT INTO users VALUES ('usr_{0}', '{0}@x', 'h', 0, 1, 0, '" + at + "')"
+    network = (
+        "INSERT INTO networks (ref, network_id, name, description, subnet, approval, code_approval, max_clients, p2p,"
+        " relay_fallback, created_at, created_by, generation, serial, lowest_free, deleted_at)"
+        " VALUES ('net_{0}', '{0}', '{1}', '', '10.0.0.0/24', 0, 0, 9, 1, 1, '2026-01-0{0}', '{2}', 1, 1, 0, {3})"
+    )
+    with engine.begin() as conn:
+        for name in ("ann", "bob"):
+            conn.exec_driver_sql(user.format(name))
+        for n, (name, by, deleted) in enumerate(
+            [
+                ("Home", "ann@x", none), ("home", "ann@x by laptop", none), ("HOME", "bob@x", none),
+                ("hOme", "local", none), ("HOME", "ann@x", f"'{at}'"), ("net_abc", "local", none),
+                ("home-2", "ann@x", none),
+            ]
+        ):  # fmt: skip
+            conn.exec_driver_sql(network.format(n + 1, name, by, deleted))
+        conn.exec_driver_sql("INSERT INTO members VALUES ('net_1', 'usr_bob', 'guest')")
+    migrate(engine)
+    with engine.connect() as conn:
+        t, m = schema.networks, schema.members
+        named = conn.execute(sa.select(t.c.owner_id, t.c.name).order_by(t.c.ref)).all()
+        assert [tuple(row) for row in named] == [
+            ("usr_ann", "Home"), ("usr_ann", "home-2"), ("usr_bob", "HOME"), ("", "hOme"), ("usr_ann", "HOME"),
+            ("", "net-abc"), ("usr_ann", "home-2-2"),
+        ]  # fmt: skip
+        assert [tuple(row) for row in conn.execute(sa.select(m))] == [("net_1", "bob@x", "guest")]
+    engine.dispose()
+
+
 def test_a_newer_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     engine = make_engine(database_url(None, tmp_path / "db"))
     migrate(engine)

@@ -21,24 +21,32 @@ def member(name: str, number: int, net: int) -> Any:
     )
 
 
+def record_of(name: str, net: int) -> Any:
+    """Each network is another controller's."""
+    identity = SimpleNamespace(urls=(f"https://c{net}.example:8443",))
+    controller = SimpleNamespace(identity=identity)
+    return SimpleNamespace(
+        name=name, network_id=f"id{net}", ref=f"net_{net}", client_id=f"cli_{net}1", controller=controller
+    )
+
+
 def network(name: str, net: int, *peers: str) -> Any:
     members = [member("here", 1, net), *(member(peer, 2 + n, net) for n, peer in enumerate(peers))]
-    record = SimpleNamespace(name=name, network_id=f"id{net}", ref=f"net_{net}", client_id=f"cli_{net}1")
+    record = record_of(name, net)
     return SimpleNamespace(name=name, id=f"id{net}", record=record, map=SimpleNamespace(members=members))
 
 
 @pytest.fixture
 def api() -> Api:
     networks = [network("office", 1, "web", "db"), network("shop", 2, "web", "till"), network("office", 3, "attic")]
-    record = SimpleNamespace(name="new", network_id="id4", ref="net_4", client_id="c")
-    networks.append(SimpleNamespace(name="new", id="id4", record=record, map=None))
+    networks.append(SimpleNamespace(name="new", id="id4", record=record_of("new", 4), map=None))
     return Api(SimpleNamespace(networks={n.id: n for n in networks}, former={}, world=SimpleNamespace(clock=None)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("text", "client_id"),
     [("db", "cli_13"), ("till", "cli_23"), ("web@shop", "cli_22"), ("web@net_1", "cli_12"), ("10.2.0.2", "cli_22"),
-     ("fd00:2:0::0:2", "cli_22"), ("cli_12", "cli_12"), ("attic@id3", "cli_32"), ("10.1.0.2@net_1", "cli_12")],
+     ("fd00:2:0::0:2", "cli_22"), ("cli_12", "cli_12"), ("attic@id3", "cli_32"), ("attic@Office@c3.example", "cli_32"), ("web@SHOP", "cli_22"), ("10.1.0.2@net_1", "cli_12")],
 )  # fmt: skip
 def test_a_peer_is_found_by_what_names_it(api: Api, text: str, client_id: str) -> None:
     assert api.peer(text)[1].client_id == client_id
@@ -47,13 +55,13 @@ def test_a_peer_is_found_by_what_names_it(api: Api, text: str, client_id: str) -
 @pytest.mark.parametrize(
     ("text", "kind", "words"),
     [
-        ("web", Kind.USAGE, "say web@office, web@shop"),
-        ("db@office", Kind.USAGE, "use one of net_1, net_3"),
+        ("web", Kind.USAGE, "say web@office@c1.example, web@shop"),
+        ("db@office", Kind.USAGE, "say office@c1.example or office@c3.example"),
         ("nobody", Kind.NOT_FOUND, "shadowmesh peers"),
         ("here", Kind.NOT_FOUND, "no peer here"),  # this machine is not its own peer
         ("10.1.0.1", Kind.NOT_FOUND, "no peer"),
         ("web@new", Kind.NOT_FOUND, "no peer"),
-        ("web@none", Kind.NOT_FOUND, "there is new, office, office, shop"),
+        ("web@none", Kind.NOT_FOUND, "there is new, office@c1.example, office@c3.example, shop"),
         ("@", Kind.NOT_FOUND, "no peer"),
         ("10.1.0.999", Kind.NOT_FOUND, "no peer"),
     ],

@@ -6,6 +6,7 @@ import base64
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from daemonkit import Controller, Lan, Machine, controller, refused, until
@@ -13,6 +14,7 @@ from msgspec.structs import replace
 
 from shadowmesh.client_api.link import ControllerLink
 from shadowmesh.daemon import join
+from shadowmesh.model.errors import Kind
 from shadowmesh.model.link import Grant, MapUpdate, Pending, Presence, PresenceUpdate, Removed, SealedKey
 from shadowmesh.model.netmap import NetworkMap
 from shadowmesh.protocol.sealing import network_key_info, seal
@@ -109,3 +111,17 @@ async def test_a_link_takes_no_map_of_a_network_that_wasnt_joined_through_it(bot
     update = forged_map(netmap, guest.at.core.keys.maps, "cli_x")
     assert await link._take_map(guest.url, update) is None
     assert update.network_id not in link.maps
+
+
+async def test_networks_of_one_name_are_told_apart_by_their_controllers(both: Both) -> None:
+    corp, guest, machine = both
+    await guest.network("Office", "10.44.0.0/24")
+    await machine.join(await guest.invite("Office"))
+    error = await refused(machine.client.call("down", network="office"))
+    assert (error.code, error.kind) == ("ambiguous", Kind.USAGE)
+    ours, theirs = (f"{name}@{urlsplit(c.url).netloc}" for name, c in (("office", corp), ("Office", guest)))
+    assert ours in error.remedy and theirs in error.remedy
+    await machine.client.call("down", network=theirs.lower())
+    assert {n.name for n in machine.daemon.networks.values() if n.interface is None} == {"Office"}
+    await machine.client.call("down", network="LOUNGE")
+    assert machine.network("lounge").interface is None, "one that has no namesake needs no more than its name"

@@ -10,24 +10,29 @@ from sqlalchemy.engine import Connection, Row
 
 from shadowmesh.controller.authz.permissions import ALL, ROLES, Permission
 from shadowmesh.controller.authz.principal import Principal, out_of_scope
-from shadowmesh.controller.errors import not_allowed, not_found
+from shadowmesh.controller.errors import not_allowed, not_found, usage
 from shadowmesh.controller.store import schema
 from shadowmesh.controller.store.networks import living_network
 from shadowmesh.model.api import Role
 from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.model.ids import is_id
 
+_CANDIDATES = 5
+
 
 def find_network(conn: Connection, who: Principal, name: str, *needed: Permission, lock: bool = False) -> Row[Any]:
     """The living network of this id or name in which `who` holds one of the `needed` permissions.
 
     `lock`: others' changes to it wait, to its roles too. Raises ShadowMeshError: network_unknown (also if it is
-    another's), not_allowed.
+    another's), network_ambiguous, not_allowed.
     """
     n = schema.networks
-    by = n.c.ref == name if is_id(name, "net") else n.c.name == name
-    ref = conn.execute(sa.select(n.c.ref).where(by, n.c.deleted_at.is_(None), _of(who))).scalar()
-    row = None if ref is None else living_network(conn, ref, lock=lock)
+    by = n.c.ref == name if is_id(name, "net") else n.c.name_key == name.lower()
+    query = sa.select(n).where(by, n.c.deleted_at.is_(None), _of(who)).order_by(n.c.ref).limit(_CANDIDATES + 1)
+    found = conn.execute(query).all()
+    if len(found) > 1:
+        raise _ambiguous(name, found)
+    row = living_network(conn, found[0].ref, lock=lock) if found else None
     if row is None:
         raise no_such_network(name)
     role, held = _held(conn, who, row.ref)
@@ -36,6 +41,12 @@ def find_network(conn: Connection, who: Principal, name: str, *needed: Permissio
     if not held.intersection(needed):
         raise _lacks(row, role, needed)
     return row
+
+
+def _ambiguous(name: str, found: Sequence[Row[Any]]) -> ShadowMeshError:
+    candidates = ", ".join(f"{row.ref} ({row.name}, {row.subnet})" for row in found[:_CANDIDATES])
+    more = ", …" if len(found) > _CANDIDATES else ""
+    return usage("network_ambiguous", f"{name[:80]!r} names several networks: {candidates}{more}", "use an id")
 
 
 def require_in(conn: Connection, who: Principal, network: Row[Any], needed: Permission) -> None:
@@ -61,7 +72,7 @@ def _held(conn: Connection, who: Principal, ref: str) -> tuple[Role | None, froz
     if who.admin:
         return None, ALL & who.scopes
     m = schema.members
-    query = sa.select(m.c.role).where(m.c.network_ref == ref, m.c.user_id == who.user_id)
+    query = sa.select(m.c.role).where(m.c.network_ref == ref, m.c.email == who.email)
     role: Role | None = conn.execute(query).scalar_one_or_none()
     return role, frozenset() if role is None else ROLES[role] & who.scopes
 
@@ -77,7 +88,7 @@ def _of(who: Principal, needed: Permission | None = None) -> sa.ColumnElement[bo
         return sa.true()
     m = schema.members
     roles = [role for role, permissions in ROLES.items() if needed is None or needed in permissions]
-    mine = sa.select(m.c.network_ref).where(m.c.user_id == who.user_id, m.c.role.in_(roles))
+    mine = sa.select(m.c.network_ref).where(m.c.email == who.email, m.c.role.in_(roles))
     return schema.networks.c.ref.in_(mine)
 
 

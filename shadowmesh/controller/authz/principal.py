@@ -17,6 +17,7 @@ class Principal:
 
     name: str
     user_id: str | None = None
+    email: str | None = None
     admin: bool = False
     scopes: frozenset[Permission] = ALL
     credential: str | None = None  # the session or API key that was shown

@@ -111,7 +111,9 @@ class _Watcher:
                 self._last = event.seq
 
     def _concerns(self, event: Event) -> bool:
-        return self._wanted is None or event.network_id in self._wanted
+        if self._wanted is None or event.network_id in self._wanted:
+            return True
+        return event.network_id is None and bool(self._wanted)  # of a relay: it may serve whatever network
 
 
 async def watch(socket: WebSocket) -> None:

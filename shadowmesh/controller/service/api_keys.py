@@ -74,6 +74,7 @@ class ApiKeys:
         return Principal(
             f"{row.email} by {row.name or row.id}",
             row.user_id,
+            row.email,
             row.admin,
             credential=row.id,
             expires=row.expires_at,

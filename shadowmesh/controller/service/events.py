@@ -120,17 +120,18 @@ class Events:
 
 
 def _within(who: Principal, needed: Permission) -> sa.ColumnElement[bool]:
-    """A condition on `events`: those of networks in which `who` holds this permission; an administrator: of all."""
+    """A condition on `events`: those of networks in which `who` holds this permission, and those of relays."""
     if who.admin and needed in who.scopes:
         return sa.true()
-    return schema.events.c.network_ref.in_(sa.select(schema.networks.c.ref).where(visible(who, needed)))
+    t, theirs = schema.events, sa.select(schema.networks.c.ref).where(visible(who, needed))
+    return sa.or_(t.c.network_ref.in_(theirs), sa.and_(t.c.network_ref.is_(None), theirs.exists()))
 
 
 def _load(conn: Connection, seq: int, ref: str | None, condition: sa.ColumnElement[bool]) -> list[Event]:
     t = schema.events
     query = sa.select(t).where(t.c.seq > seq, condition).order_by(t.c.seq).limit(PAGE)
     if ref is not None:
-        query = query.where(t.c.network_ref == ref)
+        query = query.where(sa.or_(t.c.network_ref == ref, t.c.network_ref.is_(None)))
     return [
         Event(seq=row.seq, at=row.at, type=row.type, network_id=row.network_ref, data=row.data)
         for row in conn.execute(query)

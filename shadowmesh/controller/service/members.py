@@ -21,6 +21,8 @@ from shadowmesh.model import api
 
 
 class Members:
+    """Members are addresses: whether there is a user of that address shows to administrators only."""
+
     def __init__(self, core: Core, watchers: Watchers) -> None:
         self._core = core
         self._watchers = watchers
@@ -28,69 +30,92 @@ class Members:
     async def list(self, who: Principal, network_name: str) -> Sequence[api.NetworkMember]:
         m, u = schema.members, schema.users
 
-        def tx(conn: Connection) -> Sequence[api.NetworkMember]:
+        def tx(conn: Connection) -> list[api.NetworkMember]:
             network = find_network(conn, who, network_name, Permission.NETWORK_VIEW)
             query = (
-                sa.select(u.c.id, u.c.email, m.c.role)
-                .join(u, u.c.id == m.c.user_id)
+                sa.select(u.c.id, m.c.email, m.c.role)
+                .outerjoin(u, u.c.email == m.c.email)
                 .where(m.c.network_ref == network.ref)
-                .order_by(u.c.email)
+                .order_by(m.c.email)
             )
-            return [api.NetworkMember(user=r.id, email=r.email, role=r.role) for r in conn.execute(query)]
+            return [_view(who, row.id, row.email, row.role) for row in conn.execute(query)]
 
         return await self._core.read(tx)
 
     async def put(self, who: Principal, network_name: str, wish: api.MemberPut) -> api.NetworkMember:
-        """Adds a member or changes the role."""
+        """Adds a member or changes the role. The role of an address that is nobody's yet waits for them."""
         m = schema.members
 
-        def tx(conn: Connection) -> api.NetworkMember:
+        def tx(conn: Connection) -> tuple[api.NetworkMember, str | None]:
             network = find_network(conn, who, network_name, Permission.NETWORK_CONFIGURE, lock=True)
-            user = find_user(conn, wish.email)
+            user_id = find_user(conn, wish.email).id if who.admin else _user_id(conn, wish.email)
             if wish.role != "owner":
-                _keep_an_owner(conn, network, user)
-            this = sa.and_(m.c.network_ref == network.ref, m.c.user_id == user.id)
+                _keep_an_owner(conn, network, wish.email)
+            this = sa.and_(m.c.network_ref == network.ref, m.c.email == wish.email)
             old = conn.execute(sa.select(m.c.role).where(this)).scalar()
             if conn.execute(m.update().where(this).values(role=wish.role)).rowcount == 0:
-                conn.execute(m.insert().values(network_ref=network.ref, user_id=user.id, role=wish.role))
-            ended = []
-            if Permission.NETWORK_INVITE not in ROLES[wish.role]:
-                ended = revoke_invites(self._core, conn, user.id, network.ref)
-            rights_changed(self._core, conn, user.id)
+                conn.execute(m.insert().values(network_ref=network.ref, email=wish.email, role=wish.role))
+            keeps = Permission.NETWORK_INVITE in ROLES[wish.role]
+            ended = self._ended(conn, user_id, None if keeps else network.ref)
             more = {"before": {"role": old}, "after": {"role": wish.role}, "invites_ended": ended}
-            record(self._core, conn, who, "member.set", user.email, id=user.id, network=network.name, **more)
-            return api.NetworkMember(user=user.id, email=user.email, role=wish.role)
+            record(self._core, conn, who, "member.set", wish.email, id=user_id, network=network.name, **more)
+            return _view(who, user_id, wish.email, wish.role), user_id
 
-        answer = await self._core.write(tx)
-        self._watchers.changed(answer.user)
+        answer, user_id = await self._core.write(tx)
+        if user_id is not None:
+            self._watchers.changed(user_id)
         return answer
 
     async def remove(self, who: Principal, network_name: str, name: str) -> None:
-        """With the role go the open invites that they made."""
-        m = schema.members
+        """By address or user id. With the role go the open invites that they made."""
+        m, u = schema.members, schema.users
 
-        def tx(conn: Connection) -> str:
+        def tx(conn: Connection) -> str | None:
             network = find_network(conn, who, network_name, Permission.NETWORK_CONFIGURE, lock=True)
-            user = find_user(conn, name)
-            _keep_an_owner(conn, network, user)
-            this = sa.and_(m.c.network_ref == network.ref, m.c.user_id == user.id)
-            old = conn.execute(m.delete().where(this).returning(m.c.role)).scalar()
-            if old is None:
-                raise not_found("member_unknown", f"{user.email} is no member of {network.name}")
-            ended = revoke_invites(self._core, conn, user.id, network.ref)
-            rights_changed(self._core, conn, user.id)
-            more = {"before": {"role": old}, "after": {"role": None}, "invites_ended": ended}
-            record(self._core, conn, who, "member.remove", user.email, id=user.id, network=network.name, **more)
-            return str(user.id)
+            query = (
+                sa.select(m.c.email, m.c.role, u.c.id)
+                .outerjoin(u, u.c.email == m.c.email)
+                .where(m.c.network_ref == network.ref, sa.or_(m.c.email == name.lower(), u.c.id == name))
+            )
+            member = conn.execute(query).first()
+            if member is None:
+                raise not_found(
+                    "member_unknown",
+                    f"{name[:80]!r} is no member of {network.name}",
+                    f"`shadowmesh member list {network.name}` names them",
+                )
+            _keep_an_owner(conn, network, member.email)
+            conn.execute(m.delete().where(m.c.network_ref == network.ref, m.c.email == member.email))
+            ended = self._ended(conn, member.id, network.ref)
+            more = {"before": {"role": member.role}, "after": {"role": None}, "invites_ended": ended}
+            record(self._core, conn, who, "member.remove", member.email, id=member.id, network=network.name, **more)
+            return None if member.id is None else str(member.id)
 
-        self._watchers.changed(await self._core.write(tx))
+        user_id = await self._core.write(tx)
+        if user_id is not None:
+            self._watchers.changed(user_id)
+
+    def _ended(self, conn: Connection, user_id: str | None, ref: str | None) -> Sequence[str]:
+        """The invites that end with a role in this network (None: that go on); the user's connections are looked at."""
+        if user_id is None:
+            return []
+        ended = [] if ref is None else revoke_invites(self._core, conn, user_id, ref)
+        rights_changed(self._core, conn, user_id)
+        return ended
 
 
-def _keep_an_owner(conn: Connection, network: Row[Any], user: Row[Any]) -> None:
-    """Raises ShadowMeshError(last_owner) if this user is the only one. The caller holds the network's row."""
+def _view(who: Principal, user_id: str | None, email: str, role: api.Role) -> api.NetworkMember:
+    return api.NetworkMember(user=user_id if who.admin else None, email=email, role=role)
+
+
+def _user_id(conn: Connection, email: str) -> str | None:
+    u = schema.users
+    return conn.execute(sa.select(u.c.id).where(u.c.email == email)).scalar_one_or_none()
+
+
+def _keep_an_owner(conn: Connection, network: Row[Any], email: str) -> None:
+    """Raises ShadowMeshError(last_owner) if this is the only one. The caller holds the network's row."""
     m = schema.members
-    owners = conn.execute(sa.select(m.c.user_id).where(m.c.network_ref == network.ref, m.c.role == "owner")).scalars()
-    if set(owners) == {user.id}:
-        raise conflict(
-            "last_owner", f"{user.email} is the last owner of {network.name}", "make someone else an owner first"
-        )
+    owners = conn.execute(sa.select(m.c.email).where(m.c.network_ref == network.ref, m.c.role == "owner")).scalars()
+    if set(owners) == {email}:
+        raise conflict("last_owner", f"{email} is the last owner of {network.name}", "make someone else an owner first")

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from shadowmesh.controller.authz import Permission, Principal, find_network, require_permission, visible
-from shadowmesh.controller.errors import conflict, not_found
+from shadowmesh.controller.errors import conflict, not_found, usage
 from shadowmesh.controller.service import epochs
 from shadowmesh.controller.service.addresses import first, last, parse_subnet, parse_subnet6
 from shadowmesh.controller.service.audit_log import difference, record, shown
@@ -25,7 +25,7 @@ from shadowmesh.controller.service.revocations import revoke_network
 from shadowmesh.controller.store import schema
 from shadowmesh.controller.store.networks import bump, living_network
 from shadowmesh.model import api
-from shadowmesh.model.ids import NetworkRef, new_id
+from shadowmesh.model.ids import NetworkRef, like_id, new_id
 from shadowmesh.model.keys import DevicePublicKey, NetworkID, Secret
 from shadowmesh.model.link import Removed
 from shadowmesh.model.relaylink import Revocation, Revocations
@@ -64,18 +64,21 @@ class Networks:
         outer = await outer_addresses(self._core)
         refuse_covering(subnet, outer)
         refuse_covering(subnet6, outer)
+        owner = who.user_id or ""
         key = Secret(os.urandom(32))
 
         def tx(conn: Connection) -> api.Network:
             if once and (earlier := once.found(self._core, conn, who, api.Network)):
                 return earlier
-            _check_name(conn, wish.name)
+            _check_name(conn, owner, wish.name)
             now, ref = self._core.now(), NetworkRef(new_id("net"))
             conn.execute(
                 schema.networks.insert().values(
                     ref=ref,
                     network_id=NetworkID.of(key),
+                    owner_id=owner,
                     name=wish.name,
+                    name_key=wish.name.lower(),
                     description=wish.description,
                     subnet=str(subnet),
                     subnet6=None if subnet6 is None else str(subnet6),
@@ -93,8 +96,8 @@ class Networks:
                 )
             )
             epochs.add_first(self._core, conn, ref, key, now)
-            if who.user_id is not None:
-                conn.execute(schema.members.insert().values(network_ref=ref, user_id=who.user_id, role="owner"))
+            if who.email is not None:
+                conn.execute(schema.members.insert().values(network_ref=ref, email=who.email, role="owner"))
             after = shown(_living(conn, ref)._mapping, *_SETTINGS)
             record(self._core, conn, who, "network.create", wish.name, id=ref, owner=who.user_id, after=after)
             answer = self._view_of(conn, ref)
@@ -111,11 +114,12 @@ class Networks:
         n = schema.networks
 
         def tx(conn: Connection) -> api.Page[api.Network]:
-            query = sa.select(n).where(n.c.deleted_at.is_(None), visible(who)).order_by(n.c.name).limit(limit + 1)
+            query = sa.select(n).where(n.c.deleted_at.is_(None), visible(who)).order_by(n.c.name_key, n.c.ref)
             if after is not None:
-                query = query.where(n.c.name > after)
-            rows = conn.execute(query).all()
-            more = rows[limit - 1].name if len(rows) > limit else None
+                name, _, ref = after.rpartition("/")
+                query = query.where(sa.tuple_(n.c.name_key, n.c.ref) > sa.tuple_(sa.literal(name), sa.literal(ref)))
+            rows = conn.execute(query.limit(limit + 1)).all()
+            more = f"{rows[limit - 1].name_key}/{rows[limit - 1].ref}" if len(rows) > limit else None
             return api.Page(items=[self._view(conn, row) for row in rows[:limit]], next=more)
 
         return await self._core.read(tx)
@@ -143,8 +147,8 @@ class Networks:
             network = find_network(conn, who, name, Permission.NETWORK_CONFIGURE, lock=True)
             refuse_covering(subnet, outer)
             values = dict(changes)
-            if "name" in values and values["name"] != network.name:
-                _check_name(conn, values["name"])
+            if wish.name is not None:
+                values |= _renamed(conn, who, network, wish.name)
             if subnet is not None:
                 _resize(conn, network, subnet)
                 values |= {"subnet": str(subnet), "lowest_free": 0}
@@ -259,10 +263,22 @@ def _living(conn: Connection, ref: str) -> Row[Any]:
     return row
 
 
-def _check_name(conn: Connection, name: str) -> None:
+def _check_name(conn: Connection, owner: str, name: str) -> None:
+    """Names are their owner's: of the names that others gave nobody learns here."""
     n = schema.networks
-    if conn.execute(sa.select(n.c.ref).where(n.c.name == name, n.c.deleted_at.is_(None))).first() is not None:
-        raise conflict("network_exists", f"there is a network {name} already", "choose another name")
+    if like_id(name):
+        raise usage("bad_name", f"{name!r} looks like an id, and couldn't be told from one", "choose another name")
+    alike = sa.select(n.c.name).where(n.c.owner_id == owner, n.c.name_key == name.lower(), n.c.deleted_at.is_(None))
+    if (taken := conn.execute(alike).scalar()) is not None:
+        raise conflict("network_exists", f"there is a network {taken} already", "choose another name")
+
+
+def _renamed(conn: Connection, who: Principal, network: Row[Any], name: str) -> dict[str, Any]:
+    """What changes with the name. Who renames another's network owns it from then on: the name is among their own."""
+    owner = network.owner_id if who.admin else who.user_id or ""
+    if (owner, name.lower()) != (network.owner_id, network.name_key):
+        _check_name(conn, owner, name)
+    return {"owner_id": owner, "name_key": name.lower()}
 
 
 def _resize(conn: Connection, network: Row[Any], subnet: ipaddress.IPv4Network) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from shadowmesh.controller.authz import Principal, require_admin, require_signed_in
+from shadowmesh.controller.authz import Principal, require_admin, require_signed_in, visible
 from shadowmesh.controller.errors import not_allowed, not_found, usage
 from shadowmesh.controller.service import revocations
 from shadowmesh.controller.service.audit_log import difference, record, shown
@@ -23,7 +23,7 @@ from shadowmesh.controller.service.maps import Maps
 from shadowmesh.controller.store import schema
 from shadowmesh.model import api
 from shadowmesh.model.addresses import SockAddr
-from shadowmesh.model.ids import RelayID, is_id, new_id
+from shadowmesh.model.ids import RelayID, is_id, like_id, new_id
 from shadowmesh.model.keys import SigningPublicKey
 from shadowmesh.model.link import LinkError
 from shadowmesh.model.relaylink import (
@@ -136,7 +136,7 @@ class Relays:
 
         relay_id, name, fresh = await core.write(tx)
         if fresh:
-            self._events.publish("relay_changed", None, relay_id=relay_id, name=name, change="registered")
+            self._events.publish("relay_changed", None, relay_id=relay_id, change="registered")
             await self._refresh_maps()
         return RelayRegistered(
             relay_id=RelayID(relay_id),
@@ -176,7 +176,7 @@ class Relays:
             post(encode(Drain(draining=True)))
         if changed:
             await self._refresh_maps()
-        self._events.publish("relay_changed", None, relay_id=row.id, name=row.name, change="online")
+        self._events.publish("relay_changed", None, relay_id=row.id, change="online")
         return link
 
     def _arrived(self, conn: Connection, hello: RelayHello) -> tuple[Row[Any], bool]:
@@ -215,18 +215,17 @@ class Relays:
     # management
 
     async def list(self, who: Principal, after: str | None, limit: int) -> api.Page[api.Relay]:
-        """By name. Whoever is signed in may see the relays."""
+        """By name: an administrator sees all and how they do, others where those of their networks' maps are."""
         r = schema.relays
 
         def tx(conn: Connection) -> api.Page[api.Relay]:
-            query = sa.select(r).where(r.c.removed_at.is_(None)).order_by(r.c.name).limit(limit + 1)
+            query = sa.select(r).where(r.c.removed_at.is_(None), _serves(who)).order_by(r.c.name).limit(limit + 1)
             if after is not None:
                 query = query.where(r.c.name > after)
             rows = conn.execute(query).all()
             more = rows[limit - 1].name if len(rows) > limit else None
-            return api.Page(items=[self._view(row) for row in rows[:limit]], next=more)
+            return api.Page(items=[self._view(row, full=who.admin) for row in rows[:limit]], next=more)
 
-        del who
         return await self._core.read(tx)
 
     async def drain(self, who: Principal, name: str, *, draining: bool = True) -> api.Relay:
@@ -250,7 +249,7 @@ class Relays:
             link.post(encode(Drain(draining=draining)))
         await self._refresh_maps()
         change = "draining" if draining else "undrained"
-        self._events.publish("relay_changed", None, relay_id=row.id, name=row.name, change=change)
+        self._events.publish("relay_changed", None, relay_id=row.id, change=change)
         return self._view(row)
 
     async def remove(self, who: Principal, name: str) -> None:
@@ -273,12 +272,12 @@ class Relays:
             link.post(encode(LinkError(code="relay_removed", what="this relay was removed from the controller")))
             link.close(_REMOVED, "removed")
         await self._refresh_maps()
-        self._events.publish("relay_changed", None, relay_id=row.id, name=row.name, change="removed")
+        self._events.publish("relay_changed", None, relay_id=row.id, change="removed")
 
-    def _view(self, row: Row[Any]) -> api.Relay:
+    def _view(self, row: Row[Any], *, full: bool = True) -> api.Relay:
         link = self._hub.relays.get(RelayID(row.id))
         load = None
-        if link is not None and link.load is not None and link.load_at is not None:
+        if full and link is not None and link.load is not None and link.load_at is not None:
             of = link.load
             load = api.RelayLoad(
                 at=link.load_at,
@@ -297,8 +296,8 @@ class Relays:
             url=row.url,
             udp=row.udp,
             region=row.region,
-            capacity_mbit=row.capacity_mbit,
-            version=row.version,
+            capacity_mbit=row.capacity_mbit if full else None,
+            version=row.version if full else "",
             draining=row.draining,
             online=link is not None,
             created_at=row.created_at,
@@ -315,6 +314,18 @@ def _place(said: RelayRegistration | RelayHello) -> dict[str, Any]:
 
 def _principal(relay_id: str) -> Principal:
     return Principal(f"relay {relay_id}")
+
+
+def _serves(who: Principal) -> sa.ColumnElement[bool]:
+    """A condition on `relays`: those that are in the map of a network that `who` may view."""
+    if who.admin:
+        return sa.true()
+    n, r = schema.networks, schema.relays
+    theirs = sa.and_(n.c.deleted_at.is_(None), visible(who))
+    return sa.or_(
+        sa.exists().where(theirs, n.c.relay_id.is_(None)),
+        sa.exists().where(theirs, n.c.relay_id == r.c.id),
+    )
 
 
 def bump_users(conn: Connection, relay_id: str) -> None:
@@ -336,5 +347,6 @@ def _find(conn: Connection, name: str) -> Row[Any]:
 def _free_name(conn: Connection, wish: str) -> str:
     r = schema.relays
     base = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in wish)[:50].strip("._-") or "relay"
+    base = base.replace("_", "-", 1) if like_id(base) else base
     taken = set(conn.execute(sa.select(r.c.name).where(r.c.removed_at.is_(None))).scalars())
     return base if base not in taken else next(n for i in range(2, len(taken) + 3) if (n := f"{base}-{i}") not in taken)

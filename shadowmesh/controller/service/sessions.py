@@ -65,7 +65,7 @@ class Sessions:
         refresh, session = secrets.token_urlsafe(32), secrets.token_hex(8)
 
         def tx(conn: Connection) -> None:
-            who = Principal(row.email, row.id, row.admin)
+            who = Principal(row.email, row.id, row.email, row.admin)
             now = conn.execute(sa.select(u).where(u.c.id == row.id).with_for_update()).one()
             if now.password_hash != row.password_hash or now.disabled:  # a reset was faster
                 raise not_allowed("bad_credentials", "the address or the password is wrong", "check both")
@@ -174,7 +174,7 @@ class Sessions:
         if row is None:
             return None
         expires = dt.datetime.fromtimestamp(claims.exp, dt.UTC)
-        return Principal(row.email, row.id, row.admin, credential=claims.sid, expires=expires)
+        return Principal(row.email, row.id, row.email, row.admin, credential=claims.sid, expires=expires)
 
 
 def _b64(raw: bytes) -> bytes:

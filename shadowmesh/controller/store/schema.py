@@ -140,7 +140,9 @@ networks = Table(
     metadata,
     Column("ref", String, primary_key=True),
     Column("network_id", LargeBinary, nullable=False, unique=True),
+    Column("owner_id", String, nullable=False),  # who named it; empty: someone at the controller's own socket
     Column("name", String, nullable=False),
+    Column("name_key", String, nullable=False),  # the name in lower case
     Column("description", Text, nullable=False),
     Column("subnet", String, nullable=False),
     Column("subnet6", String),
@@ -161,18 +163,20 @@ networks = Table(
     Column("deleted_at", Moment),
     Index(
         "networks_name",
-        "name",
+        "owner_id",
+        "name_key",
         unique=True,
         sqlite_where=text("deleted_at IS NULL"),
         postgresql_where=text("deleted_at IS NULL"),
     ),
+    Index("networks_name_key", "name_key"),
 )
 
 members = Table(
     "members",
     metadata,
     Column("network_ref", ForeignKey("networks.ref", ondelete="CASCADE"), primary_key=True),
-    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    Column("email", String, primary_key=True),  # whether there is such a user is nobody's business
     Column("role", String, nullable=False),
 )
 
