@@ -10,7 +10,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
 from shadowmesh.controller.authz import Principal
 from shadowmesh.controller.errors import conflict, not_allowed
@@ -22,6 +22,7 @@ from shadowmesh.controller.service.hub import DeviceLink, Hub, encode
 from shadowmesh.controller.service.limits import Limiter
 from shadowmesh.controller.service.livemap import LiveMap
 from shadowmesh.controller.service.maps import Maps
+from shadowmesh.controller.service.memberships import Memberships
 from shadowmesh.controller.service.presence import Presences
 from shadowmesh.controller.service.witnesses import Witnesses
 from shadowmesh.controller.store import schema
@@ -69,6 +70,7 @@ class Devices:
         self._events = events
         self._clients = clients
         self._witnesses = witnesses
+        self._memberships = Memberships(core)
         self._greeting: WeakValueDictionary[DevicePublicKey, asyncio.Lock] = WeakValueDictionary()
         self._grants = Limiter(10, 2.0)
         self._path_changes = Limiter(100, 0.2)
@@ -146,7 +148,7 @@ class Devices:
         return False
 
     async def _admit(self, link: DeviceLink, hello: Hello) -> None:
-        rows = await self._core.read(lambda conn: _memberships(conn, hello))
+        rows = await self._memberships.of(hello.device_key)
         held = {state.network_id: state for state in hello.maps}
         living = {NetworkID(row.network_id) for row in rows if row.state in ALIVE}
         gone = {
@@ -261,18 +263,6 @@ class Devices:
                 conn.execute(c.update().where(c.c.id == client_id).values(last_seen=now, version=version))
 
         await self._core.write(tx)
-
-
-def _memberships(conn: Connection, hello: Hello) -> list[Row[Any]]:
-    """The device's rows with their networks; of those it left, the newest in each."""
-    c, n = schema.clients, schema.networks
-    query = (
-        sa.select(c, n.c.ref, n.c.network_id)
-        .join(n, n.c.ref == c.c.network_ref)
-        .where(c.c.device_key == hello.device_key)
-        .order_by(c.c.created_at)
-    )
-    return list(conn.execute(query))
 
 
 def _names(conn: Connection, device_key: bytes) -> list[str]:

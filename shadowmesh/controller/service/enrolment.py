@@ -342,14 +342,12 @@ class Enrolment:
         c = schema.clients
         fixed = invite.client_name or request.name
         base = fixed or name_of(request.hostname)
-        alike = sa.select(c.c.name).where(
-            c.c.network_ref == network.ref, c.c.state.in_(ALIVE), sa.or_(c.c.name == base, c.c.name.like(f"{base}-%"))
-        )
-        taken = set(conn.execute(alike).scalars())
-        if base not in taken:
+        alive = sa.and_(c.c.network_ref == network.ref, c.c.state.in_(ALIVE))
+        if conn.execute(sa.select(c.c.id).where(alive, c.c.name == base)).first() is None:
             return str(base)
         if fixed:
             raise invites.name_taken(fixed, network.name)
+        taken = set(conn.execute(sa.select(c.c.name).where(alive, c.c.name.like(f"{base}-%"))).scalars())
         return next(name for n in range(2, len(taken) + 3) if (name := f"{base}-{n}") not in taken)
 
     async def _pool_empty(self, request: EnrolRequest) -> Exception:

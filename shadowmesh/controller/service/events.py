@@ -74,7 +74,8 @@ class Events:
 
         def store(conn: Connection) -> Sequence[int]:
             t = schema.events
-            return [conn.execute(t.insert().values(**row).returning(t.c.seq)).scalar_one() for row in batch]
+            added = t.insert().returning(t.c.seq, sort_by_parameter_order=True)
+            return conn.execute(added, batch).scalars().all()
 
         try:
             numbers = await self._core.write(store)
