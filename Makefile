@@ -13,10 +13,11 @@ BENCH_PACKAGES := $(DEMO_PACKAGES) ping:iputils-ping wg:wireguard-tools iperf3:i
   turnserver:coturn openssl:openssl go:golang-go
 BENCH ?=
 PROVE ?=
+LOAD ?=
 SECONDS ?= 60
 FAST := not lab and not root and not slow
 
-.PHONY: help demo check test prove fuzz lint format dist bench clean
+.PHONY: help demo check test prove fuzz lint format dist bench load clean
 
 help:
 	@echo "make demo    machines behind NATs find each other, in namespaces on this machine (root)"
@@ -26,6 +27,7 @@ help:
 	@echo "make fuzz    the native pump's and relay's parsers, SECONDS=60 for each of five targets (needs cargo)"
 	@echo "make lint    format, rules, types, import contracts"
 	@echo "make bench   all tunnels in turns, over an hour on a quiet machine (root): docs/benchmarks.md"
+	@echo "make load    a controller with 100, 1,000 and 5,000 members, some minutes on a quiet machine: docs/scale.md"
 	@echo "make dist    the single binary, in dist/"
 
 demo: .venv/.run
@@ -54,6 +56,10 @@ fuzz:
 bench: .venv/.run
 	@packaging/system-packages $(BENCH_PACKAGES)
 	$(BIN)/python tests/bench $(BENCH)
+
+# tests/load/__main__.py tells what it takes: make load LOAD="-n 1000"
+load: .venv/.dev
+	$(BIN)/python tests/load $(LOAD)
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check .
