@@ -95,7 +95,7 @@ def json_text(value: Any) -> str:
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Aligned plain columns; what is None shows as a dash."""
-    cells = [list(headers), *[[_cell(c) for c in row] for row in rows]]
+    cells = [[_cell(c) for c in row] for row in (headers, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
 

@@ -27,7 +27,7 @@ def attach(app: typer.Typer) -> None:
     verb(
         group,
         "init",
-        "controller init --data-dir /var/lib/shadowmesh-controller --public-url https://vpn.example.org:8443",
+        "controller init --data-dir /var/lib/shadowmesh-controller \\\n    --public-url https://vpn.example.org:8443",
     )(init)
     verb(group, "run", "controller run --data-dir /var/lib/shadowmesh-controller")(run)
     secrets = new_app("The controller's secrets.")

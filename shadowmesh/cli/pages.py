@@ -22,7 +22,7 @@ _LEFT: Column = (
     (
         "This machine",
         (
-            ("join", "enter a network by an invite"),
+            ("join", "enter a network by invite"),
             ("register", "… by URL and invite code"),
             ("leave", "leave one"),
             ("up", "switch one on"),
@@ -45,8 +45,8 @@ _RIGHT: Column = (
         (
             ("network", "networks and invites"),
             ("client", "the machines in a network"),
-            ("member", "the people in a network"),
-            ("user", "the people of the controller"),
+            ("member", "who may manage a network"),
+            ("user", "who may sign in"),
             ("api-key", "keys for scripts"),
             ("audit", "who changed what"),
             ("login", "manage from this machine"),
@@ -58,11 +58,11 @@ _RIGHT: Column = (
         (
             ("daemon", "the client, as a service"),
             ("controller", "make and run one"),
-            ("relay", "run one; list, drain, remove"),
+            ("relay", "run one; list, drain …"),
         ),
     ),
 )
-_BELOW = (("demo", "see it work"), ("lab", "an internet in here"), ("help", "WORD"), ("completion", "SHELL"))
+_BELOW = (("demo", "see it work"), ("lab", "an internet"), ("help", "WORD"), ("completion", "SHELL"))
 LISTED = [name for column in (_LEFT, _RIGHT) for _, verbs in column for name, _ in verbs] + [n for n, _ in _BELOW]
 _TOP = """\
 Usage: shadowmesh VERB [ARGUMENTS]

@@ -23,7 +23,9 @@ def attach(app: typer.Typer) -> None:
     verb(
         group,
         "run",
-        ["relay run --data-dir /var/lib/shadowmesh-relay --public-url ws://vpn.example.org:9545 --token @relay-token"],
+        [
+            "relay run --data-dir /var/lib/shadowmesh-relay --public-url ws://vpn.example.org:9545 \\\n    --token @relay-token"
+        ],
     )(run)
     verb(group, "token", "relay token > relay-token", managed=True)(token)
     verb(group, "list", "relay list", managed=True)(list_)

@@ -74,7 +74,8 @@ def _ask(question: Callable[[Any, typer.Context], Iterable[str]]) -> Suggest:
     def names(ctx: typer.Context) -> Iterable[str]:
         from shadowmesh.client_api.rest import ControllerClient
 
-        with ControllerClient.choose(data_dir=ctx.params.get("data_dir")) as controller:
+        directory = ctx.params.get("data_dir")
+        with ControllerClient.choose(data_dir=Path(directory) if directory else None) as controller:
             return list(question(controller, ctx))
 
     return _offer(names)
@@ -121,7 +122,7 @@ def _topics(ctx: typer.Context) -> Iterable[str]:
     from shadowmesh.cli.main import GROUPS, VERBS
     from shadowmesh.model.reasons import Reason
 
-    said = ctx.params.get("words") or []
+    said = list(ctx.params.get("words") or [])
     if said[:1] == ["reason"]:
         return [reason.value for reason in Reason]
     return ["reason", "options", *VERBS, *GROUPS, *(word for names in TOPICS for word in names)]
