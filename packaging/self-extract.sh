@@ -1,6 +1,7 @@
 #!/bin/sh
 # shadowmesh in one file: unpacks itself once into a versioned directory and runs from there.
 set -eu
+PATH=${PATH:+$PATH:}/usr/bin:/bin # id, tail, tar and the like, whatever the caller's PATH
 if [ "$(id -u)" = 0 ]; then base=/var/cache/shadowmesh
 elif [ -n "${HOME:-}" ]; then base=${XDG_CACHE_HOME:-$HOME/.cache}/shadowmesh
 else base=/tmp/shadowmesh-$(id -u); fi

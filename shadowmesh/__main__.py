@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
+
+SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 
 
 def main() -> None:
@@ -17,10 +20,17 @@ def main() -> None:
 
         child = import_module(f"shadowmesh.dataplane.{sys.argv[2]}.child")
         raise SystemExit(child.main(sys.argv[3:]))
+    os.environ["PATH"] = search_path(os.environ.get("PATH", ""))
     gc.disable()  # what is imported stays; to look through it again and again, and at the exit, is an eighth of a short call
     from shadowmesh.cli.main import run
 
     run(sys.argv[1:], _imported)
+
+
+def search_path(path: str) -> str:
+    """PATH with the system's directories at its end: su(1), cron and a bare init leave out those that have ip and nft."""
+    kept = [directory for directory in path.split(":") if directory]
+    return ":".join(dict.fromkeys([*kept, *SYSTEM_PATH]))
 
 
 def _imported() -> None:

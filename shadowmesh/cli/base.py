@@ -203,20 +203,21 @@ def new_app(help_text: str, cls: type[TyperGroup] = TyperGroup) -> typer.Typer:
     )
 
 
-def fail(error: ShadowMeshError, *, as_json: bool = False) -> NoReturn:
+def fail(error: ShadowMeshError, *, as_json: bool = False, exit_code: int | None = None) -> NoReturn:
     """The one place where an error becomes a line on stderr (or a JSON document) and an exit code."""
+    code = error.kind.value if exit_code is None else exit_code
     if as_json:
         document = {
             "schema": "shadowmesh.error/1",
             "code": error.code,
             "what": error.what,
             "remedy": error.remedy,
-            "exit": error.kind.value,
+            "exit": code,
         }
         print(json_text(document), file=sys.stderr)
     else:
         print(f"error: {visible(' '.join(str(error).split()))}", file=sys.stderr)
-    raise SystemExit(error.kind.value)
+    raise SystemExit(code)
 
 
 def read_secret(argument: str, what: str) -> str:

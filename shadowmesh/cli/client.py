@@ -94,22 +94,27 @@ def _join(
     timeout: float,
     no_wait: bool,
 ) -> None:
-    client = DaemonClient(call.state_dir)
+    options = {"name": name, "controller": controller, "fingerprint": fingerprint}
+
+    def by_daemon() -> JoinResult:
+        return DaemonClient(call.state_dir).join(invite=invite, wait=not no_wait, timeout=timeout, **options)
+
     try:
-        result = client.join(
-            invite=invite,
-            wait=not no_wait,
-            timeout=timeout,
-            name=name,
-            controller=controller,
-            fingerprint=fingerprint,
-        )
+        result = by_daemon()
     except ShadowMeshError as error:
-        if error.kind is not Kind.UNREACHABLE or error.code != "daemon_unreachable":
+        if error.code != "daemon_unreachable":
             raise
         from shadowmesh.daemon.join import join_offline
 
-        result = join_offline(call.state_dir, invite, name=name, controller=controller, fingerprint=fingerprint)
+        try:
+            result = join_offline(call.state_dir, invite, **options)
+        except ShadowMeshError as busy:
+            if busy.code != "daemon_running":
+                raise
+            try:
+                result = by_daemon()  # it started just now
+            except ShadowMeshError as error:
+                raise busy if error.code == "daemon_unreachable" else error from None
     call.done("join/1", result, lambda: _join_text(result))
     if result.state == "pending-approval":
         raise typer.Exit(WAITING_FOR_APPROVAL)

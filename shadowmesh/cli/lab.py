@@ -8,13 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from shadowmesh.cli import suggest
-from shadowmesh.cli.base import Call, new_app, table, verb
+from shadowmesh.cli.base import Call, fail, new_app, table, verb
+from shadowmesh.model.errors import ShadowMeshError
 
 LabID = Annotated[str, typer.Option("--lab", envvar="SHADOWMESH_LAB", help="The lab's id; several may be up.")]
 Site = Annotated[str, typer.Argument(help="A site: s1, s2, …", metavar="SITE", autocompletion=suggest.site)]
 Host = Annotated[
     str, typer.Argument(help="A host: h1, …, relay1, controller1.", metavar="HOST", autocompletion=suggest.host)
 ]
+
+_SHELL_CODES = {"lab_program_denied": 126, "lab_program_unknown": 127}  # as a shell has them
 
 
 def attach(app: typer.Typer) -> None:
@@ -95,7 +98,12 @@ def execute(
     from shadowmesh.lab import verbs
 
     sys.stdout.flush()
-    raise typer.Exit(verbs.execute(host, command, lab_id=lab))
+    try:
+        raise typer.Exit(verbs.execute(host, command, lab_id=lab))
+    except ShadowMeshError as error:
+        if error.code not in _SHELL_CODES:
+            raise
+        fail(error, as_json=call.json, exit_code=_SHELL_CODES[error.code])
 
 
 def status(call: Call, lab: LabID = "lab") -> None:

@@ -6,17 +6,22 @@ import gc
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shadowmesh import __version__
+from shadowmesh.client_api.local import SOCKET_NAME
+from shadowmesh.client_api.unixsocket import answers
 from shadowmesh.daemon.state import State
 from shadowmesh.dataplane.process import PumpProcess
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
 if TYPE_CHECKING:
     from shadowmesh.daemon.daemon import Daemon
+
+JOIN_S = 30.0  # a `join` may hold the state directory that long
 
 
 def run_daemon(state_dir: Path, set_up_log: Callable[[], None]) -> None:
@@ -29,7 +34,7 @@ def run_daemon(state_dir: Path, set_up_log: Callable[[], None]) -> None:
             "not_root", "the daemon makes network interfaces and needs root", "run it with sudo or by systemd",
             kind=Kind.NOT_ALLOWED,
         )  # fmt: skip
-    state = State(state_dir)
+    state = _take(state_dir)
     try:
         pump = PumpProcess()
         set_up_log()
@@ -38,6 +43,19 @@ def run_daemon(state_dir: Path, set_up_log: Callable[[], None]) -> None:
         state.close()
     if failure is not None:
         raise failure
+
+
+def _take(state_dir: Path) -> State:
+    """The state directory, for this process alone. A `join` that was there first, and ends by itself, is waited for;
+    another daemon isn't. Raises ShadowMeshError as `State` does."""
+    deadline = time.monotonic() + JOIN_S
+    while True:
+        try:
+            return State(state_dir)
+        except ShadowMeshError as error:
+            if error.code != "daemon_running" or answers(state_dir / SOCKET_NAME) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def _serve(state: State, pump: PumpProcess) -> ShadowMeshError | None:

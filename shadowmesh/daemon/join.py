@@ -54,7 +54,9 @@ def overlap_error(name: str, subnet: IPNetwork, what: str, other: IPNetwork) -> 
     return ShadowMeshError(
         "overlap",
         f"the subnet {subnet} of {name} overlaps {other} of {what}",
-        "take that one down first, or ask for another subnet",
+        "ask for another subnet"
+        if what.startswith("interface ")
+        else "take that one down first, or ask for another subnet",
         kind=Kind.CONFLICT,
     )
 

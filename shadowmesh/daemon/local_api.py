@@ -100,7 +100,10 @@ class LocalApi:
             caller = Caller(self._access(writer.get_extra_info("socket")))
             if caller.access < needed:
                 raise ShadowMeshError(
-                    "not_allowed", f"this user may not {name}", "run it as root", kind=Kind.NOT_ALLOWED
+                    "not_allowed",
+                    f"this user may not use `shadowmesh {name.replace('_', ' ')}`",
+                    "run it as root",
+                    kind=Kind.NOT_ALLOWED,
                 )
             outcome = method(caller, params)
             if isinstance(outcome, AsyncIterator):

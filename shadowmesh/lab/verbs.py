@@ -54,13 +54,21 @@ def up(
 
 
 def execute(host: str, argv: Sequence[str], *, lab_id: str = DEFAULT_ID, directory: Path | None = None) -> int:
-    """Runs a program on a host in the foreground, with this process's terminal; returns its exit code (128 + signal)."""
+    """Runs a program on a host in the foreground, with this process's terminal; returns its exit code (128 + signal).
+
+    Raises ShadowMeshError: lab_program_unknown, lab_program_denied."""
     machine = Lab.attach(lab_id, directory).host(host)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program
     try:
         code = machine.popen(argv, stdin=None, new_session=False).wait()
     except FileNotFoundError:
-        raise ShadowMeshError("lab_program", f"no program {argv[0]!r}", "check its name", kind=Kind.NOT_FOUND) from None
+        raise ShadowMeshError(
+            "lab_program_unknown", f"no program {argv[0]!r}", "check its name", kind=Kind.NOT_FOUND
+        ) from None
+    except PermissionError:
+        raise ShadowMeshError(
+            "lab_program_denied", f"{argv[0]!r} can't be run", "is it a program?", kind=Kind.NOT_ALLOWED
+        ) from None
     finally:
         signal.signal(signal.SIGINT, before)
     return code if code >= 0 else 128 - code

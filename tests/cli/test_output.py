@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import typer.main
 
+from shadowmesh.__main__ import SYSTEM_PATH, search_path
 from shadowmesh.cli import base, main
 from shadowmesh.cli.base import Call, details, hide_argument, read_secret, table
 from shadowmesh.daemon.state import State
@@ -144,6 +145,13 @@ def test_an_error_of_many_lines_becomes_one(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit) as end:
         base.fail(ShadowMeshError("x", "one\ntwo", "three\nfour", kind=Kind.CONFLICT))
     assert end.value.code == 6 and capsys.readouterr().err == "error: one two; three four\n"
+
+
+@pytest.mark.parametrize("path", ["", "/opt/bin", "/opt/bin::/usr/bin"])
+def test_programs_of_the_system_are_found_whatever_the_path(path: str) -> None:
+    found = search_path(path).split(":")
+    assert set(SYSTEM_PATH) <= set(found) and "" not in found and len(set(found)) == len(found)
+    assert found[0] == ("/opt/bin" if path else SYSTEM_PATH[0])
 
 
 # secrets

@@ -160,7 +160,9 @@ def test_a_directory_that_holds_other_things_keeps_its_permissions(sm: Command, 
 
 
 @pytest.mark.root
-def test_two_daemons_on_one_state_directory(sm: Command, tmp_path: Path) -> None:
+def test_two_daemons_on_one_state_directory(sm: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shadowmesh.client_api.starting.LIMIT_S", 0.2)  # the one that is starting never answers
+    monkeypatch.setattr("shadowmesh.daemon.app.JOIN_S", 0.2)
     state = State(tmp_path)
     try:
         sm("daemon", "run", "--state-dir", tmp_path).refused(CONFLICT, "another daemon uses", "--state-dir")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from shadowmesh.cli.main import run
 from shadowmesh.lab import guard, internet, netns, verbs
 from shadowmesh.lab.internet import Lab
 from shadowmesh.lab.nat import NatType
@@ -168,6 +169,12 @@ def test_a_program_sees_its_own_machine(lab_factory) -> None:
     assert verbs.execute("h1", ["sh", "-c", "kill -9 $$"], lab_id=lab.id) == 137
     with pytest.raises(ShadowMeshError, match="no program"):
         verbs.execute("h1", ["nosuchprogram"], lab_id=lab.id)
+    with pytest.raises(SystemExit) as end:
+        run(["lab", "exec", "h1", "--lab", lab.id, "--", "nosuchprogram"])
+    assert end.value.code == 127
+    with pytest.raises(SystemExit) as end:
+        run(["lab", "exec", "h1", "--lab", lab.id, "--", "/etc/passwd"])
+    assert end.value.code == 126
     log = host.directory / "log"
     host.popen(["sh", "-c", "echo out; echo err >&2"], log=log).wait(5)
     assert log.read_text() == "out\nerr\n"
