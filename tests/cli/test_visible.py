@@ -85,7 +85,7 @@ def test_the_log_is_text_too(terminal: bool, monkeypatch: pytest.MonkeyPatch) ->
         try:
             raise OSError(EVIL)
         except OSError:
-            structlog.get_logger().exception(f"said {EVIL}", peer=EVIL, more=[EVIL], why=OSError(EVIL), **{"k\x1b": 1})
+            structlog.get_logger().exception(f"said {EVIL}", peer=EVIL, more=[EVIL], why=OSError(EVIL))
     finally:
         structlog.reset_defaults()
         logging.shutdown()
