@@ -104,7 +104,8 @@ def first_contact(
         trust = _unverified() if fingerprint else ssl.create_default_context()
         with http_client(trust, timeout, connect) as client:
             before = time.time()
-            answer = client.get(f"{url}{API}/identity")
+            with client.stream("GET", f"{url}{API}/identity", headers={"Accept-Encoding": "identity"}) as answer:
+                body = _bounded(answer, timeout)
             after = time.time()
     except httpx.HTTPError as e:
         error = unreachable(url, e)
@@ -113,12 +114,12 @@ def first_contact(
                 error.code, error.what, "give its --fingerprint, as `controller init` printed it", kind=error.kind
             )
         raise error from e
-    if answer.status_code != httpx.codes.OK or len(answer.content) > _MAX_IDENTITY:
+    if answer.status_code != httpx.codes.OK or len(body) > _MAX_IDENTITY:
         raise ShadowMeshError(
             "not_a_controller", f"{url} doesn't answer as a controller (HTTP {answer.status_code})", "check the URL"
         )
     try:
-        identity = verify_identity(answer.content, fingerprint or read_fingerprint(answer.content))
+        identity = verify_identity(body, fingerprint or read_fingerprint(body))
         context = tls_context(identity)
     except ForgedError as e:
         raise ShadowMeshError(
@@ -130,6 +131,20 @@ def first_contact(
     except MalformedError as e:
         raise ShadowMeshError("not_a_controller", f"{url} doesn't answer as a controller", "check the URL") from e
     return Contact(url, identity, _offset(answer.headers.get("date"), (before + after) / 2), tls=context)
+
+
+def _bounded(answer: httpx.Response, timeout: float) -> bytes:
+    """The body, or a little more than the most that an identity has: whoever answers is nobody yet."""
+    import httpx
+
+    body, end = bytearray(), time.monotonic() + timeout
+    for chunk in answer.iter_raw():
+        body += chunk
+        if len(body) > _MAX_IDENTITY:
+            break
+        if time.monotonic() > end:
+            raise httpx.ReadTimeout("timed out", request=answer.request)
+    return bytes(body)
 
 
 def _unverified() -> ssl.SSLContext:

@@ -110,12 +110,16 @@ def enroll(
             challenge = _answer(
                 client.post("/enroll/challenge", content=to_json(wish), headers=_JSON), EnrolChallenge, contact.url
             )
-            if check is not None and challenge.network_id is not None and challenge.subnet is not None:
+            if challenge.network_id is None or challenge.subnet is None:
+                raise _bad_answer()
+            if check is not None:
                 check(challenge.network_id, challenge.network_name or "", challenge.subnet)
             request = _request(contact, challenge, invite, keys, name, hostname)
             answer = _answer(client.post("/enroll", content=to_json(request), headers=_JSON), EnrolAnswer, contact.url)
         except httpx.HTTPError as e:
             raise unreachable(contact.url, e, offset=contact.offset) from e
+    if (answer.network_id, answer.subnet) != (challenge.network_id, challenge.subnet):
+        raise _bad_answer()  # what was checked is another network
     if not (is_safe(answer.name) and is_safe(answer.network_name)):
         raise _bad_answer()
     return EnrolResult(contact, answer, _map(answer, contact))

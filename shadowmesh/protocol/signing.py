@@ -163,9 +163,17 @@ def verify_map(netmap: NetworkMap, signature: Signature, allowed_keys: Collectio
 def hello_message(nonce: bytes, controller_identity: SigningPublicKey, boot_id: str) -> bytes:
     """What a device signs on its link (context HELLO), or a relay on its own (RELAY_HELLO): bound to this controller.
 
-    A relay that registers signs the same with its token in the place of the boot id (RELAY_REGISTRATION).
+    A relay that registers signs the same with its token in the place of the boot id (RELAY_REGISTRATION). Raises
+    MalformedError for a nonce that hasn't NONCE_SIZE bytes: one that goes on as another controller's nonce and identity
+    would make a signature that the other takes.
     """
-    return nonce + controller_identity + boot_id.encode()
+    return _nonce(nonce) + controller_identity + boot_id.encode()
+
+
+def _nonce(nonce: bytes) -> bytes:
+    if len(nonce) != NONCE_SIZE:
+        raise MalformedError(f"a nonce has {NONCE_SIZE} bytes, not {len(nonce)}")
+    return nonce
 
 
 def registration_message(
@@ -179,9 +187,9 @@ def registration_message(
 ) -> bytes:
     """What a device signs to enrol (context REGISTRATION), and what the proof of its other keys covers.
 
-    `invite` is the invite's id, or the short code as sent.
+    `invite` is the invite's id, or the short code as sent. Raises MalformedError as `hello_message` does.
     """
-    return nonce + controller_identity + device_key + wg_key + sealing_key + invite.encode()
+    return _nonce(nonce) + controller_identity + device_key + wg_key + sealing_key + invite.encode()
 
 
 # the controller's identity

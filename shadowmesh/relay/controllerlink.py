@@ -205,12 +205,11 @@ class ControllerLink:
         signer, me = self._core.signer, self._advertised
         with http_client(contact.tls, _TIMEOUT, self._dial, base_url=contact.url) as http:
             challenge = await self._post(http, "/api/v1/enroll/challenge", b"{}", EnrolChallenge)
+            token = self._token.reveal().decode()
             try:
-                nonce = bytes.fromhex(challenge.nonce)
+                message = hello_message(bytes.fromhex(challenge.nonce), contact.identity.identity, token)
             except ValueError as e:
                 raise _not_understood(contact.url) from e
-            token = self._token.reveal().decode()
-            message = hello_message(nonce, contact.identity.identity, token)
             request = RelayRegistration(
                 token=token,
                 nonce=challenge.nonce,

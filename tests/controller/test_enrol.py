@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import ipaddress
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from shadowmesh.client_api import enroll as enrolment
+from shadowmesh.model.enrol import EnrolChallenge
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.invite import Invite
 from shadowmesh.model.keys import NetworkID, Secret
@@ -247,3 +250,20 @@ async def test_where_an_invite_leads_is_told_before_it_is_used_up(world: World) 
     assert set(told) == {(network.network_id, "office", "10.42.0.0/24")}
     assert [i.state for i in await world.call("invite_list", "office")] == ["open"]
     assert (await world.device().join(invite.invite)).state == "approved"
+
+
+async def test_a_membership_in_another_network_than_the_one_that_was_checked_is_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A controller that names one network to be looked at, or none, and answers with another."""
+    await world.network()
+    honest = world.at.enrolment.challenge
+    other = NetworkID(bytes(32))
+    for told in ({"network_id": other}, {"subnet": ipaddress.IPv4Network("10.99.0.0/24")}, {"network_id": None}):
+
+        async def challenge(*of: Any, told: dict[str, Any] = told) -> EnrolChallenge:
+            return msgspec.structs.replace(await honest(*of), **told)
+
+        monkeypatch.setattr(world.at.enrolment, "challenge", challenge)
+        error = await refused(world.device().join((await world.invite()).invite, check=lambda *_: None))
+        assert error.code == "bad_answer"

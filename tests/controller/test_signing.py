@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.errors import MalformedError
 from shadowmesh.model.ids import ClientID, InviteID, NetworkRef
-from shadowmesh.model.keys import DevicePublicKey, NetworkID, SealingPublicKey, Secret, WireGuardPublicKey
+from shadowmesh.model.keys import SealingPublicKey, SigningPublicKey, WireGuardPublicKey
 from shadowmesh.model.netmap import EpochInfo, MapDelta, MapHead, Member, NetworkMap
 from shadowmesh.protocol import signing
 from shadowmesh.protocol.signing import Context, ForgedError, IdentityDocument, Signer
@@ -137,3 +137,19 @@ def test_an_identity_is_signed_by_its_own_key() -> None:
 def test_any_bytes_are_an_identity_or_malformed(data: bytes) -> None:
     with pytest.raises(MalformedError):
         signing.verify_identity(data, SIGNER.public.fingerprint)
+
+
+def test_a_rogue_controller_gets_no_signature_that_another_takes() -> None:
+    """Its nonce goes on with the other's nonce and identity; its own identity then reads as the end of a boot id."""
+    nonce, honest = b"n" * 32, SIGNER.public
+    rogue = SigningPublicKey(b"a public key ground to be text!!")
+    asked_by_rogue = nonce + honest
+    with pytest.raises(MalformedError, match="nonce"):
+        signing.hello_message(asked_by_rogue, rogue, "boot")
+    assert signing.hello_message(nonce, honest, rogue.decode() + "boot") == asked_by_rogue + rogue + b"boot"
+    for size in (0, 16, 31, 33, 64):
+        with pytest.raises(MalformedError, match="nonce"):
+            signing.registration_message(
+                bytes(size), honest, device_key=SIGNER.device_key, wg_key=WireGuardPublicKey(bytes(32)),
+                sealing_key=SealingPublicKey(bytes(1216)), invite="",
+            )  # fmt: skip
