@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.errors import MalformedError
 from shadowmesh.model.ids import ClientID, InviteID, NetworkRef
-from shadowmesh.model.keys import SealingPublicKey, SigningPublicKey, WireGuardPublicKey
+from shadowmesh.model.keys import (
+    DevicePublicKey,
+    NetworkID,
+    SealingPublicKey,
+    Secret,
+    SigningPublicKey,
+    WireGuardPublicKey,
+)
 from shadowmesh.model.netmap import EpochInfo, MapDelta, MapHead, Member, NetworkMap
 from shadowmesh.protocol import signing
 from shadowmesh.protocol.signing import Context, ForgedError, IdentityDocument, Signer
