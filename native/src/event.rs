@@ -1,10 +1,11 @@
 //! Events on their way up: what the engine must not miss, and one bounded ring per kind of datagram.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use crate::command::{Path, host_text};
+use crate::command::host_text;
 use crate::msgpack::Writer;
+use crate::path::Path;
 
 /// Kinds of datagrams that go up, in the order of `model.pump.Kind`, which counts from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,9 @@ pub enum Kind {
     RelayControl = 4,
 }
 
+const UNCLAIMED_RING: usize = 64;
+const UNCLAIMED_PLACES: usize = 1024; // remembered, so that each is told of once a second; the oldest makes room
+const SECOND: u64 = 1_000_000_000;
 const RINGS: [(Kind, usize); 4] = [(Kind::Handshake, 256), (Kind::Disco, 1024), (Kind::Stun, 64), (Kind::RelayControl, 256)];
 
 pub const TX_DATA: u8 = 1;
@@ -42,6 +46,7 @@ pub enum Event {
     TooBig { at: u64, path: Path, size: usize },
     Gone { at: u64, what: Gone, index: u32, errno: i32 },
     Lost { at: u64, kind: Kind, n: u64 },
+    Unclaimed { at: u64, path: Path, receiver_index: u32, size: usize },
 }
 
 fn seconds(at: u64) -> f64 {
@@ -117,6 +122,12 @@ impl Event {
                 w.unsigned(*kind as u64);
                 w.unsigned(*n);
             }
+            Event::Unclaimed { at, path, receiver_index, size } => {
+                start(5, 28, *at);
+                write_path(&mut w, path);
+                w.unsigned(u64::from(*receiver_index));
+                w.unsigned(*size as u64);
+            }
         }
         w.0
     }
@@ -129,6 +140,9 @@ pub struct Rings {
     rings: [VecDeque<Event>; 4],
     lost: [u64; 4],
     turn: usize,
+    unclaimed: VecDeque<Event>,
+    unclaimed_at: HashMap<Path, u64>,
+    unclaimed_places: VecDeque<Path>, // the keys of `unclaimed_at`, oldest first
 }
 
 impl Rings {
@@ -149,7 +163,32 @@ impl Rings {
         self.rings[kind as usize - 1].push_back(event);
     }
 
-    /// The next event: notices first, then what was lost, then the kinds in turn, oldest first within each.
+    /// Whether another transport packet of an unknown index has a place. If not it is dropped: who sent it will send again.
+    pub fn admits_unclaimed(&self) -> bool {
+        self.unclaimed.len() < UNCLAIMED_RING
+    }
+
+    /// One that was admitted; told once a second for each place. Returns whether it is.
+    pub fn unclaimed(&mut self, path: Path, receiver_index: u32, size: usize, now: u64) -> bool {
+        let place = Path { local: None, ..path.clone() };
+        let known = self.unclaimed_at.get(&place);
+        if known.is_some_and(|at| now.saturating_sub(*at) < SECOND) {
+            return false;
+        }
+        if known.is_some() {
+            self.unclaimed_places.retain(|other| *other != place);
+        } else if self.unclaimed_places.len() >= UNCLAIMED_PLACES {
+            if let Some(oldest) = self.unclaimed_places.pop_front() {
+                self.unclaimed_at.remove(&oldest);
+            }
+        }
+        self.unclaimed_at.insert(place.clone(), now);
+        self.unclaimed_places.push_back(place);
+        self.unclaimed.push_back(Event::Unclaimed { at: now, path, receiver_index, size });
+        true
+    }
+
+    /// The next event: notices first, then what was lost, then the kinds in turn, oldest first within each, unclaimed packets last.
     pub fn pop(&mut self, now: u64) -> Option<Event> {
         if let Some(notice) = self.notices.pop_front() {
             return Some(notice);
@@ -163,7 +202,7 @@ impl Rings {
                 return Some(event);
             }
         }
-        None
+        self.unclaimed.pop_front()
     }
 }
 
@@ -189,6 +228,35 @@ mod tests {
     fn datagram(kind: Kind) -> Event {
         let path = Path { via: 0, remote: None, local: None, prefix: Box::default() };
         Event::Datagram { at: 0, path, kind, data: Box::default() }
+    }
+
+    #[test]
+    fn unclaimed_packets_are_told_once_a_second_for_each_place() {
+        let place = |port: u16| Path {
+            via: 1,
+            remote: Some(crate::path::Remote { ip: "192.0.2.1".parse().unwrap(), port, scope: 0 }),
+            local: None,
+            prefix: Box::default(),
+        };
+        let mut rings = Rings::default();
+        for n in 0..100 {
+            assert_eq!(rings.unclaimed(place(1), n, 64, 5), n == 0);
+        }
+        assert!(rings.unclaimed(place(1), 7, 64, 5 + SECOND));
+        for port in 0..u16::MAX {
+            if rings.admits_unclaimed() {
+                rings.unclaimed(place(port), 1, 64, 5 + SECOND);
+            }
+        }
+        let told: Vec<Event> = std::iter::from_fn(|| rings.pop(9)).collect();
+        assert_eq!(told.len(), UNCLAIMED_RING);
+        for port in 0..u16::MAX {
+            rings.unclaimed(place(port), 1, 64, 5 + 2 * SECOND);
+            rings.pop(9);
+        }
+        assert_eq!(rings.unclaimed_at.len(), UNCLAIMED_PLACES);
+        assert_eq!(rings.unclaimed_places.len(), UNCLAIMED_PLACES);
+        assert!(rings.unclaimed(place(3), 1, 64, 5 + 2 * SECOND), "an honest place isn't starved by a flood of others");
     }
 
     #[test]

@@ -8,13 +8,13 @@ use std::sync::{Arc, MutexGuard};
 
 use crate::aead::TAG;
 use crate::coalesce::{Grouper, Segment};
-use crate::command::{Path, Remote};
 use crate::counters::Field;
 use crate::event::{Kind, RX_ANY, RX_DATA};
 use crate::io::{Interface, Offloads};
 use crate::packet::{
     FRAME_HEADER, Sort, TRANSPORT_HEADER, addresses, answer_prefix, inner_size, is_group_address, mac1_valid, sort_of,
 };
+use crate::path::{Path, Remote};
 use crate::replay::ReplayWindow;
 use crate::session::Session;
 use crate::state::{After, Peer, State, lock};
@@ -207,7 +207,10 @@ impl<'s> Delivery<'s, '_> {
         let nobody = &self.state.nobody;
         let (sort, session) = match (&row.verdict, row.session) {
             (Verdict::Other(sort), _) => (*sort, None),
-            (_, None) => return nobody.add(Field::NoSession, 1),
+            (_, None) => {
+                nobody.add(Field::NoSession, 1);
+                return self.unclaimed(buffer, row);
+            }
             (_, Some(session)) => (Sort::Transport, Some(session)),
         };
         let Some(session) = session else {
@@ -302,13 +305,23 @@ impl<'s> Delivery<'s, '_> {
             Sort::RelayControl => Kind::RelayControl,
             _ => return state.nobody.add(Field::Auth, 1),
         };
-        let path = || {
-            let message = &self.messages[row.message];
-            let header = row.frame.then(|| frame_header(buffer, row.start)).flatten();
-            let prefix = header.map_or_else(Box::default, |header| Box::from(answer_prefix(&header)));
-            Path { via: self.via, remote: message.remote, local: message.local, prefix }
-        };
-        state.tell_datagram(kind, path, data, self.now);
+        state.tell_datagram(kind, || self.path(buffer, row), data, self.now);
+    }
+
+    /// A transport packet that names no session.
+    fn unclaimed(&self, buffer: &[u8], row: &Row) {
+        let index = buffer.get(row.start + 4..row.start + 8).and_then(|index| <[u8; 4]>::try_from(index).ok());
+        if let Some(index) = index {
+            self.state.tell_unclaimed(|| self.path(buffer, row), u32::from_le_bytes(index), row.size, self.now);
+        }
+    }
+
+    /// The path on which a datagram that wasn't decrypted came, ready to answer on.
+    fn path(&self, buffer: &[u8], row: &Row) -> Path {
+        let message = &self.messages[row.message];
+        let header = row.frame.then(|| frame_header(buffer, row.start)).flatten();
+        let prefix = header.map_or_else(Box::default, |header| Box::from(answer_prefix(&header)));
+        Path { via: self.via, remote: message.remote, local: message.local, prefix }
     }
 }
 

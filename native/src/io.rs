@@ -1,6 +1,6 @@
 //! The core's edge: interfaces and links as it sees them. The shell implements these on descriptors, tests and fuzzers in memory.
 
-use crate::command::Path;
+use crate::path::Path;
 use std::sync::atomic::AtomicU32;
 
 pub const MAX_UDP_PAYLOAD: usize = 65507;

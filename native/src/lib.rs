@@ -2,10 +2,10 @@
 //!
 //! Rules of behaviour: `docs/pump.md`; how it is built: `docs/dataplane.md`. The modules from inside out:
 //!
-//! * parts: [`packet`], [`checksum`], [`prefix`], [`replay`], [`msgpack`], [`counters`], [`aead`];
+//! * parts: [`path`], [`packet`], [`checksum`], [`prefix`], [`replay`], [`msgpack`], [`counters`], [`aead`];
 //! * the values that cross the process: [`command`], [`event`];
-//! * the core without descriptors: [`state`] (who is where, what commands do), [`outbound`] with [`segment`] (from an
-//!   interface), [`inbound`] with [`coalesce`] (from the underlay), over the traits in [`io`];
+//! * the core without descriptors: [`state`] (who is where), [`outbound`] with [`segment`] (from an interface), [`update`] (what
+//!   commands do), [`inbound`] with [`coalesce`] (from the underlay), over the traits in [`io`];
 //! * the shell: [`sys`], [`message`], [`udp`], [`stream`], [`tun`], [`control`], [`pace`], [`pump`] (threads, lanes, turns);
 //! * apart from all these, in the relay's process: [`relay`]; where an event loop speaks to a relay or is one: `tls`.
 //!
@@ -27,6 +27,7 @@ pub mod msgpack;
 pub mod outbound;
 pub mod pace;
 pub mod packet;
+pub mod path;
 pub mod prefix;
 pub mod pump;
 pub mod relay;
@@ -41,6 +42,7 @@ mod tls;
 pub mod tun;
 mod turns;
 pub mod udp;
+pub mod update;
 
 #[cfg(feature = "python")]
 mod python {

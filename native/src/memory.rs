@@ -4,11 +4,12 @@ use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
-use crate::command::{Command, Path, Remote, SessionKeys};
+use crate::command::{Command, SessionKeys};
 use crate::counters::{CounterTable, FIELDS};
 use crate::inbound::{Message, deliver, open};
 use crate::io::{Interface, Link, Offloads, Piece, Way};
 use crate::outbound::{Alone, Scratch, Sealer, plan};
+use crate::path::{Path, Remote};
 use crate::prefix::Network;
 use crate::state::{State, lock};
 

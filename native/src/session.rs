@@ -6,9 +6,12 @@ use std::sync::{Arc, Mutex};
 use crate::aead::Key;
 use crate::command::SessionKeys;
 use crate::replay::ReplayWindow;
-use crate::state::PeerId;
 
 pub const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
+
+/// A peer's place in the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerId(pub usize);
 
 /// Keys in use: the ciphers, the next send counter and the replay window of what came. Threads share it.
 pub struct Session {

@@ -1,4 +1,4 @@
-//! What the pump knows of networks, peers, sessions and paths, and what commands do to it.
+//! What the pump knows of networks, peers, sessions and paths.
 //!
 //! Packets are handled under a shared borrow of [`State`], taken once per batch; commands, and the rare things that a packet
 //! causes (a promotion, a plain WireGuard peer that moved), need it for themselves. What changes per batch is atomic or
@@ -8,24 +8,19 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::command::{Command, Path, Remote, SessionKeys};
 use crate::counters::{CounterTable, Field, Record};
 use crate::event::{Event, Kind, Rings, TX_DATA, Waiting};
 use crate::io::{Interface, Link, Way};
-use crate::outbound;
-use crate::packet::{Sort, sort_of, too_big};
+use crate::packet::too_big;
+use crate::path::{Path, Remote};
 use crate::prefix::{Mixed, Network, PrefixMap};
-use crate::session::{Session, Slots};
+use crate::session::{PeerId, Session, Slots};
 
 const STAGED_PACKETS: usize = 256;
 const STAGED_BYTES: usize = 512 * 1024;
 const TOLD_LIMIT: usize = 4096;
-const ASKED_LIMIT: usize = 4096;
+pub(crate) const ASKED_LIMIT: usize = 4096;
 const SECOND: u64 = 1_000_000_000;
-
-/// A peer's place in the state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PeerId(pub usize);
 
 /// Locks; a panic ends the process, so there is no poison.
 pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -47,7 +42,7 @@ pub struct Net {
 pub struct Staged {
     packets: VecDeque<Box<[u8]>>,
     size: usize,
-    wants_told: bool,
+    pub(crate) wants_told: bool,
 }
 
 impl Staged {
@@ -63,7 +58,7 @@ impl Staged {
         dropped
     }
 
-    fn take(&mut self) -> VecDeque<Box<[u8]>> {
+    pub(crate) fn take(&mut self) -> VecDeque<Box<[u8]>> {
         self.size = 0;
         std::mem::take(&mut self.packets)
     }
@@ -81,9 +76,9 @@ pub struct Peer {
     /// Inner MTU of the path where it is below the interface's.
     pub mtu: Option<u32>,
     pub record: Record,
-    edges: AtomicU8,
-    staged: Mutex<Staged>,
-    has_staged: AtomicBool,
+    pub(crate) edges: AtomicU8,
+    pub(crate) staged: Mutex<Staged>,
+    pub(crate) has_staged: AtomicBool,
 }
 
 impl Peer {
@@ -139,11 +134,11 @@ pub struct State {
     pub nobody: Record,
     pub events: Arc<Events>,
     pub mac1_keys: Vec<(u32, [u8; 32])>,
-    peers: Vec<Option<Box<Peer>>>,
-    places: HashMap<u32, PeerId>,
-    table: CounterTable,
+    pub(crate) peers: Vec<Option<Box<Peer>>>,
+    pub(crate) places: HashMap<u32, PeerId>,
+    pub(crate) table: CounterTable,
     told: Mutex<HashMap<Told, u64>>,
-    asked: (HashSet<[u8; 4]>, VecDeque<[u8; 4]>), // sender indices of our own handshake messages
+    pub(crate) asked: (HashSet<[u8; 4]>, VecDeque<[u8; 4]>), // sender indices of our own handshake messages
 }
 
 impl State {
@@ -182,214 +177,17 @@ impl State {
         self.peers.get(id.0)?.as_deref()
     }
 
-    fn named(&self, index: u32) -> Option<&Peer> {
+    pub(crate) fn named(&self, index: u32) -> Option<&Peer> {
         self.peer(*self.places.get(&index)?)
     }
 
-    fn named_mut(&mut self, index: u32) -> Option<&mut Peer> {
+    pub(crate) fn named_mut(&mut self, index: u32) -> Option<&mut Peer> {
         self.peers.get_mut(self.places.get(&index)?.0)?.as_deref_mut()
     }
 
     /// Whether a cookie reply answers a handshake message that was sent.
     pub fn was_asked(&self, reply: &[u8]) -> bool {
         reply.get(4..8).and_then(|index| <[u8; 4]>::try_from(index).ok()).is_some_and(|index| self.asked.0.contains(&index))
-    }
-
-    // commands
-
-    /// Applies one command. What names an unknown peer is without effect: it may just have been removed.
-    ///
-    /// Descriptors are the caller's part: it sets a network's `tun`, and `links`.
-    pub fn apply(&mut self, command: Command, now: u64) {
-        match command {
-            Command::AddTun { net, mtu, local, .. } => {
-                let at = self.net(net);
-                self.nets[at].mtu = mtu;
-                self.set_local(at, &local);
-            }
-            Command::SetLocal { net, local } => {
-                let at = self.net(net);
-                self.set_local(at, &local);
-            }
-            Command::SetMtu { net, mtu } => {
-                let at = self.net(net);
-                self.nets[at].mtu = mtu;
-            }
-            Command::RemoveTun { net } => {
-                let at = self.net(net);
-                self.nets[at].tun = None;
-                self.set_local(at, &[]);
-            }
-            Command::AddIdentity { net, mac1_key } => {
-                self.mac1_keys.retain(|(owner, _)| *owner != net);
-                self.mac1_keys.push((net, mac1_key));
-            }
-            Command::RemoveIdentity { net } => self.mac1_keys.retain(|(owner, _)| *owner != net),
-            Command::AddSocket { .. } | Command::AddStream { .. } => {}
-            Command::RemoveSocket { slot } | Command::RemoveStream { slot } => drop(self.links.remove(&slot)),
-            Command::PutPeer { peer, net, allowed, roam } => self.put_peer(peer, net, allowed, roam),
-            Command::RemovePeer { peer } => self.remove_peer(peer),
-            Command::SetPath { peer, primary, also, mtu } => {
-                if let Some(peer) = self.named_mut(peer) {
-                    let known: Vec<Arc<Way>> = [&peer.primary, &peer.also].into_iter().flatten().cloned().collect();
-                    let way = |path: Path| {
-                        known.iter().find(|way| way.path == path).cloned().unwrap_or_else(|| Arc::new(Way::new(path)))
-                    };
-                    peer.primary = primary.map(way);
-                    peer.also = also.map(way);
-                    peer.mtu = mtu;
-                }
-                self.flush_named(peer, now);
-            }
-            Command::Install { peer, session } => self.install(peer, &session, now),
-            Command::DropSessions { peer, indices } => {
-                if let Some(peer) = self.named_mut(peer) {
-                    let gone = peer.slots.drop_indices(indices.as_deref());
-                    self.forget(gone);
-                }
-            }
-            Command::SetFilter { net, closed } => {
-                let at = self.net(net);
-                self.nets[at].closed = closed; // no form of program is defined yet, so none can be obeyed
-            }
-            Command::Send { path, data } => self.send(path, &data, now),
-            Command::Keepalive { peer } => {
-                if let Some(peer) = self.named(peer) {
-                    outbound::keepalive(self, peer, now);
-                }
-            }
-            Command::Arm { peer, edges } => {
-                if let Some(peer) = self.named(peer) {
-                    peer.edges.fetch_or(edges, Relaxed);
-                }
-            }
-            Command::Unstage { peer } => {
-                if let Some(peer) = self.named(peer) {
-                    let mut staged = lock(&peer.staged);
-                    peer.record.add(Field::NoSession, staged.take().len() as u64);
-                    staged.wants_told = false;
-                    peer.has_staged.store(false, Relaxed);
-                }
-            }
-        }
-    }
-
-    fn set_local(&mut self, net: usize, local: &[Network]) {
-        let mut prefixes = PrefixMap::default();
-        local.iter().for_each(|network| prefixes.put(*network, ()));
-        self.nets[net].local = prefixes;
-    }
-
-    fn put_peer(&mut self, index: u32, net: u32, allowed: Vec<Network>, roam: bool) {
-        let net = self.net(net);
-        if self.named(index).is_some_and(|peer| peer.net != net) {
-            self.remove_peer(index);
-        }
-        let id = match self.places.get(&index) {
-            Some(id) => *id,
-            None => self.new_peer(index, net),
-        };
-        let Some(peer) = self.peers[id.0].as_deref_mut() else { return };
-        let routes = &mut self.nets[net].routes;
-        for network in peer.allowed.iter().filter(|network| !allowed.contains(network)) {
-            routes.discard(*network, id);
-        }
-        allowed.iter().for_each(|network| routes.put(*network, id));
-        peer.allowed = allowed;
-        peer.roam = roam;
-    }
-
-    fn new_peer(&mut self, index: u32, net: usize) -> PeerId {
-        let peer = Box::new(Peer {
-            index,
-            net,
-            allowed: Vec::new(),
-            roam: false,
-            slots: Slots::default(),
-            primary: None,
-            also: None,
-            mtu: None,
-            record: self.table.allocate(index),
-            edges: AtomicU8::new(0),
-            staged: Mutex::default(),
-            has_staged: AtomicBool::new(false),
-        });
-        let id = match self.peers.iter().position(Option::is_none) {
-            Some(free) => PeerId(free),
-            None => {
-                self.peers.push(None);
-                PeerId(self.peers.len() - 1)
-            }
-        };
-        self.peers[id.0] = Some(peer);
-        self.places.insert(index, id);
-        id
-    }
-
-    fn remove_peer(&mut self, index: u32) {
-        let Some(id) = self.places.remove(&index) else { return };
-        let Some(mut peer) = self.peers[id.0].take() else { return };
-        for network in &peer.allowed {
-            self.nets[peer.net].routes.discard(*network, id);
-        }
-        self.forget(peer.slots.drop_indices(None));
-        self.table.release(&peer.record);
-    }
-
-    fn install(&mut self, index: u32, keys: &SessionKeys, now: u64) {
-        let Some(id) = self.places.get(&index).copied() else { return };
-        let Some(peer) = self.peers[id.0].as_deref_mut() else { return };
-        let session = Arc::new(Session::new(keys, id));
-        let gone = peer.slots.install(session.clone(), keys.initiator);
-        lock(&peer.staged).wants_told = false;
-        self.forget(gone);
-        self.by_index.insert(keys.local_index, session);
-        if keys.initiator {
-            self.flush_named(index, now);
-        }
-    }
-
-    fn forget(&mut self, gone: impl IntoIterator<Item = Arc<Session>>) {
-        for session in gone {
-            if self.by_index.get(&session.local_index).is_some_and(|owner| Arc::ptr_eq(owner, &session)) {
-                self.by_index.remove(&session.local_index); // else it has been given out again
-            }
-        }
-    }
-
-    fn send(&mut self, path: Path, data: &[u8], now: u64) {
-        if let (Sort::Initiation | Sort::Response, Some(index)) = (sort_of(data), data.get(4..8)) {
-            let index = [index[0], index[1], index[2], index[3]];
-            if self.asked.0.insert(index) {
-                self.asked.1.push_back(index);
-            }
-            if self.asked.1.len() > ASKED_LIMIT {
-                if let Some(oldest) = self.asked.1.pop_front() {
-                    self.asked.0.remove(&oldest);
-                }
-            }
-        }
-        self.send_on(&Way::new(path), data, &self.nobody, now);
-    }
-
-    /// What a batch left to be done.
-    pub fn after(&mut self, what: After, now: u64) {
-        let (After::Promote(session) | After::Roam(session, _)) = &what;
-        if !self.by_index.get(&session.local_index).is_some_and(|owner| Arc::ptr_eq(owner, session)) {
-            return;
-        }
-        let Some(peer) = self.peers[session.peer.0].as_deref_mut() else { return };
-        match what {
-            After::Promote(session) if peer.slots.is_next(&session) => {
-                let gone = peer.slots.promote();
-                let (index, local_index) = (peer.index, session.local_index);
-                self.events.notice(Event::Confirmed { at: now, peer: index, local_index });
-                self.forget(gone);
-                self.flush_named(index, now);
-            }
-            After::Promote(_) => {}
-            After::Roam(_, path) => peer.primary = Some(Arc::new(Way::new(path))),
-        }
     }
 
     // what waits
@@ -402,21 +200,6 @@ impl State {
         if !staged.wants_told && peer.sender(now).is_none() {
             staged.wants_told = true;
             self.events.notice(Event::Wants { at: now, peer: peer.index });
-        }
-    }
-
-    fn flush_named(&self, index: u32, now: u64) {
-        if let Some(peer) = self.named(index) {
-            self.flush_staged(peer, now);
-        }
-    }
-
-    /// Sends what waited, if it can go now.
-    pub fn flush_staged(&self, peer: &Peer, now: u64) {
-        if peer.has_staged.load(Relaxed) && peer.primary.is_some() && peer.sender(now).is_some() {
-            let packets = lock(&peer.staged).take();
-            peer.has_staged.store(false, Relaxed);
-            outbound::resend(self, peer, &packets, now);
         }
     }
 
@@ -497,6 +280,14 @@ impl State {
             rings.datagram(kind, Event::Datagram { at: now, path: path(), kind, data: data.into() });
         }
         self.events.waiting.raise();
+    }
+
+    /// A transport packet whose receiver index names no session; told if the ring has room, once a second for each place.
+    pub fn tell_unclaimed(&self, path: impl FnOnce() -> Path, receiver_index: u32, size: usize, now: u64) {
+        let mut rings = lock(&self.events.rings);
+        if rings.admits_unclaimed() && rings.unclaimed(path(), receiver_index, size, now) {
+            self.events.waiting.raise();
+        }
     }
 
     /// At most once a second for each thing.

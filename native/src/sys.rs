@@ -7,9 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::AtomicU64;
 
-use crate::command::Remote;
 use crate::counters::Memory;
 use crate::io::Piece;
+use crate::path::Remote;
 
 /// Pieces of a packet that `write_pieces` takes.
 pub const MOST_PIECES: usize = 64;

@@ -16,11 +16,12 @@ import structlog
 
 from shadowmesh.daemon.driver import Driver
 from shadowmesh.daemon.keeper import Keeper
+from shadowmesh.daemon.recent import LOOK, RecentFile
 from shadowmesh.daemon.state import State
 from shadowmesh.daemon.world import ANY_IPV4, ANY_IPV6, Socket, World
 from shadowmesh.dataplane.interface import Pump, PumpDied
 from shadowmesh.dataplane.pumps import PumpName
-from shadowmesh.engine import CounterReader, Identity, Node, NodeConfig, NodeEvent, PingResult
+from shadowmesh.engine import CounterReader, Identity, Node, NodeConfig, NodeEvent, PingResult, WarmStart
 from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.model.ids import ClientID
 from shadowmesh.model.keys import NetworkID
@@ -64,6 +65,9 @@ class Mesh:
         self._port = 0
         self._next_slot = _FIRST_STREAM_SLOT
         self._deaths: list[float] = []
+        self._recent = RecentFile(state.directory)
+        self._warm_start: WarmStart | None = None
+        self._look_at_recent: asyncio.TimerHandle | None = None
         self._pings: dict[int, asyncio.Future[PingResult]] = {}
         self._next_ping = 0
 
@@ -82,10 +86,22 @@ class Mesh:
     def start(self) -> None:
         """Raises ShadowMeshError if no port is free, or no pump starts."""
         self._open_sockets()
+        self._warm_start = self._recent.read()
         self._start()
+        self._keep_recent()
+
+    def _keep_recent(self) -> None:
+        """Whom we talk with is on disk a few seconds later, for a start after a crash."""
+        if self._driver is not None:
+            self._recent.keep(self.node.warm_start(self._world.clock()))
+        self._look_at_recent = asyncio.get_running_loop().call_later(LOOK, self._keep_recent)
 
     def stop(self) -> None:
+        if self._look_at_recent is not None:
+            self._look_at_recent.cancel()
         self._stop()
+        if self._warm_start is not None:
+            self._recent.keep(self._warm_start)
         for sock in self._sockets.values():
             sock.close()
         self._sockets.clear()
@@ -121,7 +137,8 @@ class Mesh:
         """A fresh pump and a fresh Node; sessions are made anew."""
         moment = self._world.clock()
         self._pump = self._world.start_pump()
-        node = Node(Identity(self._device), NodeConfig(timestamp_floor=self._state.timestamp()))
+        config = NodeConfig(timestamp_floor=self._state.timestamp(), warm_start=self._warm_start)
+        node = Node(Identity(self._device), config)
         node.counters = CounterReader(self._pump.counters())
         self._driver = Driver(node, self._pump, self._world.clock, self._event, self._died, self._on_commands)
         self.apply(*(AddSocket(slot, sock.fileno()) for slot, sock in self._sockets.items()))
@@ -132,6 +149,7 @@ class Mesh:
 
     def _stop(self) -> None:
         if self._driver is not None:
+            self._warm_start = self._driver.node.warm_start(self._world.clock())
             timestamp = self._driver.node.timestamp
             self._keeper.keep(None, "timestamp", lambda: self._state.keep_timestamp(timestamp))
             self._driver.stop()

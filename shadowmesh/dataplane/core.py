@@ -1,7 +1,7 @@
 """The pump's mind: what every command does and what happens to every packet. No sockets, no clock.
 
 SimPump runs all packets through it. The python pump runs single packets and everything rare through it, and
-handles batches of transport packets itself on the same state (`state`, `sessions`), with `authenticated` and
+handles batches of transport packets itself on the same state (`state`), with `authenticated` and
 `sent` called once per batch.
 
 `now` is CLOCK_BOOTTIME in seconds. What has to leave goes to an `Output`.
@@ -31,8 +31,7 @@ from shadowmesh.dataplane.packets import (
 )
 from shadowmesh.dataplane.prefixes import prefix_set
 from shadowmesh.dataplane.rings import EventRings
-from shadowmesh.dataplane.sessions import SessionState
-from shadowmesh.dataplane.state import NetState, PeerState, is_relayed
+from shadowmesh.dataplane.state import NetState, PeerState, SessionState, is_relayed
 from shadowmesh.model import pump as m
 from shadowmesh.model.addresses import IPAddress, SockAddr
 
@@ -347,22 +346,17 @@ class PumpCore:
     ) -> None:  # fmt: skip
         self.events.datagram(m.Datagram(now, m.Path(via, remote, local, prefix), kind, bytes(data)))
 
-    def session_for(self, index: int, now: float) -> SessionState | None:
-        """The session that receives on this index, None (counted) where there is none or it is dead."""
+    def _transport(self, path: m.Path, data: Buffer, now: float) -> None:
+        index = int.from_bytes(data[4:8], "little")
         session = self.by_index.get(index)
         if session is None:
             self.nobody[c.NO_SESSION] += 1
-            return None
-        if now >= session.dies:
-            session.peer.record[c.NO_SESSION] += 1
-            return None
-        return session
-
-    def _transport(self, path: m.Path, data: Buffer, now: float) -> None:
-        session = self.session_for(int.from_bytes(data[4:8], "little"), now)
-        if session is None:
+            self.events.unclaimed(m.Unclaimed(now, path, index, len(data)))
             return
         peer = session.peer
+        if now >= session.dies:
+            peer.record[c.NO_SESSION] += 1
+            return
         try:
             nonce = b"\0\0\0\0" + bytes(data[8:16])
             packet = session.rx.decrypt(nonce, memoryview(data)[TRANSPORT_HEADER:], None)

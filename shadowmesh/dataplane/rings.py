@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 
-from shadowmesh.model.pump import RING_SIZES, Datagram, Event, Kind, Lost
+from shadowmesh.model.pump import RING_SIZES, UNCLAIMED_RING, Datagram, Event, Kind, Lost, Unclaimed
+
+UNCLAIMED_PLACES = 1024  # remembered, so that each is told of once a second; the oldest makes room
 
 
 class EventRings:
@@ -15,6 +17,8 @@ class EventRings:
         self._rings: dict[Kind, deque[Datagram]] = {kind: deque() for kind in Kind}
         self._lost = dict.fromkeys(Kind, 0)
         self._overflowed = False
+        self._unclaimed: deque[Unclaimed] = deque()
+        self._unclaimed_at: OrderedDict[object, float] = OrderedDict()
         self.waiting = False  # whether `drain` has something
 
     def notice(self, event: Event) -> None:
@@ -30,8 +34,21 @@ class EventRings:
             self._lost[event.kind] += 1
             self._overflowed = True
 
+    def unclaimed(self, event: Unclaimed) -> None:
+        """What finds the ring full is dropped: who sent it will send again."""
+        places, path = self._unclaimed_at, event.path
+        place = (path.via, path.remote, path.prefix)
+        if len(self._unclaimed) >= UNCLAIMED_RING or event.at - places.get(place, -1.0) < 1.0:
+            return
+        places.pop(place, None)
+        if len(places) >= UNCLAIMED_PLACES:
+            places.popitem(last=False)
+        places[place] = event.at
+        self.waiting = True
+        self._unclaimed.append(event)
+
     def drain(self, limit: int, now: float) -> list[Event]:
-        """Up to `limit` events: notices first, then the kinds in turn, oldest first within each."""
+        """Up to `limit` events: notices first, then the kinds in turn, oldest first within each, unclaimed packets last."""
         events: list[Event] = []
         notices = self._notices
         while notices and len(events) < limit:
@@ -48,5 +65,7 @@ class EventRings:
                 if len(events) < limit:
                     events.append(ring.popleft())
             waiting = [ring for ring in waiting if ring]
-        self.waiting = bool(self._notices or waiting or self._overflowed)
+        while self._unclaimed and len(events) < limit:
+            events.append(self._unclaimed.popleft())
+        self.waiting = bool(self._notices or waiting or self._overflowed or self._unclaimed)
         return events

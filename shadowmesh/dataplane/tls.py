@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import threading
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +28,17 @@ _BUFFER = 128 * 1024
 _RECORD = 16 * 1024  # of TLS, at most
 
 
+_of_thread = threading.local()
+
+
+def _shared_buffer() -> memoryview:
+    """What comes is decrypted before anything else is read, so an event loop needs one buffer, however many connections it has."""
+    if not hasattr(_of_thread, "buffer"):
+        _of_thread.buffer = memoryview(bytearray(_BUFFER))
+    shared: memoryview = _of_thread.buffer
+    return shared
+
+
 class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     """To the protocol above, a transport; to the TCP transport below, its protocol. What is written before the handshake is
     over goes with its end. A protocol that pauses reading may get what had come by then."""
@@ -36,7 +48,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         super().__init__()
         self._below = below
         self._tls = tls
-        self._buffer = memoryview(bytearray(_BUFFER))
+        self._buffer = _shared_buffer()
         self._ended = False
         self._failure: Exception | None = None
         self.set_protocol(above)
@@ -168,10 +180,10 @@ class ServerTls:
             except ValueError as e:  # a kind of key that only OpenSSL knows
                 log.info("tls_by_openssl", reason=str(e))
 
-    def arguments(self) -> dict[str, Any]:
-        """What `websockets`' `serve` needs to know."""
+    def arguments(self, handshake_timeout: float = 10.0) -> dict[str, Any]:
+        """What `websockets`' `serve` needs to know; with the extension its own `open_timeout` includes the handshake."""
         if self._native is None:
-            return {"ssl": self._context}
+            return {"ssl": self._context, "ssl_handshake_timeout": handshake_timeout}
         return {"create_connection": _secured(ServerConnection, self._native.accept)}
 
 

@@ -29,16 +29,19 @@ class BinaryMessages(asyncio.BufferedProtocol):
         connection: ServerConnection | ClientConnection,
         take: Callable[[bytes | memoryview], None],
         max_size: int,
+        buffer: int = _BUFFER,
     ) -> None:
         """`take` gets each message: bytes that stay as they are on a server, on a client a view that is good until it returns.
 
         It must not raise. Messages over `max_size` bytes are left to the library, whose own limit should refuse them.
+        `buffer`: bytes that it takes at once.
         """
         self._connection = connection
         self._take = take
         self._max_size = max_size
         self._masked = isinstance(connection, ServerConnection)  # what clients send is
-        self._buffer = bytearray(_BUFFER)
+        self._buffer = bytearray(buffer)
+        self._room = buffer
         self._filled = 0
         self._writable = asyncio.Event()
         self._writable.set()
@@ -82,7 +85,13 @@ class BinaryMessages(asyncio.BufferedProtocol):
         self._writable.set()
         self._connection.resume_writing()
 
+    def allow(self, max_size: int) -> None:
+        """From now on messages may be so long, and many come at once."""
+        self._max_size, self._room = max_size, _BUFFER
+
     def get_buffer(self, sizehint: int) -> memoryview:
+        if len(self._buffer) < self._room:
+            self._buffer = self._buffer[: self._filled] + bytes(self._room - self._filled)
         return memoryview(self._buffer)[self._filled :]
 
     def buffer_updated(self, nbytes: int) -> None:

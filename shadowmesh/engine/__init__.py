@@ -26,9 +26,9 @@ daemon opens a WebSocket to the relay, gives the pump its end (AddStream), then 
 when the connection ends, `node.remove_stream(slot, now)` (a GoneEvent from the pump does the same) and RemoveStream; on
 `DropStream(relay_id, slot)` it closes the connection and sends RemoveStream. `WantGrant` → link.RefreshGrant,
 `ReportPresence` → link.Report, `EpochHeld` → link.EpochHeld, `Woke` → the links to controllers are tried at once. `node.timestamp` belongs on disk from time to time and
-before a restart.
+before a restart, and so does `node.warm_start(now)`, which the next Node is given: the peers that it talked with hear it at once.
 
-After a pump died, make a new Node and feed it again: sessions died with the pump. For people: `status`, `why`, `ping` (ends in
+After a pump died, make a new Node, with the old one's `warm_start`, and feed it again: sessions died with the pump. For people: `status`, `why`, `ping` (ends in
 a PingResult), `export_wireguard`, `nat`, `relay_name`, `epoch`. After sleep or a change of routes: `network_changed(now)`.
 """
 
@@ -46,8 +46,10 @@ from shadowmesh.engine.events import (
     PathChanged,
     PeerOnline,
     PingResult,
+    RecentPeer,
     ReportPresence,
     WantGrant,
+    WarmStart,
     WireGuardExport,
     Woke,
 )
@@ -68,8 +70,10 @@ __all__ = [
     "PathChanged",
     "PeerOnline",
     "PingResult",
+    "RecentPeer",
     "ReportPresence",
     "WantGrant",
+    "WarmStart",
     "WireGuardExport",
     "Woke",
 ]

@@ -80,6 +80,11 @@ class DataTimers:
         self._settle()
         return handshake_due
 
+    def read(self) -> float:
+        """When data went either way last, by the counters of this moment."""
+        self._read()
+        return self.last
+
     def _read(self) -> None:
         counters = self._surroundings.counters
         times = counters.times(self._index) if counters is not None else None

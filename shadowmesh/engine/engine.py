@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 from typing import Protocol
 
-from shadowmesh.engine.events import EpochHeld, NetworkIdentity, PeerOnline, ReportPresence
+from shadowmesh.engine.events import EpochHeld, NetworkIdentity, PeerOnline, RecentPeer, ReportPresence
 from shadowmesh.engine.handshake import REKEY_ATTEMPT
 from shadowmesh.engine.membership import Membership
 from shadowmesh.engine.outbox import Outbox
@@ -29,6 +29,7 @@ from shadowmesh.protocol.noise import ReceivedInitiation
 from shadowmesh.protocol.points import has_small_order
 from shadowmesh.protocol.relay import NoPeer
 
+KNOWN_AT_AGE = 0.5  # seconds between two looks at all addresses of all peers, should one be asked for that isn't known
 STRANGERS_REMEMBERED = 64  # keys that sent an initiation, should they turn out to be members'
 
 
@@ -92,6 +93,8 @@ class Engine:
         self._udp_blocked = False
         self._strangers_at: dict[WireGuardPublicKey, float] = {}  # when a key that isn't in the map sent an initiation
         self._presence: dict[ClientID, Presence] = {}
+        self._known_at: dict[SockAddr, Peer] = {}  # who may be at an address …
+        self._known_at_age = -inf  # … as it was then
         self._reported: ReportPresence | None = None
         outbox.emit(AddIdentity(identity.net, self.membership.mac1_key))
 
@@ -192,6 +195,42 @@ class Engine:
             self.membership.policy = policy
             for peer in self.active_peers():
                 peer.policy_changed(policy, now)
+
+    # restarts
+
+    def remember(self, recent: Iterable[RecentPeer]) -> None:
+        """Whom we talked with before our restart."""
+        for entry in recent:
+            peer = self.peers.get(entry.client_id)
+            if peer is not None:
+                peer.remember(entry)
+        self._known_at_age = -inf
+
+    def recent_peers(self, now: Now) -> list[tuple[int, RecentPeer]]:
+        """Those with data lately, and how many bytes."""
+        counters, found = self._surroundings.counters, []
+        for peer in self.active_peers():
+            recent = peer.recent(now)
+            if recent is not None:
+                traffic = counters.traffic(peer.index) if counters is not None else None
+                found.append((traffic.rx + traffic.tx if traffic is not None else 0, recent))
+        return found
+
+    def sender_on(self, path: Path, now: Now) -> Peer | None:
+        """Whose a datagram on `path` may be that can't be told from within: by relay, of whom its frame names; directly,
+        of whom is known to be there."""
+        if path.prefix:
+            peer = self.by_ip.get(path.prefix[40:44])
+            own = peer is not None and self.relays.is_from(peer.member.ip, path) and self.relays.brings(path)
+            return peer if own else None
+        if path.remote is None:
+            return None
+        peer = self._known_at.get(path.remote)
+        if peer is None and now.boot - self._known_at_age >= KNOWN_AT_AGE:
+            self._known_at_age = now.boot
+            self._known_at = {addr: peer for peer in self.peers.values() for addr in peer.known_at()}
+            peer = self._known_at.get(path.remote)
+        return peer if peer is not None and self.peers.get(peer.member.client_id) is peer else None
 
     def apply_token(self, token: str, now: Now) -> None:
         """A relay token. Raises MalformedError."""
@@ -324,4 +363,5 @@ class Engine:
         self.netmap = None
         self._presence.clear()
         self._strangers_at.clear()
+        self._known_at.clear()
         self._outbox.emit(RemoveIdentity(self.membership.net))

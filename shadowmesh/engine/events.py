@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from shadowmesh.model.addresses import IPAddress, SockAddr
+from shadowmesh.model.clock import Now
 from shadowmesh.model.ids import ClientID, RelayID
 from shadowmesh.model.keys import NetworkID, Secret, WireGuardPublicKey
 from shadowmesh.model.pump import NetIndex, Slot
@@ -15,7 +16,40 @@ from shadowmesh.model.status import NatStatus, PathKind
 from shadowmesh.protocol.primitives import REAL, Primitives
 from shadowmesh.protocol.signing import Signer
 
+RECENT = 180.0  # seconds since the last data for which a peer is worth remembering; no session is older
+
 # what goes in
+
+
+@dataclass(frozen=True, slots=True)
+class RecentPeer:
+    """A peer with data in the last RECENT seconds. `endpoints`: where it was heard, the path in use first; `home` and
+    `standby`: its relays; `plain`: it speaks WireGuard alone."""
+
+    network_id: NetworkID
+    client_id: ClientID
+    endpoints: tuple[SockAddr, ...] = ()
+    home: RelayID | None = None
+    standby: RelayID | None = None
+    plain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WarmStart:
+    """What a restarted node begins with, so that its peers hear it at once: whom it talked with, and where they were.
+    Never part of it: session keys, counters, indices.
+
+    `wall`: when it was made, Unix seconds; `peers`: busiest first; `streams`: relays that were reached by a stream, as
+    UDP didn't get through.
+    """
+
+    wall: float = 0.0
+    peers: tuple[RecentPeer, ...] = ()
+    streams: tuple[RelayID, ...] = ()
+
+    def still_good(self, now: Now) -> bool:
+        """False when it is older than any session; a clock that went back says nothing."""
+        return now.wall - self.wall <= RECENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +64,13 @@ class NodeConfig:
     """`rng` gives transaction ids, indices and jitter: `random.SystemRandom()` in the field, a seeded one in tests.
 
     `timestamp_floor`: the last `Node.timestamp` kept on disk, so that handshakes succeed after a restart with a clock
-    that went back.
+    that went back. `warm_start`: what `Node.warm_start` gave before it.
     """
 
     rng: random.Random = field(default_factory=random.SystemRandom)
     primitives: Primitives = REAL
     timestamp_floor: float = 0.0
+    warm_start: WarmStart | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ KEEPALIVE_TIMEOUT = 10.0
 EARLY_REPEATS = (1.0, 2.0)
 MIN_INTERVAL = 0.02  # between two initiations of one peer
 WANT_PATIENCE = 1.0  # after answering an initiation: how long its confirmation is waited for before initiating
+RENEW_INTERVAL = 5.0  # between two handshakes that a peer causes by saying that it doesn't know our session
 STALE_REPORT = 60.0  # seconds between two requests for the grant, for want of a common network key
 
 
@@ -39,6 +40,7 @@ class SessionInfo:
     """What is known here of a session in the pump."""
 
     local_index: int
+    remote_index: int
     epoch: int
     initiator: bool
     born: float
@@ -53,9 +55,34 @@ class Handshake:
     """One peer's handshakes and sessions."""
 
     __slots__ = (
-        "_attempt_since", "_epochs_tried", "_expires", "_index", "_jar", "_last_initiation", "_last_responded",
-        "_last_timestamp", "_membership", "_outbox", "_repeats", "_route", "_stale_reported_at", "_surroundings",
-        "_want_at", "current", "done_at", "initiation", "key", "known_epoch", "next_at", "pending", "previous", "sent_at",
+        "_attempt_since",
+        "_epochs_tried",
+        "_expires",
+        "_index",
+        "_jar",
+        "_last_initiation",
+        "_last_responded",
+        "_last_timestamp",
+        "_membership",
+        "_outbox",
+        "_renewed_at",
+        "_repeats",
+        "_route",
+        "_sent_message",
+        "_sent_on",
+        "_stale_reported_at",
+        "_surroundings",
+        "_unknown_there",
+        "_want_at",
+        "current",
+        "done_at",
+        "initiation",
+        "key",
+        "known_epoch",
+        "next_at",
+        "pending",
+        "previous",
+        "sent_at",
         "stale",
     )  # fmt: skip
 
@@ -84,6 +111,10 @@ class Handshake:
         self.known_epoch: int | None = None  # newest that the peer is known to hold
         self.stale = False  # the last handshake failed for want of a common network key
         self.done_at = -inf
+        self._sent_message = b""
+        self._sent_on: list[Path] = []
+        self._unknown_there: SessionInfo | None = None  # the one in use, if the peer says that it doesn't know it
+        self._renewed_at = -inf
         self._attempt_since = -inf
         self._repeats = 0
         self._want_at = inf
@@ -127,12 +158,35 @@ class Handshake:
             self._repeats = 0
             self._transmit(now)
 
+    def way_opened(self, now: Now) -> None:
+        """Data goes another way from now on: the message under way is sent there, too. Being the same, it is answered once."""
+        if self.initiation is None:
+            return
+        ways = [path for path in self._route.handshake_paths(now) if path not in self._sent_on]
+        if ways:
+            self._send_on(ways, now)
+            self._attempt_since = now.boot
+            self._repeats = 0
+            self._set_repeat(now)
+
     def again(self, now: Now) -> None:
-        """A way to the peer opened just now: what was sent before went nowhere."""
+        """What was sent a moment ago went nowhere."""
         if self.initiation is not None and self.next_at - now.boot > 0.1 and now.boot - self.sent_at > 0.1:
             self._attempt_since = now.boot
             self._repeats = 0
             self._transmit(now)
+
+    def unknown_to_peer(self, receiver_index: int, now: Now) -> None:
+        """The peer says that it has no session of this index. If that is the session in use, a new one is made, which
+        takes its place when it stands; nothing is given up before. At most one handshake each RENEW_INTERVAL."""
+        session = self.current
+        if session is None or session.remote_index != receiver_index or now.boot - self._renewed_at < RENEW_INTERVAL:
+            return
+        self._renewed_at = now.boot
+        self._unknown_there = session
+        self._attempt_since = now.boot
+        self._repeats = 0
+        self._transmit(now)
 
     def _transmit(self, now: Now) -> None:
         surroundings = self._surroundings
@@ -145,14 +199,23 @@ class Handshake:
             surroundings.indices.free(index)
             return
         self.initiation = initiation
+        self._sent_message = self._jar.add_macs(initiation.message, now)
+        self._sent_on = []
+        self._send_on(self._route.handshake_paths(now), now)
+        self._set_repeat(now)
+
+    def _send_on(self, paths: list[Path], now: Now) -> None:
         self.sent_at = now.boot
-        message = self._jar.add_macs(initiation.message, now)
-        for path in self._route.handshake_paths(now):
-            self._outbox.send(path, message)
-        early = not self.live(now.boot) and not self._plain and self._repeats < len(EARLY_REPEATS)
+        self._sent_on += paths
+        for path in paths:
+            self._outbox.send(path, self._sent_message)
+
+    def _set_repeat(self, now: Now) -> None:
+        usable = self.live(now.boot) and self.current is not self._unknown_there
+        early = not usable and not self._plain and self._repeats < len(EARLY_REPEATS)
         wait = EARLY_REPEATS[self._repeats] if early else REKEY_TIMEOUT
         self._repeats += 1
-        self.next_at = now.boot + wait + surroundings.rng.uniform(0, REKEY_JITTER)
+        self.next_at = now.boot + wait + self._surroundings.rng.uniform(0, REKEY_JITTER)
 
     @property
     def _plain(self) -> bool:
@@ -171,7 +234,7 @@ class Handshake:
         self._want_at = inf
         self._outbox.emit(Unstage(self._index))
 
-    def response(self, message: bytes, now: Now) -> bool:
+    def response(self, message: bytes, path: Path, now: Now) -> bool:
         """Message 2. Returns whether it made a session."""
         initiation, keyring = self.initiation, self._membership.keyring
         if initiation is None:
@@ -183,7 +246,8 @@ class Handshake:
                 continue
             self.initiation = None
             self.next_at = self._want_at = inf
-            session = SessionInfo(keys.local_index, epoch, True, now.boot, confirmed=True)
+            session = SessionInfo(keys.local_index, keys.remote_index, epoch, True, now.boot, confirmed=True)
+            self._route.open_on(path)
             self._outbox.emit(Install(self._index, _pump_session(keys, now)))
             self._outbox.emit(Keepalive(self._index))  # confirms the session even if nothing waits
             self._placed(session)
@@ -211,7 +275,10 @@ class Handshake:
         membership, indices = self._membership, self._surroundings.indices
         crossed = self.initiation is not None and now.boot - self.sent_at < WANT_PATIENCE
         if crossed and not self._plain and membership.static.public > self.key:
-            return True  # both began at once; ours goes on, so that one session comes of it and none falls out unused
+            # Both began at once; ours goes on, so that one session comes of it and none falls out unused.
+            if path not in self._sent_on:  # but by the way that is known to be open
+                self._send_on([path], now)
+            return True
         self._last_timestamp = received.timestamp
         if now.boot - self._last_initiation > RETRY_WINDOW or self.pending is None:
             self._epochs_tried = ()
@@ -230,12 +297,13 @@ class Handshake:
             return False
         if self.pending is not None:
             indices.free(self.pending.local_index)
-        self.pending = SessionInfo(index, epoch, False, now.boot)
+        self.pending = SessionInfo(index, keys.remote_index, epoch, False, now.boot)
         self._sessions_changed()
         self._last_responded = now.boot
         if self.initiation is not None:  # the peer's goes on; ours may start again if no session comes of it
             self._abandon()
             self._want_at = now.boot + WANT_PATIENCE
+        self._route.open_on(path)
         self._outbox.emit(Install(self._index, _pump_session(keys, now)))
         self._outbox.send(path, self._jar.add_macs(message, now))
         return True
@@ -281,6 +349,7 @@ class Handshake:
 
     def _done(self, epoch: int, now: Now) -> None:
         self.stale = False
+        self._unknown_there = None
         self.done_at = now.boot
         self._epochs_tried = ()
         if self.known_epoch is None or epoch > self.known_epoch:

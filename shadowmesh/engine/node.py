@@ -15,11 +15,14 @@ from shadowmesh.engine.events import (
     NetworkIdentity,
     NodeConfig,
     NodeEvent,
+    RecentPeer,
+    WarmStart,
     WireGuardExport,
     Woke,
 )
 from shadowmesh.engine.outbox import Outbox
 from shadowmesh.engine.peer import Peer
+from shadowmesh.engine.reconnects import Reconnects
 from shadowmesh.engine.surroundings import Surroundings, Timestamps
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
@@ -41,6 +44,7 @@ from shadowmesh.model.pump import (
     Path,
     Slot,
     Source,
+    Unclaimed,
     Wants,
 )
 from shadowmesh.model.status import NatStatus, PeerStatus, Why
@@ -58,6 +62,7 @@ class Node:
 
     def __init__(self, identity: Identity, config: NodeConfig | None = None) -> None:
         config = config if config is not None else NodeConfig()
+        self._warm_start = config.warm_start
         self._outbox = Outbox()
         self.timers = self._outbox.timers
         self._stun = StunClient(config.rng)
@@ -70,6 +75,8 @@ class Node:
         self.nat = NatStatus()
         self.dropped = 0  # datagrams that nothing here had asked for, or that don't authenticate
         self.queued_at = inf  # as the STUN client's place in the timers
+        self._reconnects = Reconnects(self._outbox, self._reconnect)
+        self._recent: tuple[RecentPeer, ...] = ()  # of before our restart
         self._interfaces: tuple[HostInterface, ...] = ()
         self._gauge = LoadGauge()
         self._handlers: dict[type, Callable[..., None]] = {
@@ -79,6 +86,7 @@ class Node:
             Edge: self._edge,
             Source: self._source,
             GoneEvent: self._gone,
+            Unclaimed: self._unclaimed,
         }
         self._kinds: dict[Kind, Callable[[Datagram, Now], None]] = {
             Kind.HANDSHAKE: self._handshake,
@@ -156,7 +164,14 @@ class Node:
 
         Raises MalformedError if this device isn't a member in it.
         """
-        self._engine(network).apply_map(netmap, now)
+        engine = self._engine(network)
+        first = not engine.living
+        if first and self._warm_start is not None:
+            self._take_up(self._warm_start, now)
+        engine.apply_map(netmap, now)
+        if first:
+            engine.remember(r for r in self._recent if r.network_id == network)
+            self._reconnects.map_came(now)
 
     def apply_keys(self, network: NetworkID, keys: Mapping[int, Secret], now: Now) -> None:
         """Unsealed network keys by epoch; gives EpochHeld for each new one."""
@@ -177,6 +192,31 @@ class Node:
     def set_wall_offset(self, seconds: float) -> None:
         """How far the controller's clock is ahead of `Now.wall`: expiry is judged by its time."""
         self._surroundings.wall_offset = seconds
+
+    # restarts
+
+    def warm_start(self, now: Now) -> WarmStart:
+        """What the next node begins with, to be kept on disk: whom we talked with lately, the busiest first."""
+        engines = self._living()
+        recent = sorted((found for e in engines for found in e.recent_peers(now)), key=lambda found: -found[0])
+        streams = {s.relay.relay_id: None for e in engines for s in e.relays.sessions.values() if s.on_stream}
+        return WarmStart(now.wall, tuple(peer for _, peer in recent), tuple(streams))
+
+    def _take_up(self, warm_start: WarmStart, now: Now) -> None:
+        self._warm_start = None
+        if warm_start.still_good(now):
+            self._recent = warm_start.peers
+            self._surroundings.stream_first = frozenset(warm_start.streams)
+            self._reconnects.start(warm_start.peers, now)
+
+    def _reconnect(self, recent: RecentPeer, now: Now) -> bool:
+        engine = self.engines.get(recent.network_id)
+        if engine is None or not engine.living:
+            return False
+        peer = engine.peers.get(recent.client_id)
+        if peer is not None:
+            peer.reconnect(recent, now)
+        return True
 
     # the host
 
@@ -478,6 +518,14 @@ class Node:
         peer = self.peers.get(event.peer)
         if peer is not None:
             peer.source(event.path, now)
+
+    def _unclaimed(self, event: Unclaimed, now: Now) -> None:
+        """A session's packet that nobody here has: if a member may have sent it, it is told so. Of several networks'
+        members at one place, the one without a session."""
+        found = (engine.sender_on(event.path, now) for engine in self._living())
+        peer = min((p for p in found if p is not None), key=lambda p: p.no_session_order(now), default=None)
+        if peer is not None:
+            peer.answer_unclaimed(event.receiver_index, event.size, event.path, now)
 
     def _gone(self, event: GoneEvent, now: Now) -> None:
         if event.what is Gone.STREAM:

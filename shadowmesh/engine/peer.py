@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from math import inf
 
 from shadowmesh.engine.datatimers import POLL, QUIET, DataTimers
-from shadowmesh.engine.events import HandshakeDone, PathChanged, PingResult
+from shadowmesh.engine.events import RECENT, HandshakeDone, PathChanged, PingResult, RecentPeer
 from shadowmesh.engine.handshake import Handshake
 from shadowmesh.engine.membership import Membership
 from shadowmesh.engine.outbox import Outbox
@@ -51,6 +51,8 @@ from shadowmesh.protocol.cookies import verify_mac1
 from shadowmesh.protocol.noise import ReceivedInitiation
 
 DISCO_SILENT = 6.5  # seconds without disco after which a peer heard by WireGuard alone is taken for a plain one
+NO_SESSION_INTERVAL = 1.0
+MAX_ENDPOINTS = 4  # of a recent peer that are remembered over a restart
 NOWHERE = SockAddr("0.0.0.0", 1)  # the observed address in a pong through a relay
 HISTORY = 16
 
@@ -59,7 +61,7 @@ class Peer:
     """Times inside are CLOCK_BOOTTIME seconds."""
 
     __slots__ = (
-        "_box", "_membership", "_outbox", "_pings", "_relays", "_surroundings", "_view", "disco_at", "handshake", "history",
+        "_box", "_membership", "_no_session_at", "_outbox", "_pings", "_relays", "_surroundings", "_view", "disco_at", "handshake", "history",
         "index", "key", "member", "online", "path", "plain_hint", "presence", "queued_at", "route", "timers",
     )  # fmt: skip
 
@@ -89,6 +91,7 @@ class Peer:
         self.plain_hint: tuple[PathKey, float] | None = None  # WireGuard came directly from there, unknown to disco
         self.history: deque[PathChanged] | None = None
         self.queued_at = inf
+        self._no_session_at = -inf  # when it was last told that we don't have its session
         self._pings: Pings | None = None
         self._box: disco.DiscoBox | None = None
         self._view = PeerView("none", Reason.NONE_IDLE)
@@ -204,7 +207,7 @@ class Peer:
         handshake = self.handshake
         if handshake is None or not verify_mac1(data, self._membership.mac1_key):
             return
-        if self._relays.is_from(self.member.ip, path) and handshake.response(data, now):
+        if self._relays.is_from(self.member.ip, path) and handshake.response(data, path, now):
             self._handshake_done(now)
             self._handshake_message(path, now)
         self._report_path(now)
@@ -276,6 +279,8 @@ class Peer:
                 rtt = own.pong_received(direct, tx_id, boot, own_id)
                 if rtt is not None and self._pings is not None:
                     self._publish_pings(self._pings.pong(tx_id, rtt, direct=direct is not None), now)
+            case disco.NoSession(receiver_index=receiver_index):
+                handshake.unknown_to_peer(receiver_index, now)
             case disco.CallMeMaybe(candidates=candidates, ask=ask, epoch=epoch, filters_ports=filters_ports):
                 handshake.known_epoch = epoch
                 known = tuple(Candidate(c.addr, CandidateKind(c.kind)) for c in candidates)
@@ -283,6 +288,62 @@ class Peer:
         if was_plain and own.plain is None:
             self._put()
         self.after(now)
+
+    # restarts, its and ours
+
+    def remember(self, recent: RecentPeer) -> None:
+        """Where it was before our restart; until its presence is known, that is where it is looked for."""
+        if self.presence is None:
+            self.presence = Presence(
+                client_id=recent.client_id,
+                online=True,
+                home=recent.home,
+                standby=recent.standby,
+                endpoints=recent.endpoints,
+            )
+
+    def reconnect(self, recent: RecentPeer, now: Now) -> None:
+        """A handshake with one that we talked with before our restart, directly and by relay."""
+        handshake, path, route = self.activate(now)
+        if handshake.current is None and handshake.pending is None:
+            if path.policy.p2p:
+                ways = (self._surroundings.udp_path(addr) for addr in recent.endpoints)
+                route.last_known = tuple(way for way in ways if way is not None)
+            if not recent.plain:
+                self.disco_at = now.boot  # it spoke it before, so that WireGuard heard first makes no plain peer of it
+                path.traffic(now.boot)
+            self.after(now)
+            handshake.initiate(now)
+            self.after(now)
+
+    def recent(self, now: Now) -> RecentPeer | None:
+        """For `reconnect` after our next restart; None if there was no data lately."""
+        path, route, timers = self.path, self.route, self.timers
+        if path is None or route is None or timers is None or timers.read() < now.boot - RECENT:
+            return None
+        plain = (path.plain.remote,) if path.plain is not None else ()
+        heard = tuple(dict.fromkeys((*plain, *path.heard_from())))[:MAX_ENDPOINTS]
+        client, network = self.member.client_id, self._membership.network_id
+        return RecentPeer(network, client, heard, route.home, route.standby, bool(plain))
+
+    def known_at(self) -> set[SockAddr]:
+        """The addresses at which it may be, as far as is known."""
+        known = set(self.presence.endpoints) if self.presence is not None else set()
+        if self.path is not None:
+            known |= self.path.addresses()
+        return known
+
+    def no_session_order(self, now: Now) -> tuple[bool, float]:
+        """Whom a packet of an unknown session is likely of: first those without one, then those told longest ago."""
+        return self.handshake is not None and self.handshake.live(now.boot), self._no_session_at
+
+    def answer_unclaimed(self, receiver_index: int, size: int, path: Path, now: Now) -> None:
+        """It sent a transport packet of `size` bytes on a session that we don't have: tells it so, by no more bytes
+        than came, at most once a second."""
+        if self.plain or size < disco.NO_SESSION_SIZE or now.boot - self._no_session_at < NO_SESSION_INTERVAL:
+            return
+        self._no_session_at = now.boot
+        self._outbox.send(path, self.box.seal(disco.NoSession(receiver_index)))
 
     # what changes around it
 
@@ -324,7 +385,7 @@ class Peer:
     def choose_relay(self, now: Now) -> None:
         """Chooses the relay to this peer anew."""
         if self.route is not None and self.route.choose_relay(now) and self.handshake is not None:
-            self.handshake.again(now)
+            self.handshake.way_opened(now)
 
     def not_at_relay(self, relay_id: RelayID, now: Now) -> None:
         """A relay said that the peer is not there."""
@@ -359,6 +420,8 @@ class Peer:
     def _handshake_done(self, now: Now) -> None:
         assert self.handshake is not None
         assert self.timers is not None
+        assert self.route is not None
+        self.route.last_known = ()
         self.timers.forgive()
         session = self.handshake.current
         if session is not None:
@@ -443,7 +506,7 @@ class Peer:
             elif type(action) is Route:
                 moved = self.route.apply(action) or moved
                 if action.primary is not None and self.handshake is not None:
-                    self.handshake.again(now)
+                    self.handshake.way_opened(now)
             elif type(action) is Call:
                 self._send_call(action.ask, now)
             elif type(action) is Moved:

@@ -162,6 +162,13 @@ class RelaySet:
         network; one that came directly names neither."""
         return not path.prefix or path.prefix == self.prefix(peer_ip)
 
+    def brings(self, path: Path) -> bool:
+        """Whether a transport is that of a relay in the map."""
+        return any(
+            path.remote == s.relay.udp if path.remote is not None else self._surroundings.streams.get(r) == path.via
+            for r, s in self.sessions.items()
+        )
+
     def choose(self, wishes: Sequence[RelayID | None], absent: dict[RelayID, float], now: Now) -> RelaySession | None:
         """The session to reach a peer by: its home, its standby, then our own, then the map's others; those that
         said lately that the peer isn't there come last. Sessions better than the one returned are asked for."""

@@ -75,7 +75,7 @@ class RelaySession:
 
     __slots__ = (
         "_attempt", "_attempt_started", "_attempt_step", "_backoff", "_busy_until", "_last_ping", "_number",
-        "_outbox", "_outstanding", "_ping_at", "_retry_at", "_shared", "_stream_asked_at", "_surroundings",
+        "_outbox", "_outstanding", "_ping_at", "_retry_at", "_shared", "_stream_asked_at", "_stream_first", "_surroundings",
         "_udp_failed_at", "_udp_retry_at", "_up_lost_at", "_user", "answered_at", "attempt_path", "login", "path",
         "queued_at", "relay", "rtt", "up", "wanted",
     )  # fmt: skip
@@ -113,6 +113,7 @@ class RelaySession:
         self._outstanding: dict[bytes, float] = {}
         self._busy_until = -inf
         self._up_lost_at = -inf
+        self._stream_first = relay.relay_id in surroundings.stream_first
         self._udp_failed_at = -inf  # while on a stream: since when UDP is taken for dead
         self._udp_retry_at = inf
         self._stream_asked_at = -inf
@@ -122,6 +123,10 @@ class RelaySession:
     def usable(self, now: float) -> bool:
         """Whether frames may be sent through it: up, or just about to be again."""
         return self.path is not None and (self.up or now - self._up_lost_at < GRACE)
+
+    @property
+    def on_stream(self) -> bool:
+        return self.path is not None and self.path.remote is None
 
     def logs_in_with(self, echo: bytes) -> bool:
         """Whether an answer with this echo is one to the login under way."""
@@ -241,6 +246,9 @@ class RelaySession:
         self._step(now)
 
     def _choose_transport(self, now: Now, *, udp_only: bool) -> Path | None:
+        if self._stream_first:
+            self._stream_first = False
+            self._udp_failed_at = now.boot
         udp_tired = now.boot - self._udp_failed_at < UDP_RETRY
         udp = self._surroundings.udp_path(self.relay.udp)
         if udp is not None and (udp_only or not udp_tired):

@@ -29,6 +29,7 @@ class PeerRoute:
         "_relays",
         "home",
         "ip",
+        "last_known",
         "path",
         "relay",
         "standby",
@@ -40,6 +41,7 @@ class PeerRoute:
         self.home: RelayID | None = None  # the peer's, as its presence says
         self.standby: RelayID | None = None
         self.relay: RelaySession | None = None
+        self.last_known: tuple[Path, ...] = ()  # where it was before our restart, until a session stands
         self._index = index
         self._relays = relays
         self._outbox = outbox
@@ -83,6 +85,12 @@ class PeerRoute:
         """A relay said that the peer is not there."""
         self._absent[relay_id] = now.boot + ABSENT
 
+    def open_on(self, path: Path) -> None:
+        """A fresh, authenticated handshake message came on `path`: where nothing better is known yet, data goes there."""
+        if self._primary is None and (self.path.policy.relay_fallback if path.prefix else self.path.policy.p2p):
+            self._primary = path
+            self._outbox.emit(SetPath(self._index, path))
+
     def apply(self, route: Route) -> bool:
         """Tells the pump, if its paths are others than before; returns whether they are."""
         primary, also = self._resolve(route.primary), self._resolve(route.also)
@@ -110,4 +118,5 @@ class PeerRoute:
         """Where handshake messages go: the ways that data takes."""
         if self._primary is None and self.path.policy.relay_fallback and self.relay is None:
             self.choose_relay(now)
-        return [p for p in (self._primary, self._also) if p is not None]
+        ways = [p for p in (self._primary, self._also) if p is not None]
+        return [*ways, *(p for p in self.last_known if p not in ways)]

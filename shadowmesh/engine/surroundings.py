@@ -94,6 +94,7 @@ class Surroundings:
         self.sockets: tuple[LocalSocket, ...] = ()
         self.slots: set[Slot] = set()
         self.streams: dict[RelayID, Slot] = {}
+        self.stream_first: frozenset[RelayID] = frozenset()  # relays that UDP didn't reach before our restart
         self.view = HostView()
         self.candidates: tuple[Candidate, ...] = ()
         self.disco_candidates: tuple[disco.Candidate, ...] = ()

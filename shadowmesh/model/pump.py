@@ -61,6 +61,7 @@ class Kind(IntEnum):
 
 
 RING_SIZES = {Kind.HANDSHAKE: 256, Kind.DISCO: 1024, Kind.STUN: 64, Kind.RELAY_CONTROL: 256}
+UNCLAIMED_RING = 64
 STAGED_PACKETS = 256
 STAGED_BYTES = 512 * 1024
 REPLAY_WINDOW = 65536
@@ -243,6 +244,18 @@ class TooBig(Struct, frozen=True, gc=False):
     size: int
 
 
+class Unclaimed(Struct, frozen=True, gc=False):
+    """A transport packet of `size` bytes came whose receiver index names no session: perhaps one from before a restart.
+
+    At most one a second for each place (transport, address, frame header); as many as find room in a bounded ring.
+    """
+
+    at: float
+    path: Path  # ready to answer on
+    receiver_index: int
+    size: int
+
+
 class Gone(IntEnum):
     SOCKET = 1
     STREAM = 2
@@ -266,7 +279,7 @@ class Lost(Struct, frozen=True, gc=False):
     n: int
 
 
-Event: TypeAlias = Datagram | Wants | Confirmed | Edge | Source | TooBig | GoneEvent | Lost
+Event: TypeAlias = Datagram | Wants | Confirmed | Edge | Source | TooBig | GoneEvent | Lost | Unclaimed
 
 
 # counters: one record of u64 per peer, in shared memory, in this order

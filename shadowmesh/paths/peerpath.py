@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import Literal
 
+from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.reasons import Reason
 from shadowmesh.paths.candidates import (
     Candidate,
@@ -68,7 +69,7 @@ class PeerPath:
 
     __slots__ = (
         "_actions", "_call_round", "_called_at", "_check_round", "_check_started", "_failed", "_heard_candidates_at",
-        "_last_traffic", "_led_until", "_lost", "_next_beat", "_obstacle_of", "_pings", "_reason", "_relay_beat", "_remote",
+        "_last_traffic", "_led_until", "_lost", "_next_beat", "_obstacle_of", "_pinged_at", "_pings", "_reason", "_relay_beat", "_remote",
         "_remote_filters_ports", "_retry_at", "_retry_wait", "_rng", "_route", "_sockets", "_unanswered_since",
         "_unproven", "_view", "best", "deadline", "old", "plain", "policy", "probes", "relay_pong_at", "relay_rtt",
         "relay_up",
@@ -94,6 +95,7 @@ class PeerPath:
         self._actions: list[Action] = []
         self._pings: dict[bytes, tuple[Probe | None, float]] = {}
         self._last_traffic = -inf
+        self._pinged_at = -inf  # when the peer last pinged us
         self._next_beat = inf
         self._led_until = -inf  # until then the peer's pings are awaited instead of sending our own
         self._unanswered_since = inf  # first heartbeat without an answer since the last pong
@@ -158,6 +160,17 @@ class PeerPath:
 
     def trusted(self, now: float) -> bool:
         return self.best is not None and now - self.best.pong_at <= TRUST
+
+    def heard_from(self) -> list[SockAddr]:
+        """Where the peer answered, the path in use first, then the newest."""
+        heard = sorted((p for p in self.probes.values() if p.pong_at > p.lost_at), key=lambda p: -p.pong_at)
+        best = [self.best.path.remote] if self.best is not None else []
+        return list(dict.fromkeys([*best, *(p.path.remote for p in heard)]))
+
+    def addresses(self) -> set[SockAddr]:
+        """All that are known of the peer."""
+        plain = {self.plain.remote} if self.plain is not None else set()
+        return plain | {key.remote for key in self.probes} | {c.addr for c in self._remote}
 
     def latency(self) -> float | None:
         """The last round trip of the path in use, in seconds."""
@@ -274,6 +287,7 @@ class PeerPath:
         if not self.policy.p2p:
             return
         self.plain = None
+        self._pinged_at = now
         probe = self.probes.get(path)
         if probe is None:
             if sum(1 for p in self.probes.values() if p.kind is None) >= MAX_TRIGGERED:
@@ -408,7 +422,7 @@ class PeerPath:
         return max(self.best.pong_at, self._unanswered_since - HEARTBEAT) + TRUST
 
     def _forget_at(self) -> float:
-        return max(self._last_traffic, self._check_started) + FORGET
+        return max(max(self._last_traffic, self._check_started) + FORGET, self._pinged_at + ACTIVE)
 
     def _beat(self, best: Probe, now: float) -> None:
         if self._unanswered_since == inf:
@@ -628,7 +642,7 @@ class PeerPath:
             if route.also is None and self.relay_up and self._last_traffic + ACTIVE < at:
                 at = self._last_traffic + ACTIVE  # from then on the first packets go both ways again
         elif self._retry_at < at and self.plain is None and self.active(now) and not self.checking:
-            at = self._retry_at
+            at = max(self._retry_at, now)
         if self.probes:
             at = min(at, self._forget_at())
         self.deadline = at

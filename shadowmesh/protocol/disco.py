@@ -6,7 +6,7 @@ A datagram is
 |---|---|
 | 4 | `53 4D 01 01` |
 | 32 | the sender's WireGuard public key |
-| 24 | nonce, random |
+| 24 | nonce, random but for the lowest bit of its first byte: 1 where the sender's key is the larger one |
 | 16 + n | NaCl box (X25519, XSalsa20-Poly1305) between the two peers' keys, of one of the messages below |
 
 Integers are big-endian; an address is 16 bytes of IPv6 (IPv4 as ::ffff:a.b.c.d) and a u16 port that isn't 0.
@@ -16,10 +16,13 @@ Bytes after the last field are ignored, so that a later version may add some.
 |---|---|
 | ping | 1 ‖ transaction id 12 ‖ epoch u32 ‖ heard 12 ‖ zero 14 |
 | pong | 2 ‖ transaction id 12 ‖ observed address 18 ‖ own id 12 |
+| no-session | 4 ‖ receiver index u32 |
 | call-me-maybe | 3 ‖ flags u8 (bit 0: ask, bit 1: filters ports) ‖ epoch u32 ‖ count u8 ‖ count × (kind u8 ‖ address 18) |
 
 Ping and pong are of one size: who replays a ping from a forged address gains no amplification. Candidates of a kind
-not known here are skipped. The largest call-me-maybe has 691 bytes. There is no replay protection below the
+not known here are skipped. The largest call-me-maybe has 691 bytes. A no-session (81 bytes) answers a transport packet
+whose receiver index is unknown, as after a restart, and echoes that index: it means something only to who holds a session
+of it, and only while that is the one in use. There is no replay protection below the
 transaction id: a pong counts when its id is that of a ping under way, a ping only ever causes a pong and a check.
 """
 
@@ -44,12 +47,14 @@ __all__ = [
     "MAX_CANDIDATES",
     "MAX_SIZE",
     "NO_ID",
+    "NO_SESSION_SIZE",
     "AuthFailure",
     "CallMeMaybe",
     "Candidate",
     "CandidateKind",
     "DiscoBox",
     "Message",
+    "NoSession",
     "Ping",
     "Pong",
     "decode",
@@ -64,7 +69,8 @@ MAX_SIZE: Final = 1200
 NO_ID: Final = bytes(12)
 _SEALED: Final = 4 + 32 + 24
 _OVERHEAD: Final = _SEALED + 16
-_PING, _PONG, _CALL_ME_MAYBE = 1, 2, 3
+_PING, _PONG, _CALL_ME_MAYBE, _NO_SESSION = 1, 2, 3, 4
+NO_SESSION_SIZE: Final = _OVERHEAD + 5
 _ASK: Final = 1
 _FILTERS_PORTS: Final = 2
 _V4_MAPPED: Final = bytes(10) + b"\xff\xff"
@@ -120,7 +126,13 @@ class CallMeMaybe(Struct, frozen=True):
     filters_ports: bool = False
 
 
-Message: TypeAlias = Ping | Pong | CallMeMaybe
+class NoSession(Struct, frozen=True):
+    """The sender knows no session of this receiver index, which came in a transport packet (little-endian there)."""
+
+    receiver_index: int
+
+
+Message: TypeAlias = Ping | Pong | CallMeMaybe | NoSession
 
 
 def is_disco(data: bytes) -> bool:
@@ -142,6 +154,8 @@ def encode(message: Message) -> bytes:
             return struct.pack(">B12sI12s14x", _PING, _tx(tx_id), epoch, _tx(heard))
         case Pong(tx_id, observed, own_id):
             return struct.pack(">B12s18s12s", _PONG, _tx(tx_id), _pack_address(observed), _tx(own_id))
+        case NoSession(receiver_index):
+            return struct.pack(">BI", _NO_SESSION, receiver_index)
         case CallMeMaybe(candidates, ask, epoch, filters_ports):
             if len(candidates) > MAX_CANDIDATES:
                 raise ValueError(f"{len(candidates)} candidates, at most {MAX_CANDIDATES}")
@@ -161,6 +175,8 @@ def decode(plaintext: bytes) -> Message:
                 return Pong(tx_id, _unpack_address(observed), own_id)
             case b"\x03":
                 return _decode_call_me_maybe(plaintext)
+            case b"\x04":
+                return NoSession(*struct.unpack_from(">I", plaintext, 1))
     except struct.error as e:
         raise MalformedError("a disco message cut short") from e
     raise MalformedError("an unknown kind of disco message")
@@ -183,9 +199,12 @@ _KINDS: Final = frozenset(CandidateKind)
 
 
 class DiscoBox:
-    """Seals and opens what goes between this node and one peer. The shared key is computed at first use and kept."""
+    """Seals and opens what goes between this node and one peer. The shared key is computed at first use and kept.
 
-    __slots__ = ("_box", "_peer", "_primitives", "_private", "_public")
+    It is the same both ways, so a bit of the nonce says which: what a node sent can't be turned round and sent back to it.
+    """
+
+    __slots__ = ("_box", "_larger", "_peer", "_primitives", "_private", "_public")
 
     def __init__(self, private: Secret, peer: WireGuardPublicKey, primitives: Primitives = REAL) -> None:
         self._private = private
@@ -193,10 +212,12 @@ class DiscoBox:
         self._primitives = primitives
         self._box: Box | None = None
         self._public = b""
+        self._larger = 0
 
     def _ready(self) -> Box:
         if self._box is None:
             self._public = self._primitives.key_pair(self._private).public
+            self._larger = int(self._public > self._peer)
             self._box = self._primitives.box(self._private, self._peer)
         return self._box
 
@@ -204,6 +225,7 @@ class DiscoBox:
         """A whole datagram of at most 1,200 bytes. `nonce` has 24 bytes and is random when not given."""
         box = self._ready()
         nonce = os.urandom(24) if nonce is None else nonce
+        nonce = bytes((nonce[0] & 0xFE | self._larger,)) + nonce[1:]
         return b"".join((HEADER, self._public, nonce, box.seal(nonce, encode(message))))
 
     def open(self, data: bytes) -> Message:
@@ -212,7 +234,10 @@ class DiscoBox:
             raise MalformedError("not a disco datagram")
         if data[4:36] != self._peer:
             raise AuthFailure("a disco datagram of another sender")
-        return decode(self._ready().open(data[36:60], data[60:]))
+        box = self._ready()
+        if data[36] & 1 == self._larger:
+            raise AuthFailure("a disco datagram of our own, sent back")
+        return decode(box.open(data[36:60], data[60:]))
 
 
 def _tx(tx_id: bytes) -> bytes:

@@ -24,6 +24,7 @@ from shadowmesh.relay.controllerlink import Advertised, ControllerLink
 from shadowmesh.relay.core import RelayCore
 from shadowmesh.relay.server import RelayServer
 from shadowmesh.relay.state import RelayStore
+from shadowmesh.serving.rarelog import tame_libraries
 
 log = structlog.get_logger(__name__)
 
@@ -60,6 +61,7 @@ def run(options: RelayOptions) -> None:
     Raises ShadowMeshError: `bad_public_url`, `bad_listen`, `relay_not_registered` (USAGE), `port_taken` (CONFLICT), `cannot_listen`,
     `bad_certificate`, `relay_running` (CONFLICT), those of `choose_pump`, those of the state, and what the controller refused.
     """
+    tame_libraries("shadowmesh.relay")
     asyncio.run(_main(options))
 
 
@@ -74,7 +76,7 @@ async def _main(options: RelayOptions) -> None:
     with RelayStore(options.data_dir) as store:
         capacity = options.capacity * 125_000.0 if options.capacity else None
         core = RelayCore(store.signer(), capacity=capacity, pump=pump)
-        server = RelayServer(core, listen, udp=options.udp, tls=tls, outer=outer)
+        server = RelayServer(core, listen, udp=options.udp, tls=tls, outer=outer, metrics_token=store.metrics_token())
         advertised = Advertised(
             name=options.name or safe_part(socket.gethostname().partition(".")[0]) or "relay",
             public_url=options.public_url,

@@ -70,6 +70,7 @@ ANSWER_INTERVAL = 1.0  # between two NoSession or NoPeer answers about the same 
 _ANSWERS_PER_SECOND = 1000
 _FAILURES_PER_WINDOW = 20  # failed proofs of one host in 10 s, after which it is not listened to for the rest of them
 _FAILURE_WINDOW = 10.0
+_PROOFS_PER_WINDOW = 20  # of one token
 _BOUND = 65536  # entries of any table that outsiders can fill; a full one is emptied
 
 
@@ -116,6 +117,7 @@ class RelayCore:
         self._answers: tuple[int, int] = (0, 0)
         self._failures: dict[str, int] = {}
         self._failures_from = 0.0
+        self._proofs: dict[bytes, int] = {}  # within the same window, by token
 
     @property
     def counters(self) -> Counters:
@@ -290,7 +292,7 @@ class RelayCore:
         good = hmac.compare_digest(proof.cookie, self._cookie(issued, source, proof.echo, proof.token))
         if not good or now.boot - issued / 1_000_000 > COOKIE_LIFE:
             return [(source, self._refusal(proof, Refusal.BAD_COOKIE, 1))]
-        if self._failing(host):
+        if self._failing(host) or self._too_often(proof.token):
             return []
         try:
             token = self._admit(proof, now)
@@ -309,10 +311,17 @@ class RelayCore:
         return Refuse(proof.echo, code, retry_after).encode()
 
     def _failing(self, host: str) -> bool:
-        if self._now - self._failures_from > _FAILURE_WINDOW or len(self._failures) >= _BOUND:
+        full = len(self._failures) >= _BOUND or len(self._proofs) >= _BOUND
+        if self._now - self._failures_from > _FAILURE_WINDOW or full:
             self._failures.clear()
+            self._proofs.clear()
             self._failures_from = self._now
         return self._failures.get(host, 0) >= _FAILURES_PER_WINDOW
+
+    def _too_often(self, token: str) -> bool:
+        """A genuine token must not make us check and sign as often as its holder likes."""
+        count = self._proofs[token_hash(token)] = self._proofs.get(token_hash(token), 0) + 1
+        return count > _PROOFS_PER_WINDOW
 
     def _admit(self, proof: Proof, now: Now) -> RelayTokenBody:
         """The token, if its holder may have a session now. Raises TokenError, MalformedError."""

@@ -1,6 +1,6 @@
 """What a relay keeps on disk, all of it: its own key, who its controller is, the keys of tokens, the revocations.
 
-`DATA_DIR/relay.key` (0600): the Ed25519 seed in hex. `DATA_DIR/relay.json` (0600): the rest, replaced as a whole. The
+`DATA_DIR/relay.key` (0600): the Ed25519 seed in hex. `DATA_DIR/metrics.token` (0600): what opens `/metrics`. `DATA_DIR/relay.json` (0600): the rest, replaced as a whole. The
 directory is 0700 if it is made here. A lock file holds out a second relay.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 from pathlib import Path
 from typing import Self
 
@@ -88,6 +89,20 @@ class RelayStore:
             return Signer.from_secret(Secret(bytes.fromhex(text)))
         except ValueError as e:
             raise self._unreadable(path, "it holds no key") from e
+
+    def metrics_token(self) -> Secret:
+        """What `/metrics` asks for, made at the first call: 43 characters in `DATA_DIR/metrics.token`, for Prometheus to read."""
+        path = self._dir / "metrics.token"
+        try:
+            text = path.read_text().strip()
+        except FileNotFoundError:
+            text = secrets.token_urlsafe(32)
+            self._write(path, text.encode())
+        except (OSError, UnicodeDecodeError) as e:
+            raise self._unreadable(path, e) from e
+        if not text:
+            raise self._unreadable(path, "it is empty")
+        return Secret(text.encode())
 
     def load(self) -> RelayState:
         path = self._dir / "relay.json"

@@ -7,6 +7,7 @@ datagrams), not the relay its memory.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
@@ -37,6 +38,7 @@ from shadowmesh.relay.core import Out, RelayCore
 from shadowmesh.relay.runs import rows_with, without_lengths
 from shadowmesh.relay.sessions import Session, StreamAddr
 from shadowmesh.relay.udp import UdpSide
+from shadowmesh.serving.admission import Admission, listen
 
 log = structlog.get_logger(__name__)
 
@@ -48,30 +50,53 @@ CLOSE_NO_SESSION = 4408
 _QUEUE_BYTES = 512 * 1024
 _MESSAGE_BYTES = 64 * 1024  # frames are joined to messages of about this size
 _MAX_MESSAGE = 1 << 20
-_MAX_CONNECTIONS = 20_000
+_FIRST_MESSAGE = 4096  # of who has no session yet: a Hello or a Proof has some 600 bytes
+_CONTROLS_PER_SECOND = 100  # a client in 200 networks has half as many when it logs in
+CLOSE_TOO_MANY = 1008
+_OPEN_TIMEOUT = 10.0  # TLS and the request for a WebSocket
+_ACCEPTS_PER_TURN = 64
 
 
 class _Connection:
     """One client's WebSocket: its address for the core, and what waits to be sent."""
 
-    __slots__ = ("address", "closing", "greeted", "messages", "queue", "queued", "socket", "wake")
+    __slots__ = (
+        "address", "closing", "controls", "greeted", "messages", "proven", "queue", "queued", "second", "socket", "wake"
+    )  # fmt: skip
 
     def __init__(
         self, address: StreamAddr, connection: ServerConnection, take: Callable[[_Connection, bytes | memoryview], None]
     ) -> None:
         self.address = address
         self.socket = connection
-        self.messages = BinaryMessages(connection, lambda message: take(self, message), _MAX_MESSAGE)
+        self.messages = BinaryMessages(
+            connection, lambda message: take(self, message), _FIRST_MESSAGE, buffer=2 * _FIRST_MESSAGE
+        )
         self.queue: list[bytes | memoryview] = []
         self.queued = 0
         self.wake = asyncio.Event()
         self.greeted = False
+        self.proven = False
+        self.second = self.controls = 0
         self.closing: asyncio.Task[None] | None = None
 
     def close(self, code: int, reason: str) -> None:
         """Starts closing; what comes from now on counts for nothing."""
         if self.closing is None:
             self.closing = asyncio.create_task(self.socket.close(code, reason))
+
+    def prove(self) -> None:
+        """It has a session: its messages may be long."""
+        self.proven = True
+        self.messages.allow(_MAX_MESSAGE)
+        self.socket.protocol.max_message_size = _MAX_MESSAGE
+
+    def one_more_control(self, now: float) -> bool:
+        """Whether it may send a control message now."""
+        if int(now) != self.second:
+            self.second, self.controls = int(now), 0
+        self.controls += 1
+        return self.controls <= _CONTROLS_PER_SECOND
 
     def put(self, packed: bytes | memoryview) -> bool:
         """Takes frames that stay as they are until they are sent. False if the queue is full."""
@@ -112,19 +137,21 @@ class StreamSide:
         clock: Callable[[], Now],
         udp: UdpSide,
         send: Callable[[Out], None],
-        pages: Callable[[str], tuple[str, str] | None],
+        pages: Callable[[Request], tuple[str, str] | None],
         outer: OuterSockets,
+        admission: Admission,
     ) -> None:
-        """`pages`: the text and content type of an HTTP path, None for one that isn't there."""
+        """`pages`: the text and content type that answer an HTTP request, None where there is nothing."""
         self._core = core
         self._clock = clock
         self._udp = udp
         self._send = send
         self._pages = pages
         self._outer = outer
+        self._admission = admission
         self._numbers = count(1)
         self._connections: dict[int, _Connection] = {}
-        self._server: Server | None = None
+        self._servers: list[Server] = []
 
     @property
     def connections(self) -> int:
@@ -132,36 +159,44 @@ class StreamSide:
 
     async def open(self, hosts: list[str], port: int, tls: ServerTls | None) -> int:
         """Listens; returns the port. Raises OSError."""
-        self._server = await serve(
+        try:
+            for host in hosts:
+                family = socket.AF_INET6 if ":" in host else socket.AF_INET
+                sock = listen(family, (host, port), self._admission, prepare=self._outer.mark, both_versions=False)
+                port = int(sock.getsockname()[1])
+                self._servers.append(await self._serve_on(sock, tls))
+        except OSError:
+            await self.close()
+            raise
+        return port
+
+    async def _serve_on(self, sock: socket.socket, tls: ServerTls | None) -> Server:
+        return await serve(
             self._serve,
-            hosts,  # type: ignore[arg-type]  # asyncio's create_server takes several
-            port,
+            sock=sock,
             process_request=self._request,
             compression=None,
-            max_size=_MAX_MESSAGE,
+            max_size=_FIRST_MESSAGE,
             max_queue=4,
             ping_interval=20,
             ping_timeout=20,
-            open_timeout=10,
+            open_timeout=_OPEN_TIMEOUT,
             close_timeout=2,
             server_header=None,
-            backlog=1024,
-            start_serving=False,
-            **({} if tls is None else tls.arguments()),
+            backlog=_ACCEPTS_PER_TURN,
+            **({} if tls is None else tls.arguments(_OPEN_TIMEOUT)),
         )
-        for sock in self._server.sockets:
-            self._outer.mark(sock)  # before it listens: what it accepts is marked with it
-        await self._server.start_serving()
-        return int(self._server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:
         """Sends what is queued, within a second, and closes."""
-        if self._server is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(1):
-                    await asyncio.gather(*(c.flush() for c in self._connections.values()), return_exceptions=True)
-            self._server.close()
-            await self._server.wait_closed()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await asyncio.gather(*(c.flush() for c in self._connections.values()), return_exceptions=True)
+        servers, self._servers = self._servers, []
+        for server in servers:
+            server.close()
+        for server in servers:
+            await server.wait_closed()
 
     def deliver(self, dest: Session, packed: bytes | memoryview, frames: int) -> None:
         """Queues frames, each with its length, for a client on a stream, or drops and counts them."""
@@ -178,8 +213,7 @@ class StreamSide:
             connection.put(pack_stream([data]))
 
     def _request(self, connection: ServerConnection, request: Request) -> Response | None:
-        path = request.path.partition("?")[0]
-        page = self._pages(path)
+        page = self._pages(request)
         if page is not None:
             text, kind = page
             response = connection.respond(HTTPStatus.OK, text)
@@ -188,17 +222,15 @@ class StreamSide:
             return response
         if "Upgrade" not in request.headers:
             return connection.respond(HTTPStatus.NOT_FOUND, "A ShadowMesh relay. There is nothing to see here.\n")
-        if len(self._connections) >= _MAX_CONNECTIONS:
-            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "The relay is full.\n")
         return None
 
-    async def _serve(self, socket: ServerConnection) -> None:
-        peer = socket.remote_address
+    async def _serve(self, opened: ServerConnection) -> None:
+        peer = opened.remote_address
         address = StreamAddr(next(self._numbers), SockAddr(peer[0].removeprefix("::ffff:"), peer[1]))
-        connection = _Connection(address, socket, self._take)
+        connection = _Connection(address, opened, self._take)
         tasks = [asyncio.create_task(connection.write()), asyncio.create_task(self._watch(connection))]
         try:
-            async for message in socket:  # those that come in an unusual form
+            async for message in opened:  # those that come in an unusual form
                 self._take(connection, message)
         except ConnectionClosed:
             pass
@@ -224,6 +256,9 @@ class StreamSide:
             if isinstance(message, str):
                 raise MalformedError("text")
             self._receive(connection, bytes(message))
+            if not connection.proven and self._core.sessions.at(connection.address):
+                connection.prove()
+                self._admission.proven(connection.socket.remote_address[:2])
         except MalformedError:
             self._core.malformed()
             connection.close(1007, "frames out of step")
@@ -254,7 +289,7 @@ class StreamSide:
                     raise MalformedError("a message ends within a frame")
                 head = message[at : at + 2 + PREFIX_SIZE]  # one size and one prefix
                 if head[2:6] != FRAME_HEADER or step < 2 + MIN_FRAME:
-                    self._other(source, message[at + 2 : stop])
+                    self._other(connection, message[at + 2 : stop])
                     at = stop
                     continue
                 frames = 1
@@ -273,11 +308,14 @@ class StreamSide:
         finally:
             self._udp.flush()
 
-    def _other(self, source: StreamAddr, frame: bytes) -> None:
-        if is_control(frame):
-            self._send(self._core.receive(source, frame, self._clock()))
-        else:
+    def _other(self, connection: _Connection, frame: bytes) -> None:
+        now = self._clock()
+        if not is_control(frame):
             self._core.malformed()
+        elif connection.one_more_control(now.boot):
+            self._send(self._core.receive(connection.address, frame, now))
+        else:
+            connection.close(CLOSE_TOO_MANY, "too many control messages")
 
 
 def _is_hello(message: bytes | memoryview) -> bool:

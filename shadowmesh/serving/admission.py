@@ -151,7 +151,9 @@ class Admission:
             self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
-        os.close(self._spare)
+        if self._spare >= 0:
+            os.close(self._spare)
+            self._spare = -1
 
 
 class ListeningSocket(socket.socket):
@@ -192,10 +194,11 @@ def listen(
     *,
     prepare: Callable[[socket.socket], object] = lambda _: None,
     send_buffer: int | None = None,
+    both_versions: bool = True,
 ) -> ListeningSocket:
-    """A listening TCP socket whose connections `admission` counts; an IPv6 one takes IPv4, too. Raises OSError.
+    """A listening TCP socket whose connections `admission` counts. Raises OSError.
 
-    `prepare` gets it before it is bound. `send_buffer`: bytes that the kernel keeps for each reader that doesn't read; else it decides itself, and takes megabytes.
+    `prepare` gets it before it is bound. `both_versions`: an IPv6 one takes IPv4, too. `send_buffer`: bytes that the kernel keeps for each reader that doesn't read; else it decides itself, and takes megabytes.
     """
     # The protocol is named, or asyncio would leave Nagle's algorithm on.
     sock = ListeningSocket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -207,7 +210,7 @@ def listen(
         if send_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)  # what is accepted inherits it
         if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both_versions)
         sock.bind(address)
         sock.listen()  # now, so that a taken port is found before anything else starts
     except BaseException:

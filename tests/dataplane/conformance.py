@@ -316,7 +316,8 @@ class Conformance:
         rig.settle()
         rig.expect_counter(None, "drop_auth", len(garbage) + 1)
         rig.expect_counter(None, "drop_no_session", 1)
-        assert not rig.drain()
+        (unclaimed,) = rig.drain()
+        assert isinstance(unclaimed, m.Unclaimed)
 
     def test_a_filter_that_the_pump_cannot_run_closes_the_network(self, rig: Rig, peer: Peer) -> None:
         keys = peer.session(7)
@@ -568,6 +569,42 @@ class Conformance:
         rig.until(complete)
         assert lost > 0
         assert got[kind] >= m.RING_SIZES[kind]
+
+    def test_a_packet_of_an_unknown_index_is_told_once_a_second_for_each_place(self, rig: Rig, peer: Peer) -> None:
+        """As after a restart: peers go on with sessions that this pump never had, in runs and one by one."""
+        lost = Keys(local=0xDEADBEEF, remote=5)
+        packets = [lost.seal(p) for p in numbered(40)]
+        header = frame_header(PEER, HOST)
+        rig.arrive(SLOT, "peer", *packets)
+        rig.arrive(SLOT, "relay", *(header + p for p in packets))
+        told = rig.expect(m.Unclaimed, 2)
+        rig.settle()
+        told += [e for e in rig.drain() if isinstance(e, m.Unclaimed)]
+        answer = frame_header(HOST, PEER)
+        assert {(e.path.remote, e.path.prefix, e.receiver_index, e.size) for e in told} == {
+            (rig.remote("peer"), b"", 0xDEADBEEF, len(packets[0])),
+            (rig.remote("relay"), answer, 0xDEADBEEF, len(packets[0])),
+        }
+        assert len(told) == 2
+        rig.expect_counter(None, "drop_no_session", 80)
+        rig.pass_time(1.05)
+        rig.arrive(SLOT, "peer", packets[0])
+        rig.expect(m.Unclaimed)
+
+    def test_a_flood_of_unknown_indices_is_bounded_and_starves_nobody(self, rig: Rig, peer: Peer) -> None:
+        lost = Keys(local=7, remote=5)
+        frames = [frame_header(f"10.8.{n >> 8}.{n & 255}", HOST) + lost.seal(numbered(1)[0]) for n in range(3000)]
+        for start in range(0, 3000, 100):
+            rig.arrive(SLOT, "stranger", *frames[start : start + 100])
+            rig.settle()
+        rig.expect_counter(None, "drop_no_session", 3000)
+        rig.drain()
+        keys = peer.session(8)
+        rig.sync()
+        rig.arrive(SLOT, "elsewhere", keys.seal(numbered(1)[0]))
+        rig.expect(m.Source)
+        rig.arrive(SLOT, "peer", lost.seal(numbered(1)[0]))
+        rig.expect(m.Unclaimed)
 
     # descriptors
 

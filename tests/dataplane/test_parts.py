@@ -124,6 +124,7 @@ EVENTS: list[m.Event] = [
     m.TooBig(1.0, PATH, 1400),
     m.GoneEvent(1.0, m.Gone.TUN, 3, 77),
     m.Lost(1.0, m.Kind.STUN, 9),
+    m.Unclaimed(1.0, PATH, 0xFFFFFFFF, 1432),
 ]
 
 

@@ -83,11 +83,12 @@ class Two:
     def metric(self, name: str) -> float:
         """One line of the relay's /metrics; 0 if there is none yet."""
         host = self.world.lab.host("relay1")
+        token = (host.state_directory / "metrics.token").read_text()
 
         def ask() -> str:
             connection = http.client.HTTPConnection(host.address, RELAY_PORT, timeout=5)
             with closing(connection):
-                connection.request("GET", "/metrics")
+                connection.request("GET", "/metrics", headers={"Authorization": f"Bearer {token}"})
                 return connection.getresponse().read().decode()
 
         found = re.search(rf"^{re.escape(name)} (\S+)$", host.run_in(ask), re.MULTILINE)

@@ -15,12 +15,14 @@ from shadowmesh.protocol import noise
 from shadowmesh.protocol.disco import (
     HEADER,
     MAX_SIZE,
+    NO_SESSION_SIZE,
     AuthFailure,
     CallMeMaybe,
     Candidate,
     CandidateKind,
     DiscoBox,
     Message,
+    NoSession,
     Ping,
     Pong,
     decode,
@@ -37,7 +39,12 @@ FULL = CallMeMaybe(tuple(Candidate(SockAddr("2001:db8::1", 1 + n), CandidateKind
 
 @pytest.mark.parametrize(
     "message",
-    [Ping(b"t" * 12, 9, b"h" * 12), Pong(b"t" * 12, SockAddr("192.0.2.1", 4500), b"o" * 12), FULL],
+    [
+        Ping(b"t" * 12, 9, b"h" * 12),
+        Pong(b"t" * 12, SockAddr("192.0.2.1", 4500), b"o" * 12),
+        FULL,
+        NoSession(0xDEADBEEF),
+    ],
     ids=lambda m: type(m).__name__,
 )
 def test_the_peer_opens_what_was_sealed_for_it(message: Message) -> None:
@@ -52,6 +59,16 @@ def test_nobody_else_opens_it() -> None:
     data = TO_BOB.seal(Ping(b"t" * 12))
     with pytest.raises(AuthFailure):
         DiscoBox(EVE, noise.public_key(ALICE)).open(data)
+
+
+def test_what_a_node_sent_cannot_be_turned_round_and_sent_back_to_it() -> None:
+    """The box's key is the same both ways."""
+    for box, own, other in ((TO_BOB, ALICE, BOB), (FROM_ALICE, BOB, ALICE)):
+        data = box.seal(Ping(b"t" * 12))
+        reflected = data[:4] + noise.public_key(other) + data[36:]
+        with pytest.raises(AuthFailure):
+            box.open(reflected)
+        assert DiscoBox(other, noise.public_key(own)).open(data) == Ping(b"t" * 12)
 
 
 def test_a_forged_sender_is_not_believed() -> None:
@@ -79,6 +96,8 @@ def test_the_bytes_are_as_written_down() -> None:
     v4 = bytes(10) + b"\xff\xff\xc0\x00\x02\x01\x11\x94"
     pong = Pong(b"0123456789ab", SockAddr("192.0.2.1", 4500), b"the own id..")
     assert encode(pong) == b"\x020123456789ab" + v4 + b"the own id.."
+    assert encode(NoSession(0x01020304)) == b"\x04\x01\x02\x03\x04"
+    assert len(TO_BOB.seal(NoSession(7))) == NO_SESSION_SIZE == 81
     call = CallMeMaybe((Candidate(SockAddr("192.0.2.1", 4500), CandidateKind.MAPPED),), ask=True, epoch=3)
     assert encode(call) == b"\x03\x01\x00\x00\x00\x03\x01\x03" + v4
 
@@ -100,8 +119,15 @@ def test_what_has_no_encoding_is_refused_before_it_is_sent() -> None:
 
 @pytest.mark.parametrize(
     "plaintext",
-    [b"", b"\x04" + bytes(42), b"\x01" + bytes(41), b"\x02" + bytes(42), b"\x03" + bytes(5) + b"\x21" + b"\x01" * 700],
-    ids=["empty", "unknown", "short ping", "port 0", "33 candidates"],
+    [
+        b"",
+        b"\x05" + bytes(42),
+        b"\x04" + bytes(3),
+        b"\x01" + bytes(41),
+        b"\x02" + bytes(42),
+        b"\x03" + bytes(5) + b"\x21" + b"\x01" * 700,
+    ],
+    ids=["empty", "unknown", "short no-session", "short ping", "port 0", "33 candidates"],
 )
 def test_what_is_no_message_is_malformed(plaintext: bytes) -> None:
     with pytest.raises(MalformedError):

@@ -21,7 +21,7 @@ from shadowmesh.dataplane.pumps import PumpName
 from shadowmesh.dataplane.tls import ServerTls
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.errors import ShadowMeshError
-from shadowmesh.model.keys import NetworkID
+from shadowmesh.model.keys import NetworkID, Secret
 from shadowmesh.model.relaylink import Revocation
 from shadowmesh.protocol import relay as wire
 from shadowmesh.protocol.signing import Signer
@@ -29,6 +29,8 @@ from shadowmesh.protocol.stun import BindingResponse, binding_request, parse_res
 from shadowmesh.relay import streams
 from shadowmesh.relay.core import RelayCore
 from shadowmesh.relay.server import RelayServer, boottime_clock
+
+METRICS_TOKEN = Secret(b"of-who-may-look")
 
 
 class Site:
@@ -66,7 +68,7 @@ async def start(pump: PumpName) -> AsyncIterator[Callable[..., Awaitable[Site]]]
     async def begin(listen: str = "127.0.0.1", *, udp: bool = True, tls: ServerTls | None = None) -> Site:
         world = World(pump=pump)
         world.now = boottime_clock()
-        relay = RelayServer(world.core, SockAddr(listen, 0), udp=udp, tls=tls)
+        relay = RelayServer(world.core, SockAddr(listen, 0), udp=udp, tls=tls, metrics_token=METRICS_TOKEN)
         await relay.__aenter__()
         site = Site(relay, world)
         running.append(site)
@@ -364,7 +366,9 @@ async def test_health_and_metrics_are_plain_http_on_the_same_port(site: Site, pu
     a, b = await site.udp("10.0.0.1"), await site.udp("10.0.0.2")
     await a.send(a.to(b, numbered(1)))
     await b.hear()
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{site.relay.port}", trust_env=False) as http:
+    bearer = {"Authorization": f"Bearer {METRICS_TOKEN.reveal().decode()}"}
+    url = f"http://127.0.0.1:{site.relay.port}"
+    async with httpx.AsyncClient(base_url=url, trust_env=False, headers=bearer) as http:
         health = await http.get("/healthz")
         assert (health.status_code, health.text) == (200, f"ok\ncontroller: away\npump: {pump}\n")
         site.relay.core.heard_controller(site.relay.clock())
@@ -375,6 +379,16 @@ async def test_health_and_metrics_are_plain_http_on_the_same_port(site: Site, pu
         assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")
         assert "10.0.0.1" not in metrics.text
         assert (await http.get("/")).status_code == 404
+
+
+async def test_a_stranger_learns_that_it_runs_and_no_more(site: Site) -> None:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{site.relay.port}", trust_env=False) as http:
+        for token in ("", "Bearer", "Bearer wrong", "Bearer \xe9", "Basic " + METRICS_TOKEN.reveal().decode()):
+            headers = {"Authorization": token.encode("latin-1")}
+            assert (await http.get("/healthz", headers=headers)).text == "ok\n"
+            assert (await http.get("/metrics", headers=headers)).status_code == 404
+        twice = [("Authorization", "Bearer x"), ("Authorization", f"Bearer {METRICS_TOKEN.reveal().decode()}")]
+        assert (await http.get("/metrics", headers=twice)).status_code == 404
 
 
 async def test_without_udp_the_websocket_alone_serves(start: Callable[..., Awaitable[Site]]) -> None:

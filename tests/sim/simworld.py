@@ -41,6 +41,7 @@ from shadowmesh.engine import (
     PingResult,
     ReportPresence,
     WantGrant,
+    WarmStart,
     Woke,
     report,
 )
@@ -190,11 +191,13 @@ class Host:
         t = self.world.time
         return Now(t, START_WALL + t + self.wall_shift)
 
-    def start(self, *, timestamp_floor: float = 0.0) -> None:
+    def start(self, *, timestamp_floor: float = 0.0, warm_start: WarmStart | None = None) -> None:
         """The daemon starts (again): a new Node, a new pump."""
         world = self.world
         self.pump = SimPump(self.clock, aead=world.aead, max_peers=max(64, len(world.hosts) + 4))
-        config = NodeConfig(rng=self.rng, primitives=world.primitives, timestamp_floor=timestamp_floor)
+        config = NodeConfig(
+            rng=self.rng, primitives=world.primitives, timestamp_floor=timestamp_floor, warm_start=warm_start
+        )
         self.node = Node(Identity(self.device), config)
         self.node.counters = CounterReader(self.pump.counters())
         now = self.clock()
@@ -211,7 +214,17 @@ class Host:
 
     def stop(self) -> None:
         self.running = False
+        for slot in self.streams:
+            self.world.hang_up(self, slot)
         self.streams.clear()
+
+    def restart(self, *, after: float = 1.0, warm: bool = True) -> None:
+        """The daemon is killed and starts again `after` seconds; `warm`: with what it keeps on disk of its peers."""
+        kept = self.node.warm_start(self.clock()) if warm else None
+        floor = self.node.timestamp
+        self.stop()
+        self.world.run(after)
+        self.start(timestamp_floor=floor, warm_start=kept)
 
     def leave(self) -> None:
         """The network is taken down here: from now on not one datagram may leave the host."""
@@ -465,6 +478,10 @@ class Relay:
             self.world.after(0.05, self.world.close_stream, host, slot)
         self.streams.clear()
 
+    def stream_ended(self, addr: StreamAddr) -> None:
+        if self.streams.pop(addr, None) is not None:
+            self.core.gone(addr)
+
     def accept(self, host: Host, slot: Slot) -> StreamAddr:
         self._streams_made += 1
         addr = StreamAddr(self._streams_made, SockAddr(host.site.public_ip, 40000))
@@ -496,13 +513,23 @@ class Controller:
         self.removed: set[ClientID] = set()
         self.presence: dict[ClientID, Presence] = {}
         self.withheld: set[ClientID] = set()  # who gets no new keys
+        self.alive = True
         self.addr = SockAddr("198.19.0.1", 8443)
         self._stun = stun.StunServer([self.addr, SockAddr(self.addr.host, 8444)])
         self._map: NetworkMap | None = None
         world.servers[self.addr.host] = self
 
     def arrive(self, src: SockAddr, dst: SockAddr, data: bytes) -> None:
-        answer_stun(self.world, self._stun, self.addr, src, dst, data)
+        if self.alive:
+            answer_stun(self.world, self._stun, self.addr, src, dst, data)
+
+    def kill(self) -> None:
+        """Away, as far as anybody can tell."""
+        self.alive = False
+        for host in self.world.hosts.values():
+            now = host.clock()
+            host.node.controller_link(self.world.network_id, False, now)
+            host.settle(now)
 
     def netmap(self) -> NetworkMap:
         world = self.world
@@ -533,12 +560,13 @@ class Controller:
         return self._map
 
     def welcome(self, host: Host, now: Now) -> None:
-        """All that a daemon gets on its link."""
+        """All that a daemon gets on its link; while the controller is away, what it has on disk."""
         node, net = host.node, self.world.network_id
         node.apply_map(net, self.netmap(), now)
         node.apply_keys(net, self.keys, now)
-        node.controller_link(net, True, now)
-        node.apply_presence(net, self.presence.values(), now)
+        if self.alive:
+            node.controller_link(net, True, now)
+            node.apply_presence(net, self.presence.values(), now)
         node.apply_grant(net, self.token(host), now)
 
     def token(self, host: Host) -> str:
@@ -600,6 +628,8 @@ class Controller:
         self.push_map()
 
     def report(self, host: Host, report: ReportPresence) -> None:
+        if not self.alive:
+            return
         presence = Presence(client_id=host.client_id, online=True, home=report.home, standby=report.standby)
         self.presence[host.client_id] = presence
         self.world.after(0.1, self._spread, presence)
@@ -633,6 +663,7 @@ class World:
         self.primitives = primitives
         self.aead = aead
         self.loss = loss
+        self.packet_size = 28
         self.time = 1000.0
         self.moment = Now(self.time, START_WALL + self.time)
         self.log: list[tuple[float, str, str]] = []
@@ -831,6 +862,11 @@ class World:
             host.node.remove_stream(slot, now)
             host.settle(now)
 
+    def hang_up(self, host: Host, slot: Slot) -> None:
+        """The host's end of a stream is gone: its relay learns of it."""
+        relay, addr = host.streams[slot]
+        self.after(host.site.delay + relay.delay, relay.stream_ended, addr)
+
     def stream_up(self, host: Host, slot: Slot, data: bytes) -> None:
         entry = host.streams.get(slot)
         if entry is not None:
@@ -855,7 +891,7 @@ class World:
 
     def send(self, a: Host, b: Host) -> None:
         """One numbered packet from a to b."""
-        a.send(packet(a.overlay, b.overlay, self.flow(a, b).next_number(self.time)))
+        a.send(packet(a.overlay, b.overlay, self.flow(a, b).next_number(self.time), self.packet_size))
 
     def stream(self, a: Host, b: Host, every: float, count: int) -> None:
         """`count` packets from a to b, one each `every` seconds."""

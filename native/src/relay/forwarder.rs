@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use crate::command::Remote;
 use crate::message::{RECEIVED, SENT, header, read_control, write_control};
+use crate::path::Remote;
 use crate::sys;
 
 use super::table::{Place, Prefix, Table, run};

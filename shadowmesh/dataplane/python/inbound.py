@@ -22,9 +22,8 @@ from shadowmesh.dataplane.python.coalesce import Coalescer
 from shadowmesh.dataplane.python.links import StreamLink, UdpLink, sock_addr
 from shadowmesh.dataplane.python.receive import MESSAGES, Receiver, parsed
 from shadowmesh.dataplane.python.rows import OVERHEAD, U8, Array, Layouts, PlainRows, ReceivedRows
-from shadowmesh.dataplane.sessions import SessionState
 from shadowmesh.dataplane.sockets import SOL_UDP, UDP_GRO, gathered_size, received_to
-from shadowmesh.dataplane.state import NetState, PeerState
+from shadowmesh.dataplane.state import NetState, PeerState, SessionState
 from shadowmesh.model import pump as m
 from shadowmesh.model.addresses import IPAddress, SockAddr
 

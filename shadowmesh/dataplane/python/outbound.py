@@ -20,8 +20,7 @@ from shadowmesh.dataplane.icmp import checksum
 from shadowmesh.dataplane.python.links import Way
 from shadowmesh.dataplane.python.rows import BE2, BE4, LE2, OVERHEAD, U8, Layouts, SendRows, reheaded
 from shadowmesh.dataplane.python.segments import Progressions
-from shadowmesh.dataplane.sessions import SessionState
-from shadowmesh.dataplane.state import NetState, PeerState
+from shadowmesh.dataplane.state import NetState, PeerState, SessionState
 from shadowmesh.dataplane.tun import (
     GSO_ECN,
     GSO_NONE,

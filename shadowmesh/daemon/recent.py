@@ -1,0 +1,62 @@
+"""`STATE_DIR/recent.json`: whom this machine talked with lately, so that they hear it at once after a restart.
+
+A file of its own, written often and never synced: an old one, or none, costs a few seconds after a start and nothing else.
+It holds addresses, no keys.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+from shadowmesh.engine import WarmStart
+from shadowmesh.model.codec import from_json, to_json
+from shadowmesh.model.errors import MalformedError
+
+log = structlog.get_logger(__name__)
+
+NAME = "recent.json"
+LOOK = 5.0  # seconds between two looks at what has changed
+RENEW = 60.0  # seconds after which it is written again unchanged, so that it stays younger than a session
+MAX_BYTES = 4 << 20
+
+
+class RecentFile:
+    """One per state directory. Nothing here raises."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / NAME
+        self._kept = WarmStart()
+
+    def read(self) -> WarmStart | None:
+        """What was kept last, None if there is nothing to go by."""
+        try:
+            with self._path.open("rb") as file:
+                return from_json(file.read(MAX_BYTES), WarmStart)
+        except FileNotFoundError:
+            return None
+        except (OSError, MalformedError) as e:
+            log.warning("recent peers are not known", why=str(e))
+            return None
+
+    def keep(self, warm_start: WarmStart) -> None:
+        """Writes it if others are in it than before, or if what is on disk grows old."""
+        kept = self._kept
+        same = set(warm_start.peers) == set(kept.peers) and warm_start.streams == kept.streams
+        age = warm_start.wall - kept.wall
+        if same and (not warm_start.peers or 0 <= age < RENEW):
+            return
+        part = self._path.with_suffix(".part")
+        try:
+            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+                file.write(to_json(warm_start))
+            part.replace(self._path)
+        except OSError as e:
+            log.debug("recent peers are not kept", why=e.strerror)
+            with suppress(OSError):
+                part.unlink()
+            return
+        self._kept = warm_start
