@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import cache
 
-import sqlalchemy as sa
 from fastapi import FastAPI, Response
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from starlette.responses import StreamingResponse
+from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from shadowmesh import __version__
 from shadowmesh.controller.edge import links, problems, routes, watch
 from shadowmesh.controller.edge.access import At, BodyLimit
+from shadowmesh.controller.edge.needs import Administrator, Anyone
+from shadowmesh.controller.edge.problems import problem
 from shadowmesh.controller.service.services import Services
 from shadowmesh.model.api import API, Problem
 
@@ -57,6 +59,12 @@ class Front:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._serve(scope, receive, send)
+        except asyncio.CancelledError:
+            return  # the controller stops; uvicorn would log it as a failure
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "websocket":
             await self.rest(scope, receive, send)
             return
@@ -90,10 +98,14 @@ def make_app(at: Services, trust_bundle: str) -> FastAPI:
 
     @app.get(f"{API}/openapi.json", include_in_schema=False)
     async def description() -> Response:
-        """In pieces, or each slow reader would have a copy of its own waiting."""
         whole = described()
-        pieces = (whole[at : at + _PIECE] for at in range(0, len(whole), _PIECE))
-        return StreamingResponse(pieces, media_type="application/json", headers={"Content-Length": str(len(whole))})
+
+        async def pieces() -> AsyncIterator[bytes]:
+            """Or each slow reader would have a copy of its own waiting."""
+            for start in range(0, len(whole), _PIECE):
+                yield whole[start : start + _PIECE]
+
+        return StreamingResponse(pieces(), media_type="application/json", headers={"Content-Length": str(len(whole))})
 
     @cache
     def described() -> bytes:
@@ -104,14 +116,15 @@ def make_app(at: Services, trust_bundle: str) -> FastAPI:
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/readyz", include_in_schema=False)
-    async def readyz(at: At) -> dict[str, str]:
-        """Ready when the database answers."""
-        await at.core.read(lambda conn: conn.execute(sa.select(1)).scalar_one())
-        return {"status": "ready"}
+    @app.get("/readyz", include_in_schema=False, dependencies=[Anyone])
+    async def readyz(at: At) -> Response:
+        """200 when the database can be written, else 503; why, the log says."""
+        if await at.readiness.ready():
+            return JSONResponse({"status": "ready"})
+        return problem(503, "not_ready", "the controller can't do its work now", "see its log")
 
     @app.get("/metrics", include_in_schema=False)
-    async def metrics() -> Response:
+    async def metrics(_: Administrator) -> Response:
         return Response(generate_latest(registry), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     app.add_middleware(BodyLimit)

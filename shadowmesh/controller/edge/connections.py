@@ -24,6 +24,7 @@ from shadowmesh.serving.admission import Admission
 FIRST_MESSAGE = 64 * 1024  # a hello with some hundred maps
 MAX_MESSAGE = 1024 * 1024
 _MAX_FRAGMENTS = 256
+_MAX_LEFT = 16  # messages that are still read when their connection has gone
 _WRITE_BUFFER = 64 * 1024  # what a reader that doesn't read has waiting; under TLS it would be 512 KiB
 _CLOSE_TIMEOUT = 2.0  # for the other side's close frame
 _PROVEN, _ACTIVE = "shadowmesh.proven", "shadowmesh.active"
@@ -140,6 +141,11 @@ class Messages(WebSocketsSansIOProtocol):
         self.conn.max_message_size = MAX_MESSAGE
         if self._admission is not None:
             self._admission.proven(self.client)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.queue.qsize() > _MAX_LEFT:  # a flood; a goodbye and what came just before it is still heard
+            self.queue = asyncio.Queue()
+        super().connection_lost(exc)
 
     def handle_cont(self, event: Any) -> None:
         super().handle_cont(event)

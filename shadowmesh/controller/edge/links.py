@@ -11,6 +11,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from shadowmesh.controller.edge.access import foreign_origin, services
 from shadowmesh.controller.edge.connections import proven
 from shadowmesh.controller.edge.outbox import Outbox
+from shadowmesh.controller.edge.pace import Pace
+from shadowmesh.controller.edge.problems import public
 from shadowmesh.controller.service.hub import encode
 from shadowmesh.controller.service.services import Services
 from shadowmesh.model.codec import from_json
@@ -25,6 +27,8 @@ REFUSED = 4003
 MALFORMED = 4002
 FORBIDDEN = 4403
 _NORMAL = (1000, 1001)
+_DEVICE_PACE = (200, 0.05)  # messages at once, and seconds for each more
+_RELAY_PACE = (50, 0.2)
 
 
 def remote(socket: WebSocket) -> str:
@@ -65,8 +69,10 @@ async def device_link(socket: WebSocket) -> None:
             hello = from_json(await receive(socket), Hello)
         link = await at.devices.hello(hello, nonce, remote(socket), outbox.post, outbox.close)
         proven(socket)
+        pace = Pace(*_DEVICE_PACE)
         while True:
             message = read_message(await receive(socket), FromDevice)
+            await pace.turn()
             if message is not None:
                 await at.devices.handle(link, message)
     except WebSocketDisconnect as e:
@@ -76,7 +82,7 @@ async def device_link(socket: WebSocket) -> None:
     except MalformedError as e:
         await _refuse(outbox, "malformed", str(e)[:300], MALFORMED)
     except ShadowMeshError as e:
-        await _refuse(outbox, e.code, str(e))
+        await _refuse(outbox, e.code, f"{public(e)}; {e.remedy}" if e.remedy else public(e))
     finally:
         outbox.stop()
         if link is not None:
@@ -95,8 +101,10 @@ async def relay_link(socket: WebSocket) -> None:
             hello = from_json(await receive(socket), RelayHello)
         link = await at.relays.hello(hello, nonce, outbox.post, outbox.close)
         proven(socket)
+        pace = Pace(*_RELAY_PACE)
         while True:
             message = read_message(await receive(socket), FromRelay)
+            await pace.turn()
             if isinstance(message, Load):
                 at.relays.loaded(link, message)
             elif message is not None:
@@ -108,7 +116,7 @@ async def relay_link(socket: WebSocket) -> None:
     except MalformedError as e:
         await _refuse(outbox, "malformed", str(e)[:300], MALFORMED)
     except ShadowMeshError as e:
-        await _refuse(outbox, e.code, str(e))
+        await _refuse(outbox, e.code, f"{public(e)}; {e.remedy}" if e.remedy else public(e))
     finally:
         outbox.stop()
         if link is not None:

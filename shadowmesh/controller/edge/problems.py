@@ -62,7 +62,12 @@ def of_error(error: ShadowMeshError) -> JSONResponse:
         headers["Retry-After"] = str(error.retry_after)
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    return problem(status, error.code, _safe(error.what), error.remedy, headers=headers)
+    return problem(status, error.code, _safe(public(error)), error.remedy, headers=headers)
+
+
+def public(error: ShadowMeshError) -> str:
+    """What happened, as far as it is anyone's business."""
+    return error.PUBLIC if isinstance(error, StorageFailed) else error.what
 
 
 def _safe(text: str) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -19,6 +20,8 @@ from shadowmesh.controller.edge.access import foreign_origin, services, who_asks
 from shadowmesh.controller.edge.connections import proven
 from shadowmesh.controller.edge.links import FORBIDDEN, MALFORMED, REFUSED, receive
 from shadowmesh.controller.edge.outbox import Outbox
+from shadowmesh.controller.edge.pace import Pace
+from shadowmesh.controller.edge.problems import public
 from shadowmesh.controller.service.events import PAGE
 from shadowmesh.controller.service.services import Services
 from shadowmesh.model.api import Event
@@ -28,11 +31,12 @@ from shadowmesh.model.ids import NetworkRef
 from shadowmesh.model.text import check_text
 
 _UNAUTHORISED = 4401
+_PACE = (10, 1.0)  # subscribes at once, and seconds for each more
 
 
 class Subscribe(msgspec.Struct, tag_field="type", tag="subscribe", frozen=True):
-    network_id: str | None = None
-    since: int | None = None
+    network_id: Annotated[str, msgspec.Meta(max_length=100)] | None = None
+    since: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
 
 
 NEEDS: Mapping[type[msgspec.Struct], frozenset[Permission]] = {Subscribe: frozenset({Permission.NETWORK_VIEW})}
@@ -88,7 +92,7 @@ class _Watcher:
                     await self._see(self.who.narrowed(NEEDS[Subscribe]), self._wish)
             except ShadowMeshError as e:
                 self._wanted = frozenset()
-                await _fail(self._outbox, e.code, str(e), _close_code(e))
+                await _fail(self._outbox, e.code, public(e), _close_code(e))
             self._doubts -= 1
             self._release()
 
@@ -129,14 +133,17 @@ async def watch(socket: WebSocket) -> None:
             proven(socket)
             ending.callback(at.watchers.add(watcher))
             ending.callback(at.events.listen(watcher.happened))
+            pace = Pace(*_PACE)
             while True:
-                await watcher.subscribe(from_json(await receive(socket), Subscribe))
+                wish = from_json(await receive(socket), Subscribe)
+                await pace.turn()
+                await watcher.subscribe(wish)
         except WebSocketDisconnect:
             pass
         except MalformedError as e:
             await _fail(outbox, "malformed", str(e)[:300], MALFORMED)
         except ShadowMeshError as e:
-            await _fail(outbox, e.code, str(e), _close_code(e))
+            await _fail(outbox, e.code, public(e), _close_code(e))
 
 
 def _close_code(error: ShadowMeshError) -> int:

@@ -72,6 +72,7 @@ class Devices:
         self._witnesses = witnesses
         self._memberships = Memberships(core)
         self._greeting: WeakValueDictionary[DevicePublicKey, asyncio.Lock] = WeakValueDictionary()
+        self._hellos = Limiter(20, 3.0)  # each is answered with all that the device has to know
         self._grants = Limiter(10, 2.0)
         self._path_changes = Limiter(100, 0.2)
 
@@ -85,11 +86,12 @@ class Devices:
     ) -> DeviceLink:
         """The link, registered and given all it has to know.
 
-        Raises ShadowMeshError: bad_signature, client_duplicate, device_unknown.
+        Raises ShadowMeshError: bad_signature, rate_limited, client_duplicate, device_unknown.
         """
         message = hello_message(nonce, self._core.keys.identity.public, hello.boot_id)
         if not verify_text(hello.device_key, Context.HELLO, message, hello.signature):
             raise not_allowed("bad_signature", "the device's signature is wrong")
+        self._hellos.take(str(hello.device_key), self._core.now().timestamp())
         link = DeviceLink(
             device_key=hello.device_key,
             boot_id=check_text("boot id", hello.boot_id, 64),

@@ -32,6 +32,7 @@ from shadowmesh.controller.service.maps import Maps
 from shadowmesh.controller.service.members import Members
 from shadowmesh.controller.service.networks import Networks
 from shadowmesh.controller.service.presence import Presences
+from shadowmesh.controller.service.readiness import Readiness
 from shadowmesh.controller.service.relays import Relays
 from shadowmesh.controller.service.sessions import Sessions
 from shadowmesh.controller.service.users import Users
@@ -69,6 +70,7 @@ class Services:
     members: Members = field(init=False)
     witnesses: Witnesses = field(init=False)
     audit: Audit = field(init=False)
+    readiness: Readiness = field(init=False)
     following: Following = field(init=False)
     watchers: Watchers = field(default_factory=Watchers)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -92,6 +94,7 @@ class Services:
         self.users = Users(core, self.watchers)
         self.members = Members(core, self.watchers)
         self.following = Following(core, hub, self.maps, self.clients, self.watchers)
+        self.readiness = Readiness(core)
         self.audit = Audit(core, self.witnesses)
 
     async def start(self) -> None:

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from shadowmesh.controller.authz import Principal
+from shadowmesh.controller.errors import conflict
+
+MOST = 100  # connections of one user
 
 
 class Watcher(Protocol):
@@ -28,7 +31,13 @@ class Watchers:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def add(self, watcher: Watcher) -> Callable[[], None]:
-        """Returns what to call when the connection has ended."""
+        """Returns what to call when the connection has ended. Raises ShadowMeshError(too_many_watchers)."""
+        if sum(w.who.name == watcher.who.name for w in self._open) >= MOST:
+            raise conflict(
+                "too_many_watchers",
+                f"{watcher.who.name} watches on {MOST} connections already",
+                "close one of them first",
+            )
         self._open.add(watcher)
         return lambda: self._open.discard(watcher)
 

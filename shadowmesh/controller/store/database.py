@@ -38,7 +38,12 @@ _REMEDIES = {
 
 
 class StorageFailed(ShadowMeshError):
-    """The database can't be written or reached; nothing of the transaction was kept."""
+    """The database can't be written or reached; nothing of the transaction was kept.
+
+    `PUBLIC` is what others than the operator are told: the cause may name the database's address.
+    """
+
+    PUBLIC = "the controller's database failed, and nothing was changed"
 
     def __init__(self, cause: BaseException) -> None:
         origin = getattr(cause, "orig", cause)
@@ -46,7 +51,7 @@ class StorageFailed(ShadowMeshError):
         first = (str(origin).splitlines() or [type(cause).__name__])[0]
         super().__init__(
             "storage_failed",
-            f"the controller's database failed, and nothing was changed ({first})",
+            f"{self.PUBLIC} ({first})",
             next((remedy for name, remedy in _REMEDIES.items() if failed.startswith(name)), "see the controller's log"),
             kind=Kind.FAILED,
         )
