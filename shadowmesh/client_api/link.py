@@ -47,7 +47,15 @@ from shadowmesh.model.link import (
 from shadowmesh.model.netmap import NetworkMap
 from shadowmesh.model.text import escaped
 from shadowmesh.protocol.checkpoints import verify_checkpoint
-from shadowmesh.protocol.signing import Context, IdentityDocument, Signer, hello_message, sign_text, verify_map
+from shadowmesh.protocol.signing import (
+    Context,
+    IdentityDocument,
+    Signer,
+    goes_back,
+    hello_message,
+    sign_text,
+    verify_map,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -313,9 +321,16 @@ class ControllerLink:
         )
 
     async def _meet(self, url: str) -> None:
-        """The identity anew, checked by the fingerprint."""
+        """The identity anew, checked by the fingerprint. Raises ShadowMeshError, identity_older for one played back."""
         fingerprint = self._fingerprint or (self.identity.identity.fingerprint if self.identity else None)
         contact = await asyncio.to_thread(first_contact, url, fingerprint, connect=self._dial)
+        if self.identity is not None and goes_back(contact.identity, self.identity):
+            raise ShadowMeshError(
+                "identity_older",
+                f"{url} shows an identity that is older than the one known here, with other keys",
+                "someone may be in between; if the controller was put back from a backup, join anew",
+                kind=Kind.NOT_ALLOWED,
+            )
         self.identity, self._tls = contact.identity, contact.tls
 
     async def _hello(self, socket: ClientConnection) -> float:

@@ -207,6 +207,23 @@ class IdentityDocument(Struct, frozen=True, kw_only=True):
     issued: float = 0.0
 
 
+_SKEW = 300.0  # seconds that the clocks of one controller's nodes may differ
+
+
+def goes_back(new: IdentityDocument, known: IdentityDocument) -> bool:
+    """Whether `new` would bring back other keys by a document that is older than the known one.
+
+    An old document stays signed for ever: played back, it would have clients trust what was replaced since. One that
+    names the same keys harms nobody, whatever the controller's clock said when.
+    """
+    older = new.issued < known.issued - _SKEW
+    return older and (new.ca_pem, new.signing_keys, new.audit_keys) != (
+        known.ca_pem,
+        known.signing_keys,
+        known.audit_keys,
+    )
+
+
 class _SignedIdentity(Struct, frozen=True, kw_only=True):
     document: str  # JSON text, kept as signed: fields that a newer controller added don't break the signature
     signature: str

@@ -7,6 +7,7 @@ import base64
 import json
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,8 +16,10 @@ from websockets.asyncio.client import connect
 
 from shadowmesh.client_api.contact import first_contact
 from shadowmesh.client_api.link import Connected, Disconnected, MapChanged, MapRefused, Refused
+from shadowmesh.controller import pki
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.codec import from_json, to_json
+from shadowmesh.model.errors import Kind
 from shadowmesh.model.ids import RelayID
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.link import (
@@ -33,7 +36,7 @@ from shadowmesh.model.link import (
 )
 from shadowmesh.model.netmap import Encoded, MapDelta, MapHead, MapSnapshot, Member, NetworkMap
 from shadowmesh.protocol.sealing import network_key_info, open_sealed
-from shadowmesh.protocol.signing import Context, Signer, hello_message, sign_map, sign_text
+from shadowmesh.protocol.signing import Context, IdentityDocument, Signer, goes_back, hello_message, sign_map, sign_text
 
 if TYPE_CHECKING:
     from tests.controller.conftest import Device, World
@@ -415,3 +418,34 @@ async def test_a_refusal_stands_until_the_controller_says_otherwise(world: World
     await first.close()
     clone.link.kick()
     await clone.until_event(Connected)
+
+
+@pytest.mark.parametrize(("age", "accepted"), [(-86400.0, True), (86400.0, False)])
+async def test_an_identity_played_back_brings_no_old_keys_back(
+    world: World, tmp_path: Path, age: float, accepted: bool
+) -> None:
+    """The device knows another authority than what is shown: one that was replaced before, or one that replaced it."""
+    await world.network()
+    device = world.device()
+    await device.join((await world.invite()).invite)
+    pki.make_authority(tmp_path, world.fingerprint, world.clock())
+    known = device.identity
+    device.identity = msgspec.structs.replace(
+        known, ca_pem=(tmp_path / "ca.pem").read_text(), issued=known.issued + age
+    )
+    await device.connect()
+    if accepted:
+        await device.settled()
+    else:
+        error = (await device.until_event(Disconnected)).error
+        assert (error.code, error.kind) == ("identity_older", Kind.NOT_ALLOWED)
+
+
+def test_an_older_identity_with_the_same_keys_is_no_harm() -> None:
+    """The controller's clock was wrong for a time, say."""
+    keys = (Signer.generate().public,)
+    document = IdentityDocument(identity=keys[0], ca_pem="x", signing_keys=keys, urls=(), issued=1e9)
+    older = msgspec.structs.replace(document, issued=1.0, urls=("https://192.0.2.1",))
+    assert not goes_back(older, document)
+    assert goes_back(msgspec.structs.replace(older, signing_keys=()), document)
+    assert not goes_back(msgspec.structs.replace(document, signing_keys=(), issued=1e9 - 60), document)
