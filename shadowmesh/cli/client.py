@@ -38,7 +38,7 @@ Fingerprint = Annotated[str | None, typer.Option(help="sha256:… of the control
 Name = Annotated[
     str | None, typer.Option("--name", help="This machine's name in the network (default: its host name).")
 ]
-Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to wait until the network is up.")]
+Timeout = Annotated[float, typer.Option("--timeout", help="Seconds for all of it, until the network is up.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Hand over to the daemon and return.")]
 
 
@@ -107,7 +107,7 @@ def _join(
         from shadowmesh.daemon.join import join_offline
 
         try:
-            result = join_offline(call.state_dir, invite, **options)
+            result = join_offline(call.state_dir, invite, **options, timeout=timeout)
         except ShadowMeshError as busy:
             if busy.code != "daemon_running":
                 raise
@@ -301,9 +301,7 @@ def wait(
     if state not in ("up", "direct"):
         raise ShadowMeshError("wrong_state", f"no state {state!r}", "say --state up or direct", kind=Kind.USAGE)
     started = time.monotonic()
-    answer: dict[str, Any] = DaemonClient(call.state_dir).call(
-        "wait", timeout=timeout + 10, target=target, state=state, timeout_s=timeout
-    )
+    answer: dict[str, Any] = DaemonClient(call.state_dir).call("wait", target=target, state=state, timeout_s=timeout)
     took = time.monotonic() - started
     call.done("wait/1", answer, f"{target}: {state} after {took:.1f} s")
 

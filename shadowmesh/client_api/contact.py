@@ -82,7 +82,7 @@ def normal_url(url: str) -> str:
 def first_contact(
     url: str, fingerprint: str | None, *, timeout: float = 10.0, connect: Connect | None = None
 ) -> Contact:
-    """Fetches and checks the identity of the controller at `url`. `connect`: how, where that matters.
+    """Fetches and checks the identity of the controller at `url`, within `timeout` seconds. `connect`: how, where that matters.
 
     Without a fingerprint its TLS certificate has to be one that this machine trusts anyway.
 
@@ -176,10 +176,15 @@ def unreachable(url: str, cause: BaseException, *, offset: float = 0.0) -> Shado
                 "check the name, or the resolver of this machine",
                 kind=Kind.UNREACHABLE,
             )
+        if isinstance(found, TimeoutError) and not found.strerror:
+            why = "timed out"
+            break
         if isinstance(found, OSError) and found.strerror:
             why = found.strerror.lower()
             break
         found = found.__cause__ or found.__context__
+        if isinstance(found, ShadowMeshError):
+            break  # what was being dealt with when this began
     return ShadowMeshError(
         "controller_unreachable",
         f"the controller at {url} can't be reached ({why})",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from shadowmesh import __version__
 from shadowmesh.client_api.contact import API, Contact, error_of, first_contact, unreachable
-from shadowmesh.client_api.dialing import Connect, http_client
+from shadowmesh.client_api.dialing import Connect, Deadline, http_client
 from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.enrol import ChallengeRequest, EnrolAnswer, EnrolChallenge, EnrolRequest
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
@@ -92,7 +92,7 @@ def enroll(
 
     The private keys stay here: what is sent proves that they are there. `hostname` is a wish for a name.
     `check` is told where the invite leads before it is redeemed; what it raises ends the enrolment, and nothing is
-    used up. `connect`: how connections are made, where that matters.
+    used up. `connect`: how connections are made, where that matters. It takes no longer than `timeout` seconds.
 
     Raises ShadowMeshError: what `first_contact` raises, and the controller's own: invite_invalid, invite_expired,
     invite_revoked (NOT_ALLOWED), invite_used_up, network_full, pool_empty, name_taken (CONFLICT), rate_limited.
@@ -102,8 +102,9 @@ def enroll(
     if name is not None:
         check_text("name", name, 63)
     urls = invite.urls if isinstance(invite, Invite) else (invite.url,)
+    deadline = Deadline(timeout)
     contact = reach(urls, invite.fingerprint, timeout=timeout, connect=connect)
-    with http_client(contact.tls, timeout, connect, base_url=contact.url + API) as client:
+    with http_client(contact.tls, deadline.left, connect, base_url=contact.url + API) as client:
         try:
             keys = _Keys(device, wg_private, sealing_private)
             wish = ChallengeRequest(**_invite_fields(invite), **keys.public)
@@ -128,11 +129,16 @@ def enroll(
 def reach(
     urls: tuple[str, ...], fingerprint: str | None, *, timeout: float = _TIMEOUT, connect: Connect | None = None
 ) -> Contact:
-    """First contact with the first of several URLs that answers. Raises the last one's ShadowMeshError."""
+    """First contact with the first of several URLs that answers, within `timeout` seconds.
+
+    Raises the last one's ShadowMeshError.
+    """
     failed: ShadowMeshError | None = None
-    for url in urls:
+    deadline = Deadline(timeout)
+    for number, url in enumerate(urls):
+        share = deadline.left / (len(urls) - number)  # one that swallows everything leaves time for the others
         try:
-            return first_contact(url, fingerprint, timeout=timeout, connect=connect)
+            return first_contact(url, fingerprint, timeout=share, connect=connect)
         except ShadowMeshError as e:
             failed = e
             if e.kind is not Kind.UNREACHABLE and e.code != "not_a_controller":

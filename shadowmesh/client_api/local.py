@@ -1,8 +1,9 @@
 """The typed client of the daemon's socket, `STATE_DIR/daemon.sock`.
 
 One request per connection: a line of JSON `{"method", "params"}`; the answer is one line `{"result"}` or
-`{"error"}`, or for streams lines `{"item"}` and a last `{"end"}`. Uses the standard library and msgspec only, since
-`shadowmesh status` has to start quickly.
+`{"error"}`, or for streams lines `{"item"}` and a last `{"end"}`. While the daemon works on it, a line `{"working"}`
+comes each second: a daemon that says nothing for longer is stuck, and people aren't kept waiting for it. Uses the
+standard library and msgspec only, since `shadowmesh status` has to start quickly.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from shadowmesh.client_api.starting import until_answers
-from shadowmesh.client_api.unixsocket import connect, short_path
+from shadowmesh.client_api.unixsocket import connect, peer_pid, short_path
 from shadowmesh.model.codec import from_builtins
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.status import JoinResult, PingTry, Status, Why
 
 SOCKET_NAME = "daemon.sock"
 LOCK_NAME = "daemon.lock"  # held by the daemon from its start on
+WORKING = 1.0  # seconds between two signs of life
+SILENCE = 4.0  # seconds without one that mean a stuck daemon
 
 
 def unreachable(state_dir: Path, error: OSError) -> ShadowMeshError:
@@ -36,6 +40,16 @@ def unreachable(state_dir: Path, error: OSError) -> ShadowMeshError:
         "daemon_unreachable",
         f"no daemon answers in {state_dir}",
         "start it with `shadowmesh daemon run` (or `systemctl start shadowmesh`)",
+        kind=Kind.UNREACHABLE,
+    )
+
+
+def stuck(pid: int | None) -> ShadowMeshError:
+    """The one error for a daemon that is there and says nothing."""
+    return ShadowMeshError(
+        "daemon_stuck",
+        f"the daemon{'' if pid is None else f' (pid {pid})'} doesn't answer",
+        "see whether it is stopped; `systemctl restart shadowmesh` starts it anew",
         kind=Kind.UNREACHABLE,
     )
 
@@ -67,41 +81,47 @@ class DaemonClient:
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir
 
-    def _open(self, timeout: float | None) -> socket.socket:
+    def _open(self) -> socket.socket:
         path = self.state_dir / SOCKET_NAME
         try:
             try:
-                return connect(path, timeout)
+                return connect(path, SILENCE)
             except (FileNotFoundError, ConnectionRefusedError):
                 if not until_answers(path, self.state_dir / LOCK_NAME):
                     raise
-                return connect(path, timeout)
+                return connect(path, SILENCE)
+        except (BlockingIOError, TimeoutError) as e:  # it takes no connections, as many as wait
+            raise stuck(None) from e
         except OSError as e:
             raise unreachable(self.state_dir, e) from e
 
-    def _lines(self, method: str, params: dict[str, Any], timeout: float | None) -> Iterator[dict[str, Any]]:
-        with self._open(timeout) as sock:
+    def _lines(self, method: str, params: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        with self._open() as sock:
             try:
-                sock.sendall(_request(method, params))
+                with suppress(BrokenPipeError):  # it has answered without asking
+                    sock.sendall(_request(method, params))
                 with sock.makefile("rb") as answers:
                     for line in answers:
                         message: dict[str, Any] = json.loads(line)
                         if "error" in message:
                             raise error_from_wire(message["error"])
-                        yield message
+                        if "working" not in message:
+                            yield message
+            except TimeoutError as e:
+                raise stuck(peer_pid(sock)) from e
             except OSError as e:
                 raise _lost(self.state_dir) from e
 
-    def call(self, method: str, *, timeout: float | None = 60.0, **params: Any) -> Any:
+    def call(self, method: str, **params: Any) -> Any:
         """The result of one method, as plain JSON values."""
-        for message in self._lines(method, params, timeout):
+        for message in self._lines(method, params):
             return message.get("result")
         raise _lost(self.state_dir)
 
     def stream(self, method: str, **params: Any) -> Iterator[Any]:
         """The items of a streaming method, until its end."""
         ended = False
-        for message in self._lines(method, params, None):
+        for message in self._lines(method, params):
             if "item" in message:
                 yield message["item"]
             ended = "end" in message
@@ -113,7 +133,7 @@ class DaemonClient:
 
     def join(self, *, invite: str, wait: bool, timeout: float, **options: Any) -> JoinResult:
         """`invite`: smi1_… or a short code (then `controller` and perhaps `fingerprint` are among `options`)."""
-        answer = self.call("join", timeout=timeout + 60, invite=invite, wait=wait, wait_s=timeout, **options)
+        answer = self.call("join", invite=invite, wait=wait, timeout_s=timeout, **options)
         return from_builtins(answer, JoinResult)
 
     def ping(self, peer: str, *, count: int, timeout: float, until_direct: bool) -> Iterator[PingTry]:
@@ -136,16 +156,22 @@ class AsyncDaemonClient:
         try:
             with short_path(self.state_dir / SOCKET_NAME) as name:
                 reader, writer = await asyncio.open_unix_connection(name, limit=1 << 26)
+        except BlockingIOError as e:
+            raise stuck(None) from e
         except OSError as e:
             raise unreachable(self.state_dir, e) from e
         try:
             writer.write(_request(method, params))
-            await writer.drain()
-            while line := await reader.readline():
+            with suppress(BrokenPipeError):
+                await writer.drain()
+            while line := await asyncio.wait_for(reader.readline(), SILENCE):
                 message: dict[str, Any] = json.loads(line)
                 if "error" in message:
                     raise error_from_wire(message["error"])
-                yield message
+                if "working" not in message:
+                    yield message
+        except TimeoutError as e:
+            raise stuck(peer_pid(writer.get_extra_info("socket"))) from e
         except OSError as e:
             raise _lost(self.state_dir) from e
         finally:

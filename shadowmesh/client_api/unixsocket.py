@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +36,25 @@ def connect(path: Path, timeout: float | None) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def peer_credentials(sock: socket.socket) -> tuple[int, int, int]:
+    """pid, uid and gid of who connected, or of who listens (SO_PEERCRED)."""
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid, uid, gid = struct.unpack("3i", raw)
+    return pid, uid, gid
+
+
+def peer_pid(sock: socket.socket) -> int | None:
+    """The pid at the other end, None if it is in no namespace of ours."""
+    return peer_credentials(sock)[0] or None
+
+
+def hung_up(sock: socket.socket) -> bool:
+    """Whether the other end is closed for both directions; one that only has nothing more to say is still there."""
+    poll = select.poll()
+    poll.register(sock.fileno(), 0)
+    return any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0))
 
 
 def answers(path: Path) -> bool:

@@ -124,8 +124,21 @@ class Api:
     # networks
 
     async def join(self, _caller: Caller, params: dict[str, Any]) -> JoinResult:
-        daemon = self._daemon
-        loop = asyncio.get_running_loop()
+        """Within `timeout_s`, first contact included. What has been begun is finished, whether someone waits or not."""
+        timeout = _number(params, "timeout_s", 30.0)
+        end = self._now().boot + timeout
+        network = await asyncio.shield(self._daemon.spawn(self._enrol(params, timeout)))
+        if params.get("wait", True) and network.record.approved:
+            left = end - self._now().boot
+            if not await self._until(lambda: network.run_state == "up" and network.error is None, left):
+                raise ShadowMeshError(
+                    "not_up", f"{network.name} was joined but is not up: {network.complaint or 'no map yet'}",
+                    "`shadowmesh status` follows it",
+                )  # fmt: skip
+        return join_result(network)
+
+    async def _enrol(self, params: dict[str, Any], timeout: float) -> Network:
+        daemon, loop = self._daemon, asyncio.get_running_loop()
 
         async def check(network_id: NetworkID, name: str, subnet: ipaddress.IPv4Network) -> None:
             daemon.check_wish(name, subnet, network_id)
@@ -139,20 +152,14 @@ class Api:
             fingerprint=params.get("fingerprint"),
             refuse=lambda *what: asyncio.run_coroutine_threadsafe(check(*what), loop).result(),
             connect=daemon.connect,
+            timeout=timeout,
         )
         known = daemon.networks.get(record.network_id)
         if known is not None:
             daemon.take_down(known)
         network = daemon.add(record)
         daemon.links.refresh()
-        if params.get("wait", True) and record.approved:
-            timeout = _number(params, "wait_s", 30.0)
-            if not await self._until(lambda: network.run_state == "up" and network.error is None, timeout):
-                raise ShadowMeshError(
-                    "not_up", f"{network.name} was joined but is not up: {network.complaint or 'no map yet'}",
-                    "`shadowmesh status` follows it",
-                )  # fmt: skip
-        return join_result(network)
+        return network
 
     async def leave(self, _caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         """The keys here go at once; a controller that can't be reached is told when it can."""

@@ -99,13 +99,26 @@ async def _run(daemon: Daemon) -> ShadowMeshError | None:
         gc.enable()
         log.info("daemon runs", version=__version__, state_dir=str(daemon.state.directory), pump=daemon.mesh.pump_name)
         _tell_systemd("READY=1")
+        watchdog = asyncio.create_task(_feed_watchdog())
         await daemon.stopping.wait()
+        watchdog.cancel()
         _tell_systemd("STOPPING=1")
     finally:
         await local.stop()
         await daemon.stop()
         log.info("daemon stopped")
     return daemon.failure
+
+
+async def _feed_watchdog() -> None:
+    """sd_watchdog_enabled(3): tells systemd, where it asked for that, that the event loop turns."""
+    import asyncio
+
+    interval = int(os.environ.get("WATCHDOG_USEC") or 0) / 1e6
+    if interval > 0 and os.environ.get("WATCHDOG_PID") in (None, str(os.getpid())):
+        while True:
+            _tell_systemd("WATCHDOG=1")
+            await asyncio.sleep(interval / 2)
 
 
 def _tell_systemd(state: str) -> None:

@@ -6,8 +6,9 @@ import asyncio
 import ipaddress
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -46,6 +47,8 @@ from shadowmesh.protocol.signing import Signer
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 _RETRY, _LAST_RETRY = 1.0, 60.0  # seconds between tries to bring up a network that can't run
 _OFFSET_NEWS = 5.0  # seconds by which the controller's clock has to move to be noted
 ASK_FIRST = 3.0  # seconds in which a controller may tell what couldn't be saved before the old map is used
@@ -78,6 +81,7 @@ class Daemon:
         self._next_net = 0
         self._public: str | None = None
         self._watchers: set[asyncio.Event] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._retry: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._asking: set[NetworkID] = set()  # networks that wait for their controller's word
@@ -97,6 +101,13 @@ class Daemon:
         for record in records:
             self.add(record)
         self.links.refresh()
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Work that goes on whether someone waits for it or not, until the daemon stops."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def _ask_first(self, networks: list[NetworkID]) -> None:
         """A removal may be missing in what is on disk."""
@@ -121,6 +132,9 @@ class Daemon:
             self._retry.cancel()
         await self.links.stop()
         await self._streams.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self.mesh.stop()
         if self._asked is not None:
             self._asked.cancel()

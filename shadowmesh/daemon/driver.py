@@ -8,11 +8,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import structlog
+
+from shadowmesh.daemon.heartbeat import Heartbeat
 from shadowmesh.dataplane.interface import Pump, PumpDied
 from shadowmesh.engine.events import NodeEvent
 from shadowmesh.engine.node import Node
 from shadowmesh.model.clock import Now
 from shadowmesh.model.pump import Command
+
+log = structlog.get_logger(__name__)
 
 _LONGEST_WAIT = 2.0  # the loop's clock stands still in sleep; CLOCK_BOOTTIME doesn't: look at least so often
 _BATCH = 512
@@ -43,12 +48,14 @@ class Driver:
         self._stopped = False
         self._fileno = pump.fileno()
         self._loop.add_reader(self._fileno, self._readable)
+        self._heartbeat = Heartbeat(self._tell, self._stuck)
 
     def stop(self) -> None:
         """Stops looking; the pump stays the caller's to close."""
         if not self._stopped:
             self._stopped = True
             self._loop.remove_reader(self._fileno)
+            self._heartbeat.stop()
             for handle in (self._timer, self._flush_soon):
                 if handle is not None:
                     handle.cancel()
@@ -101,8 +108,20 @@ class Driver:
             return
         moment = self._clock()
         for event in events:
-            self.node.receive(event, moment)
+            if not self._heartbeat.answered_by(event):
+                self.node.receive(event, moment)
         self.flush()
+
+    def _tell(self, commands: list[Command]) -> None:
+        try:
+            self.pump.apply(commands)
+        except PumpDied:
+            self._died()
+
+    def _stuck(self) -> None:
+        log.error("the pump doesn't answer; ending it")
+        self.pump.kill()
+        self._died()
 
     def _died(self) -> None:
         if not self._stopped:

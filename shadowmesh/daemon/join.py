@@ -70,11 +70,12 @@ def enrol(
     fingerprint: str | None,
     refuse: Check,
     connect: Connect | None = None,
+    timeout: float = 30.0,
 ) -> NetworkRecord:
     """Enrols this device with fresh keys and keeps the membership. Raises ShadowMeshError.
 
     Keys are kept before the first request: a join that was cut off and is tried again is the same join. `refuse`
-    raises if this host can't carry the network; it is asked before the invite is used up. `connect`: how connections are made.
+    raises if this host can't carry the network; it is asked before the invite is used up. `connect`: how connections are made. It takes `timeout` seconds at the most.
     """
     invite = parse_invite(text, controller=controller, fingerprint=fingerprint)
     mark = hashlib.sha256(text.strip().encode()).digest()
@@ -113,6 +114,7 @@ def enrol(
             hostname=socket.gethostname(),
             check=check,
             connect=connect,
+            timeout=timeout,
         )
     except ShadowMeshError as e:
         if e.code in _NO_USE or (fresh and refused):  # else a later try may be the same enrolment
@@ -142,7 +144,7 @@ def enrol(
 
 
 def join_offline(
-    state_dir: Path, text: str, *, name: str | None, controller: str | None, fingerprint: str | None
+    state_dir: Path, text: str, *, name: str | None, controller: str | None, fingerprint: str | None, timeout: float
 ) -> JoinResult:
     """`join` without a daemon: it takes the network up when it starts."""
     state = State(state_dir)
@@ -165,7 +167,9 @@ def join_offline(
             finally:
                 host.close()
 
-        record = enrol(state, text, name=name, controller=controller, fingerprint=fingerprint, refuse=refuse)
+        record = enrol(
+            state, text, name=name, controller=controller, fingerprint=fingerprint, refuse=refuse, timeout=timeout
+        )
     finally:
         state.close()
     return JoinResult(

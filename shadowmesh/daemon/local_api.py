@@ -2,6 +2,8 @@
 
 The form of requests and answers is in `client_api.local`. Who asks is known from SO_PEERCRED: root and the
 service's own user change things; members of group `shadowmesh` read all; anyone reads the status without endpoints.
+A request has to come within seconds, and a user has so many connections at once. What a caller asked who has gone
+meanwhile isn't begun, or is ended.
 """
 
 from __future__ import annotations
@@ -11,19 +13,18 @@ import grp
 import json
 import os
 import pwd
-import socket
-import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import structlog
 
-from shadowmesh.client_api.local import SOCKET_NAME, error_to_wire
-from shadowmesh.client_api.unixsocket import listen
+from shadowmesh.client_api.local import SOCKET_NAME, WORKING, error_to_wire
+from shadowmesh.client_api.unixsocket import hung_up, listen, peer_credentials
 from shadowmesh.model.codec import to_builtins
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
@@ -31,6 +32,9 @@ log = structlog.get_logger(__name__)
 
 GROUP = "shadowmesh"
 _MAX_REQUEST = 64 * 1024
+_REQUEST_TIME = 5.0  # seconds for a request to come in
+_ANSWER_TIME = 30.0  # seconds for a caller to take what it is sent
+MAX_OF_USER, MAX_OF_OTHERS = 16, 64  # connections at once: of one user, and of all that may change nothing
 
 
 class Access(IntEnum):
@@ -46,7 +50,9 @@ class Caller:
     access: Access
 
 
+T = TypeVar("T")
 Method = Callable[[Caller, dict[str, Any]], Awaitable[Any] | AsyncIterator[Any]]
+_END = object()
 
 
 class LocalApi:
@@ -59,6 +65,9 @@ class LocalApi:
         self._methods = methods
         self._operators = operators
         self._server: asyncio.Server | None = None
+        self._callers: Counter[int] = Counter()  # connections by uid, of those that are limited
+        self._connections: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
+        self._closing: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
         """Raises ShadowMeshError(CONFLICT) if another daemon answers at the socket."""
@@ -70,34 +79,79 @@ class LocalApi:
                 kind=Kind.CONFLICT,
             ) from e  # fmt: skip
         sock.setblocking(False)
+        self._closing = asyncio.get_running_loop().create_future()
         self._server = await asyncio.start_unix_server(self._serve, sock=sock, limit=_MAX_REQUEST)
 
     async def stop(self) -> None:
-        if self._server is not None:
+        if self._server is not None and self._closing is not None:
             self._server.close()
             self._path.unlink(missing_ok=True)
+            self._closing.set_result(None)
+            for writer in self._connections.values():
+                writer.transport.abort()
+            if self._connections:
+                await asyncio.wait(list(self._connections))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections[task] = writer
+        task.add_done_callback(self._connections.pop)
+        _, uid, gid = peer_credentials(writer.get_extra_info("socket"))
+        access = self._access(uid, gid)
+        limited = access < Access.CHANGE
         try:
-            line = await reader.readline()
+            if limited and (self._callers[uid] >= MAX_OF_USER or self._callers.total() >= MAX_OF_OTHERS):
+                limited = False
+                error = ShadowMeshError(
+                    "busy", "too many ask the daemon at once", "try again in a moment", kind=Kind.CONFLICT
+                )
+                writer.write(json.dumps({"error": error_to_wire(error)}).encode() + b"\n")
+                return
+            if limited:
+                self._callers[uid] += 1
+            async with asyncio.timeout(_REQUEST_TIME):
+                line = await reader.readline()
             if line:
-                await self._answer(line, writer)
+                await self._answer(line, Caller(access), writer)
         except (OSError, ValueError):
-            pass  # the caller went away, or sent more than a request is long
+            pass  # the caller went away, or sent more than a request is long, or nothing in time
         finally:
+            if limited:
+                self._callers[uid] -= 1
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
 
-    async def _answer(self, line: bytes, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, line: bytes, caller: Caller, writer: asyncio.StreamWriter) -> None:
         async def send(message: dict[str, Any]) -> None:
             writer.write(json.dumps(message, default=to_builtins).encode() + b"\n")
-            await writer.drain()
+            async with asyncio.timeout(_ANSWER_TIME):
+                await writer.drain()
+
+        async def waited_for(work: Awaitable[T]) -> T:
+            """The work's result. Raises ConnectionError, and ends the work, once nobody waits for it any more."""
+            task = asyncio.ensure_future(work)
+            try:
+                while True:
+                    if hung_up(writer.get_extra_info("socket")):
+                        raise ConnectionResetError("the caller has gone")
+                    assert self._closing is not None
+                    both: set[asyncio.Future[Any]] = {task, self._closing}
+                    await asyncio.wait(both, timeout=WORKING, return_when=asyncio.FIRST_COMPLETED)
+                    if task.done():
+                        return task.result()
+                    if self._closing.done():
+                        raise ConnectionResetError("the daemon stops")
+                    await send({"working": True})
+            finally:
+                if not task.done():
+                    task.cancel()
+                    await asyncio.wait({task})
 
         try:
             name, params = _parse(line)
             needed, method = self._method(name)
-            caller = Caller(self._access(writer.get_extra_info("socket")))
             if caller.access < needed:
                 raise ShadowMeshError(
                     "not_allowed",
@@ -105,13 +159,18 @@ class LocalApi:
                     "run it as root",
                     kind=Kind.NOT_ALLOWED,
                 )
+            if hung_up(writer.get_extra_info("socket")):
+                return
             outcome = method(caller, params)
-            if isinstance(outcome, AsyncIterator):
-                async for item in outcome:
-                    await send({"item": to_builtins(item)})
+            if isinstance(outcome, AsyncGenerator):
+                try:
+                    while (item := await waited_for(anext(outcome, _END))) is not _END:
+                        await send({"item": to_builtins(item)})
+                finally:
+                    await outcome.aclose()
                 await send({"end": True})
             else:
-                await send({"result": to_builtins(await outcome)})
+                await send({"result": to_builtins(await waited_for(cast(Awaitable[Any], outcome)))})
         except ShadowMeshError as e:
             await send({"error": error_to_wire(e)})
         except OSError:
@@ -129,9 +188,7 @@ class LocalApi:
             )
         return found
 
-    def _access(self, sock: socket.socket) -> Access:
-        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        _, uid, gid = struct.unpack("3i", credentials)
+    def _access(self, uid: int, gid: int) -> Access:
         if uid in (0, os.geteuid()):
             return Access.CHANGE
         try:

@@ -21,6 +21,7 @@ After=network.target
 
 [Service]
 Type=notify
+WatchdogSec=30
 ExecStart={" ".join(map(_quoted, command))}
 Restart=on-failure
 RestartSec=2

@@ -31,6 +31,9 @@ class Pump(Protocol):
     def counters(self) -> memoryview:
         """The shared table: records of `len(COUNTER_FIELDS)` native u64 each, in `COUNTER_FIELDS` order."""
 
+    def kill(self) -> None:
+        """Ends a pump that doesn't answer; `close` is still to be called."""
+
     def close(self) -> None:
         """Ends the pump and wipes its keys. TUN devices go with their last descriptor."""
 

@@ -98,6 +98,9 @@ class PumpProcess:
     def counters(self) -> memoryview:
         return memoryview(self._table).cast("Q")
 
+    def kill(self) -> None:
+        self._process.kill()
+
     def close(self) -> None:
         """Ends the process by closing its socket; one that doesn't go within two seconds is killed."""
         self._socket.close()

@@ -90,6 +90,9 @@ class SimPump:
     def counters(self) -> memoryview:
         return self.core.table.memory.toreadonly()
 
+    def kill(self) -> None:
+        self.close()
+
     def close(self) -> None:
         for peer in self.core.peers.values():
             peer.sessions.drop(None)

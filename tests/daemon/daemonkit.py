@@ -55,7 +55,7 @@ from shadowmesh.model.api import InviteCreate, NetworkCreate
 from shadowmesh.model.clock import Now
 from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.model.link import LinkMessage
-from shadowmesh.model.pump import Command, Event, NetIndex, Slot
+from shadowmesh.model.pump import AddStream, Command, Event, NetIndex, Slot
 from shadowmesh.model.status import JoinResult, NetworkStatus, Status
 
 PATIENCE = 10.0
@@ -90,7 +90,7 @@ class Pump(SimPump):
         super().__init__(machine.clock)
         self._machine = machine
         self._readable = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.dead = False
+        self.dead = self.stuck = False
         self.applied: list[Command] = []
         machine.pumps.append(self)
 
@@ -102,6 +102,11 @@ class Pump(SimPump):
             raise PumpDied
         self.applied += commands
         super().apply(commands)
+        if self.stuck:
+            return
+        for command in commands:
+            if isinstance(command, AddStream) and _closed(command.fd):
+                self.end(command.slot)
         self._moved()
 
     def receive(self, *arguments: Any, **options: Any) -> None:
@@ -119,6 +124,9 @@ class Pump(SimPump):
         events = super().drain(limit)
         self._moved()
         return events
+
+    def kill(self) -> None:
+        self.die()
 
     def die(self) -> None:
         """As if its process had been killed."""
@@ -138,6 +146,15 @@ class Pump(SimPump):
         self._machine.delivered += [packet for _, packet in self.take_delivered()]
         if self.core.events.waiting:
             os.eventfd_write(self._readable, 1)
+
+
+def _closed(fd: int) -> bool:
+    """Whether the other end of a stream is."""
+    with socket.socket(fileno=os.dup(fd)) as end:
+        try:
+            return end.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
 
 
 class Link(ControllerLink):

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from daemonkit import Controller, controller, until
+from daemonkit import Controller, controller, refused, until
 
+from shadowmesh.client_api.local import SOCKET_NAME
+from shadowmesh.client_api.unixsocket import short_path
+from shadowmesh.daemon import heartbeat
 from shadowmesh.engine import Woke
+from shadowmesh.model.errors import Kind
+from shadowmesh.model.pump import AddStream
 
 
 @pytest.fixture
@@ -42,6 +50,44 @@ async def test_a_pump_that_dies_has_a_successor(there: Controller) -> None:
     first.die()
     await until(lambda: a.pumps and a.pumps[0] is not first)
     assert await a.reaches(b)
+
+
+async def test_a_pump_that_says_nothing_any_more_is_replaced(
+    there: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "BEAT", 0.02)
+    a, b = await there.member("a"), await there.member("b")
+    assert await a.reaches(b)
+    (first,) = a.pumps
+    beats = len([c for c in first.applied if isinstance(c, AddStream)])
+    await until(lambda: len([c for c in first.applied if isinstance(c, AddStream)]) > beats + 5)
+    assert a.pumps == [first], "one that answers stays"
+    first.stuck = True
+    await until(lambda: a.pumps and a.pumps[0] is not first)
+    assert await a.reaches(b)
+
+
+async def test_a_join_ends_with_its_timeout_and_names_the_network_as_the_cause(there: Controller) -> None:
+    a = await there.machine("a")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, says nothing
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}"
+        code = {"controller": url, "fingerprint": there.fingerprint}
+        started = asyncio.get_running_loop().time()
+        error = await refused(a.join("office-abcd-efgh12", timeout_s=0.5, **code))
+        assert (error.code, error.kind) == ("controller_unreachable", Kind.UNREACHABLE)
+        assert "(timed out)" in error.what and asyncio.get_running_loop().time() - started < 4
+
+
+async def test_a_join_whose_caller_has_gone_is_finished(there: Controller) -> None:
+    a = await there.machine("a")
+    with short_path(a.directory / SOCKET_NAME) as name:
+        _, writer = await asyncio.open_unix_connection(name)
+    writer.write(json.dumps({"method": "join", "params": {"invite": await there.invite()}}).encode() + b"\n")
+    await writer.drain()
+    await until(lambda: a.daemon._tasks)
+    writer.close()
+    await until(lambda: a.daemon.networks)
+    assert a.network().run_state == "up"
 
 
 async def test_down_leaves_nothing_on_the_host_and_up_brings_it_back(there: Controller) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import grp
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 
 from shadowmesh.client_api.local import SOCKET_NAME, AsyncDaemonClient, DaemonClient
 from shadowmesh.client_api.unixsocket import short_path
-from shadowmesh.daemon.local_api import Access, Caller, LocalApi
+from shadowmesh.daemon.local_api import MAX_OF_OTHERS, Access, Caller, LocalApi
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.status import PingTry
 
@@ -28,10 +29,13 @@ class Methods:
 
     def __init__(self) -> None:
         self.streams_ended = asyncio.Event()
+        self.slow_began, self.slow_ended = asyncio.Event(), asyncio.Event()
+        self.begun = 0
         self.all = {
             "who": (Access.STATUS, self.who), "read": (Access.READ, self.who), "change": (Access.CHANGE, self.who),
             "count": (Access.STATUS, self.count), "forever": (Access.STATUS, self.forever),
             "breaks": (Access.STATUS, self.breaks), "refuses": (Access.STATUS, self.refuses), "echo": (Access.STATUS, self.echo),
+            "slow": (Access.STATUS, self.slow),
         }  # fmt: skip
 
     async def who(self, caller: Caller, _params: dict[str, Any]) -> str:
@@ -39,6 +43,15 @@ class Methods:
 
     async def echo(self, _caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         return params
+
+    async def slow(self, _caller: Caller, params: dict[str, Any]) -> str:
+        self.begun += 1
+        self.slow_began.set()
+        try:
+            await asyncio.sleep(params["seconds"])
+        finally:
+            self.slow_ended.set()
+        return "done"
 
     async def count(self, _caller: Caller, params: dict[str, Any]) -> AsyncIterator[PingTry]:
         for seq in range(params["to"]):
@@ -187,7 +200,8 @@ import os, socket, sys
 path, uid, gid, method = sys.argv[1:]
 os.setgroups([]); os.setgid(int(gid)); os.setuid(int(uid))
 sock = socket.socket(socket.AF_UNIX); sock.connect(path)
-sock.sendall(b'{"method": "%s"}\\n' % method.encode())
+try: sock.sendall(b'{"method": "%s"}\\n' % method.encode())
+except BrokenPipeError: pass
 print(sock.makefile().readline())
 """
 
@@ -222,3 +236,125 @@ async def test_who_asks_decides_what_is_allowed(
             else:
                 assert (answer["error"]["code"], answer["error"]["kind"]) == ("not_allowed", Kind.NOT_ALLOWED.value)
     assert os.geteuid() == 0
+
+
+# a daemon that says nothing, and callers that don't listen
+
+
+async def test_a_daemon_that_works_long_is_not_a_stuck_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shadowmesh.daemon.local_api.WORKING", 0.05)
+    monkeypatch.setattr("shadowmesh.client_api.local.SILENCE", 0.5)
+    async with serving(tmp_path) as methods:
+        client = AsyncDaemonClient(tmp_path)
+        for answer in (
+            client.call("slow", seconds=1.0),
+            asyncio.to_thread(DaemonClient(tmp_path).call, "slow", seconds=1.0),
+        ):
+            assert await answer == "done"
+        assert methods.begun == 2
+
+
+STOPPED = """
+import asyncio, os, pathlib, signal, sys
+from shadowmesh.daemon.local_api import Access, LocalApi
+directory = pathlib.Path(sys.argv[1])
+async def change(caller, params): (directory / "changed").touch()
+async def main():
+    api = LocalApi(directory, {"change": (Access.CHANGE, change)})
+    await api.start()
+    print("ready", flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    await api.stop()
+asyncio.run(main())
+"""
+
+
+def test_a_stopped_daemon_hangs_nobody_and_carries_nothing_out_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shadowmesh.client_api.local.SILENCE", 0.3)
+    command = [sys.executable, "-c", STOPPED, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as daemon:
+        try:
+            assert daemon.stdout is not None and daemon.stdout.readline() == "ready\n"
+            os.waitid(os.P_PID, daemon.pid, os.WSTOPPED)
+            client = DaemonClient(tmp_path)
+            for ask in (
+                lambda: client.call("change"),
+                lambda: list(client.stream("change")),
+                lambda: asyncio.run(AsyncDaemonClient(tmp_path).call("change")),
+            ):
+                with pytest.raises(ShadowMeshError) as caught:
+                    ask()
+                assert (caught.value.code, caught.value.kind) == ("daemon_stuck", Kind.UNREACHABLE)
+                assert f"the daemon (pid {daemon.pid}) doesn't answer" in caught.value.what
+            daemon.send_signal(signal.SIGCONT)
+            daemon.communicate("end\n", timeout=30)
+            assert daemon.returncode == 0 and not (tmp_path / "changed").exists()
+        finally:
+            daemon.kill()
+
+
+async def test_what_a_caller_asked_who_has_gone_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shadowmesh.daemon.local_api.WORKING", 0.05)
+    async with serving(tmp_path) as methods:
+        with short_path(tmp_path / SOCKET_NAME) as name:
+            _, writer = await asyncio.open_unix_connection(name)
+        writer.write(b'{"method": "slow", "params": {"seconds": 60}}\n')
+        async with asyncio.timeout(5):
+            await methods.slow_began.wait()
+            writer.close()
+            await methods.slow_ended.wait()
+
+
+async def test_a_request_has_to_come_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shadowmesh.daemon.local_api._REQUEST_TIME", 0.1)
+    async with serving(tmp_path):
+        assert await raw(tmp_path, b'{"method"', half_close=False) == b""
+        assert await raw(tmp_path, b"", half_close=False) == b""
+
+
+FLOOD = """
+import os, socket, sys
+path, uid = sys.argv[1:]
+os.setgroups([]); os.setgid(int(uid)); os.setuid(int(uid))
+held = []
+while len(held) < 200:
+    sock = socket.socket(socket.AF_UNIX)
+    try: sock.connect(path)
+    except OSError: break
+    held.append(sock)
+print(len(held), flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.root
+async def test_a_user_without_rights_cant_use_up_the_daemons_descriptors(open_path: Path) -> None:
+    async with serving(open_path):
+        before = descriptors()
+        users = [
+            await asyncio.create_subprocess_exec(
+                sys.executable, "-c", FLOOD, str(open_path / SOCKET_NAME), str(uid),
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            )
+            for uid in range(54321, 54327)
+        ]  # fmt: skip
+        for user in users:
+            assert user.stdout is not None
+            await user.stdout.readline()
+        assert await AsyncDaemonClient(open_path).call("who") == "CHANGE", "who may change things gets in"
+        assert descriptors() - before <= MAX_OF_OTHERS + 20
+        answer = await ask_as(54321, 54321, open_path, "who")
+        assert answer["error"]["code"] == "busy"
+        for user in users:
+            user.kill()
+            await user.wait()
+        async with asyncio.timeout(5):
+            while "error" in await ask_as(54321, 54321, open_path, "who"):
+                pass
+
+
+def descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
