@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -19,8 +20,8 @@ from shadowmesh.model.errors import MalformedError
 log = structlog.get_logger(__name__)
 
 NAME = "recent.json"
-LOOK = 5.0  # seconds between two looks at what has changed
-RENEW = 60.0  # seconds after which it is written again unchanged, so that it stays younger than a session
+LOOK = 2.0  # seconds between two looks at what has changed
+RENEW = 20.0  # seconds after which times alone are worth writing
 MAX_BYTES = 4 << 20
 
 
@@ -35,7 +36,8 @@ class RecentFile:
         """What was kept last, None if there is nothing to go by."""
         try:
             with self._path.open("rb") as file:
-                return from_json(file.read(MAX_BYTES), WarmStart)
+                self._kept = from_json(file.read(MAX_BYTES), WarmStart)
+                return self._kept
         except FileNotFoundError:
             return None
         except (OSError, MalformedError) as e:
@@ -43,12 +45,11 @@ class RecentFile:
             return None
 
     def keep(self, warm_start: WarmStart) -> None:
-        """Writes it if others are in it than before, or if what is on disk grows old."""
-        kept = self._kept
-        same = set(warm_start.peers) == set(kept.peers) and warm_start.streams == kept.streams
-        age = warm_start.wall - kept.wall
-        if same and (not warm_start.peers or 0 <= age < RENEW):
-            return
+        """Writes it if others, or others' ways, are in it than before, or if its times have grown old."""
+        if _without_times(warm_start) == _without_times(self._kept):
+            before = {peer.client_id: peer.at for peer in self._kept.peers}
+            if all(abs(peer.at - before[peer.client_id]) < RENEW for peer in warm_start.peers):
+                return
         part = self._path.with_suffix(".part")
         try:
             with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
@@ -60,3 +61,7 @@ class RecentFile:
                 part.unlink()
             return
         self._kept = warm_start
+
+
+def _without_times(warm_start: WarmStart) -> object:
+    return {replace(peer, at=0.0) for peer in warm_start.peers}, warm_start.streams

@@ -23,15 +23,20 @@ RECENT = 180.0  # seconds since the last data for which a peer is worth remember
 
 @dataclass(frozen=True, slots=True)
 class RecentPeer:
-    """A peer with data in the last RECENT seconds. `endpoints`: where it was heard, the path in use first; `home` and
-    `standby`: its relays; `plain`: it speaks WireGuard alone."""
+    """A peer with data in the last RECENT seconds, `at` the last (Unix time). `endpoints`: where it was heard, the path in
+    use first; `home` and `standby`: its relays; `plain`: it speaks WireGuard alone."""
 
     network_id: NetworkID
     client_id: ClientID
+    at: float
     endpoints: tuple[SockAddr, ...] = ()
     home: RelayID | None = None
     standby: RelayID | None = None
     plain: bool = False
+
+    def is_recent(self, now: Now) -> bool:
+        """A clock that went back says nothing."""
+        return now.wall - self.at <= RECENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +44,11 @@ class WarmStart:
     """What a restarted node begins with, so that its peers hear it at once: whom it talked with, and where they were.
     Never part of it: session keys, counters, indices.
 
-    `wall`: when it was made, Unix seconds; `peers`: busiest first; `streams`: relays that were reached by a stream, as
-    UDP didn't get through.
+    `peers`: busiest first; `streams`: relays that were reached by a stream, as UDP didn't get through.
     """
 
-    wall: float = 0.0
     peers: tuple[RecentPeer, ...] = ()
     streams: tuple[RelayID, ...] = ()
-
-    def still_good(self, now: Now) -> bool:
-        """False when it is older than any session; a clock that went back says nothing."""
-        return now.wall - self.wall <= RECENT
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,14 +200,17 @@ class Node:
         engines = self._living()
         recent = sorted((found for e in engines for found in e.recent_peers(now)), key=lambda found: -found[0])
         streams = {s.relay.relay_id: None for e in engines for s in e.relays.sessions.values() if s.on_stream}
-        return WarmStart(now.wall, tuple(peer for _, peer in recent), tuple(streams))
+        peers = {(peer.network_id, peer.client_id): peer for _, peer in recent}
+        for peer in self._recent:  # whom we talked with before we started, and not yet since
+            if peer.is_recent(now):
+                peers.setdefault((peer.network_id, peer.client_id), peer)
+        return WarmStart(tuple(p for p in peers.values() if p.network_id in self.engines), tuple(streams))
 
     def _take_up(self, warm_start: WarmStart, now: Now) -> None:
         self._warm_start = None
-        if warm_start.still_good(now):
-            self._recent = warm_start.peers
-            self._surroundings.stream_first = frozenset(warm_start.streams)
-            self._reconnects.start(warm_start.peers, now)
+        self._recent = tuple(peer for peer in warm_start.peers if peer.is_recent(now))
+        self._surroundings.stream_first = frozenset(warm_start.streams)
+        self._reconnects.start(self._recent, now)
 
     def _reconnect(self, recent: RecentPeer, now: Now) -> bool:
         engine = self.engines.get(recent.network_id)

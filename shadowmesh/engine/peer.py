@@ -319,12 +319,15 @@ class Peer:
     def recent(self, now: Now) -> RecentPeer | None:
         """For `reconnect` after our next restart; None if there was no data lately."""
         path, route, timers = self.path, self.route, self.timers
-        if path is None or route is None or timers is None or timers.read() < now.boot - RECENT:
+        if path is None or route is None or timers is None:
+            return None
+        age = now.boot - timers.read()
+        if age > RECENT:
             return None
         plain = (path.plain.remote,) if path.plain is not None else ()
         heard = tuple(dict.fromkeys((*plain, *path.heard_from())))[:MAX_ENDPOINTS]
         client, network = self.member.client_id, self._membership.network_id
-        return RecentPeer(network, client, heard, route.home, route.standby, bool(plain))
+        return RecentPeer(network, client, now.wall - age, heard, route.home, route.standby, bool(plain))
 
     def known_at(self) -> set[SockAddr]:
         """The addresses at which it may be, as far as is known."""

@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import AsyncIterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,36 +58,40 @@ async def test_after_a_crash_it_still_knows_whom_it_talked_with(
     a, b = await there.member("a"), await there.member("b")
     await until(lambda: (b.directory / NAME).exists() or a.says(b, b"hello"))
     kept = json.loads((b.directory / NAME).read_text())
-    assert set(kept) == {"wall", "peers", "streams"}
+    assert set(kept) == {"peers", "streams"}
     (peer,) = kept["peers"]
-    assert set(peer) == {"network_id", "client_id", "endpoints", "home", "standby", "plain"}, (
+    assert set(peer) == {"network_id", "client_id", "at", "endpoints", "home", "standby", "plain"}, (
         "no keys, counters, indices"
     )
     assert (b.directory / NAME).stat().st_mode & 0o777 == 0o600
 
 
-PEER = RecentPeer(NetworkID(bytes(32)), ClientID("cli_a"), (SockAddr("192.0.2.1", 4000), SockAddr("2001:db8::1", 4000)))
+PEER = RecentPeer(
+    NetworkID(bytes(32)), ClientID("cli_a"), 1000.0, (SockAddr("192.0.2.1", 4000), SockAddr("2001:db8::1", 4000))
+)
 
 
 def test_what_is_kept_is_read_again(tmp_path: Path) -> None:
-    kept = WarmStart(1000.0, (PEER,))
+    kept = WarmStart((PEER,))
     assert RecentFile(tmp_path).read() is None
     RecentFile(tmp_path).keep(kept)
     assert RecentFile(tmp_path).read() == kept
 
 
-def test_it_is_written_when_others_are_in_it_or_it_grows_old(tmp_path: Path) -> None:
+def test_it_is_written_when_others_are_in_it_or_its_times_grow_old(tmp_path: Path) -> None:
     file, path = RecentFile(tmp_path), tmp_path / NAME
-    file.keep(WarmStart(1000.0))
+    file.keep(WarmStart())
     assert not path.exists(), "nobody to remember"
-    file.keep(WarmStart(1000.0, (PEER,)))
+    file.keep(WarmStart((PEER,)))
     written = path.stat().st_mtime_ns
-    file.keep(WarmStart(1030.0, (PEER,)))
+    file.keep(WarmStart((replace(PEER, at=1019.0),)))
     assert path.stat().st_mtime_ns == written
-    file.keep(WarmStart(1061.0, (PEER,)))
-    assert RecentFile(tmp_path).read() == WarmStart(1061.0, (PEER,))
-    file.keep(WarmStart(1065.0))
-    assert RecentFile(tmp_path).read() == WarmStart(1065.0)
+    file.keep(WarmStart((replace(PEER, at=1021.0),)))
+    assert RecentFile(tmp_path).read() == WarmStart((replace(PEER, at=1021.0),))
+    file.keep(WarmStart((replace(PEER, at=1021.0, endpoints=()),)))
+    assert RecentFile(tmp_path).read() == WarmStart((replace(PEER, at=1021.0, endpoints=()),))
+    file.keep(WarmStart())
+    assert RecentFile(tmp_path).read() == WarmStart()
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b'{"peers": 7}', b"\xff" * 100])
@@ -97,5 +102,5 @@ def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, damage: bytes) -> Non
 
 def test_a_full_disk_harms_nothing(tmp_path: Path) -> None:
     (tmp_path / "recent.part").mkdir()
-    RecentFile(tmp_path).keep(WarmStart(1000.0, (PEER,)))
+    RecentFile(tmp_path).keep(WarmStart((PEER,)))
     assert not (tmp_path / NAME).exists()

@@ -110,11 +110,23 @@ def test_what_is_kept_holds_no_secrets_and_only_recent_peers_the_busiest_first()
     assert [peer.client_id for peer in kept.peers] == [c.client_id, b.client_id]
     assert kept.peers[0].endpoints == (c.addr,)
     assert kept.peers[0].home == world.relays["relay1"].relay_id
-    assert set(RecentPeer.__slots__) == {"network_id", "client_id", "endpoints", "home", "standby", "plain"}
-    assert kept.still_good(a.clock())
-    world.run(181.0)
-    assert not kept.still_good(a.clock())
+    assert set(RecentPeer.__slots__) == {"network_id", "client_id", "at", "endpoints", "home", "standby", "plain"}
+    world.run(150.0)
+    assert kept.peers[0].is_recent(a.clock())
+    world.run(30.0)
+    assert not kept.peers[0].is_recent(a.clock())
     assert not a.node.warm_start(a.clock()).peers
+
+
+def test_what_was_kept_is_kept_over_a_second_restart_for_as_long_as_it_is_recent() -> None:
+    world, _a, b = talking(SITUATIONS["direct"], 1)
+    before = b.node.warm_start(b.clock()).peers
+    for _ in range(3):
+        b.restart(after=1.0)
+        world.run(20.0)
+    assert b.node.warm_start(b.clock()).peers == before
+    world.run(130.0)
+    assert not b.node.warm_start(b.clock()).peers
 
 
 def test_handshakes_after_a_start_are_paced() -> None:
@@ -123,7 +135,7 @@ def test_handshakes_after_a_start_are_paced() -> None:
     a = world.host("a", "none")
     others = [world.host(f"h{n:03}", "none") for n in range(150)]
     world.controller._map = None
-    recent = tuple(RecentPeer(world.network_id, h.client_id, (h.addr,)) for h in others)
+    recent = tuple(RecentPeer(world.network_id, h.client_id, a.clock().wall, (h.addr,)) for h in others)
     sent: list[float] = []
     transmit = world.transmit
 
@@ -133,7 +145,7 @@ def test_handshakes_after_a_start_are_paced() -> None:
         transmit(host, src, dst, data)
 
     world.transmit = watch  # type: ignore[method-assign]
-    a.start(warm_start=WarmStart(a.clock().wall, recent))
+    a.start(warm_start=WarmStart(recent))
     began = world.time
     world.run(0.9)  # nobody answers, and nothing is repeated yet
     assert 40 <= len(sent) <= 50
@@ -244,7 +256,7 @@ def test_a_peer_that_left_the_map_meanwhile_is_not_called() -> None:
     world, a, b = talking(SITUATIONS["direct"], 1)
     kept = b.node.warm_start(b.clock())
     gone = WarmStart(
-        kept.wall, (*kept.peers, RecentPeer(world.network_id, ClientID("cli_gone"), (SockAddr("192.0.2.1", 1),)))
+        (*kept.peers, RecentPeer(world.network_id, ClientID("cli_gone"), b.clock().wall, (SockAddr("192.0.2.1", 1),)))
     )
     b.stop()
     b.start(warm_start=gone)
