@@ -198,12 +198,12 @@ class Engine:
 
     # restarts
 
-    def remember(self, recent: Iterable[RecentPeer]) -> None:
+    def remember(self, recent: Iterable[RecentPeer], now: Now) -> None:
         """Whom we talked with before our restart."""
         for entry in recent:
             peer = self.peers.get(entry.client_id)
             if peer is not None:
-                peer.remember(entry)
+                peer.remember(entry, now)
         self._known_at_age = -inf
 
     def recent_peers(self, now: Now) -> list[tuple[int, RecentPeer]]:

@@ -170,7 +170,7 @@ class Node:
             self._take_up(self._warm_start, now)
         engine.apply_map(netmap, now)
         if first:
-            engine.remember(r for r in self._recent if r.network_id == network)
+            engine.remember([r for r in self._recent if r.network_id == network], now)
             self._reconnects.map_came(now)
 
     def apply_keys(self, network: NetworkID, keys: Mapping[int, Secret], now: Now) -> None:

@@ -291,8 +291,10 @@ class Peer:
 
     # restarts, its and ours
 
-    def remember(self, recent: RecentPeer) -> None:
+    def remember(self, recent: RecentPeer, now: Now) -> None:
         """Where it was before our restart; until its presence is known, that is where it is looked for."""
+        if recent.plain:
+            self._no_session_at = now.boot + RECENT  # it wouldn't understand; the handshake from here will do
         if self.presence is None:
             self.presence = Presence(
                 client_id=recent.client_id,

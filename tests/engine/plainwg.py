@@ -30,6 +30,7 @@ class PlainWireGuard:
         self.received: list[tuple[float, int]] = []
         self.waiting: list[bytes] = []
         self.index = 1
+        self.not_understood = 0
         host.stop()
         host.arrive = self.arrive  # type: ignore[method-assign]
 
@@ -70,7 +71,8 @@ class PlainWireGuard:
     def arrive(self, src: SockAddr, data: bytes) -> None:
         now = self.host.clock()
         if data[:2] == b"SM":
-            return  # it doesn't know what that is
+            self.not_understood += 1
+            return
         kind = noise.message_type(data)
         if kind == noise.RESPONSE and self.initiation is not None:
             keys = self.initiation.consume_response(data, self.config.psk)

@@ -71,6 +71,27 @@ def test_the_daemon_initiates_towards_its_last_endpoint() -> None:
     assert len(wg.received) == heard + 1
 
 
+def test_a_restarted_daemon_is_heard_at_once_and_says_nothing_that_it_would_not_understand() -> None:
+    world, b, wg = taken_over()
+    world.packet_size = 84
+    for n in range(12):
+        wg.send_packet(1000 + n)
+        world.run(1.0)
+    assert b.to(wg.host).reason == "direct.wireguard"
+    b.restart(after=2.0)
+    began, wg.not_understood = world.time, 0
+    for n in range(20):  # it goes on with a session that isn't there any more
+        wg.send_packet(2000 + n)
+        world.run(0.1)
+    times = [t for t in world.flow(wg.host, b).received.values() if t > began]
+    assert min(times) - began <= 1.0
+    world.send(b, wg.host)
+    world.run(1.0)
+    assert wg.received[-1][0] > began
+    assert b.to(wg.host).reason == "direct.wireguard"
+    assert wg.not_understood == 0
+
+
 def test_ping_measures_it_by_a_handshake() -> None:
     world, b, wg = taken_over("none")
     for n in range(12):
