@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Hashable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Interface, IPv6Interface, ip_address
+from ipaddress import ip_address
 from typing import Final, TypeAlias
 
 import structlog
@@ -24,6 +24,7 @@ from shadowmesh.dataplane.rtnetlink import Change, Changed, HostWatcher
 from shadowmesh.dataplane.tun import tun_name
 from shadowmesh.model.addresses import IPAddress, IPNetwork
 from shadowmesh.model.errors import ShadowMeshError
+from shadowmesh.model.hostaddresses import HostAddresses
 
 log = structlog.get_logger(__name__)
 
@@ -82,7 +83,7 @@ class _Look:
     changed: dict[int, tuple[str, ...]] = field(default_factory=dict)
     trouble: dict[int, str] = field(default_factory=dict)
     overlap: dict[int, tuple[str, IPNetwork]] = field(default_factory=dict)
-    addresses: list[IPv4Interface | IPv6Interface] = field(default_factory=list)
+    addresses: HostAddresses = field(default_factory=HostAddresses)
     ways: dict[IPAddress, Way | None] = field(default_factory=dict)
     took: float = 0.0
 
@@ -101,7 +102,7 @@ class HostNet:
         self._looking: asyncio.Task[None] | None = None
         self._again = False
         self._pause = _SETTLE
-        self._addresses: list[IPv4Interface | IPv6Interface] = []
+        self._addresses = HostAddresses()
         self._ways: dict[IPAddress, Way | None] = {}
 
     def start(self) -> None:
@@ -111,8 +112,8 @@ class HostNet:
         self.warnings = self._host.conflicts()
         for conflict in self.warnings:
             log.warning("marks conflict", what=conflict)
-        self._addresses = self._host.candidates()
         self._ways = self._host.ways(_ELSEWHERE)
+        self._addresses = self._host.underlay((), _interfaces(self._ways))
         self._outer.hold("resolver", nameservers())
         self._watcher = HostWatcher()
         asyncio.get_running_loop().add_reader(self._watcher.fileno(), self._readable)
@@ -151,9 +152,9 @@ class HostNet:
 
     # the underlay
 
-    def addresses(self) -> list[IPv4Interface | IPv6Interface]:
+    def addresses(self) -> HostAddresses:
         """The host's own addresses, without those of overlays."""
-        return list(self._addresses)
+        return self._addresses
 
     def overlaps(self, subnet: IPNetwork, ignore: Collection[str]) -> list[tuple[str, IPNetwork]]:
         return self._host.find_overlaps(subnet, {"lo", *ignore})
@@ -248,6 +249,10 @@ class HostNet:
             self._on_event(news)
 
 
+def _interfaces(ways: dict[IPAddress, Way | None]) -> set[int]:
+    return {way.interface for way in ways.values() if way is not None}
+
+
 def _look(host: HostNetwork, wanted: dict[int, Interface], watched: list[IPAddress]) -> _Look:
     """In the thread of `host`. Raises ShadowMeshError where nothing at all can be seen."""
     began = time.monotonic()
@@ -274,7 +279,7 @@ def _look(host: HostNetwork, wanted: dict[int, Interface], watched: list[IPAddre
         found.changed[fd] = applied.changed
         if applied.failed:
             found.trouble[fd] = "; ".join(applied.failed.values())
-    found.addresses = host.candidates(own)
     found.ways = host.ways(watched)
+    found.addresses = host.underlay(own, _interfaces(found.ways))
     found.took = time.monotonic() - began
     return found

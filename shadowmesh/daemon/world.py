@@ -9,7 +9,6 @@ import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv6Interface
 from typing import Protocol
 
 from shadowmesh.client_api.dialing import Connect
@@ -24,6 +23,7 @@ from shadowmesh.dataplane.process import PumpProcess
 from shadowmesh.dataplane.tun import open_tun
 from shadowmesh.model.addresses import IPAddress, IPNetwork
 from shadowmesh.model.clock import Now
+from shadowmesh.model.hostaddresses import HostAddresses
 
 
 class Host(Protocol):
@@ -38,7 +38,7 @@ class Host(Protocol):
     def hold_outer(self, owner: Hashable, addresses: Iterable[IPAddress]) -> None: ...
     def reaching(self, address: IPAddress) -> None: ...
     def outer_within(self, subnet: IPNetwork) -> list[IPAddress]: ...
-    def addresses(self) -> list[IPv4Interface | IPv6Interface]: ...
+    def addresses(self) -> HostAddresses: ...
     def overlaps(self, subnet: IPNetwork, ignore: Collection[str]) -> list[tuple[str, IPNetwork]]: ...
 
 

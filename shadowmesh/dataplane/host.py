@@ -14,18 +14,19 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+from ipaddress import collapse_addresses, ip_interface
 from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
+from shadowmesh.dataplane.links import Link, LinkRole, roles
 from shadowmesh.dataplane.outer import FirewallMark
 from shadowmesh.dataplane.routing import PolicyRouting
-from shadowmesh.dataplane.rtnetlink import MAIN_TABLE, ROUTE_PROTOCOL, UNICAST, dump_routes
+from shadowmesh.dataplane.rtnetlink import MAIN_TABLE, ROUTE_PROTOCOL, UNICAST, Route, dump_routes
 from shadowmesh.model.addresses import IPAddress, IPNetwork
 from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.hostaddresses import HostAddresses, IPInterface
 
-IPInterface: TypeAlias = IPv4Interface | IPv6Interface
-
-_IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
+_IFF_UP: Final = 0x1
+_MOST_NESTED: Final = 1024
 _IFA_F_NODAD, _IFA_F_DADFAILED, _IFA_F_DEPRECATED, _IFA_F_TENTATIVE, _IFA_F_NOPREFIXROUTE = (
     0x02,
     0x08,
@@ -209,7 +210,7 @@ class HostNetwork:
         TUN devices go with their pump's descriptor: one that is there belongs to a daemon that runs.
         """
         with _told("leftovers"), contextlib.suppress(OSError):
-            return self._routing.clean({link["index"] for link in self._ipr().get_links() if _kind(link) == "tun"})
+            return self._routing.clean({link["index"] for link in self._ipr().get_links() if Link.of(link).kind == "tun"})
         return []
 
     @_on_its_thread
@@ -273,23 +274,28 @@ class HostNetwork:
             ]
 
     @_on_its_thread
-    def candidates(self, ignore: Collection[str] = ()) -> list[IPInterface]:
-        """Addresses at which others may reach this host: of interfaces that are up, not loopback, not in `ignore`, and not overlays.
+    def underlay(self, ignore: Collection[str] = (), in_use: Collection[int] = ()) -> HostAddresses:
+        """Addresses at which others may reach this host, and where other programs' tunnels lead.
 
-        With the prefix of their network. IPv6 link-local addresses and those not (or no more) in use are left out.
+        Of interfaces that are up, not loopback, not in `ignore`, and not overlays. IPv6 link-local addresses and those not (or no more) in use
+        are left out. `in_use`: indices of interfaces by which default routes and the ways to relays and controllers lead.
         """
         with _told("addresses"):
             ipr = self._ipr()
             overlays = self._routing.overlays()
-            good = {
-                link["index"]
-                for link in ipr.get_links()
-                if link["flags"] & _IFF_UP
-                and not link["flags"] & _IFF_LOOPBACK
-                and link["index"] not in overlays
-                and link.get_attr("IFLA_IFNAME") not in ignore
-            }
-            return [a for i, a in _indexed_addresses(ipr, usable=True) if i in good and not a.ip.is_link_local]
+            links = [Link.of(message) for message in ipr.get_links()]
+            role = roles(links, in_use)
+            good = {k.index for k in links if k.up and not k.loopback and k.index not in overlays and k.name not in ignore}
+            found: dict[LinkRole, list[IPInterface]] = {r: [] for r in LinkRole}
+            for index, address in _indexed_addresses(ipr, usable=True):
+                if index in good and not address.ip.is_link_local:
+                    found[role[index]].append(address)
+            nested = {a.network for a in found[LinkRole.TUNNEL] if a.network.prefixlen < a.max_prefixlen}
+            for index in (i for i in good if role[i] is LinkRole.TUNNEL):
+                nested |= {r.network for v in (4, 6) for r in dump_routes(v, interface=index) if _is_somewhere(r)}
+            return HostAddresses(
+                tuple(found[LinkRole.REAL]), tuple(found[LinkRole.TUNNEL]), tuple(found[LinkRole.CONTAINERS]), _merged(nested)
+            )
 
     @staticmethod
     def _names(ipr: Any) -> dict[int, str]:
@@ -305,9 +311,18 @@ class HostNetwork:
         return index
 
 
-def _kind(link: Any) -> str | None:
-    info = link.get_attr("IFLA_LINKINFO")
-    return None if info is None else info.get_attr("IFLA_INFO_KIND")
+def _is_somewhere(route: Route) -> bool:
+    """Whether a route is to certain networks: neither a default route (or a half of one, as OpenVPN sets), nor of the link itself."""
+    network = route.network
+    return route.kind == UNICAST and network.prefixlen > 1 and not (network.is_link_local or network.is_multicast)
+
+
+def _merged(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
+    """The same addresses in as few networks as may be; of very many, the largest."""
+    merged: list[IPNetwork] = []
+    for version in (4, 6):
+        merged += collapse_addresses(n for n in networks if n.version == version)  # type: ignore[type-var]
+    return tuple(sorted(merged, key=lambda n: (n.prefixlen, str(n)))[:_MOST_NESTED])
 
 
 def _index_or_none(name: str) -> int | None:

@@ -53,10 +53,13 @@ class Route:
     table: int = MAIN_TABLE
 
 
-def dump_routes(version: int, *, table: int | None = None, protocol: int | None = None) -> list[Route]:
-    """The routes of one IP version, of one table and one protocol number if they are given. Raises OSError."""
+def dump_routes(
+    version: int, *, table: int | None = None, protocol: int | None = None, interface: int | None = None
+) -> list[Route]:
+    """The routes of one IP version; only those of a table, with a protocol number, into an interface, where given. Raises OSError."""
     family = socket.AF_INET if version == 4 else socket.AF_INET6
-    attributes = b"" if table is None else struct.pack("=HHI", 8, _RTA_TABLE, table)
+    wanted = ((_RTA_TABLE, table), (_RTA_OIF, interface))
+    attributes = b"".join(struct.pack("=HHI", 8, kind, value) for kind, value in wanted if value is not None)
     request = _RTMSG.pack(family, 0, 0, 0, 0, protocol or 0, 0, 0, 0) + attributes
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as sock:
         with contextlib.suppress(OSError):
@@ -69,16 +72,13 @@ def dump_routes(version: int, *, table: int | None = None, protocol: int | None 
                     return found
                 if kind == _NLMSG_ERROR:
                     number = -struct.unpack_from("=i", body)[0]
-                    if number == errno.ENOENT:  # a table that was never used
+                    if number in (errno.ENOENT, errno.ENODEV):  # a table that was never used, an interface that just went
                         return found
                     raise OSError(number, os.strerror(number))
                 route = _route(body) if kind == _RTM_NEWROUTE else None
-                if (
-                    route
-                    and route.network.version == version
-                    and table in (None, route.table)
-                    and protocol in (None, route.protocol)
-                ):
+                if route is None or route.network.version != version or interface not in (None, route.interface):
+                    continue
+                if table in (None, route.table) and protocol in (None, route.protocol):
                     found.append(route)
 
 

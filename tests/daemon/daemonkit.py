@@ -55,6 +55,7 @@ from shadowmesh.model.addresses import IPAddress, IPNetwork, SockAddr
 from shadowmesh.model.api import InviteCreate, NetworkCreate
 from shadowmesh.model.clock import Now
 from shadowmesh.model.errors import ShadowMeshError
+from shadowmesh.model.hostaddresses import HostAddresses
 from shadowmesh.model.link import LinkMessage
 from shadowmesh.model.pump import AddStream, Command, Event, NetIndex, Slot
 from shadowmesh.model.status import JoinResult, NetworkStatus, Status
@@ -230,8 +231,8 @@ class SimHost:
     def outer_within(self, subnet: IPNetwork) -> list[IPAddress]:
         return [a for a in self.outer.all() if a.version == subnet.version and a in subnet]
 
-    def addresses(self) -> list[ipaddress.IPv4Interface | ipaddress.IPv6Interface]:
-        return [ipaddress.IPv4Interface(f"{self._machine.address}/24")]
+    def addresses(self) -> HostAddresses:
+        return HostAddresses((ipaddress.IPv4Interface(f"{self._machine.address}/24"),))
 
     def overlaps(self, subnet: IPNetwork, ignore: Collection[str]) -> list[tuple[str, IPNetwork]]:
         return [(name, lan) for name, lan in self.lans if name not in ignore and lan.overlaps(subnet)]
