@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from ipaddress import collapse_addresses, ip_interface
-from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from shadowmesh.dataplane.links import Link, LinkRole, roles
 from shadowmesh.dataplane.outer import FirewallMark
@@ -210,7 +210,9 @@ class HostNetwork:
         TUN devices go with their pump's descriptor: one that is there belongs to a daemon that runs.
         """
         with _told("leftovers"), contextlib.suppress(OSError):
-            return self._routing.clean({link["index"] for link in self._ipr().get_links() if Link.of(link).kind == "tun"})
+            return self._routing.clean(
+                {link["index"] for link in self._ipr().get_links() if Link.of(link).kind == "tun"}
+            )
         return []
 
     @_on_its_thread
@@ -285,7 +287,9 @@ class HostNetwork:
             overlays = self._routing.overlays()
             links = [Link.of(message) for message in ipr.get_links()]
             role = roles(links, in_use)
-            good = {k.index for k in links if k.up and not k.loopback and k.index not in overlays and k.name not in ignore}
+            good = {
+                k.index for k in links if k.up and not k.loopback and k.index not in overlays and k.name not in ignore
+            }
             found: dict[LinkRole, list[IPInterface]] = {r: [] for r in LinkRole}
             for index, address in _indexed_addresses(ipr, usable=True):
                 if index in good and not address.ip.is_link_local:
@@ -294,7 +298,10 @@ class HostNetwork:
             for index in (i for i in good if role[i] is LinkRole.TUNNEL):
                 nested |= {r.network for v in (4, 6) for r in dump_routes(v, interface=index) if _is_somewhere(r)}
             return HostAddresses(
-                tuple(found[LinkRole.REAL]), tuple(found[LinkRole.TUNNEL]), tuple(found[LinkRole.CONTAINERS]), _merged(nested)
+                tuple(found[LinkRole.REAL]),
+                tuple(found[LinkRole.TUNNEL]),
+                tuple(found[LinkRole.CONTAINERS]),
+                _merged(nested),
             )
 
     @staticmethod

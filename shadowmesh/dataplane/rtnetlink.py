@@ -72,7 +72,10 @@ def dump_routes(
                     return found
                 if kind == _NLMSG_ERROR:
                     number = -struct.unpack_from("=i", body)[0]
-                    if number in (errno.ENOENT, errno.ENODEV):  # a table that was never used, an interface that just went
+                    if number in (
+                        errno.ENOENT,
+                        errno.ENODEV,
+                    ):  # a table that was never used, an interface that just went
                         return found
                     raise OSError(number, os.strerror(number))
                 route = _route(body) if kind == _RTM_NEWROUTE else None

@@ -6,7 +6,7 @@ The daemon drives a Node so, with `now = Now(CLOCK_BOOTTIME, time.time())`:
     node.counters = CounterReader(pump.counters())             # WireGuard's timers are read from the pump's table
 
     node.add_socket(slot, port, now, ipv6=False)               # after AddSocket(slot, fd) to the pump
-    node.set_host_addresses([ip_interface("192.168.1.5/24"), …], now)   # at start and on each netlink change
+    node.set_host_addresses(HostAddresses((ip_interface("192.168.1.5/24"), …)), now)   # at start and on each netlink change
     node.add_network(NetworkIdentity(net, network_id, client_id, private_key))    # the daemon also sends AddTun(net, …)
     node.apply_map(network_id, netmap, now)                    # verified; then, in any order:
     node.apply_keys(network_id, {epoch: secret}, now)          # unsealed by the daemon

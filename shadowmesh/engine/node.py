@@ -28,6 +28,7 @@ from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.model.errors import Kind as ErrorKind
 from shadowmesh.model.errors import MalformedError, ShadowMeshError
+from shadowmesh.model.hostaddresses import HostAddresses
 from shadowmesh.model.ids import ClientID, RelayID
 from shadowmesh.model.keys import NetworkID, Secret
 from shadowmesh.model.link import Presence
@@ -48,7 +49,7 @@ from shadowmesh.model.pump import (
     Wants,
 )
 from shadowmesh.model.status import NatStatus, PeerStatus, Why
-from shadowmesh.paths.candidates import Candidate, CandidateKind, HostInterface, HostView, LocalSocket, gather
+from shadowmesh.paths.candidates import Candidate, CandidateKind, HostView, LocalSocket, gather
 from shadowmesh.paths.stunclient import StunClient
 from shadowmesh.protocol import disco, noise, stun
 from shadowmesh.protocol import relay as relay_wire
@@ -77,7 +78,7 @@ class Node:
         self.queued_at = inf  # as the STUN client's place in the timers
         self._reconnects = Reconnects(self._outbox, self._reconnect)
         self._recent: tuple[RecentPeer, ...] = ()  # of before our restart
-        self._interfaces: tuple[HostInterface, ...] = ()
+        self._host = HostAddresses()
         self._gauge = LoadGauge()
         self._handlers: dict[type, Callable[..., None]] = {
             Datagram: self._datagram,
@@ -252,14 +253,13 @@ class Node:
         for engine in self._living():
             engine.relays.transport_changed(now)
 
-    def set_host_addresses(self, addresses: Sequence[HostInterface], now: Now) -> None:
-        """The host's addresses with their prefixes, those of overlay interfaces left out. A change is a move."""
-        new = tuple(addresses)
-        if new == self._interfaces:
+    def set_host_addresses(self, addresses: HostAddresses, now: Now) -> None:
+        """The host's addresses. Another real one is a move; what else changes is told to the peers."""
+        if addresses == self._host:
             return
-        moved = bool(self._interfaces)
-        self._interfaces = new
-        self._refresh(now, moved=moved)
+        before, self._host = self._host, addresses
+        moved = bool(before.real) and addresses.real != before.real
+        self._refresh(now, moved=moved, force=True)
         if moved:
             self._everything_anew(now)
 
@@ -387,17 +387,10 @@ class Node:
 
     def _refresh(self, now: Now, *, moved: bool, force: bool = False) -> None:
         """Works out anew what this host's addresses are, and tells the peers if they changed."""
-        overlay = tuple(
-            net
-            for engine in self._living()
-            if engine.netmap is not None
-            for net in (engine.netmap.head.subnet, engine.netmap.head.subnet6)
-            if net is not None
-        )
-        bare = HostView(self._interfaces, overlay, self._stun.reflexive)
+        bare = HostView(self._host, self._stun.reflexive)
         verdict = self._stun.verdict(bare)
         filters_ports = verdict.type == "port_restricted"
-        view = HostView(self._interfaces, overlay, self._stun.reflexive, verdict.symmetric, filters_ports)
+        view = HostView(self._host, self._stun.reflexive, verdict.symmetric, filters_ports)
         around = self._surroundings
         candidates = gather(view, around.sockets)
         nat = NatStatus(

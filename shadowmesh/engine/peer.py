@@ -267,16 +267,16 @@ class Peer:
         self.disco_at = boot
         direct = None if path.prefix or path.remote is None else PathKey(path.via, path.remote)
         match message:
-            case disco.Ping(tx_id=tx_id, epoch=epoch, heard=heard):
+            case disco.Ping(tx_id=tx_id, epoch=epoch, heard=heard, nested=nested):
                 handshake.known_epoch = epoch
                 if direct is not None:
-                    own.ping_received(direct, boot, heard)
-                    answer = disco.Pong(tx_id, direct.remote, own.pong_id(direct, boot))
+                    own.ping_received(direct, boot, heard, nested=nested)
+                    answer = disco.Pong(tx_id, direct.remote, own.pong_id(direct, boot), own.is_nested(direct))
                 else:
                     answer = disco.Pong(tx_id, NOWHERE)
                 self._outbox.send(path, self.box.seal(answer))
-            case disco.Pong(tx_id=tx_id, own_id=own_id):
-                rtt = own.pong_received(direct, tx_id, boot, own_id)
+            case disco.Pong(tx_id=tx_id, own_id=own_id, nested=nested):
+                rtt = own.pong_received(direct, tx_id, boot, own_id, nested=nested)
                 if rtt is not None and self._pings is not None:
                     self._publish_pings(self._pings.pong(tx_id, rtt, direct=direct is not None), now)
             case disco.NoSession(receiver_index=receiver_index):
@@ -523,7 +523,7 @@ class Peer:
         assert self.route is not None
         path = self.route.relay_path() if ping.path is None else Path(ping.path.slot, ping.path.remote)
         if path is not None:
-            message = disco.Ping(ping.tx_id, self._newest_epoch(now), ping.heard)
+            message = disco.Ping(ping.tx_id, self._newest_epoch(now), ping.heard, ping.nested)
             self._outbox.send(path, self.box.seal(message))
 
     def _send_call(self, ask: bool, now: Now) -> None:

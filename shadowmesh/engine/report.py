@@ -24,6 +24,7 @@ _KIND_NAMES = {
     CandidateKind.IPV6: "ipv6",
     CandidateKind.GUESS: "guess",
     CandidateKind.TURN: "turn",
+    CandidateKind.NESTED: "nested",
 }
 
 DOUBLED = " Just now it doesn't answer, so the relay carries a second copy of everything."
@@ -77,7 +78,7 @@ def _attempt(probe: Probe, now: float) -> PathAttempt:
     since = probe.pong_at if probe.pong_at > -inf else probe.sent_at
     return PathAttempt(
         candidate=str(probe.path.remote),
-        kind="lan" if probe.rank is Rank.LAN else kind,
+        kind={Rank.LAN: "lan", Rank.NESTED: "nested"}.get(probe.rank, kind),
         result=result,
         latency_ms=round(probe.rtt * 1000, 3) if probe.rtt else None,
         age_s=round(now - since, 1) if since > -inf else None,

@@ -12,6 +12,7 @@ class Reason(StrEnum):
     DIRECT_MAPPED_PORT = "direct.mapped_port"
     DIRECT_IPV6 = "direct.ipv6"
     DIRECT_WIREGUARD = "direct.wireguard"
+    DIRECT_NESTED = "direct.nested"
     RELAY_UPGRADING = "relay.upgrading"
     RELAY_BOTH_SYMMETRIC = "relay.both_symmetric"
     RELAY_SYMMETRIC_PORT_RESTRICTED = "relay.symmetric_port_restricted"
@@ -36,6 +37,7 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.DIRECT_MAPPED_PORT: "A router on the way opened a port on request; traffic goes straight through it.",
     Reason.DIRECT_IPV6: "Both have IPv6 and talk over it directly.",
     Reason.DIRECT_WIREGUARD: "The peer speaks plain WireGuard; it is reached where its last packet came from.",
+    Reason.DIRECT_NESTED: "No relay can be reached; traffic goes through another program's tunnel (a VPN), which is slower.",
     Reason.RELAY_UPGRADING: "Traffic goes through the relay while a direct path is being tried.",
     Reason.RELAY_BOTH_SYMMETRIC: "Both NATs give every destination another port, so neither side can be found; the relay stays.",
     Reason.RELAY_SYMMETRIC_PORT_RESTRICTED: "One NAT gives every destination another port and the other filters by port; "

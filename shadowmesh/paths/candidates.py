@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
-from shadowmesh.model.addresses import IPAddress, IPNetwork, SockAddr
+from shadowmesh.model.addresses import IPAddress, SockAddr
+from shadowmesh.model.hostaddresses import HostAddresses
 from shadowmesh.model.pump import Slot
 from shadowmesh.model.reasons import Reason
-
-HostInterface: TypeAlias = ipaddress.IPv4Interface | ipaddress.IPv6Interface
-"""An address of this host with its on-link prefix."""
 
 MAX_CANDIDATES = 16  # told to a peer
 MAX_REMOTE = 24  # taken from a peer
@@ -33,6 +31,7 @@ class CandidateKind(IntEnum):
     IPV6 = 4
     GUESS = 5
     TURN = 6
+    NESTED = 7
 
 
 class Candidate(NamedTuple):
@@ -63,27 +62,32 @@ class Rank(IntEnum):
     OPEN = 1  # public, IPv6 or mapped: nothing has to be kept open
     PUNCHED = 2
     TURN = 3
+    NESTED = 4  # inside another program's tunnel: after the relay, too
 
 
 @dataclass(frozen=True, slots=True)
 class HostView:
-    """What this host knows of its own addresses. `overlay`: prefixes of its overlay networks, never candidates.
+    """What this host knows of its own addresses.
 
     `symmetric`: its NAT gives every destination another port. `filters_ports`: its NAT is known to let in only what
     comes from an address and port that was sent to.
     """
 
-    interfaces: tuple[HostInterface, ...] = ()
-    overlay: tuple[IPNetwork, ...] = ()
+    host: HostAddresses = field(default_factory=HostAddresses)
     reflexive: tuple[SockAddr, ...] = ()
     symmetric: bool = False
     filters_ports: bool = False
 
     def is_own(self, ip: IPAddress) -> bool:
-        return any(i.ip == ip for i in self.interfaces)
+        host = self.host
+        return any(i.ip == ip for i in (*host.real, *host.tunnels, *host.containers))
 
     def on_link(self, ip: IPAddress) -> bool:
-        return any(i.version == ip.version and ip in i.network for i in self.interfaces)
+        return any(i.version == ip.version and ip in i.network for i in self.host.real)
+
+    def is_nested(self, ip: IPAddress) -> bool:
+        """Whether only another program's tunnel leads there."""
+        return any(n.version == ip.version and ip in n for n in self.host.nested) and not self.on_link(ip)
 
     @property
     def is_public(self) -> bool:
@@ -107,11 +111,9 @@ def is_site_local(ip: IPAddress) -> bool:
     return any(ip in net for net in _SITE_LOCAL if net.version == ip.version)
 
 
-def usable(ip: IPAddress, overlay: Iterable[IPNetwork] = ()) -> bool:
-    """Whether an address may be a candidate at all: unicast, not link-local, not inside an overlay network."""
-    if ip.is_multicast or ip.is_unspecified or ip.is_link_local or ip.is_loopback:
-        return False
-    return not any(ip in net for net in overlay if net.version == ip.version)
+def usable(ip: IPAddress) -> bool:
+    """Whether an address may be a candidate at all: unicast, not link-local."""
+    return not (ip.is_multicast or ip.is_unspecified or ip.is_link_local or ip.is_loopback)
 
 
 def gather(
@@ -129,11 +131,14 @@ def gather(
     found: dict[SockAddr, CandidateKind] = {}
     for addr in mapped:
         found.setdefault(addr, CandidateKind.MAPPED)
-    for interface in view.interfaces:
+    nested = {t.ip for t in view.host.tunnels}
+    for interface in (*view.host.real, *view.host.tunnels):
         ip = interface.ip
-        if not usable(ip, view.overlay):
+        if not usable(ip):
             continue
         kind = CandidateKind.IPV6 if ip.version == 6 and not is_site_local(ip) else CandidateKind.HOST
+        if ip in nested:
+            kind = CandidateKind.NESTED
         for sock in sockets:
             if sock.ipv6 == (ip.version == 6):
                 found.setdefault(SockAddr(str(ip), sock.port), kind)
@@ -150,6 +155,7 @@ def gather(
         CandidateKind.HOST: 3,
         CandidateKind.TURN: 4,
         CandidateKind.GUESS: 5,
+        CandidateKind.NESTED: 6,
     }
     ranked = sorted(found.items(), key=lambda item: order[item[1]])
     return tuple(Candidate(addr, kind) for addr, kind in ranked[:MAX_CANDIDATES])
@@ -160,13 +166,12 @@ def pair(
 ) -> list[tuple[PathKey, CandidateKind]]:
     """All pairs worth a ping, each once.
 
-    Left out: this host's own addresses (two homes often number alike), overlay addresses, another family than the
-    socket's.
+    Left out: this host's own addresses (two homes often number alike), another family than the socket's.
     """
     pairs: dict[PathKey, CandidateKind] = {}
     for addr, kind in list(remote)[:MAX_REMOTE]:
         ip = parse_ip(addr.host)
-        if not usable(ip, view.overlay) or (view.is_own(ip) and any(s.port == addr.port for s in sockets)):
+        if not usable(ip) or (view.is_own(ip) and any(s.port == addr.port for s in sockets)):
             continue
         for sock in sockets:
             if sock.ipv6 == (ip.version == 6):
@@ -179,6 +184,8 @@ def judge(view: HostView, remote: SockAddr, kind: CandidateKind | None) -> tuple
     ip = parse_ip(remote.host)
     if kind is CandidateKind.TURN:
         return Rank.TURN, Reason.DIRECT_PUNCHED
+    if kind is CandidateKind.NESTED or view.is_nested(ip):
+        return Rank.NESTED, Reason.DIRECT_NESTED
     if view.on_link(ip):
         return Rank.LAN, Reason.DIRECT_LAN
     if kind is CandidateKind.MAPPED:
@@ -212,7 +219,9 @@ def looks_symmetric(candidates: Iterable[Candidate]) -> bool:
 def looks_udp_blocked(candidates: Sequence[Candidate]) -> bool:
     """Whether a peer has nothing but private host addresses: no STUN answer ever reached it."""
     return not any(
-        kind is not CandidateKind.HOST or not is_site_local(parse_ip(addr.host)) for addr, kind in candidates
+        kind is not CandidateKind.HOST or not is_site_local(parse_ip(addr.host))
+        for addr, kind in candidates
+        if kind is not CandidateKind.NESTED
     )
 
 

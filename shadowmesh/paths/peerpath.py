@@ -24,6 +24,7 @@ from shadowmesh.paths.candidates import (
     HostView,
     LocalSocket,
     PathKey,
+    Rank,
     judge,
     obstacle,
     open_to,
@@ -44,6 +45,7 @@ from shadowmesh.paths.values import (
     LED,
     MAX_TRIGGERED,
     MEASURE,
+    NESTED_WANTED,
     NO_ID,
     PING_MEMORY,
     RELAY_ROUTE,
@@ -69,7 +71,7 @@ class PeerPath:
 
     __slots__ = (
         "_actions", "_call_round", "_called_at", "_check_round", "_check_started", "_failed", "_heard_candidates_at",
-        "_last_traffic", "_led_until", "_lost", "_next_beat", "_obstacle_of", "_pinged_at", "_pings", "_reason", "_relay_beat", "_remote",
+        "_last_traffic", "_led_until", "_lost", "_nested_until", "_next_beat", "_obstacle_of", "_pinged_at", "_pings", "_reason", "_relay_beat", "_remote",
         "_remote_filters_ports", "_retry_at", "_retry_wait", "_rng", "_route", "_sockets", "_unanswered_since",
         "_unproven", "_view", "best", "deadline", "old", "plain", "policy", "probes", "relay_pong_at", "relay_rtt",
         "relay_up",
@@ -97,6 +99,7 @@ class PeerPath:
         self._last_traffic = -inf
         self._pinged_at = -inf  # when the peer last pinged us
         self._next_beat = inf
+        self._nested_until = -inf  # until then the peer wants nested paths
         self._led_until = -inf  # until then the peer's pings are awaited instead of sending our own
         self._unanswered_since = inf  # first heartbeat without an answer since the last pong
         self._unproven = False  # the path is used, doubled by the relay, until a pong
@@ -210,9 +213,10 @@ class PeerPath:
         for key in [k for k in self.probes if k.slot not in slots]:
             del self.probes[key]
         for probe in self.probes.values():
-            probe.rank, probe.reason = judge(view, probe.path.remote, probe.kind)
+            self._judge(probe)
         if self.best is not None and self.best.path.slot not in slots:
             self.best = None
+        self._leave_nested(now)
         if self.best is not None and moved:
             self._verify(now)
         if self.active(now) or self.best is not None:
@@ -227,6 +231,10 @@ class PeerPath:
             self.relay_up = up
             if up and self.checking:
                 self._call(now, ask=True)
+            if up:
+                self._leave_nested(now)
+            elif self.best is None and self.active(now) and self._knows_nested():
+                self._start_check(now, ask=True)
             self._settle(now)
 
     def relay_renewed(self, now: float) -> None:
@@ -243,6 +251,7 @@ class PeerPath:
         if not self._may_be_direct():
             self._failed = self._failed or self.checking
             self._end_check()
+        self._leave_nested(now)
         if not policy.p2p:
             self.best = self.old = None
             self.probes.clear()
@@ -279,10 +288,10 @@ class PeerPath:
         if not self._remote:
             self._remote = tuple(candidates)
 
-    def ping_received(self, path: PathKey, now: float, heard: bytes = NO_ID) -> None:
+    def ping_received(self, path: PathKey, now: float, heard: bytes = NO_ID, *, nested: bool = False) -> None:
         """An authenticated ping came on this direct path: answer it with a check of that very path.
 
-        `heard`: the own id of a pong of ours, which arrived, then.
+        `heard`: the own id of a pong of ours, which arrived, then. `nested`: the peer has nothing but this way through a tunnel.
         """
         if not self.policy.p2p:
             return
@@ -293,6 +302,10 @@ class PeerPath:
             if sum(1 for p in self.probes.values() if p.kind is None) >= MAX_TRIGGERED:
                 self._forget_oldest_triggered()
             probe = self._probe(path, None)
+        if nested:
+            self._nested_until = now + NESTED_WANTED
+        if not self._allowed(probe, now):
+            return
         if probe is self.best:
             self._heard(probe, heard, now)
             return
@@ -300,6 +313,36 @@ class PeerPath:
         if not busy and now - probe.sent_at >= REPEAT * 0.5:
             self._ping(probe, now)
             self._settle(now)
+
+    def is_nested(self, path: PathKey) -> bool:
+        """Whether a path is inside another program's tunnel, as seen from here."""
+        probe = self.probes.get(path)
+        kind = None if probe is None else probe.kind
+        return judge(self._view, path.remote, kind)[0] is Rank.NESTED
+
+    def _judge(self, probe: Probe) -> None:
+        probe.rank, probe.reason = judge(self._view, probe.path.remote, probe.kind)
+        if probe.told_nested:
+            probe.rank, probe.reason = Rank.NESTED, Reason.DIRECT_NESTED
+
+    def _allowed(self, probe: Probe, now: float) -> bool:
+        """Whether a path may be used as things are: one inside another tunnel only where one of the two has no relay."""
+        return probe.rank is not Rank.NESTED or not self._has_relay or now < self._nested_until
+
+    @property
+    def _has_relay(self) -> bool:
+        return self.relay_up and self.policy.relay_fallback
+
+    def _knows_nested(self) -> bool:
+        return any(judge(self._view, addr, kind)[0] is Rank.NESTED for addr, kind in self._remote)
+
+    def _leave_nested(self, now: float) -> None:
+        """Back to the relay as soon as there is one."""
+        if self.best is not None and not self._allowed(self.best, now):
+            self.best = None
+            self._unproven = False
+            self._unanswered_since = self._next_beat = inf
+            self._retry_at = -inf
 
     def pong_id(self, path: PathKey, now: float) -> bytes:
         """The own id of a pong that goes out on `path`: the peer's next ping will confirm it if it arrives."""
@@ -325,10 +368,12 @@ class PeerPath:
             self._next_beat = now
         self._settle(now)
 
-    def pong_received(self, path: PathKey | None, tx_id: bytes, now: float, own_id: bytes = NO_ID) -> float | None:
+    def pong_received(
+        self, path: PathKey | None, tx_id: bytes, now: float, own_id: bytes = NO_ID, *, nested: bool = False
+    ) -> float | None:
         """An authenticated pong on `path` (None: through the relay). Returns its round trip, None if it answers no ping.
 
-        `own_id`: the peer's, for our next ping to confirm.
+        `own_id`: the peer's, for our next ping to confirm. `nested`: the peer sees that the path is inside another tunnel.
         """
         entry = self._pings.pop(tx_id, None)
         if entry is None:
@@ -348,6 +393,10 @@ class PeerPath:
                 self._settle(now)
             return rtt
         probe.heard = own_id
+        if probe.told_nested != nested:
+            probe.told_nested = nested
+            self._judge(probe)
+            self._leave_nested(now)
         self._proven(probe, rtt, now)
         return rtt
 
@@ -406,7 +455,8 @@ class PeerPath:
                 self._relay_beat = inf
             else:
                 self._send(None, now)
-        if self.best is None and not self.checking and self.active(now) and now >= self._retry_at:
+        self._leave_nested(now)
+        if not self._settled_down and not self.checking and self.active(now) and now >= self._retry_at:
             self._start_check(now, ask=True)
         if self.probes and now >= self._forget_at():
             self.forget()
@@ -468,7 +518,9 @@ class PeerPath:
         best = self.best
         if probe is best:
             self._unproven = False
-        elif best is None or self._unproven or not self.trusted(now) or self._clearly_better(probe, best):
+        elif self._allowed(probe, now) and (
+            best is None or self._unproven or not self.trusted(now) or self._clearly_better(probe, best)
+        ):
             self.best = probe
             self._unproven = False
         if probe is self.best:
@@ -492,7 +544,7 @@ class PeerPath:
             probe = self.probes[path] = Probe(path, kind, rank, reason)
         elif kind is not None and probe.kind is None:
             probe.kind = kind
-            probe.rank, probe.reason = judge(self._view, path.remote, kind)
+            self._judge(probe)
         return probe
 
     def _forget_oldest_triggered(self) -> None:
@@ -507,7 +559,9 @@ class PeerPath:
             self._actions.append(Ping(None, tx_id))
         else:
             probe.sent_at = now
-            self._actions.append(Ping(probe.path, tx_id, probe.heard))
+            self._actions.append(
+                Ping(probe.path, tx_id, probe.heard, probe.rank is Rank.NESTED and not self._has_relay)
+            )
         return tx_id
 
     def _remember(self, tx_id: bytes, probe: Probe | None, now: float) -> None:
@@ -556,7 +610,7 @@ class PeerPath:
             self._call_round += 1
             if self._heard_candidates_at < self._check_started:
                 self._call(now, ask=True)
-        if self.best is not None and not self._unproven and now >= started + CHECK_SETTLED and self.trusted(now):
+        if self._settled_down and not self._unproven and now >= started + CHECK_SETTLED and self.trusted(now):
             self._end_check()
             return
         if now >= started + CHECK_ROUNDS[self._check_round]:
@@ -565,7 +619,7 @@ class PeerPath:
             self._ping_all(now)
             if not self.checking:
                 self._call_round = len(CALL_REPEATS)
-                self._failed = self.best is None
+                self._failed = not self._settled_down
                 self._lost = False
                 jitter = self._rng.uniform(-RETRY_JITTER, RETRY_JITTER) / RETRY
                 self._retry_at = now + self._retry_wait * (1.0 + jitter)
@@ -575,8 +629,13 @@ class PeerPath:
         for path, kind in pair(self._view, self._sockets, self._remote):
             self._probe(path, kind)
         for probe in list(self.probes.values()):
-            if now - probe.sent_at >= 0.1 and (probe is not self.best or self._unproven):
+            if now - probe.sent_at >= 0.1 and (probe is not self.best or self._unproven) and self._allowed(probe, now):
                 self._ping(probe, now)
+
+    @property
+    def _settled_down(self) -> bool:
+        """Whether there is a direct path that needn't be replaced by a better kind."""
+        return self.best is not None and self.best.rank is not Rank.NESTED
 
     def _next_check_event(self) -> float:
         if not self.checking:
@@ -587,7 +646,7 @@ class PeerPath:
         return self._check_started + at
 
     def _wanted_route(self, now: float) -> Route:
-        relay: Literal["relay"] | None = "relay" if self.relay_up and self.policy.relay_fallback else None
+        relay: Literal["relay"] | None = "relay" if self._has_relay else None
         if self.plain is not None:
             return Route(self.plain, None)
         if self.best is not None:
@@ -641,7 +700,15 @@ class PeerPath:
                 at = min(at, self._trust_ends())
             if route.also is None and self.relay_up and self._last_traffic + ACTIVE < at:
                 at = self._last_traffic + ACTIVE  # from then on the first packets go both ways again
-        elif self._retry_at < at and self.plain is None and self.active(now) and not self.checking:
+            if self.best.rank is Rank.NESTED and self._nested_until > now:
+                at = min(at, self._nested_until)
+        if (
+            not self._settled_down
+            and self._retry_at < at
+            and self.plain is None
+            and self.active(now)
+            and not self.checking
+        ):
             at = max(self._retry_at, now)
         if self.probes:
             at = min(at, self._forget_at())

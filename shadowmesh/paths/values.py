@@ -23,6 +23,7 @@ WORRY = 1.8  # seconds of unanswered heartbeats after which a path is in doubt: 
 WORRY_UNPROVEN = 0.6  # the same after waking a dormant path
 DORMANT_PING = 25.0
 FORGET = 300.0
+NESTED_WANTED = 10.0  # seconds for which a peer's ping on a nested path says that it has no other
 RETRY = 60.0
 RETRY_JITTER = 10.0
 RETRY_LOST = 10.0  # the first wait after a path that had worked was lost; doubled each time, up to RETRY
@@ -33,11 +34,13 @@ CLEARLY_FASTER_BY = 0.005  # … if it also gains so many seconds
 
 
 class Ping(NamedTuple):
-    """Send a disco ping. `path` None: through the relay. `heard`: what it says of the peer's last pong there."""
+    """Send a disco ping. `path` None: through the relay. `heard`: what it says of the peer's last pong there. `nested`: the path is
+    inside another tunnel, and wanted nevertheless."""
 
     path: PathKey | None
     tx_id: bytes
     heard: bytes = NO_ID
+    nested: bool = False
 
 
 class Call(NamedTuple):
@@ -79,6 +82,7 @@ class Probe:
     lost_at: float = -inf
     measured_at: float = -inf  # last round trip; `pong_at` also counts what the peer's pings confirm
     heard: bytes = NO_ID  # own id of the last pong on it
+    told_nested: bool = False  # the peer says that this path is inside another tunnel
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,7 @@ class CandidateKind(IntEnum):
     IPV6 = 4  # of an interface, global IPv6
     GUESS = 5  # the next port of a sequential NAT
     TURN = 6  # on a TURN server
+    NESTED = 7  # inside another program's tunnel
 
 
 class Candidate(Struct, frozen=True):
@@ -98,20 +99,23 @@ class Ping(Struct, frozen=True):
     """Asks for a pong on the same path. `tx_id` has 12 bytes; `epoch` is the newest network key the sender holds.
 
     `heard`: the own id of the last pong that came on this path, which proves to its sender that it did; zeros: none.
+    `nested`: the sender knows that this path is inside another tunnel, and has no other left.
     """
 
     tx_id: bytes
     epoch: int = 0
     heard: bytes = NO_ID
+    nested: bool = False
 
 
 class Pong(Struct, frozen=True):
     """Answers a ping; `observed` is where the ping came from. `own_id`: for the peer's next ping to confirm; zeros: not
-    wanted."""
+    wanted. `nested`: for the sender this path is inside another tunnel, which the pinging side may not be able to see."""
 
     tx_id: bytes
     observed: SockAddr
     own_id: bytes = NO_ID
+    nested: bool = False
 
 
 class CallMeMaybe(Struct, frozen=True):
@@ -150,10 +154,10 @@ def sender(data: bytes) -> WireGuardPublicKey:
 def encode(message: Message) -> bytes:
     """A message as it goes into the box. Raises ValueError for what has no encoding."""
     match message:
-        case Ping(tx_id, epoch, heard):
-            return struct.pack(">B12sI12s14x", _PING, _tx(tx_id), epoch, _tx(heard))
-        case Pong(tx_id, observed, own_id):
-            return struct.pack(">B12s18s12s", _PONG, _tx(tx_id), _pack_address(observed), _tx(own_id))
+        case Ping(tx_id, epoch, heard, nested):
+            return struct.pack(">B12sI12sB14x", _PING, _tx(tx_id), epoch, _tx(heard), nested)
+        case Pong(tx_id, observed, own_id, nested):
+            return struct.pack(">B12s18s12sB", _PONG, _tx(tx_id), _pack_address(observed), _tx(own_id), nested)
         case NoSession(receiver_index):
             return struct.pack(">BI", _NO_SESSION, receiver_index)
         case CallMeMaybe(candidates, ask, epoch, filters_ports):
@@ -169,10 +173,11 @@ def decode(plaintext: bytes) -> Message:
     try:
         match plaintext[:1]:
             case b"\x01":
-                return Ping(*struct.unpack_from(">12sI12s14x", plaintext, 1))
+                tx_id, epoch, heard, nested = struct.unpack_from(">12sI12sB14x", plaintext, 1)
+                return Ping(tx_id, epoch, heard, bool(nested))
             case b"\x02":
-                tx_id, observed, own_id = struct.unpack_from(">12s18s12s", plaintext, 1)
-                return Pong(tx_id, _unpack_address(observed), own_id)
+                tx_id, observed, own_id, nested = struct.unpack_from(">12s18s12sB", plaintext, 1)
+                return Pong(tx_id, _unpack_address(observed), own_id, bool(nested))
             case b"\x03":
                 return _decode_call_me_maybe(plaintext)
             case b"\x04":

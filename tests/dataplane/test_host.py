@@ -15,6 +15,7 @@ from shadowmesh.dataplane.outer import FirewallMark
 from shadowmesh.dataplane.rtnetlink import Change, Changed, HostWatcher
 from shadowmesh.dataplane.tun import open_tun
 from shadowmesh.model.errors import ShadowMeshError
+from shadowmesh.model.hostaddresses import HostAddresses
 
 pytestmark = pytest.mark.root
 
@@ -240,8 +241,38 @@ def test_candidates_are_the_addresses_that_others_can_reach(host: HostNetwork, t
     host.apply(WANTED)
     ip("link", "add", "off0", "type", "veth", "peer", "name", "off1")
     ip("addr", "add", "203.0.113.5/24", "dev", "off0")
-    assert set(host.candidates()) == {ip_interface("192.0.2.1/24"), ip_interface("2001:db8::1/64")}
-    assert host.candidates(ignore=["lan0"]) == []
+    assert set(host.underlay().real) == {ip_interface("192.0.2.1/24"), ip_interface("2001:db8::1/64")}
+    assert host.underlay(ignore=["lan0"]) == HostAddresses()
+
+
+def test_tunnels_and_containers_bridges_are_told_from_links_to_the_world(host: HostNetwork, tun: str) -> None:
+    host.apply(WANTED)
+    ip("route", "add", "default", "via", "192.0.2.254")
+    other, _ = open_tun("wg0")
+    try:
+        ip("addr", "add", "10.99.0.2/24", "dev", "wg0")
+        ip("link", "set", "wg0", "up")
+        ip("route", "add", "172.31.0.0/16", "dev", "wg0", "table", "52")  # as Tailscale keeps its own
+        for bridge, port, subnet in (("docker0", "c", "172.17.0.1/16"), ("br0", "u", "198.51.100.1/24")):
+            ip("link", "add", bridge, "type", "bridge")
+            ip("link", "add", port, "type", "veth", "peer", "name", f"{port}1")
+            ip("link", "set", port, "master", bridge)
+            ip("link", "set", port, "up")
+            ip("link", "set", f"{port}1", "up")
+            ip("link", "set", bridge, "up")
+            ip("addr", "add", subnet, "dev", bridge)
+        ip("route", "add", "203.0.113.7", "via", "198.51.100.2")  # a relay is reached over br0
+        (relay,) = host.ways([ip_address("203.0.113.7")]).values()
+        assert relay is not None
+        found = host.underlay(in_use={relay.interface})
+        assert set(found.real) == {ip_interface(t) for t in ("192.0.2.1/24", "2001:db8::1/64", "198.51.100.1/24")}
+        assert found.tunnels == (ip_interface("10.99.0.2/24"),)
+        assert found.containers == (ip_interface("172.17.0.1/16"),)
+        assert set(found.nested) == {ip_network("10.99.0.0/24"), ip_network("172.31.0.0/16")}
+        ip("route", "replace", "default", "dev", "wg0")  # what takes everything is no way around anything
+        assert set(host.underlay().nested) == {ip_network("10.99.0.0/24"), ip_network("172.31.0.0/16")}
+    finally:
+        os.close(other)
 
 
 def test_a_missing_interface_is_said(host: HostNetwork) -> None:

@@ -7,13 +7,14 @@ import random
 from collections.abc import Callable
 
 from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.hostaddresses import HostAddresses
 from shadowmesh.model.pump import Slot
 from shadowmesh.paths.candidates import HostView, LocalSocket, PathKey
 from shadowmesh.paths.peerpath import PeerPath
 from shadowmesh.paths.values import ALLOW_ALL, Call, Moved, Ping, Policy, Route
 
 SLOT = Slot(1)
-VIEW = HostView((ipaddress.IPv4Interface("192.168.1.5/24"),), (), (SockAddr("203.0.113.1", 4000),))
+VIEW = HostView(HostAddresses((ipaddress.IPv4Interface("192.168.1.5/24"),)), (SockAddr("203.0.113.1", 4000),))
 
 
 class Play:

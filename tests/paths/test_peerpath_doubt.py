@@ -8,6 +8,7 @@ from ipaddress import IPv4Interface
 import pytest
 
 from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.hostaddresses import HostAddresses
 from shadowmesh.model.pump import Slot
 from shadowmesh.model.reasons import Reason
 from shadowmesh.paths.candidates import Candidate, CandidateKind, HostView, LocalSocket, PathKey
@@ -25,7 +26,9 @@ VIA = PathKey(Slot(0), PUBLIC.addr)
 
 def path(*, symmetric: bool = False, filters_ports: bool = False) -> PeerPath:
     """A path with traffic since second 0, and a relay."""
-    made = PeerPath(random.Random(1), HostView(HOME, symmetric=symmetric, filters_ports=filters_ports), SOCKETS)
+    made = PeerPath(
+        random.Random(1), HostView(HostAddresses(HOME), symmetric=symmetric, filters_ports=filters_ports), SOCKETS
+    )
     made.set_relay(True, 0.0)
     made.traffic(0.0)
     return made

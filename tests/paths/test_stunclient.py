@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 
 from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.hostaddresses import HostAddresses
 from shadowmesh.model.pump import Slot
 from shadowmesh.paths.candidates import HostView, LocalSocket
 from shadowmesh.paths.netcheck import NatVerdict, verdict
@@ -17,7 +18,7 @@ SOCKET = LocalSocket(SLOT, 4000)
 ONE, ONE_NEXT = SockAddr("198.51.100.1", 8443), SockAddr("198.51.100.1", 8444)
 TWO = SockAddr("198.51.100.2", 9545)
 MAPPED = SockAddr("203.0.113.7", 40000)
-VIEW = HostView((ipaddress.IPv4Interface("192.168.1.5/24"),))
+VIEW = HostView(HostAddresses((ipaddress.IPv4Interface("192.168.1.5/24"),)))
 
 
 class Play:
@@ -117,7 +118,7 @@ def test_answers_to_no_question_count_nothing() -> None:
 
 
 def test_no_nat_where_the_reflexive_address_is_an_own_one() -> None:
-    own = HostView((ipaddress.IPv4Interface("203.0.113.7/32"),))
+    own = HostView(HostAddresses((ipaddress.IPv4Interface("203.0.113.7/32"),)))
     assert verdict(own, {ONE: MAPPED}).type == "none"
     assert verdict(VIEW, {}).type == "unknown"
     assert verdict(VIEW, {ONE: MAPPED}).type == "unknown"

@@ -92,10 +92,10 @@ def test_a_pong_is_no_longer_than_its_ping() -> None:
 
 def test_the_bytes_are_as_written_down() -> None:
     ping = Ping(b"0123456789ab", 0x0102, b"heard to now")
-    assert encode(ping) == b"\x010123456789ab\x00\x00\x01\x02heard to now" + bytes(14)
+    assert encode(ping) == b"\x010123456789ab\x00\x00\x01\x02heard to now" + bytes(15)
     v4 = bytes(10) + b"\xff\xff\xc0\x00\x02\x01\x11\x94"
     pong = Pong(b"0123456789ab", SockAddr("192.0.2.1", 4500), b"the own id..")
-    assert encode(pong) == b"\x020123456789ab" + v4 + b"the own id.."
+    assert encode(pong) == b"\x020123456789ab" + v4 + b"the own id.." + bytes(1)
     assert encode(NoSession(0x01020304)) == b"\x04\x01\x02\x03\x04"
     assert len(TO_BOB.seal(NoSession(7))) == NO_SESSION_SIZE == 81
     call = CallMeMaybe((Candidate(SockAddr("192.0.2.1", 4500), CandidateKind.MAPPED),), ask=True, epoch=3)

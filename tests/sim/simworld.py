@@ -47,6 +47,7 @@ from shadowmesh.engine import (
 )
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
+from shadowmesh.model.hostaddresses import HostAddresses
 from shadowmesh.model.ids import ClientID, NetworkRef, RelayID
 from shadowmesh.model.keys import NetworkID, Secret, WireGuardPublicKey
 from shadowmesh.model.link import Presence
@@ -165,6 +166,9 @@ class Host:
         self.port = world.rng.randrange(20000, 60000)
         self.ip = ""
         self.addr: SockAddr  # where it is on its LAN
+        self.tunnels: tuple[ipaddress.IPv4Interface, ...] = ()  # of another program's VPN: `World.vpn`
+        self.vpn_ip = ""
+        self.nested: tuple[ipaddress.IPv4Network, ...] = ()
         self.overlay = ipaddress.IPv4Address(int(SUBNET.network_address) + index + 1)
         self.device = Signer(Secret(world.rng.randbytes(32)))
         self.private = world.primitives.generate_private_key()
@@ -270,8 +274,9 @@ class Host:
         """Where nobody else is."""
         return frozenset({self.addr})
 
-    def addresses(self) -> list[ipaddress.IPv4Interface]:
-        return [ipaddress.IPv4Interface(f"{self.ip}/{24 if self.site.nats else 32}")]
+    def addresses(self) -> HostAddresses:
+        real = (ipaddress.IPv4Interface(f"{self.ip}/{24 if self.site.nats else 32}"),)
+        return HostAddresses(real, self.tunnels, (), self.nested)
 
     def move(self, site: Site) -> None:
         """To another network: another site, another address."""
@@ -668,6 +673,7 @@ class World:
         self.moment = Now(self.time, START_WALL + self.time)
         self.log: list[tuple[float, str, str]] = []
         self.events = 0
+        self._vpn: dict[str, Host] = {}  # by address inside
         self.datagrams = 0
         self.owners: dict[str, Site] = {}  # public address → the site behind it
         self.publics: dict[str, Host] = {}  # hosts without a NAT
@@ -778,9 +784,22 @@ class World:
 
     # the internet
 
+    def vpn(self, *hosts: Host, network: str = "10.99.0.0/24") -> None:
+        """Another program's VPN over these hosts, faster than any other way."""
+        net = ipaddress.IPv4Network(network)
+        for number, host in enumerate(hosts, 1):
+            host.vpn_ip = str(net[number])
+            self._vpn[host.vpn_ip] = host
+            host.tunnels, host.nested = (ipaddress.IPv4Interface(f"{host.vpn_ip}/{net.prefixlen}"),), (net,)
+
     def transmit(self, host: Host, src: SockAddr, dst: SockAddr, data: bytes) -> None:
         """A datagram leaves a host."""
         self.datagrams += 1
+        other = self._vpn.get(dst.host) if host.vpn_ip else None
+        if other is not None:
+            if dst.port == other.port:
+                self.after(0.0005, other.arrive, SockAddr(host.vpn_ip, src.port), data)
+            return
         site = host.site
         neighbour = site.hosts.get(dst.host)
         if neighbour is not None:
