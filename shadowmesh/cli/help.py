@@ -25,13 +25,15 @@ TOPICS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("status", "peers", "list", "who", "online"): ("status --watch", "peers", "client list NETWORK", "tui"),
     ("doctor", "broken", "trouble", "check", "problem", "diagnose"): ("doctor", "status", "why PEER"),
     ("stop", "off", "disable", "leave", "remove", "delete"): (
-        "down [NETWORK]", "leave NETWORK", "client remove NETWORK CLIENT", "network delete NAME",
+        "down [NETWORK]", "leave NETWORK", "client remove NETWORK CLIENT", "device remove DEVICE",
+        "network delete NAME",
     ),
     ("controller", "server", "setup", "init", "install", "systemd", "service", "start"): (
         "controller init", "controller run", "relay token", "relay run", "daemon run", "daemon install",
     ),
     ("key", "rotate", "secret", "token"): ("network rotate-key NAME", "api-key create", "relay token"),
     ("approve", "approval", "pending"): ("client list NETWORK", "client approve NETWORK CLIENT", "client deny NETWORK CLIENT"),
+    ("stolen", "lost", "theft", "device"): ("device remove DEVICE", "device list"),
     ("wireguard", "wg", "phone", "router", "export"): ("export wireguard PEER --takeover",),
     ("demo", "lab", "test", "try"): ("demo", "lab up", "lab status", "lab down"),
     ("bench", "speed", "throughput", "measure", "slow"): ("bench PEER", "bench --serve"),

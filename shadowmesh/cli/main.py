@@ -23,7 +23,7 @@ VERBS = {
 }  # fmt: skip
 GROUPS = {
     "daemon": "daemon", "export": "export", "controller": "controller", "relay": "relay", "network": "network",
-    "client": "members", "member": "members", "user": "members", "api-key": "access", "audit": "access",
+    "client": "members", "device": "device", "member": "members", "user": "members", "api-key": "access", "audit": "access",
     "login": "access", "logout": "access", "lab": "lab",
 }  # fmt: skip
 # what people type that is no verb, and what they then want

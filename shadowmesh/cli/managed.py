@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from shadowmesh.model import api
 
 M = TypeVar("M", bound="BaseModel")
-N = TypeVar("N", "api.Network", "api.Client", "api.Relay")
+N = TypeVar("N", "api.Network", "api.Client", "api.Device", "api.Relay")
 
 CONFIG_NAME = "controller.json"  # there from `controller init` on
 _STARTS_S = 5.0  # that long a `controller run` may need until it holds its lock

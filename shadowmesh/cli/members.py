@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shadowmesh.cli import suggest
 from shadowmesh.cli.base import Call, details, new_app, table, verb
+from shadowmesh.cli.device import places
 from shadowmesh.cli.managed import by_name, connect, request, when
 from shadowmesh.model.errors import Kind, ShadowMeshError
+
+if TYPE_CHECKING:
+    from shadowmesh.client_api.rest import ControllerClient
+    from shadowmesh.model.api import DeviceMembership
 
 Network = Annotated[
     str,
@@ -54,6 +59,7 @@ def attach(app: typer.Typer) -> None:
     verb(users, "list", "user list", managed=True)(user_list)
     verb(users, "add", "user add anna@example.org", managed=True)(user_add)
     verb(users, "disable", "user disable anna@example.org", managed=True)(user_disable)
+    verb(users, "enable", "user enable anna@example.org", managed=True)(user_enable)
     verb(users, "reset-password", "user reset-password anna@example.org", managed=True)(user_reset_password)
     app.add_typer(users, name="user")
 
@@ -126,7 +132,31 @@ def client_remove(call: Call, network: Network, client: Client) -> None:
         found = controller.client_show(network, client)
         call.confirm(f"remove {found.name} ({found.ip}) from {found.network_name}?")
         controller.client_remove(network, found.id)
-    call.done("client-removed/1", {"client": client}, f"{client}: removed")
+        elsewhere = _elsewhere(controller, found.device)
+    call.done(
+        "client-removed/1",
+        {
+            "client": client,
+            "client_id": found.id,
+            "device": found.device,
+            "also_in": [m.model_dump(mode="json") for m in elsewhere],
+        },
+        f"{client}: removed from {found.network_name}",
+    )
+    if elsewhere:
+        call.note(
+            f"the machine is also {places(elsewhere)}: `shadowmesh device remove {found.device}` cuts it off there"
+        )
+
+
+def _elsewhere(controller: ControllerClient, device: str) -> list[DeviceMembership]:
+    """Where else the machine is, as far as who asks may remove it there."""
+    try:
+        return controller.device_show(device).networks
+    except ShadowMeshError as e:
+        if e.kind is not Kind.NOT_FOUND:
+            raise
+        return []
 
 
 def member_list(call: Call, network: Network) -> None:
@@ -197,6 +227,15 @@ def user_disable(call: Call, email: Email) -> None:
         call.confirm(f"shut {email} out, wherever they are signed in?", reversible=True)
         controller.user_set(email, request(api.UserPatch, disabled=True))
     call.done("user-disabled/1", {"email": email}, f"{email}: disabled")
+
+
+def user_enable(call: Call, email: Email) -> None:
+    """Let a user in again; what they had signed in with before has ended, but for API keys."""
+    from shadowmesh.model import api
+
+    with connect(call) as controller:
+        controller.user_set(email, request(api.UserPatch, disabled=False))
+    call.done("user-enabled/1", {"email": email}, f"{email}: enabled")
 
 
 def user_reset_password(call: Call, email: Email) -> None:

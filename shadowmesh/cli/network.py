@@ -101,6 +101,8 @@ def create(
         made.model_dump(mode="json"),
         f"{made.name}: created with {made.subnet}; `shadowmesh network invite {made.name}` lets machines in",
     )
+    for warning in made.warnings:
+        call.note(f"warning: {warning}")
 
 
 def list_(call: Call) -> None:
@@ -157,6 +159,8 @@ def set_(
     with connect(call) as controller:
         changed = controller.network_set(name, changes)
     call.done("network/1", changed.model_dump(mode="json"), f"{changed.name}: changed")
+    for warning in changed.warnings:
+        call.note(f"warning: {warning}")
 
 
 def delete(call: Call, name: Name) -> None:

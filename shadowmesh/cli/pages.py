@@ -45,6 +45,7 @@ _RIGHT: Column = (
         (
             ("network", "networks and invites"),
             ("client", "the machines in a network"),
+            ("device", "a machine over all of them"),
             ("member", "who may manage a network"),
             ("user", "who may sign in"),
             ("api-key", "keys for scripts"),

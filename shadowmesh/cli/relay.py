@@ -30,6 +30,7 @@ def attach(app: typer.Typer) -> None:
     verb(group, "token", "relay token > relay-token", managed=True)(token)
     verb(group, "list", "relay list", managed=True)(list_)
     verb(group, "drain", "relay drain relay1", managed=True)(drain)
+    verb(group, "undrain", "relay undrain relay1", managed=True)(undrain)
     verb(group, "remove", "relay remove relay1", managed=True)(remove)
     app.add_typer(group, name="relay")
 
@@ -160,8 +161,17 @@ def list_(call: Call) -> None:
 def drain(call: Call, relay: RelayName) -> None:
     """Move a relay's clients to others."""
     with connect(call) as controller:
-        controller.relay_drain(relay)
-    call.done("relay-draining/1", {"relay": relay}, f"{relay}: draining")
+        drained = controller.relay_drain(relay)
+    call.done("relay-draining/1", {"relay": relay, "warnings": drained.warnings}, f"{relay}: draining")
+    for warning in drained.warnings:
+        call.note(f"warning: {warning}; `shadowmesh relay undrain {relay}` takes it back")
+
+
+def undrain(call: Call, relay: RelayName) -> None:
+    """Put a relay that was drained back into use."""
+    with connect(call) as controller:
+        controller.relay_drain(relay, draining=False)
+    call.done("relay-undrained/1", {"relay": relay}, f"{relay}: in use again")
 
 
 def remove(call: Call, relay: RelayName) -> None:

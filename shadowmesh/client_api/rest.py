@@ -276,6 +276,18 @@ class ControllerClient:
     def client_remove(self, network: str, client: str) -> None:
         self._send("DELETE", _client_path(network, client))
 
+    # devices: `device` is its id, or a client's id, name, NAME@NETWORK or address
+
+    def device_list(self) -> list[api.Device]:
+        return list(self._all("/devices", api.Device))
+
+    def device_show(self, device: str) -> api.Device:
+        return self._get(f"/devices/{_part(device)}", api.Device)
+
+    def device_remove(self, device: str) -> api.Device:
+        """Out of all networks in which one may remove it. Returns it as it was."""
+        return _parse(self._send("DELETE", f"/devices/{_part(device)}"), api.Device)
+
     # members
 
     def member_list(self, network: str) -> list[api.NetworkMember]:

@@ -142,6 +142,7 @@ class Network(Answer):
     pending: int
     online: int
     rotation_due: datetime | None = None
+    warnings: list[str] = []  # of what was just made or changed: sentences for people
 
 
 # invites
@@ -198,6 +199,7 @@ class Client(Answer):
     online: bool
     tags: list[str] = []
     wg_key: str
+    device: str = ""  # dev_…: the machine, over all its networks
     device_key: str
     owner: str | None = None
     invite: str | None = None
@@ -208,6 +210,31 @@ class Client(Answer):
     endpoints: list[str] = []
     version: str = ""
     epoch: int | None = None  # the newest epoch it has confirmed to hold
+
+
+# devices: one machine over all its networks
+
+
+class DeviceMembership(Answer):
+    network: str  # net_…
+    network_name: str
+    client: str  # cli_…
+    name: str
+    ip: str
+    state: ClientState
+    online: bool
+
+
+class Device(Answer):
+    """`networks` are those in which who asks may remove its client."""
+
+    id: str  # dev_…
+    name: str  # in the network that it joined first
+    key: str
+    version: str = ""
+    online: bool
+    last_seen: datetime | None = None
+    networks: list[DeviceMembership]
 
 
 # relays
@@ -249,6 +276,7 @@ class Relay(Answer):
     created_at: datetime
     last_seen: datetime | None = None
     load: RelayLoad | None = None
+    warnings: list[str] = []  # of what was just changed: sentences for people
 
 
 # people and their keys

@@ -13,13 +13,19 @@ UserID = NewType("UserID", str)  # usr_…
 RelayID = NewType("RelayID", str)  # rly_…
 InviteID = NewType("InviteID", str)  # inv_…
 
-ID_PREFIXES = ("net", "cli", "usr", "rly", "inv", "key", "rtk")
+DEVICE_ID_LENGTH = 20  # characters of base32: 100 bits of the key
+ID_PREFIXES = ("net", "cli", "usr", "rly", "inv", "key", "rtk", "dev")
 _ID = re.compile(r"[a-z]{2,5}_[a-z0-9]{1,40}\Z")
 
 
 def new_id(prefix: str) -> str:
     """A fresh random identifier: `new_id("cli")` → `cli_…`."""
     return f"{prefix}_{base64.b32encode(secrets.token_bytes(13)).decode().lower().rstrip('=')[:20]}"
+
+
+def device_id(key: bytes) -> str:
+    """`dev_` and the beginning of the device's public key."""
+    return "dev_" + base64.b32encode(key).decode().lower()[:DEVICE_ID_LENGTH]
 
 
 def like_id(name: str) -> bool:

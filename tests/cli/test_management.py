@@ -43,6 +43,15 @@ def office(controller: Controller) -> str:
         ("network create bad --subnet lan", USAGE, "10.42.0.0/24"),
         ("network create bad --subnet 10.0.0.1/24", USAGE, "did you mean 10.0.0.0/24?"),
         ("network create bad --subnet 10.0.0.0/31", USAGE, "/8 to /30"),
+        ("network create bad --subnet 10.60.0.0", USAGE, "did you mean 10.60.0.0/24?"),
+        ("network create bad --subnet 10.0.0.0/7", USAGE, "/8 to /30"),
+        ("network create bad --subnet 10.0.0.0/0", USAGE, "/8 to /30"),
+        ("network create net_bad --subnet 10.0.0.0/24", USAGE, "choose another name"),
+        ("network create OFFICE --subnet 10.0.0.0/24", CONFLICT, "a network office already"),
+        ("device show nobody", NOT_FOUND, "`shadowmesh device list` names them"),
+        ("device remove nobody --yes", NOT_FOUND, "no device 'nobody'"),
+        ("relay undrain nope", NOT_FOUND, "no relay 'nope'"),
+        ("user enable nobody@example.org", NOT_FOUND, "no user"),
         ("network create bad!name --subnet 10.0.0.0/24", USAGE, "use letters, digits"),
         ("network create office --subnet 10.0.0.0/24", CONFLICT, "choose another name"),
         ("network set office", USAGE, "nothing to change"),
@@ -75,6 +84,42 @@ def test_a_question_that_nobody_can_answer_names_the_flag(controller: Controller
         controller(*arguments.split(), "--json").refused(USAGE, "--yes")
     assert "asked" in controller.clients("office")
     controller("client", "remove", "office", "asked", "--yes", "--json").document("client-removed/1")
+
+
+def test_removing_a_client_says_where_else_the_machine_is(controller: Controller, sm: Command, tmp_path: Path) -> None:
+    """And one command takes it out of all these."""
+    for network, subnet in (("lab", "198.18.50.0/24"), ("home", "198.18.51.0/24")):
+        controller.network(network, subnet)
+    for network in ("office", "lab", "home"):
+        assert sm("join", controller.invite(network)["invite"], "--name", "roamer", "--state-dir", tmp_path).code == 0
+    removed = controller("client", "remove", "office", "roamer", "--yes")
+    assert removed.out == "roamer: removed from office\n"
+    assert "roamer@lab, roamer@home" in removed.err and "shadowmesh device remove dev_" in removed.err
+    shown = controller("device", "show", "roamer", "--json").document("device/1")
+    assert [m["network_name"] for m in shown["networks"]] == ["lab", "home"]
+    assert "roamer" in controller("device", "list").out
+    controller("device", "remove", "roamer").refused(USAGE, "--yes", "roamer@lab, roamer@home")
+    gone = controller("device", "remove", "roamer", "--yes", "--json").document("device-removed/1")
+    assert gone["id"] == shown["id"] and not controller.clients("lab") and not controller.clients("home")
+    assert sm("join", controller.invite("lab")["invite"], "--name", "roamer", "--state-dir", tmp_path / "n").code == 0
+    last = controller("client", "remove", "lab", "roamer", "--yes", "--json").document("client-removed/1")
+    assert last["also_in"] == []
+    for network in ("lab", "home"):
+        controller("network", "delete", network, "--yes")
+
+
+def test_a_user_who_was_shut_out_can_be_let_in_again(controller: Controller) -> None:
+    controller("user", "add", "gone@example.org", "--json").document("user/1")
+    for verb, disabled in (("disable", True), ("enable", False)):
+        assert controller("user", verb, "gone@example.org", "--yes").code == 0
+        users = controller("user", "list", "--json").document("users/1")["users"]
+        assert [u["disabled"] for u in users if u["email"] == "gone@example.org"] == [disabled]
+
+
+def test_what_a_network_is_in_the_way_of_is_said_at_once(controller: Controller) -> None:
+    made = controller("network", "create", "twin", "--subnet", "198.18.0.0/25")
+    assert made.code == 0 and "warning: no machine can be in it and in office (198.18.0.0/24)" in made.err
+    controller("network", "delete", "twin", "--yes")
 
 
 def test_lists_are_in_the_order_of_names(controller: Controller) -> None:

@@ -163,7 +163,7 @@ async def test_renaming_tells_nothing_of_names_that_others_gave(world: World) ->
     assert (await ann.ask("PATCH", "/networks/secret", {"name": "Secret", "p2p": False})).json()["name"] == "Secret"
 
 
-@pytest.mark.parametrize("name", ["net_abc", "NET_abc", "cli_x", "usr_a-b", "rly_1", "inv_", "key_k", "rtk_t"])
+@pytest.mark.parametrize("name", ["net_abc", "NET_abc", "cli_x", "usr_a-b", "rly_1", "inv_", "key_k", "rtk_t", "dev_1"])
 async def test_a_network_cant_be_named_like_an_id(world: World, name: str) -> None:
     await world.network("own")
     for attempt in (

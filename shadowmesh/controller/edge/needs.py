@@ -40,9 +40,9 @@ async def _narrowed(request: Request, needed: SecurityScopes, _token: _TOKEN) ->
 Anyone = Depends(anyone)
 SignedIn = Annotated[Principal, Depends(_signed_in)]
 Administrator = Annotated[Principal, Depends(_administrator)]
-MayCreate = Annotated[Principal, Security(_narrowed, scopes=[Permission.NETWORK_CREATE])]
+MayCreate = Annotated[Principal, Security(_narrowed, scopes=[Permission.NETWORK_CREATE, Permission.NETWORK_VIEW])]
 MayView = Annotated[Principal, Security(_narrowed, scopes=[Permission.NETWORK_VIEW])]
-MayConfigure = Annotated[Principal, Security(_narrowed, scopes=[Permission.NETWORK_CONFIGURE])]
+MayConfigure = Annotated[Principal, Security(_narrowed, scopes=[Permission.NETWORK_CONFIGURE, Permission.NETWORK_VIEW])]
 MayDelete = Annotated[Principal, Security(_narrowed, scopes=[Permission.NETWORK_DELETE])]
 MayInvite = Annotated[Principal, Security(_narrowed, scopes=[Permission.NETWORK_INVITE])]
 MayInviteOrRegister = Annotated[

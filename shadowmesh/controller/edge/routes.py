@@ -215,6 +215,26 @@ async def remove_client(at: At, who: MayRemoveOrRegister, network: Name, client:
     await at.clients.remove(who, network, client)
 
 
+# devices
+
+
+@router.get("/devices", tags=["devices"])
+async def list_devices(
+    at: At, who: MayRemoveOrRegister, cursor: Cursor = None, limit: Limit = 100
+) -> api.Page[api.Device]:
+    return await at.inventory.list(who, cursor, limit)
+
+
+@router.get("/devices/{device}", tags=["devices"])
+async def show_device(at: At, who: MayRemoveOrRegister, device: Name) -> api.Device:
+    return await at.inventory.show(who, device)
+
+
+@router.delete("/devices/{device}", tags=["devices"])
+async def remove_device(at: At, who: MayRemoveOrRegister, device: Name) -> api.Device:
+    return await at.inventory.remove(who, device)
+
+
 # members
 
 

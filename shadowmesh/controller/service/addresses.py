@@ -24,24 +24,44 @@ class PoolEmpty(Exception):
     """No address is free and none rests. The service makes a sentence of it."""
 
 
+_RESERVED = tuple(map(ipaddress.IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")))
+_SHARED = ipaddress.IPv4Network("100.64.0.0/10")  # RFC 6598: carriers' networks, not the internet
+_REMEDY = "give it as for example 10.42.0.0/24"
+
+
 def parse_subnet(text: str) -> ipaddress.IPv4Network:
-    """Raises ShadowMeshError(bad_subnet)."""
-    remedy = "give it as for example 10.42.0.0/24"
+    """Raises ShadowMeshError(bad_subnet); a suggestion in it is one that would be taken."""
+    text = text.strip()
     try:
-        found = ipaddress.ip_network(text.strip(), strict=False)
+        found = ipaddress.ip_network(text, strict=False)
     except ValueError as e:
-        raise usage("bad_subnet", f"{text[:60]!r} is not a subnet", remedy) from e
+        raise usage("bad_subnet", f"{text[:60]!r} is not a subnet", _REMEDY) from e
     if not isinstance(found, ipaddress.IPv4Network):
-        raise usage("bad_subnet", "the subnet has to be IPv4 (an IPv6 one may be added to it)", remedy)
-    if "/" not in text or str(found) != text.strip():
+        raise usage("bad_subnet", "the subnet has to be IPv4 (an IPv6 one may be added to it)", _REMEDY)
+    if "/" not in text:
+        found = found.supernet(new_prefix=24)
+    unfit = _unfit(found)
+    if unfit is not None:
+        raise unfit
+    if str(found) != text:
         raise usage("bad_subnet", f"{text[:60]!r} is an address in a subnet, not the subnet", f"did you mean {found}?")
-    if not _MIN_PREFIX <= found.prefixlen <= _MAX_PREFIX:
-        raise usage("bad_subnet", f"a subnet has a prefix of /{_MIN_PREFIX} to /{_MAX_PREFIX}", remedy)
-    if found.is_loopback or found.is_link_local or found.is_multicast or found.network_address.is_unspecified:
-        raise usage("bad_subnet", f"{found} is reserved for other purposes", "10.0.0.0/8 has room for private networks")
-    if found.overlaps(ipaddress.IPv4Network("224.0.0.0/3")) or found.overlaps(ipaddress.IPv4Network("127.0.0.0/8")):
-        raise usage("bad_subnet", f"{found} is reserved for other purposes", "10.0.0.0/8 has room for private networks")
     return found
+
+
+def _unfit(subnet: ipaddress.IPv4Network) -> ShadowMeshError | None:
+    if not _MIN_PREFIX <= subnet.prefixlen <= _MAX_PREFIX:
+        what = f"a subnet has a prefix of /{_MIN_PREFIX} to /{_MAX_PREFIX}, not /{subnet.prefixlen}"
+        return usage("bad_subnet", what, _REMEDY)
+    if any(subnet.overlaps(reserved) for reserved in _RESERVED):
+        return usage(
+            "bad_subnet", f"{subnet} is reserved for other purposes", "10.0.0.0/8 has room for private networks"
+        )
+    return None
+
+
+def is_public(subnet: ipaddress.IPv4Network) -> bool:
+    """Whether there are hosts of the internet in it."""
+    return not (subnet.is_private or subnet.subnet_of(_SHARED))
 
 
 def parse_subnet6(text: str) -> ipaddress.IPv6Network:

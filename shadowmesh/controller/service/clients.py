@@ -24,7 +24,7 @@ from shadowmesh.controller.service.revocations import revoke_client
 from shadowmesh.controller.store import schema
 from shadowmesh.controller.store.networks import bump
 from shadowmesh.model import api
-from shadowmesh.model.ids import ClientID, NetworkRef, is_id
+from shadowmesh.model.ids import ClientID, NetworkRef, device_id, is_id
 from shadowmesh.model.keys import DevicePublicKey, NetworkID, SealingPublicKey, WireGuardPublicKey
 from shadowmesh.model.link import Presence, Removed
 from shadowmesh.model.relaylink import Revocation, Revocations
@@ -240,6 +240,7 @@ class Clients:
             online=presence.online,
             tags=row.tags,
             wg_key=str(WireGuardPublicKey(row.wg_key)),
+            device=device_id(row.device_key),
             device_key=str(DevicePublicKey(row.device_key)),
             owner=row.owner_id,
             invite=row.invite_id,

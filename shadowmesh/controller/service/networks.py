@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection, Row
 from shadowmesh.controller.authz import Permission, Principal, find_network, require_permission, visible
 from shadowmesh.controller.errors import conflict, not_found, usage
 from shadowmesh.controller.service import epochs
-from shadowmesh.controller.service.addresses import first, last, parse_subnet, parse_subnet6
+from shadowmesh.controller.service.addresses import first, is_public, last, parse_subnet, parse_subnet6
 from shadowmesh.controller.service.audit_log import difference, record, shown
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.events import Events
@@ -43,6 +43,8 @@ _SETTINGS = (
     "relay_fallback",
     "relay_id",
 )
+
+_NAMED = 3
 
 
 class Networks:
@@ -100,7 +102,7 @@ class Networks:
                 conn.execute(schema.members.insert().values(network_ref=ref, email=who.email, role="owner"))
             after = shown(_living(conn, ref)._mapping, *_SETTINGS)
             record(self._core, conn, who, "network.create", wish.name, id=ref, owner=who.user_id, after=after)
-            answer = self._view_of(conn, ref)
+            answer = self._view_of(conn, ref).model_copy(update={"warnings": _warnings(conn, who, ref, subnet)})
             if once:
                 once.keep(self._core, conn, who, answer)
             return answer
@@ -160,7 +162,8 @@ class Networks:
                 bump(conn, network.ref)
                 more = difference(network, {name: values[name] for name in values if name in _SETTINGS})
                 record(self._core, conn, who, "network.set", network.name, id=network.ref, **more)
-            return self._view_of(conn, network.ref)
+            warnings = [] if subnet is None else _warnings(conn, who, network.ref, subnet)
+            return self._view_of(conn, network.ref).model_copy(update={"warnings": warnings})
 
         answer = await self._core.write(tx)
         await self._maps.refresh(NetworkRef(answer.id))
@@ -279,6 +282,24 @@ def _renamed(conn: Connection, who: Principal, network: Row[Any], name: str) -> 
     if (owner, name.lower()) != (network.owner_id, network.name_key):
         _check_name(conn, owner, name)
     return {"owner_id": owner, "name_key": name.lower()}
+
+
+def _warnings(conn: Connection, who: Principal, ref: str, subnet: ipaddress.IPv4Network) -> list[str]:
+    """What may be meant, and is better said at once. Of networks that `who` may see."""
+    found = []
+    if is_public(subnet):
+        found.append(f"{subnet} are addresses of the internet: members won't reach the hosts that have them there")
+    n = schema.networks
+    query = sa.select(n.c.name, n.c.subnet).where(n.c.deleted_at.is_(None), n.c.ref != ref, visible(who))
+    alike = [
+        f"{row.name} ({row.subnet})"
+        for row in conn.execute(query.order_by(n.c.name_key, n.c.ref))
+        if ipaddress.IPv4Network(row.subnet).overlaps(subnet)
+    ]
+    if alike:
+        more = f" and {len(alike) - _NAMED} more" if len(alike) > _NAMED else ""
+        found.append(f"no machine can be in it and in {', '.join(alike[:_NAMED])}{more} at once: the subnets overlap")
+    return found
 
 
 def _resize(conn: Connection, network: Row[Any], subnet: ipaddress.IPv4Network) -> None:

@@ -233,7 +233,7 @@ class Relays:
         require_admin(who)
         r = schema.relays
 
-        def tx(conn: Connection) -> Row[Any]:
+        def tx(conn: Connection) -> tuple[Row[Any], list[str]]:
             row = _find(conn, name)
             if row.draining != draining:
                 conn.execute(r.update().where(r.c.id == row.id).values(draining=draining))
@@ -241,16 +241,16 @@ class Relays:
                 more = difference(row, {"draining": draining})
                 action = "relay.drain" if draining else "relay.undrain"
                 record(self._core, conn, who, action, row.name, id=row.id, **more)
-            return _find(conn, row.id)
+            return _find(conn, row.id), _left_without(conn, row.id) if draining else []
 
-        row = await self._core.write(tx)
+        row, warnings = await self._core.write(tx)
         link = self._hub.relays.get(RelayID(row.id))
         if link is not None:
             link.post(encode(Drain(draining=draining)))
         await self._refresh_maps()
         change = "draining" if draining else "undrained"
         self._events.publish("relay_changed", None, relay_id=row.id, change=change)
-        return self._view(row)
+        return self._view(row).model_copy(update={"warnings": warnings})
 
     async def remove(self, who: Principal, name: str) -> None:
         require_admin(who)
@@ -314,6 +314,21 @@ def _place(said: RelayRegistration | RelayHello) -> dict[str, Any]:
 
 def _principal(relay_id: str) -> Principal:
     return Principal(f"relay {relay_id}")
+
+
+def _left_without(conn: Connection, relay_id: str) -> list[str]:
+    """Who has no relay any more once this one is drained."""
+    n, r = schema.networks, schema.relays
+    others = sa.select(r.c.id).where(r.c.id != relay_id, r.c.removed_at.is_(None), r.c.draining.is_(False))
+    if conn.execute(others.limit(1)).first() is None:
+        return ["no other relay is in use: pairs that can't meet directly lose each other"]
+    pinned = sa.select(n.c.name).where(n.c.relay_id == relay_id, n.c.deleted_at.is_(None)).order_by(n.c.name_key)
+    names = list(conn.execute(pinned).scalars())
+    return (
+        [f"{', '.join(names)} may use this relay only: pairs there that can't meet directly lose each other"]
+        if names
+        else []
+    )
 
 
 def _serves(who: Principal) -> sa.ColumnElement[bool]:

@@ -26,6 +26,7 @@ from shadowmesh.controller.service.events import Events
 from shadowmesh.controller.service.following import Following
 from shadowmesh.controller.service.hub import Hub
 from shadowmesh.controller.service.idempotency import ANSWER_LIFE
+from shadowmesh.controller.service.inventory import Inventory
 from shadowmesh.controller.service.invites import Invites
 from shadowmesh.controller.service.mapcontent import bump_where_head_changed
 from shadowmesh.controller.service.maps import Maps
@@ -60,6 +61,7 @@ class Services:
     networks: Networks = field(init=False)
     invites: Invites = field(init=False)
     clients: Clients = field(init=False)
+    inventory: Inventory = field(init=False)
     enrolment: Enrolment = field(init=False)
     devices: Devices = field(init=False)
     relays: Relays = field(init=False)
@@ -84,6 +86,7 @@ class Services:
         self.networks = Networks(*shared)
         self.invites = Invites(core)
         self.clients = Clients(*shared)
+        self.inventory = Inventory(core, hub, self.clients)
         self.enrolment = Enrolment(*shared)
         self.witnesses = Witnesses(core, hub)
         self.devices = Devices(*shared, self.clients, self.witnesses)

@@ -9,7 +9,7 @@ revision = "0003"
 down_revision = "0002"
 
 _LONGEST = 63
-_LIKE_IDS = ("net_", "cli_", "usr_", "rly_", "inv_", "key_", "rtk_")
+_LIKE_IDS = ("net_", "cli_", "usr_", "rly_", "inv_", "key_", "rtk_", "dev_")
 
 
 def upgrade() -> None:
