@@ -7,18 +7,21 @@ another command has renewed it meanwhile, and only else renews it.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
 _LOCK_WAIT = 30.0  # a request that renews takes so long at most
 _LOCK_POLL = 0.05
+_MOST_DEVICES = 50
+_Tokens = TypeAdapter(dict[str, str])
 
 
 class SavedLogin(BaseModel):
@@ -80,12 +83,15 @@ def _taken(descriptor: int) -> bool:
 
 def keep(login: SavedLogin) -> None:
     """Replaces what is kept, whole or not at all. Call with the lock. Raises ShadowMeshError(login_not_kept)."""
-    path = login_path()
+    _replace(login_path(), login.model_dump_json())
+
+
+def _replace(path: Path, text: str) -> None:
     temporary = path.with_suffix(".new")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            file.write(login.model_dump_json())
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -99,6 +105,29 @@ def forget() -> None:
         login_path().unlink(missing_ok=True)
     except OSError as e:
         raise _not_kept(e) from e
+
+
+def _devices_path() -> Path:
+    return login_path().with_name("devices.json")
+
+
+def _devices() -> dict[str, str]:
+    with suppress(OSError, ValidationError):
+        return _Tokens.validate_json(_devices_path().read_bytes())
+    return {}
+
+
+def device_token(who: str) -> str | None:
+    """What this user's last login here gave: it keeps strangers' guesses from keeping him out. `who`: controller and user."""
+    return _devices().get(who)
+
+
+def keep_device_token(who: str, token: str) -> None:
+    """Outlives signing out. Call with the lock. Raises ShadowMeshError(login_not_kept)."""
+    known = _devices()
+    known.pop(who, None)
+    newest = dict([*known.items(), (who, token)][-_MOST_DEVICES:])
+    _replace(_devices_path(), json.dumps(newest))
 
 
 def _not_kept(error: OSError) -> ShadowMeshError:

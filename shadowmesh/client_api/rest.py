@@ -372,9 +372,18 @@ def login(
             raise ShadowMeshError(
                 "no_credentials", "there is nothing to sign in with", "give --token, or --email", kind=Kind.USAGE
             )
-        wish = {"email": email, "password": password} | ({"new_password": new_password} if new_password else {})
+        device = f"{contact.identity.identity.fingerprint} {email.lower()}"
+        wish = {
+            "email": email,
+            "password": password,
+            "new_password": new_password or None,
+            "device_token": logins.device_token(device),
+        }
         with ControllerClient(_https(contact.url, "", contact.tls), contact.url) as client:
             session = _parse(client._send("POST", "/auth/login", wish), api.Session)
+        if session.device_token is not None:
+            with logins.locked():
+                logins.keep_device_token(device, session.device_token)
         token, refresh = session.access_token, session.refresh_token
     with ControllerClient(_https(contact.url, token, contact.tls), contact.url) as client:
         who = client.whoami()

@@ -283,10 +283,11 @@ class Relay(Answer):
 
 
 class Login(Request):
-    """`new_password` is required where the old one was given out to be used once."""
+    """`new_password` is required where the old one was given out to be used once. `device_token`: what the last login on this device gave."""
 
     email: Email
     password: Password
+    device_token: Annotated[str, StringConstraints(max_length=200, pattern=r"^[\x21-\x7e]*$")] | None = None
     new_password: NewPassword | None = None
 
 
@@ -300,6 +301,7 @@ class Session(Answer):
     expires_in: int
     refresh_token: str
     user: str
+    device_token: str | None = None  # of a login: shown at the next one, it is tried whatever others tried meanwhile
 
 
 class ApiKeyCreate(Request):

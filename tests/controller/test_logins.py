@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import pytest
 
 from shadowmesh.client_api import logins, rest
 from shadowmesh.client_api.rest import ControllerClient
+from shadowmesh.model import api
 from shadowmesh.model.errors import ShadowMeshError
 
 if TYPE_CHECKING:
@@ -65,3 +67,15 @@ async def test_a_place_that_cannot_be_written_is_named(world: World, login_home:
     with pytest.raises(ShadowMeshError) as caught:
         await sign_in(world)
     assert caught.value.code == "login_not_kept" and str(login_home) in caught.value.what
+
+
+async def test_what_proves_that_one_signed_in_here_before_outlives_signing_out(world: World, login_home: Path) -> None:
+    await sign_in(world)
+    await asyncio.to_thread(rest.logout)
+    for number in range(40):  # a stranger beside us, behind the same address
+        with pytest.raises(ShadowMeshError):
+            await world.at.sessions.login(api.Login(email=world.first.admin_email, password=f"{number}"), "127.0.0.1")
+    options = {"fingerprint": world.fingerprint, "email": world.first.admin_email.upper(), "password": "correct horse"}
+    assert (await asyncio.to_thread(rest.login, world.url, **options)).admin
+    kept = login_home / "shadowmesh" / "devices.json"
+    assert stat.S_IMODE((await asyncio.to_thread(kept.stat)).st_mode) == 0o600

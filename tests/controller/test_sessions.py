@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from shadowmesh.controller.service import sessions
+from shadowmesh.controller.service.limits import TooMany
+from shadowmesh.controller.service.passwords import PasswordWorker
 from shadowmesh.model import api
 from shadowmesh.model.errors import ShadowMeshError
 
@@ -46,3 +50,73 @@ async def test_one_used_again_later_was_stolen_and_ends_its_family(world: World)
     assert await code_of(refresh(first.refresh_token)) == "session_expired"
     assert await code_of(refresh(third.refresh_token)) == "session_expired", "all of the family end"
     assert any(entry.action == "auth.refresh-reused" for entry in await world.call("audit_list"))
+
+
+@pytest.mark.parametrize("addresses", [1, 60])
+async def test_strangers_guesses_keep_the_owner_out_from_nowhere(
+    world: World, monkeypatch: pytest.MonkeyPatch, addresses: int
+) -> None:
+    session = await sign_in(world)
+    email = world.first.admin_email
+    monkeypatch.setattr(sessions, "verify_password", lambda stored, password: password == "correct horse")
+    codes: set[str] = set()
+    for number in range(addresses * 40):
+        guess = world.at.sessions.login(
+            api.Login(email=email, password=f"{number}"), f"198.51.100.{number % addresses}"
+        )
+        codes.add(await code_of(guess))
+    assert codes == {"bad_credentials", "rate_limited"}
+    owner = {"email": email, "password": "correct horse"}
+    at_home = await world.at.sessions.login(api.Login(**owner), "192.0.2.1")
+    elsewhere = await world.at.sessions.login(api.Login(**owner), "203.0.113.9")
+    beside_a_stranger = api.Login(**owner, device_token=session.device_token)
+    again = await world.at.sessions.login(beside_a_stranger, "198.51.100.0")
+    assert {s.user for s in (at_home, elsewhere, again)} == {session.user}
+
+
+async def test_a_device_token_is_of_one_user_and_has_its_own_limit(world: World) -> None:
+    session = await sign_in(world)
+    email, at = world.first.admin_email, world.at.sessions
+    assert session.device_token is not None
+    device, _, proof = session.device_token.partition(".")
+    for number in range(10):  # the source's attempts are used up
+        await code_of(at.login(api.Login(email=f"nobody{number}@example.org", password="x"), "198.51.100.1"))
+    for forged in (f"{device}x.{proof}", f"{device}.{proof[:-1]}0", device, ".", "x" * 200):
+        wish = api.Login(email=email, password="x", device_token=forged)
+        assert await code_of(at.login(wish, "198.51.100.1")) == "rate_limited"
+    other = api.Login(email="nobody@example.org", password="x", device_token=session.device_token)
+    assert await code_of(at.login(other, "198.51.100.1")) == "rate_limited"
+    mine = api.Login(email=email, password="x", device_token=session.device_token)
+    codes = [await code_of(at.login(mine, "198.51.100.1")) for _ in range(12)]
+    assert codes == ["bad_credentials"] * 10 + ["rate_limited"] * 2, "who stole it can't guess without end"
+
+
+async def test_passwords_are_checked_one_at_a_time_and_every_source_has_its_turn() -> None:
+    worker, order, running = PasswordWorker(), [], 0
+    gate = threading.Event()
+
+    def work(name: str) -> str:
+        nonlocal running
+        running += 1
+        assert running == 1
+        gate.wait(5)
+        order.append(name)
+        running -= 1
+        return name
+
+    async def ask(source: str, *, known: bool = False) -> str:
+        return await worker.run(source, lambda: work(source), known=known)
+
+    asked = [asyncio.create_task(ask("stranger")) for _ in range(9)]
+    await asyncio.sleep(0)
+    asked += [asyncio.create_task(ask("owner")), asyncio.create_task(ask("at home", known=True))]
+    await asyncio.sleep(0)
+    with pytest.raises(TooMany):
+        await ask("stranger")
+    asked[5].cancel()
+    gate.set()
+    await asyncio.gather(*asked, return_exceptions=True)
+    assert order[:4] == ["stranger", "at home", "stranger", "owner"]
+    assert order.count("stranger") == 8
+    assert await ask("afterwards") == "afterwards"
+    worker.close()

@@ -96,3 +96,20 @@ class Guesses:
     def right(self, source: str) -> None:
         """The attempt was no guess: it doesn't count for its source (behind one address there may be many people)."""
         self._source.give_back(source)
+
+
+class Recent:
+    """A set of the last so many."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._known: dict[str, None] = {}
+
+    def add(self, key: str) -> None:
+        self._known.pop(key, None)
+        self._known[key] = None
+        if len(self._known) > self._most:
+            del self._known[next(iter(self._known))]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._known

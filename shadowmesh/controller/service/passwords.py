@@ -1,10 +1,24 @@
-"""Passwords: argon2id hashes, and passwords made to be used once."""
+"""Passwords: argon2id hashes, and passwords made to be used once.
+
+A hash takes CPU and memory on purpose, so strangers must not have as many made as they like: `PasswordWorker` makes one at a time,
+in turns for those who wait.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
+
+from shadowmesh.controller.service.limits import TooMany
+
+T = TypeVar("T")
+
+_WAITING_OF_ONE, _WAITING = 8, 512  # requests of one source, and of all
 
 
 @cache
@@ -38,3 +52,57 @@ def new_password() -> str:
     """To be used once: 16 characters, 95 bits."""
     alphabet = "abcdefghjkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
     return "".join(secrets.choice(alphabet) for _ in range(16))
+
+
+class PasswordWorker:
+    """Runs what takes long beside the event loop, one thing at a time; sources that wait have their turns, one after the other."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "passwords")
+        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._count = 0
+        self._busy = False
+
+    async def run(self, source: str, work: Callable[[], T], *, known: bool = False) -> T:
+        """What `work` returns. Raises TooMany where too many wait already, of this source or in all.
+
+        `known`: who asks has signed in before, and goes before strangers.
+        """
+        if self._busy:
+            mine = self._waiting.setdefault(source, deque())
+            if len(mine) >= _WAITING_OF_ONE or (self._count >= _WAITING and not known):
+                if not mine:
+                    del self._waiting[source]
+                raise TooMany(1.0)
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            mine.append(turn)
+            self._count += 1
+            if known:
+                self._waiting.move_to_end(source, last=False)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._next()  # it was its turn just now
+                raise
+        self._busy = True
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        finally:
+            self._next()
+
+    def _next(self) -> None:
+        """Wakes the first of the source whose turn it is; it goes on as if it were busy all the time."""
+        while self._waiting:
+            source, mine = self._waiting.popitem(last=False)
+            turn = mine.popleft()
+            self._count -= 1
+            if mine:
+                self._waiting[source] = mine  # behind the others
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._busy = False
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False)

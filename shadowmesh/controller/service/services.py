@@ -125,6 +125,7 @@ class Services:
         await self._note_seen()
         self.watchers.close()
         self.maps.close()
+        self.sessions.close()
         self.presences.close()
         await self.events.flush()
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import datetime as dt
+import hmac
 import secrets
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -17,14 +18,15 @@ from shadowmesh.controller.authz import SYSTEM, Principal, session_lives
 from shadowmesh.controller.errors import not_allowed, usage
 from shadowmesh.controller.service.audit_log import difference, record
 from shadowmesh.controller.service.core import Core
-from shadowmesh.controller.service.limits import Limiter
-from shadowmesh.controller.service.passwords import hash_password, nobodys_hash, verify_password
+from shadowmesh.controller.service.limits import Guesses, Limiter, Recent
+from shadowmesh.controller.service.passwords import PasswordWorker, hash_password, nobodys_hash, verify_password
 from shadowmesh.controller.service.revocations import rights_changed
 from shadowmesh.controller.service.watchers import Watchers
 from shadowmesh.controller.store import schema
 from shadowmesh.model import api
 from shadowmesh.model.codec import from_json
 
+_DEVICE = "device that signed in"
 _REFRESH, _SUCCESSOR = "refresh token", "refresh token's successor"  # labels of keyed hashes
 
 
@@ -39,20 +41,25 @@ class Sessions:
     def __init__(self, core: Core, watchers: Watchers) -> None:
         self._core = core
         self._watchers = watchers
-        self._by_source = Limiter(10, 6.0)
-        self._by_email = Limiter(10, 30.0)
+        self._guesses = Guesses(source=Limiter(10, 6.0), target=Limiter(20, 15.0), reserved=Limiter(3, 200.0))
+        self._by_device = Limiter(10, 6.0)
+        self._at_home = Recent(10_000)
+        self._passwords = PasswordWorker()
+
+    def close(self) -> None:
+        self._passwords.close()
 
     async def login(self, wish: api.Login, source: str) -> api.Session:
         """Raises ShadowMeshError: bad_credentials, password_change_required, rate_limited."""
-        now = self._core.now().timestamp()
-        self._by_source.take(source, now)
-        self._by_email.take(wish.email, now)
+        known = self._allow(wish, source)
+        lane = f"known {wish.email}" if known else source
         t, u = schema.refresh_tokens, schema.users
         row = await self._core.read(lambda conn: conn.execute(sa.select(u).where(u.c.email == wish.email)).first())
         stored = nobodys_hash() if row is None else row.password_hash
-        good = await asyncio.to_thread(verify_password, stored, wish.password)
+        good = await self._passwords.run(lane, partial(verify_password, stored, wish.password), known=known)
         if row is None or not good or row.disabled:
             raise not_allowed("bad_credentials", "the address or the password is wrong", "check both")
+        self._guesses.right(source)
         if row.must_change and wish.new_password is None:
             raise not_allowed(
                 "password_change_required", "this password was for one use", "give a new one with it (new_password)"
@@ -61,7 +68,7 @@ class Sessions:
         if wish.new_password is not None:
             if wish.new_password == wish.password:
                 raise usage("same_password", "the new password is the old one", "choose another")
-            changed = await asyncio.to_thread(hash_password, wish.new_password)
+            changed = await self._passwords.run(lane, partial(hash_password, wish.new_password), known=known)
         refresh, session = secrets.token_urlsafe(32), secrets.token_hex(8)
 
         def tx(conn: Connection) -> None:
@@ -80,7 +87,32 @@ class Sessions:
 
         await self._core.write(tx)
         self._watchers.changed(row.id)
-        return self._session(row.id, session, refresh)
+        self._at_home.add(f"{source} {wish.email}")
+        return self._session(row.id, session, refresh).model_copy(
+            update={"device_token": self._device_token(wish.email)}
+        )
+
+    def _allow(self, wish: api.Login, source: str) -> bool:
+        """Counts an attempt; whether it is of one who signed in before. Raises TooMany.
+
+        Who did, from this device or this source, has attempts of its own that no stranger uses up.
+        """
+        now = self._core.now().timestamp()
+        if wish.device_token is not None:
+            device = wish.device_token.partition(".")[0]
+            genuine = hmac.compare_digest(wish.device_token.encode(), self._device_token(wish.email, device).encode())
+            if genuine and self._by_device.allows(device, now):
+                return True
+        home = f"{source} {wish.email}"
+        if home in self._at_home and self._by_device.allows(home, now):
+            return True
+        self._guesses.take(source, wish.email, now)
+        return False
+
+    def _device_token(self, email: str, device: str | None = None) -> str:
+        """Proves that a device signed in as this user once; good for nothing else."""
+        device = device or secrets.token_urlsafe(16)
+        return f"{device}.{self._core.keys.vault.mac(_DEVICE, f'{email} {device}')}"
 
     async def refresh(self, token: str) -> api.Session:
         """A new session; the refresh token is used up.
