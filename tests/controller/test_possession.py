@@ -12,7 +12,7 @@ import pytest
 from shadowmesh.client_api.contact import API, first_contact
 from shadowmesh.model.codec import from_json, to_builtins
 from shadowmesh.model.enrol import ChallengeRequest, EnrolChallenge
-from shadowmesh.model.errors import MalformedError
+from shadowmesh.model.errors import MalformedError, ShadowMeshError
 from shadowmesh.model.invite import Invite
 from shadowmesh.protocol.noise import generate_private_key
 from shadowmesh.protocol.possession import Challenge, prove
@@ -266,3 +266,22 @@ async def test_a_device_may_not_take_over_the_key_of_another_client(world: World
     back = Applicant(world, third.device, (await world.invite()).invite)
     back.public["wg_key"], back.wg_private = first.public["wg_key"], first.wg_private
     assert code(await back.enrol()) == "key_taken"
+
+
+async def test_codes_guessed_all_at_once_are_no_more_than_one_after_another(world: World) -> None:
+    await world.network()
+    device = world.device()
+    keys = {"device_key": device.signer.device_key, "wg_key": device.wg_key, "sealing_key": device.sealing_key}
+
+    async def outcome(number: int) -> str:
+        try:
+            await world.at.enrolment.challenge(ChallengeRequest(code=f"office-aaaa-{number:08}", **keys), "192.0.2.1")
+        except ShadowMeshError as e:
+            return e.code
+        return "asked"
+
+    codes = await asyncio.gather(*(outcome(n) for n in range(50)))
+    assert sorted(codes) == ["invite_invalid"] * 5 + ["rate_limited"] * 45
+    right = ChallengeRequest(code=(await world.invite()).code, **keys)
+    for _ in range(20):  # each gives its attempt back
+        await world.at.enrolment.challenge(right, "192.0.2.2")

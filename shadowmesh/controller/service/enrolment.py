@@ -174,15 +174,29 @@ class Enrolment:
     async def _counted(
         self, wish: ChallengeRequest | EnrolRequest, source: str, attempt: Callable[[], Awaitable[T]]
     ) -> T:
-        """The attempt's result; a wrong invite or code counts against its source, a right one never."""
-        limiter, now = self._secrets if wish.code is None else self._codes, self._core.now().timestamp()
-        limiter.check(source, now)
+        """The attempt's result; a wrong invite or code counts against its source, a right one never.
+
+        A code counts until it has proved right, so that guesses sent all at once are no more than one after another. A
+        secret counts once it has proved wrong: many machines behind one address may join at the same moment.
+        """
+        now = self._core.now().timestamp()
+        if wish.code is None:
+            self._secrets.check(source, now)
+        else:
+            self._codes.take(source, now)
+        right = False
         try:
-            return await attempt()
-        except ShadowMeshError as e:
-            if e.code == invites.INVALID:
-                limiter.allows(source, now)
+            result = await attempt()
+            right = True
+        except (ShadowMeshError, PoolEmpty) as e:
+            right = getattr(e, "code", "") != invites.INVALID
             raise
+        finally:
+            if right and wish.code is not None:
+                self._codes.give_back(source)
+            elif not right and wish.code is None:
+                self._secrets.allows(source, now)
+        return result
 
     def _transcript(
         self,
