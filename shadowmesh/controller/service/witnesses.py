@@ -54,7 +54,7 @@ class Witnesses:
     def __init__(self, core: Core, hub: Hub) -> None:
         self._core = core
         self._hub = hub
-        self._told = 0  # the number of the newest entry that some client has a checkpoint of
+        self._told = ""  # the hash of the newest entry that some client has a checkpoint of
         self._inquiries: dict[str, _Inquiry] = {}
 
     async def tell(self) -> None:
@@ -62,7 +62,7 @@ class Witnesses:
         head, log = schema.audit_head, schema.audit
         query = sa.select(head.c.seq, head.c.hash, log.c.at).join(log, log.c.seq == head.c.seq)
         newest = await self._core.read(lambda conn: conn.execute(query).first())
-        if newest is None or newest.seq == self._told:
+        if newest is None or newest.hash == self._told:
             return
         links = self._ranked(TOLD)
         if not links:
@@ -72,7 +72,7 @@ class Witnesses:
         text = encode(sign_checkpoint(keys.audit, committed, newest.at.timestamp()))
         for link in links:
             link.post(text)
-        self._told = newest.seq
+        self._told = newest.hash
 
     async def ask(self) -> Testimony:
         """What connected witnesses answer within some seconds."""
@@ -98,9 +98,10 @@ class Witnesses:
             return
         inquiry.waiting.remove(link.device_key)
         inquiry.found.answered += 1
+        known = inquiry.found.checkpoints  # most witnesses keep the same: each signature is looked at once
         for checkpoint in message.checkpoints[:KEPT_CHECKPOINTS]:
-            if self._is_ours(checkpoint):
-                inquiry.found.checkpoints[checkpoint.commitment] = checkpoint.at
+            if checkpoint.commitment not in known and self._is_ours(checkpoint):
+                known[checkpoint.commitment] = checkpoint.at
         if not inquiry.waiting:
             inquiry.done.set()
 
