@@ -99,6 +99,11 @@ async def _deny(walk: Walk) -> None:
     await walk.call("POST", f"/networks/strict/clients/{answer.client_id}/deny")
 
 
+async def _remove_device(walk: Walk) -> None:
+    await walk.world.device().join((await walk.world.invite("office")).invite, name="stolen")
+    await walk.call("DELETE", "/devices/stolen")
+
+
 def plain(method: str, path: str, body: Any = None) -> Callable[[Walk], Awaitable[Any]]:
     return lambda walk: walk.call(method, path.format(**walk.made), body)
 
@@ -129,7 +134,7 @@ STEPS: list[tuple[str, Callable[[Walk], Awaitable[Any]], str, dict[str, Any]]] =
         "DELETE /networks/{network}/invites/{invite}",
         plain("DELETE", "/networks/office/invites/{invite[id]}"),
         "invite.revoke",
-        {},
+        {"before": {"revoked_at": None}},
     ),
     ("POST /enroll", _enrol, "client.enrol", {"after": {"name": "first", "ip": "10.42.0.1", "state": "approved"}}),
     (
@@ -155,6 +160,12 @@ STEPS: list[tuple[str, Callable[[Walk], Awaitable[Any]], str, dict[str, Any]]] =
         plain("DELETE", "/networks/office/clients/first"),
         "client.remove",
         {"before": {"name": "first", "ip": "10.42.0.9"}, "after": {"state": "removed"}},
+    ),
+    (
+        "DELETE /devices/{device}",
+        _remove_device,
+        "client.remove",
+        {"before": {"name": "stolen"}, "after": {"state": "removed"}},
     ),
     (
         "POST /users",

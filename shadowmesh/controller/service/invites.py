@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection, Row
 from shadowmesh.controller.authz import Permission, Principal, find_network, permissions_in, require_signed_in
 from shadowmesh.controller.errors import conflict, not_allowed, not_found, usage
 from shadowmesh.controller.service.addresses import address_taken, first, last
-from shadowmesh.controller.service.audit_log import record
+from shadowmesh.controller.service.audit_log import difference, record
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.idempotency import IdempotentRequest
 from shadowmesh.controller.store import schema
@@ -113,12 +113,14 @@ class Invites:
         def tx(conn: Connection) -> None:
             network = find_network(conn, who, name, *_NEEDED)
             this = sa.and_(t.c.id == invite_id, t.c.network_ref == network.ref, _theirs(conn, who, network))
-            changed = conn.execute(t.update().where(this).values(revoked_at=self._core.now()))
-            if changed.rowcount == 0:
+            row = conn.execute(sa.select(t).where(this).with_for_update()).first()
+            if row is None:
                 raise not_found(
                     "invite_unknown", f"{network.name} has no invite {invite_id[:60]!r}", "`network invites` lists them"
                 )
-            record(self._core, conn, who, "invite.revoke", network.name, id=invite_id)
+            values = {"revoked_at": self._core.now()}
+            conn.execute(t.update().where(t.c.id == row.id).values(**values))
+            record(self._core, conn, who, "invite.revoke", network.name, id=row.id, **difference(row, values))
 
         await self._core.write(tx)
 
