@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from shadowmesh.cli.base import Call, new_app, verb
+from shadowmesh.cli.base import Call, new_app, read_secret, verb
 
 DataDir = Annotated[
     Path,
@@ -48,7 +48,10 @@ def init(
         str | None, typer.Option("--listen", help="ADDRESS:PORT; default: all addresses, the URL's port.")
     ] = None,
     database_url: Annotated[
-        str | None, typer.Option("--database-url", help="postgresql://…; default: SQLite in the data directory.")
+        str | None,
+        typer.Option(
+            "--database-url", help="postgresql://…, `-` (stdin) or @FILE; default: SQLite in the data directory."
+        ),
     ] = None,
     admin_email: Annotated[str | None, typer.Option("--admin-email", help="The first administrator.")] = None,
     tls_cert: Annotated[
@@ -69,22 +72,27 @@ def init(
             data_dir=data_dir,
             public_urls=tuple(public_url),
             listen=listen,
-            database_url=database_url,
+            database_url=None if database_url is None else read_secret(database_url, "database URL"),
             admin_email=admin_email,
             tls_cert=tls_cert,
             tls_key=tls_key,
             join_secrets=join_secrets,
         )
     )
+    first = [
+        f"  administrator  {result.admin_email}",
+        f"  password       {result.admin_password}   (once; shown only now)",
+        f"  API key        {result.api_key}",
+    ]
+    if not result.admin_password:  # a further node: its controller has its administrators
+        first = ["  a further node of a controller that has its administrators"]
     call.done(
         "controller-init/1",
         result,
         lambda: "\n".join(
             [
                 f"controller made in {data_dir}",
-                f"  administrator  {result.admin_email}",
-                f"  password       {result.admin_password}   (once; shown only now)",
-                f"  API key        {result.api_key}",
+                *first,
                 f"  fingerprint    {result.fingerprint}",
                 f"next: shadowmesh controller run --data-dir {data_dir}",
             ]

@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import sqlalchemy as sa
+from msgspec.structs import replace
 from sqlalchemy.engine import Connection
 
 from shadowmesh.controller import pki
 from shadowmesh.controller.keys import KeyRing
 from shadowmesh.controller.settings import (
+    DATABASE_PASSWORD_NAME,
     DEFAULT_PORT,
     DataDir,
     Settings,
@@ -29,7 +31,7 @@ from shadowmesh.controller.settings import (
     write_settings,
 )
 from shadowmesh.controller.store import schema
-from shadowmesh.controller.store.database import StorageFailed, database_url, open_store
+from shadowmesh.controller.store.database import StorageFailed, database_url, open_store, without_password
 from shadowmesh.controller.store.migrate import migrate
 from shadowmesh.model.clock import utc_now
 from shadowmesh.model.errors import Kind, ShadowMeshError
@@ -100,6 +102,11 @@ def _init(options: InitOptions) -> InitResult:
             pki.make_server_certificate(staging.path, settings, utc_now())
         pki.server_context(staging.path, settings)  # what can't be served is found now
         result = _fill_database(options, settings, keys, staging)
+        if settings.database_url is not None:  # what is shown and copied around holds no secret
+            shown, password = without_password(settings.database_url)
+            settings = replace(settings, database_url=shown)
+            if password is not None:
+                write_private(staging.keys / DATABASE_PASSWORD_NAME, password.encode() + b"\n")
         write_settings(staging.config, settings)
         for name in _FILES:
             if (staging.path / name).exists():

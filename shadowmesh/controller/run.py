@@ -84,7 +84,7 @@ def _run(options: RunOptions) -> None:
     with _only_one(where):
         if settings.tls_cert is None and pki.needs_renewal(where.path, settings, utc_now()):
             pki.make_server_certificate(where.path, settings, utc_now())
-        url = database_url(settings.database_url, where.database)
+        url = database_url(settings.database_url, where.database, where.database_password())
         if settings.database_url is None and not where.database.exists():
             raise ShadowMeshError(
                 "database_missing", f"{where.database} is missing", "put it back from a backup", kind=Kind.FAILED

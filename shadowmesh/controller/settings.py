@@ -18,6 +18,7 @@ DEFAULT_PORT = 8443
 CONFIG_NAME = "controller.json"
 SOCKET_NAME = "controller.sock"
 DATABASE_NAME = "controller.db"
+DATABASE_PASSWORD_NAME = "database-password"  # noqa: S105 - a file's name
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -25,7 +26,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     public_urls: tuple[str, ...]
     listen: str
-    database_url: str | None = None  # None: SQLite in the data directory
+    database_url: str | None = None  # without its password; None: SQLite in the data directory
     tls_cert: str | None = None  # None: certificates of our own authority
     tls_key: str | None = None
 
@@ -76,6 +77,7 @@ class Timing:
     follow: float = 1.0  # what other controllers took away is acted on, and run-out tokens end connections
     checkpoint: float = 60.0  # the audit log is committed to at most this often
     testimony: float = 3.0  # `audit verify` waits so long for witnesses
+    alive_every: float = 60.0  # so often other controllers are told which ephemeral clients are alive
     seen_every: float = 300.0
     certificate_check: float = 6 * 3600.0
     access_token: float = 600.0
@@ -105,6 +107,13 @@ class DataDir:
             ("lock", "controller.lock"),
         ):
             object.__setattr__(self, name, self.path / relative)
+
+    def database_password(self) -> str | None:
+        """What `init` took out of the database's URL; without it libpq's own ways are left (PGPASSWORD, ~/.pgpass)."""
+        try:
+            return (self.keys / DATABASE_PASSWORD_NAME).read_text().strip() or None
+        except FileNotFoundError:
+            return None
 
     def read(self) -> Settings:
         """Raises ShadowMeshError: not_initialized, unreadable_config, no_permission."""

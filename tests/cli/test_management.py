@@ -108,6 +108,18 @@ def test_removing_a_client_says_where_else_the_machine_is(controller: Controller
         controller("network", "delete", network, "--yes")
 
 
+def test_a_further_node_says_that_it_is_one(controller: Controller, sm: Command, tmp_path: Path) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.write_text(sm("controller", "secrets", "export", "--data-dir", controller.data_dir).out)
+    (tmp_path / "url").write_text(f"sqlite:///{controller.data_dir}/controller.db\n")
+    made = sm(
+        "controller", "init", "--data-dir", tmp_path / "two", "--public-url", "https://127.0.0.1:18444",
+        "--join-secrets", secrets, "--database-url", f"@{tmp_path / 'url'}",
+    )  # fmt: skip
+    assert made.code == 0 and "a further node of a controller" in made.out
+    assert "password" not in made.out and controller.fingerprint in made.out
+
+
 def test_a_user_who_was_shut_out_can_be_let_in_again(controller: Controller) -> None:
     controller("user", "add", "gone@example.org", "--json").document("user/1")
     for verb, disabled in (("disable", True), ("enable", False)):

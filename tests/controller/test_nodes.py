@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import datetime as dt
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 import sqlalchemy as sa
 from people import person
 
 from shadowmesh.controller.service import revocations
+from shadowmesh.controller.settings import Timing
 from shadowmesh.controller.store import schema
 from shadowmesh.model import api
 from shadowmesh.model.link import Removed
@@ -55,6 +59,54 @@ async def test_a_device_that_joins_again_at_once_is_not_cut_off_by_its_own_remov
     two.at.following._done = before  # as if the other node's poll came only now
     await two.at.follow()
     assert not [e for e in device.events if isinstance(e, Removed)]
+
+
+@pytest.mark.parametrize(
+    "timing", [Timing(presence_gather=0.02, offline_after=0.1, shutdown_grace=1.0, alive_every=0.2)]
+)
+async def test_an_ephemeral_client_that_is_alive_at_another_node_is_left_alone(nodes: tuple[World, World]) -> None:
+    """Until it is away for longer than it may be; whichever node notices, it is removed once."""
+    one, two = nodes
+    await one.network()
+    device = two.device()
+    await device.join((await one.invite(ephemeral=True, idle=1)).invite)
+    await (await device.connect()).settled()
+    joined = (await one.call("client_show", "office", "laptop")).last_seen
+    for _ in range(30):  # of the first node's looks
+        await one.at.ephemeral.remove_idle()
+        await asyncio.sleep(0.05)
+    seen = (await one.call("client_show", "office", "laptop")).last_seen
+    assert seen > joined and one.at.core.now() - seen < dt.timedelta(seconds=1)
+    await device.close()
+    async with asyncio.timeout(8):
+        while await one.call("client_list", "office"):
+            await asyncio.gather(one.at.ephemeral.remove_idle(), two.at.ephemeral.remove_idle())
+    removals = [e for e in await one.call("audit_list") if e.action == "client.remove"]
+    assert [e.detail["reason"] for e in removals] == ["expired"]
+
+
+async def test_a_client_that_comes_back_in_the_last_moment_is_not_removed(nodes: tuple[World, World]) -> None:
+    """The decision to remove it was taken on an old row; the removal looks at the row as it is."""
+    one, two = nodes
+    await one.network()
+    await two.device().join((await one.invite(ephemeral=True, idle=300)).invite)
+    one.clock.advance(minutes=6)
+    c = schema.clients
+    write, came_back = one.at.core.store.write, False
+
+    async def write_later(tx: Any) -> Any:
+        nonlocal came_back
+        if not came_back:
+            came_back = True
+            await write(lambda conn: conn.execute(c.update().values(last_seen=one.at.core.now())))
+        return await write(tx)
+
+    with patch.object(one.at.core.store, "write", write_later):
+        await one.at.ephemeral.remove_idle()
+    assert came_back and len(await one.call("client_list", "office")) == 1
+    one.clock.advance(minutes=6)
+    await one.at.ephemeral.remove_idle()
+    assert await one.call("client_list", "office") == []
 
 
 async def test_revocations_are_numbered_as_they_are_committed(nodes: tuple[World, World]) -> None:

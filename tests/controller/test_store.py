@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import datetime as dt
+import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from shadowmesh.controller.store.database import (
     StorageFailed,
     Store,
     database_url,
+    is_lost_race,
     make_engine,
+    without_password,
 )
 from shadowmesh.controller.store.migrate import migrate
 from shadowmesh.model.errors import Kind, ShadowMeshError
@@ -80,6 +83,19 @@ async def test_a_caller_that_goes_away_leaves_its_transaction_whole(store: Sqlit
     task.cancel()
     await store.write(put("b"))
     assert await store.read(count) == 2
+
+
+async def test_only_what_others_did_first_counts_as_a_lost_race(store: Store) -> None:
+    """What is wrong in itself is wrong at every try."""
+    with pytest.raises(sa.exc.IntegrityError) as mistake:
+        await store.write(lambda c: c.execute(sa.text("INSERT INTO meta (key) VALUES ('x')")))
+    assert not is_lost_race(mistake.value)
+    await store.write(put("k"))
+    with pytest.raises(sa.exc.IntegrityError) as taken:
+        await store.write(put("k"))
+    with pytest.raises(sa.exc.IntegrityError) as orphan:
+        await store.write(lambda c: c.execute(schema.members.insert().values(network_ref="x", email="x", role="x")))
+    assert is_lost_race(taken.value) and is_lost_race(orphan.value)
 
 
 async def test_a_database_that_fails_is_said_and_works_again(store: SqliteStore) -> None:
@@ -154,6 +170,37 @@ def test_a_url_that_is_none_is_wrong_use(tmp_path: Path) -> None:
             database_url(url, tmp_path / "db")
         assert caught.value.kind is Kind.USAGE
     assert database_url("postgresql://u:p@h/d", tmp_path).drivername == "postgresql+psycopg"
+
+
+def test_a_database_url_is_kept_without_its_password() -> None:
+    for url, shown, password in (
+        ("postgresql://u:p%40ss@h/d", "postgresql://u@h/d", "p@ss"),
+        ("postgresql://u@h/d?password=secret&sslmode=require", "postgresql://u@h/d?sslmode=require", "secret"),
+        ("postgresql://u@h/d", "postgresql://u@h/d", None),
+        ("sqlite:////x/y", "sqlite:////x/y", None),
+        ("nonsense", "nonsense", None),
+    ):
+        assert without_password(url) == (shown, password)
+    assert database_url("postgresql://u@h/d", Path(), "p@ss").password == "p@ss"
+    assert database_url("postgresql://u:own@h/d", Path(), "p@ss").password == "own"
+
+
+@pytest.mark.lab
+async def test_the_database_password_lies_in_a_file_of_its_own(pg: Store, postgres: str, tmp_path: Path) -> None:
+    from shadowmesh.controller.initialise import InitOptions, init
+    from shadowmesh.controller.settings import DataDir
+
+    with pg.engine.begin() as conn:
+        conn.exec_driver_sql("DROP SCHEMA public CASCADE")
+        conn.exec_driver_sql("CREATE SCHEMA public")
+    url = postgres.replace("shadowmesh@", "shadowmesh:geheim@")
+    where = DataDir(tmp_path / "controller")
+    init(InitOptions(where.path, ("https://127.0.0.1:18443",), database_url=url))
+    assert "geheim" not in where.config.read_text()
+    assert where.database_password() == "geheim"
+    assert stat.S_IMODE((where.keys / "database-password").stat().st_mode) == 0o600
+    settings = where.read()
+    assert database_url(settings.database_url, where.database, where.database_password()).password == "geheim"
 
 
 async def test_times_are_utc_with_zone(store: SqliteStore) -> None:

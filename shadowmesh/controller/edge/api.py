@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from functools import cache
+from typing import Any
 
 from fastapi import FastAPI, Response
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
@@ -77,6 +78,12 @@ class Front:
             await handler(socket)
 
 
+_PROBLEM: dict[str, Any] = {
+    "description": "What went wrong, and what to do",
+    "content": {"application/problem+json": {"schema": Problem.model_json_schema()}},
+}
+
+
 def make_app(at: Services, trust_bundle: str) -> FastAPI:
     """The REST part; `Front` puts the WebSockets before it."""
     app = FastAPI(
@@ -85,7 +92,7 @@ def make_app(at: Services, trust_bundle: str) -> FastAPI:
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
-        responses={"4XX": {"model": Problem, "description": "What went wrong, and what to do"}},
+        responses={"4XX": _PROBLEM, "5XX": _PROBLEM},
     )
     app.state.services = at
     app.state.trust_bundle = trust_bundle

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from shadowmesh.controller.service.limits import TooMany
 from shadowmesh.controller.store.database import StorageFailed
@@ -29,6 +30,7 @@ _STATUS = {
     Kind.FAILED: 500,
 }
 _NOT_SIGNED_IN = {"not_signed_in", "bad_credentials", "session_expired"}
+_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 _MAX_ERRORS = 20
 
 
@@ -92,15 +94,27 @@ def install(app: FastAPI) -> None:
         return problem(422, "invalid_request", found[0] if found else "", "see the API's description", errors=found)
 
     @app.exception_handler(HTTPException)
-    async def _http(_: Request, error: HTTPException) -> JSONResponse:
+    async def _http(request: Request, error: HTTPException) -> JSONResponse:
         code = HTTPStatus(error.status_code).name.lower()
-        headers = dict(error.headers) if error.headers else None
+        headers = dict(error.headers) if error.headers else {}
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = _allowed(request)
         return problem(error.status_code, code, str(error.detail), headers=headers)
 
     @app.exception_handler(Exception)
     async def _unknown(request: Request, error: Exception) -> JSONResponse:
         log.error("a request broke the controller", path=request.url.path, exc_info=error)
         return problem(500, "internal_error", "the controller made a mistake", "see its log, and report it")
+
+
+def _allowed(request: Request) -> str:
+    """The methods of a path, over all its routes: the router names those of the first one only."""
+
+    def serves(method: str) -> bool:
+        scope = dict(request.scope) | {"method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return ", ".join(method for method in _METHODS if serves(method))
 
 
 def _place(location: Sequence[Any]) -> str:

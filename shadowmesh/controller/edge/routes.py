@@ -21,7 +21,6 @@ from shadowmesh.controller.edge.needs import (
     MayView,
     SignedIn,
 )
-from shadowmesh.controller.errors import usage
 from shadowmesh.controller.service.idempotency import IdempotentRequest
 from shadowmesh.model import api
 from shadowmesh.model.codec import from_json, to_json
@@ -32,7 +31,9 @@ from shadowmesh.protocol.signing import IdentityDocument, sign_identity
 
 router = APIRouter(prefix=api.API)
 
-Name = Annotated[str, Path(max_length=100, pattern=r"^[\x21-\x7e]+$")]
+_NAME = r"^[\x21-\x7e]+$"
+Name = Annotated[str, Path(max_length=100, pattern=_NAME)]
+Number = Annotated[str | None, Query(max_length=18, pattern=r"^[0-9]+$")]
 NetworkQuery = Annotated[str | None, Query(max_length=100, pattern=r"^[\x21-\x7e]+$")]
 _JSON = "application/json"
 
@@ -327,8 +328,8 @@ async def reset_password(at: At, who: Administrator, user: Name) -> api.UserCrea
 
 
 @router.get("/audit", tags=["audit"])
-async def list_audit(at: At, who: Administrator, cursor: Cursor = None, limit: Limit = 100) -> api.Page[api.AuditEntry]:
-    return await at.audit.list(who, _number(cursor), limit)
+async def list_audit(at: At, who: Administrator, cursor: Number = None, limit: Limit = 100) -> api.Page[api.AuditEntry]:
+    return await at.audit.list(who, int(cursor or 0), limit)
 
 
 @router.get("/audit/verify", tags=["audit"])
@@ -341,7 +342,7 @@ async def list_events(
     at: At, who: MayReadLogs, cursor: Cursor = None, network: NetworkQuery = None
 ) -> api.Page[api.Event]:
     """What the WebSocket `/api/v1/ws` tells, for those who would rather ask."""
-    items = await at.events.log(who, _number(cursor), network)
+    items = await at.events.log(who, int(cursor or 0), network)
     return api.Page(items=items, next=str(items[-1].seq) if items else cursor)
 
 
@@ -355,11 +356,3 @@ async def status(at: At, who: Administrator, request: Request) -> dict[str, Any]
         "local": is_local(request),
         "max_body": MAX_BODY,
     }
-
-
-def _number(cursor: str | None) -> int:
-    if cursor is None:
-        return 0
-    if not cursor.isdecimal() or len(cursor) > 18:
-        raise usage("bad_cursor", "this is not a cursor that this list gave out")
-    return int(cursor)

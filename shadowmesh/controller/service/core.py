@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from shadowmesh.controller.errors import conflict
 from shadowmesh.controller.keys import KeyRing
 from shadowmesh.controller.settings import Settings, Timing
-from shadowmesh.controller.store.database import Store, Transaction
+from shadowmesh.controller.store.database import Store, Transaction, is_lost_race
 
 T = TypeVar("T")
 
@@ -37,8 +37,9 @@ class Core:
         for _ in range(_ATTEMPTS):
             try:
                 return await self.store.write(tx)
-            except sa.exc.IntegrityError:
-                continue
+            except sa.exc.IntegrityError as e:
+                if not is_lost_race(e):
+                    raise
         raise conflict("busy", "others changed the same thing at the same moment", "try again")
 
     async def read(self, tx: Transaction[T]) -> T:

@@ -10,13 +10,14 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Row
 
 from shadowmesh.controller.authz import Principal
 from shadowmesh.controller.errors import conflict, not_allowed
 from shadowmesh.controller.service.audit_log import record
 from shadowmesh.controller.service.clients import ALIVE, Clients, remove_client
 from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.service.ephemeral import note_alive
 from shadowmesh.controller.service.events import Events
 from shadowmesh.controller.service.hub import DeviceLink, Hub, encode
 from shadowmesh.controller.service.limits import Limiter
@@ -108,7 +109,9 @@ class Devices:
             # In the hub before the first look: who is approved or removed meanwhile finds the link there.
             self._hub.devices[link.device_key] = link
             try:
-                await self._admit(link, hello)
+                rows = await self._admit(link, hello)
+                if any(row.ephemeral and row.state in ALIVE for row in rows):  # before another controller misses it
+                    await self._core.write(lambda conn: note_alive(conn, [link.device_key], self._core.now()))
             except BaseException:
                 self.gone(link, clean=True)
                 raise
@@ -149,7 +152,8 @@ class Devices:
         link.probe = None
         return False
 
-    async def _admit(self, link: DeviceLink, hello: Hello) -> None:
+    async def _admit(self, link: DeviceLink, hello: Hello) -> list[Row[Any]]:
+        """The device's clients."""
         rows = await self._memberships.of(hello.device_key)
         held = {state.network_id: state for state in hello.maps}
         living = {NetworkID(row.network_id) for row in rows if row.state in ALIVE}
@@ -178,6 +182,7 @@ class Devices:
             elif row.state == "approved" and row.ref in lives:
                 state = held.get(network_id)
                 self._maps.enter(lives[row.ref], link, row, None if state is None else (state.generation, state.serial))
+        return rows
 
     async def handle(self, link: DeviceLink, message: FromDevice) -> None:
         """One message of an admitted device."""

@@ -59,7 +59,17 @@ class Memberships:
 def _load(conn: Connection, keys: Sequence[DevicePublicKey]) -> list[Row[Any]]:
     c, n = schema.clients, schema.networks
     query = (
-        sa.select(c.c.id, c.c.device_key, c.c.ip, c.c.sealing_key, c.c.state, c.c.removed_at, n.c.ref, n.c.network_id)
+        sa.select(
+            c.c.id,
+            c.c.device_key,
+            c.c.ip,
+            c.c.sealing_key,
+            c.c.state,
+            c.c.ephemeral,
+            c.c.removed_at,
+            n.c.ref,
+            n.c.network_id,
+        )
         .join(n, n.c.ref == c.c.network_ref)
         .where(c.c.device_key.in_([bytes(key) for key in keys]))
         .order_by(c.c.created_at)

@@ -8,7 +8,6 @@ import datetime as dt
 from dataclasses import dataclass, field
 from functools import partial
 
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from shadowmesh.controller.authz import SYSTEM
@@ -16,12 +15,13 @@ from shadowmesh.controller.service import epochs
 from shadowmesh.controller.service.api_keys import ApiKeys
 from shadowmesh.controller.service.audit_log import record
 from shadowmesh.controller.service.auditing import Audit
-from shadowmesh.controller.service.clients import Clients, Gone, remove_client
+from shadowmesh.controller.service.clients import Clients
 from shadowmesh.controller.service.configuration import note_settings
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.credentials import Credentials
 from shadowmesh.controller.service.devices import Devices
 from shadowmesh.controller.service.enrolment import Enrolment
+from shadowmesh.controller.service.ephemeral import Ephemeral
 from shadowmesh.controller.service.events import Events
 from shadowmesh.controller.service.following import Following
 from shadowmesh.controller.service.hub import Hub
@@ -62,6 +62,7 @@ class Services:
     invites: Invites = field(init=False)
     clients: Clients = field(init=False)
     inventory: Inventory = field(init=False)
+    ephemeral: Ephemeral = field(init=False)
     enrolment: Enrolment = field(init=False)
     devices: Devices = field(init=False)
     relays: Relays = field(init=False)
@@ -87,6 +88,7 @@ class Services:
         self.invites = Invites(core)
         self.clients = Clients(*shared)
         self.inventory = Inventory(core, hub, self.clients)
+        self.ephemeral = Ephemeral(core, hub, self.clients)
         self.enrolment = Enrolment(*shared)
         self.witnesses = Witnesses(core, hub)
         self.devices = Devices(*shared, self.clients, self.witnesses)
@@ -108,6 +110,7 @@ class Services:
         for every, what in (
             (timing.follow, self.follow),
             (timing.housekeeping, self.keep_house),
+            (timing.alive_every, self.ephemeral.note_alive),
             (timing.seen_every, self._note_seen),
             (ALIVE_SECONDS, self._tell_alive),
             (timing.checkpoint, self.witnesses.tell),
@@ -147,7 +150,7 @@ class Services:
         for ref in await self.core.read(epochs.with_old):
             if await self.core.write(partial(epochs.retire, self.core, ref=ref, now=now)):
                 await self.maps.refresh(ref)
-        await self._remove_idle(now)
+        await self.ephemeral.remove_idle()
 
     def _rotate_due(self, conn: Connection, ref: NetworkRef) -> None:
         network = living_network(conn, ref, lock=True)
@@ -157,32 +160,6 @@ class Services:
         bump(conn, ref)
         more = {"before": {"epoch": epoch - 1}, "after": {"epoch": epoch}}
         record(self.core, conn, SYSTEM, "network.rotate-key", network.name, id=ref, **more)
-
-    async def _remove_idle(self, now: dt.datetime) -> None:
-        c = schema.clients
-
-        def find(conn: Connection) -> list[tuple[str, str]]:
-            query = sa.select(c).where(c.c.ephemeral, c.c.state.in_(["approved", "pending"]))
-            return [
-                (row.network_ref, row.id)
-                for row in conn.execute(query)
-                if now - (row.last_seen or row.created_at) > dt.timedelta(seconds=row.idle)
-                and not self.hub.is_online(row.network_ref, row.id)
-            ]
-
-        def remove(conn: Connection, ref: str, client_id: str) -> Gone | None:
-            network = living_network(conn, ref, lock=True)
-            row = conn.execute(sa.select(c).where(c.c.id == client_id, c.c.state.in_(["approved", "pending"]))).first()
-            return (
-                None
-                if network is None or row is None
-                else remove_client(self.core, conn, SYSTEM, network, row, "expired")
-            )
-
-        for ref, client_id in await self.core.read(find):
-            gone = await self.core.write(partial(remove, ref=ref, client_id=client_id))
-            if gone is not None:
-                await self.clients.tell_gone(gone)
 
     async def _note_seen(self) -> None:
         here = [(client, link.version) for link in self.hub.devices.values() for client in link.clients.values()]

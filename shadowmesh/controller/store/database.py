@@ -29,12 +29,30 @@ _READERS = 2
 _POOL = 8
 _RETRIES = 5
 _LOST_RACES = ("40001", "40P01")  # serialization_failure, deadlock_detected
+_OTHERS_WERE_FIRST = frozenset(
+    {
+        "23505",  # unique_violation
+        "23503",  # foreign_key_violation
+        "SQLITE_CONSTRAINT_UNIQUE",
+        "SQLITE_CONSTRAINT_PRIMARYKEY",
+        "SQLITE_CONSTRAINT_FOREIGNKEY",
+    }
+)
 _REMEDIES = {
     "SQLITE_FULL": "free some space on its disk",
     "SQLITE_IOERR": "free some space on its disk, or see what ails it",
     "SQLITE_NOTADB": "put the database back from a backup",
     "SQLITE_CORRUPT": "put the database back from a backup",
 }
+
+
+def is_lost_race(error: sa.exc.IntegrityError) -> bool:
+    """Whether someone else was first with what has to be unique, or took away what a row belongs to.
+
+    Other broken constraints (a missing value) are mistakes of ours: to try again would hide them.
+    """
+    code = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
+    return code in _OTHERS_WERE_FIRST
 
 
 class StorageFailed(ShadowMeshError):
@@ -74,8 +92,24 @@ class Store(Protocol):
         """Finishes what waits and closes the database."""
 
 
-def database_url(url: str | None, path: Path) -> URL:
-    """The URL for SQLAlchemy. Raises ShadowMeshError(bad_database_url)."""
+def without_password(url: str) -> tuple[str, str | None]:
+    """A database's URL as it may be shown and kept, and the password that it had."""
+    try:
+        parsed = make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        return url, None  # `database_url` says what is wrong with it
+    if parsed.get_backend_name() == "sqlite":
+        return url, None
+    in_query = parsed.query.get("password")
+    password = parsed.password or (in_query if isinstance(in_query, str) else None)
+    shown = URL.create(
+        parsed.drivername, parsed.username, None, parsed.host, parsed.port, parsed.database, parsed.query
+    )
+    return shown.difference_update_query(["password"]).render_as_string(), password
+
+
+def database_url(url: str | None, path: Path, password: str | None = None) -> URL:
+    """The URL for SQLAlchemy; `password` is for one that has none. Raises ShadowMeshError(bad_database_url)."""
     if url is None:
         return URL.create("sqlite", database=str(path))
     try:
@@ -86,6 +120,8 @@ def database_url(url: str | None, path: Path) -> URL:
     else:
         cause = None
     if parsed is not None and parsed.drivername in {"postgresql", "postgres", "postgresql+psycopg"}:
+        if password is not None and parsed.password is None:
+            parsed = parsed.set(password=password)
         return parsed.set(drivername="postgresql+psycopg")
     if parsed is not None and parsed.drivername == "sqlite" and parsed.database:
         return parsed

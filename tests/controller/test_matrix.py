@@ -1,0 +1,162 @@
+"""Who may do what: every route of the API's description, by every role. A route that isn't in the table fails the test."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from people import Person, person, web
+
+from shadowmesh.controller.store import schema
+from shadowmesh.model import api
+
+if TYPE_CHECKING:
+    from tests.controller.conftest import World
+
+ROLES = ("admin", "owner", "member", "guest", "outsider", "nobody")
+
+# route → body, what admin, owner, member, guest and outsider (the owner of another network) get.
+# A name in braces in `VALUES` says which thing it is tried on.
+TABLE: dict[str, tuple[Any, tuple[int, int, int, int, int]]] = {
+    "GET /whoami": (None, (200, 200, 200, 200, 200)),
+    "POST /networks": ({"name": "new", "subnet": "10.9.0.0/24"}, (201, 403, 403, 403, 403)),
+    "GET /networks": (None, (200, 200, 200, 200, 200)),
+    "GET /networks/{network}": (None, (200, 200, 200, 200, 404)),
+    "PATCH /networks/{network}": ({"p2p": False}, (200, 200, 403, 403, 404)),
+    "DELETE /networks/{network}": (None, (204, 204, 403, 403, 404)),
+    "POST /networks/{network}/rotate-key": (None, (200, 200, 403, 403, 404)),
+    "GET /networks/{network}/map": (None, (200, 200, 200, 200, 404)),
+    "POST /networks/{network}/invites": ({"tags": ["server"]}, (201, 201, 403, 403, 404)),
+    "GET /networks/{network}/invites": (None, (200, 200, 200, 403, 404)),
+    "DELETE /networks/{network}/invites/{invite}": (None, (204, 204, 404, 403, 404)),
+    "GET /networks/{network}/clients": (None, (200, 200, 200, 200, 404)),
+    "GET /networks/{network}/clients/{client}": (None, (200, 200, 200, 200, 404)),
+    "GET /networks/{network}/peers/{client}": (None, (200, 200, 200, 200, 404)),
+    "PATCH /networks/{network}/clients/{client}": ({"tags": ["x"]}, (200, 200, 403, 403, 404)),
+    "POST /networks/{network}/clients/{client}/approve": (None, (200, 200, 403, 403, 404)),
+    "POST /networks/{network}/clients/{client}/deny": (None, (204, 204, 403, 403, 404)),
+    "DELETE /networks/{network}/clients/{client}": (None, (204, 204, 403, 403, 404)),
+    "GET /devices": (None, (200, 200, 200, 200, 200)),
+    "GET /devices/{device}": (None, (200, 200, 404, 404, 404)),
+    "DELETE /devices/{device}": (None, (200, 200, 404, 404, 404)),
+    "GET /networks/{network}/members": (None, (200, 200, 200, 200, 404)),
+    "PUT /networks/{network}/members": (
+        {"email": "target@example.org", "role": "guest"}, (200, 200, 403, 403, 404)
+    ),
+    "DELETE /networks/{network}/members/{user}": (None, (204, 204, 403, 403, 404)),
+    "POST /relays/tokens": ({}, (201, 403, 403, 403, 403)),
+    "GET /relays": (None, (200, 200, 200, 200, 200)),
+    "POST /relays/{relay}/drain": (None, (200, 403, 403, 403, 403)),
+    "POST /relays/{relay}/undrain": (None, (200, 403, 403, 403, 403)),
+    "DELETE /relays/{relay}": (None, (204, 403, 403, 403, 403)),
+    "POST /api-keys": ({}, (201, 201, 201, 201, 201)),
+    "GET /api-keys": (None, (200, 200, 200, 200, 200)),
+    "DELETE /api-keys/{key}": (None, (204, 404, 404, 404, 404)),  # someone else's
+    "POST /users": ({"email": "fresh@example.org"}, (201, 403, 403, 403, 403)),
+    "GET /users": (None, (200, 403, 403, 403, 403)),
+    "PATCH /users/{user}": ({"disabled": False}, (200, 403, 403, 403, 403)),
+    "POST /users/{user}/reset-password": (None, (200, 403, 403, 403, 403)),
+    "GET /audit": (None, (200, 403, 403, 403, 403)),
+    "GET /audit/verify": (None, (200, 403, 403, 403, 403)),
+    "GET /events": (None, (200, 200, 200, 200, 200)),  # of networks whose logs one may read
+    "GET /status": (None, (200, 403, 403, 403, 403)),
+}  # fmt: skip
+PUBLIC = {
+    "GET /identity", "POST /enroll/challenge", "POST /enroll", "POST /relays/register", "POST /auth/login",
+    "POST /auth/refresh", "POST /auth/logout",
+}  # fmt: skip
+# what a route is tried on, where it isn't the network `office` and the client `laptop`
+THINGS = {
+    "POST /networks/{network}/clients/{client}/approve": {"network": "gate", "client": "first"},
+    "POST /networks/{network}/clients/{client}/deny": {"network": "gate", "client": "second"},
+    "DELETE /networks/{network}/clients/{client}": {"client": "printer"},
+    "DELETE /networks/{network}": {"network": "doomed"},
+    "DELETE /relays/{relay}": {"relay": "old"},
+}
+
+
+async def things(world: World) -> dict[str, str]:
+    """What the routes are tried on."""
+    for n, (name, more) in enumerate({"office": {}, "gate": {"approval": True}, "doomed": {}, "own": {}}.items()):
+        await world.network(name, f"10.4{n}.0.0/24", **more)
+    for network, client in (("office", "laptop"), ("office", "printer"), ("office", "stolen"), ("gate", "first"),
+                            ("gate", "second")):  # fmt: skip
+        await world.device().join((await world.invite(network)).invite, name=client)
+    at = world.at.core.now()
+    for n, name in enumerate(("relay", "old", "spare")):
+        relay = {
+            "id": f"rly_{name}",
+            "name": name,
+            "key": bytes([n] * 32),
+            "region": "",
+            "version": "",
+            "draining": False,
+        }
+        await world.at.core.write(
+            lambda conn, relay=relay: conn.execute(  # type: ignore[misc]
+                schema.relays.insert().values(created_at=at, url="ws://192.0.2.1:9545", **relay)
+            )
+        )
+    target = await person(world, "target", {"office": "guest"})
+    key = (await (await person(world, "holder")).ask("POST", "/api-keys", {})).json()["id"]
+    invite = (await world.invite()).id
+    return {"network": "office", "client": "laptop", "device": "stolen", "relay": "relay", "invite": invite,
+            "user": target.email, "key": key}  # fmt: skip
+
+
+async def someone(world: World, role: str) -> Person:
+    if role == "admin":
+        return await person(world, "who", admin=True)
+    if role in ("outsider", "nobody"):
+        return await person(world, "who", {"own": "owner"})
+    return await person(world, "who", dict.fromkeys(("office", "gate", "doomed"), role))
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_each_route_does_for_each_role_what_the_table_says(world: World, role: str) -> None:
+    found = await things(world)
+    who = await someone(world, role)
+    async with web(world) as client:
+        if role != "nobody":
+            client.headers["Authorization"] = f"Bearer {who.token}"
+        described = (await client.get(f"{api.API}/openapi.json")).json()["paths"]
+        routes = {f"{m.upper()} {path.removeprefix(api.API)}" for path, verbs in described.items() for m in verbs}
+        assert routes == TABLE.keys() | PUBLIC
+        wrong = {}
+        for route, (body, expected) in sorted(TABLE.items(), key=lambda row: row[0].startswith("DELETE")):
+            method, path = route.split(" ")
+            for kind, name in (found | THINGS.get(route, {})).items():
+                path = path.replace("{" + kind + "}", name)
+            got = await client.request(method, api.API + path, json=body)
+            wanted = 401 if role == "nobody" else expected[ROLES.index(role)]
+            if got.status_code != wanted:
+                wrong[route] = (wanted, got.status_code, got.text)
+        assert wrong == {}
+
+
+async def test_the_description_says_which_permission_a_route_needs(world: World) -> None:
+    async with web(world) as client:
+        document = (await client.get(f"{api.API}/openapi.json")).json()
+    said = {
+        f"{method.upper()} {path.removeprefix(api.API)}": verb.get("security")
+        for path, verbs in document["paths"].items()
+        for method, verb in verbs.items()
+    }
+    assert {route for route, needs in said.items() if needs is None} == PUBLIC
+    assert said["PATCH /networks/{network}/clients/{client}"] == [{"token": ["network.configure", "network.view"]}]
+    assert said["POST /networks/{network}/clients/{client}/approve"] == [{"token": ["network.invite"]}]
+    answer = document["paths"]["/api/v1/networks"]["get"]["responses"]["4XX"]["content"]
+    assert list(answer) == ["application/problem+json"]
+
+
+async def test_a_method_that_a_path_lacks_names_all_that_it_has(world: World) -> None:
+    async with web(world) as client:
+        for method, path, allowed in (
+            ("DELETE", "/networks", "GET, POST"),
+            ("PUT", "/networks/office", "DELETE, GET, PATCH"),
+            ("POST", "/networks/office/clients/x", "DELETE, GET, PATCH"),
+            ("GET", "/auth/login", "POST"),
+        ):
+            got = await client.request(method, api.API + path)
+            assert (got.status_code, got.headers["allow"]) == (405, allowed)
+            assert got.json()["code"] == "method_not_allowed"
