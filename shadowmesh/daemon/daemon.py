@@ -24,6 +24,7 @@ from shadowmesh.daemon.network import INNER_MTU, Network, Refusal
 from shadowmesh.daemon.outeraddresses import PumpTraffic
 from shadowmesh.daemon.state import Ending, FormerNetwork, NetworkRecord, State
 from shadowmesh.daemon.streams import Streams
+from shadowmesh.daemon.watching import Watching
 from shadowmesh.daemon.world import World
 from shadowmesh.engine import (
     DropStream,
@@ -33,6 +34,7 @@ from shadowmesh.engine import (
     NetworkIdentity,
     NodeEvent,
     PathChanged,
+    PeerActive,
     ReportPresence,
     WantGrant,
     Woke,
@@ -72,6 +74,7 @@ class Daemon:
         self.host = self.world.host(self._host_event)
         self._traffic = PumpTraffic(self.host.hold_outer, self.host.reaching)
         self.links = Links(self, self.world)
+        self._watching = Watching(self.links.send)
         self.mesh = Mesh(
             self.world, state, self.keeper, self.device, on_event=self._node_event, on_start=self._mesh_started,
             on_stop=self._mesh_stopped, on_failure=self._mesh_failed, on_commands=self._traffic.see,
@@ -135,6 +138,7 @@ class Daemon:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._watching.stop()
         self.mesh.stop()
         if self._asked is not None:
             self._asked.cancel()
@@ -273,6 +277,7 @@ class Daemon:
         """Takes a network down for good and deletes its keys. What is left of it tells people why, or the controller."""
         self.take_down(network)
         self.networks.pop(network.id, None)
+        self._watching.forget(network)
         self._asking.discard(network.id)
         former = FormerNetwork(record=network.record, state=state, what=what, at=self.controller_wall(network.record))
         self.former[network.id] = former
@@ -309,6 +314,8 @@ class Daemon:
             self.bring_up(network)
         if network.interface is not None:
             self.mesh.node.controller_link(network.id, connected, self.world.clock())
+            if connected:
+                self._watching.connected(network)
             self.mesh.poke()
         self._changed()
 
@@ -323,6 +330,7 @@ class Daemon:
         network.accept_map(change.map)
         if network.me is not None:  # else Removed follows
             self._use_map(network, before != (network.me, change.map.head.subnet))
+        self._watching.map_changed(network)
         network.keep_map(change.update)
         self.keeper.confirm(network.id)
         self._told(network)
@@ -404,6 +412,10 @@ class Daemon:
                     network_id=event.network_id, home=event.home, standby=event.standby, endpoints=event.endpoints
                 )
                 self.links.send(event.network_id, report)
+            case PeerActive():
+                spoken_in = self.networks.get(event.network_id)
+                if spoken_in is not None:
+                    self._watching.active(spoken_in, event.client_id)
             case EpochHeld():
                 self.links.send(event.network_id, wire.EpochHeld(network_id=event.network_id, epoch=event.epoch))
             case WantGrant():

@@ -114,6 +114,8 @@ class Network:
 
     def accept_map(self, netmap: NetworkMap) -> None:
         """A newer map, whose signature was checked."""
+        for client_id in netmap.changes_since(self.map).remove:
+            self.presence.pop(client_id, None)
         self.map = netmap
 
     def keep_map(self, update: MapUpdate) -> None:
@@ -128,10 +130,8 @@ class Network:
 
     def accept_presence(self, changes: Iterable[Presence]) -> None:
         """Keeps, in memory, what is known of the members that the map names."""
-        self.presence |= {p.client_id: p for p in changes}
         if self.map is not None:
-            members = self.map.entries
-            self.presence = {c: p for c, p in self.presence.items() if c in members}
+            self.presence |= {p.client_id: p for p in changes if p.client_id in self.map.entries}
 
     def accept_grant(self, grant: Grant) -> None:
         """The keys that open; one that doesn't is left out and logged."""

@@ -95,6 +95,14 @@ class PeerOnline:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerActive:
+    """A member is spoken to, or spoke, for the first time."""
+
+    network_id: NetworkID
+    client_id: ClientID
+
+
+@dataclass(frozen=True, slots=True)
 class PathChanged:
     """Where a peer's data goes changed, or why. `endpoint` of a direct path, `relay` (its name) of a relayed one."""
 
@@ -192,7 +200,7 @@ class PingResult:
 
 
 NodeEvent: TypeAlias = (
-    PeerOnline | PathChanged | HandshakeDone | NeedStream | DropStream | ReportPresence | EpochHeld | WantGrant
+    PeerOnline | PeerActive | PathChanged | HandshakeDone | NeedStream | DropStream | ReportPresence | EpochHeld | WantGrant
     | NatChanged | Woke | PingResult
 )  # fmt: skip
 

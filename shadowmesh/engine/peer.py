@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from math import inf
 
 from shadowmesh.engine.datatimers import POLL, QUIET, DataTimers
-from shadowmesh.engine.events import RECENT, HandshakeDone, PathChanged, PingResult, RecentPeer
+from shadowmesh.engine.events import RECENT, HandshakeDone, PathChanged, PeerActive, PingResult, RecentPeer
 from shadowmesh.engine.handshake import Handshake
 from shadowmesh.engine.membership import Membership
 from shadowmesh.engine.outbox import Outbox
@@ -144,6 +144,7 @@ class Peer:
             self.timers = DataTimers(self.index, around, self._outbox)
             self.choose_relay(now)
             self.timers.arm()
+            self._outbox.publish(PeerActive(self._membership.network_id, self.member.client_id))
         return self.handshake, self.path, self.route
 
     def set_member(self, member: Member, now: Now) -> None:

@@ -188,10 +188,14 @@ class RefreshGrant(LinkMessage, frozen=True, kw_only=True):
     network_id: NetworkID
 
 
+PRESENCE_OF_ALL = 500
+"""In a network of more members a device hears of nobody's presence but of those that it watches."""
+
+
 class Watch(LinkMessage, frozen=True, kw_only=True):
     """The peers of one network that the device talks to: from now on it hears of these only.
 
-    A device that never says so hears of all, unless the network is large.
+    A device that never says so hears of all, unless the network is large (PRESENCE_OF_ALL).
     """
 
     network_id: NetworkID

@@ -13,7 +13,8 @@ from daemonkit import Controller, controller, refused, until
 
 from shadowmesh.client_api.local import SOCKET_NAME
 from shadowmesh.client_api.unixsocket import short_path
-from shadowmesh.daemon import heartbeat
+from shadowmesh.controller.service import presence
+from shadowmesh.daemon import heartbeat, watching
 from shadowmesh.engine import Woke
 from shadowmesh.model.errors import Kind
 from shadowmesh.model.pump import AddStream
@@ -128,3 +129,25 @@ async def test_a_machine_is_a_witness_of_the_controllers_audit_log(there: Contro
     assert a.daemon.checkpoints(fingerprint) == (kept,)
     verdict = await there.call("audit_verify")
     assert (verdict.ok, verdict.witnesses) == (True, 1) and verdict.vouched_for is not None
+
+
+async def test_in_a_large_network_a_machine_hears_of_those_it_speaks_to(
+    there: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (presence, watching):
+        monkeypatch.setattr(module, "PRESENCE_OF_ALL", 1)
+    a, b, c = await there.member("a"), await there.member("b"), await there.member("c")
+    assert await a.reaches(b)
+
+    def online(name: str) -> bool | None:
+        peers = a.daemon.mesh.node.status(a.network().id, a.clock())
+        return next(p.online for p in peers if p.name == name)
+
+    await until(lambda: online("b") is True)
+    assert online("c") is None, "nothing is told of who isn't spoken to"
+    await b.stop()
+    await until(lambda: online("b") is False)
+    await a.restart()
+    assert await c.reaches(a)
+    await until(lambda: online("c") is True)
+    assert c.running

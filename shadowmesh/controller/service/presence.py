@@ -1,6 +1,6 @@
 """Who is online and where: gathered for a moment, told once, to those it concerns.
 
-In a network of up to EVERYONE links a device hears of all others; once it has said whom it talks to (`Watch`), of
+In a network of up to PRESENCE_OF_ALL links a device hears of all others; once it has said whom it talks to (`Watch`), of
 these only; in a larger network it hears of nobody else. The larger the network, the longer the gathering. Telling costs
 what there is to tell: who watches a member is indexed. A device that says anew whom it talks to more often than each
 `watch_every` seconds is heard at the end of these; what it said last counts.
@@ -16,9 +16,8 @@ from shadowmesh.controller.service.hub import DeviceLink, Hub, encode, fan_out
 from shadowmesh.controller.settings import Timing
 from shadowmesh.model.ids import ClientID, NetworkRef
 from shadowmesh.model.keys import NetworkID
-from shadowmesh.model.link import Presence, PresenceUpdate, Report
+from shadowmesh.model.link import PRESENCE_OF_ALL, Presence, PresenceUpdate, Report
 
-EVERYONE = 500
 _PART = 64
 
 
@@ -47,7 +46,7 @@ class Presences:
             self._events.publish("client_online", ref, client_id=client_id)
         if client_id not in board:
             self._set(ref, Presence(client_id=client_id, online=True))
-        if len(board) <= EVERYONE:
+        if len(board) <= PRESENCE_OF_ALL:
             self._tell(link, ref, [p for c, p in board.items() if c != client_id])
 
     def went(self, ref: NetworkRef, client_id: ClientID, *, at_once: bool) -> None:
@@ -132,7 +131,7 @@ class Presences:
                 watched.setdefault(link, []).append(presence)
         await fan_out((link, self._text(ref, mine)) for link, mine in watched.items() if ref in link.clients)
         links = list(self._hub.networks.get(ref, {}).values())
-        if len(links) <= EVERYONE:
+        if len(links) <= PRESENCE_OF_ALL:
             shared = self._text(ref, news)
             await fan_out((link, shared) for link in links if ref in link.clients and ref not in link.watching)
 
