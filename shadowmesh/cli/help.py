@@ -12,7 +12,7 @@ from shadowmesh.cli.base import Call, table, verb
 from shadowmesh.cli.main import build
 from shadowmesh.cli.pages import GENERAL
 from shadowmesh.model.errors import Kind, ShadowMeshError
-from shadowmesh.model.reasons import EXPLANATIONS, Reason
+from shadowmesh.model.reasons import EXPLANATIONS, PAGES, Reason
 
 # what a person might call it → the verbs that do it
 TOPICS: dict[tuple[str, ...], tuple[str, ...]] = {
@@ -112,4 +112,6 @@ def _reason(call: Call, code: str | None) -> None:
         raise ShadowMeshError(
             "no_reason", f"no reason code {code!r}", "`shadowmesh help reason` lists them", kind=Kind.NOT_FOUND
         ) from e
-    call.done("reason/1", {"code": code, "explanation": EXPLANATIONS[reason]}, f"{code}: {EXPLANATIONS[reason]}")
+    page = PAGES[reason].strip()
+    told = {"code": code, "explanation": EXPLANATIONS[reason], "page": page}
+    call.done("reason/1", told, f"{code}: {EXPLANATIONS[reason]}\n\n{page}")

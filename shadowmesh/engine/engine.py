@@ -108,6 +108,15 @@ class Engine:
         """This client in the map, None before the first map."""
         return self.netmap.member(self.membership.client_id) if self.netmap is not None else None
 
+    @property
+    def only_tcp_works(self) -> bool:
+        """Whether servers of the network that speak UDP, too, are reached by TCP alone."""
+        return not self.relays.udp_works and (self.relays.only_streams_work or self._controller_without_stun)
+
+    @property
+    def _controller_without_stun(self) -> bool:
+        return self.controller_online and self.netmap is not None and bool(self.netmap.head.stun)
+
     def active_peers(self) -> Iterator[Peer]:
         """Those that are or were spoken to."""
         return iter([peer for peer in self.peers.values() if peer.active])
@@ -309,8 +318,9 @@ class Engine:
             peer.relays_changed(now)
 
     def relay_welcomed(self, session: RelaySession, now: Now) -> None:
+        own = session.relay.relay_id in (self.relays.home, self.relays.standby)
         for peer in self.active_peers():
-            peer.relay_welcomed(session, now)
+            peer.relay_welcomed(session, now, own=own)
 
     def relay_unused(self, session: RelaySession, now: Now) -> None:
         for peer in self.active_peers():

@@ -29,6 +29,7 @@ REKEY_JITTER = 0.333
 REKEY_ATTEMPT = 90.0
 KEEPALIVE_TIMEOUT = 10.0
 EARLY_REPEATS = (1.0, 2.0)
+RESEND_AFTER = 0.1  # seconds without an answer, after which a sign of life of the peer has the message sent once more
 MIN_INTERVAL = 0.02  # between two initiations of one peer
 WANT_PATIENCE = 1.0  # after answering an initiation: how long its confirmation is waited for before initiating
 RENEW_INTERVAL = 5.0  # between two handshakes that a peer causes by saying that it doesn't know our session
@@ -67,6 +68,7 @@ class Handshake:
         "_outbox",
         "_renewed_at",
         "_repeats",
+        "_resent",
         "_route",
         "_sent_message",
         "_sent_on",
@@ -83,7 +85,7 @@ class Handshake:
         "pending",
         "previous",
         "sent_at",
-        "stale",
+        "stale", "unanswered",
     )  # fmt: skip
 
     def __init__(
@@ -110,8 +112,10 @@ class Handshake:
         self.pending: SessionInfo | None = None  # answered, not confirmed
         self.known_epoch: int | None = None  # newest that the peer is known to hold
         self.stale = False  # the last handshake failed for want of a common network key
+        self.unanswered = False  # the last attempt ended without an answer
         self.done_at = -inf
         self._sent_message = b""
+        self._resent = False
         self._sent_on: list[Path] = []
         self._unknown_there: SessionInfo | None = None  # the one in use, if the peer says that it doesn't know it
         self._renewed_at = -inf
@@ -169,6 +173,13 @@ class Handshake:
             self._repeats = 0
             self._set_repeat(now)
 
+    def peer_heard(self, now: Now) -> None:
+        """A sign of life of the peer: if our message has waited for its answer for a while, it may have come to nobody.
+        Sent once more, it counts if it is the first to arrive, and does no harm if it isn't."""
+        if self.initiation is not None and not self._resent and now.boot - self.sent_at > RESEND_AFTER:
+            self._resent = True  # once, as whatever is heard may be replayed
+            self._send_on(self._route.handshake_paths(now), now)
+
     def again(self, now: Now) -> None:
         """What was sent a moment ago went nowhere."""
         if self.initiation is not None and self.next_at - now.boot > 0.1 and now.boot - self.sent_at > 0.1:
@@ -201,6 +212,7 @@ class Handshake:
         self.initiation = initiation
         self._sent_message = self._jar.add_macs(initiation.message, now)
         self._sent_on = []
+        self._resent = False
         self._send_on(self._route.handshake_paths(now), now)
         self._set_repeat(now)
 
@@ -231,6 +243,7 @@ class Handshake:
     def give_up(self) -> None:
         """Ends the present attempt, and what waited for it."""
         self._abandon()
+        self.unanswered = True
         self._want_at = inf
         self._outbox.emit(Unstage(self._index))
 
@@ -348,7 +361,7 @@ class Handshake:
             self._surroundings.indices.free(session.local_index)
 
     def _done(self, epoch: int, now: Now) -> None:
-        self.stale = False
+        self.stale = self.unanswered = False
         self._unknown_there = None
         self.done_at = now.boot
         self._epochs_tried = ()

@@ -369,6 +369,11 @@ class Node:
         for engine in self._living():
             engine.relays.verify(now)
 
+    def udp_in_doubt(self, now: Now) -> None:
+        """A relay that UDP had reached fell silent: the STUN servers tell whether it is the relay or UDP."""
+        self._stun.ask_all(now.boot, every=True)
+        self._send_stun()
+
     def servers_changed(self, now: Now) -> None:
         """Relays and STUN servers of a network are others."""
         self._stun.configure(self._stun_servers(), self._surroundings.sockets, now.boot)
@@ -378,17 +383,21 @@ class Node:
     # candidates, STUN
 
     def _stun_servers(self) -> list[SockAddr]:
+        """Controllers' and relays'; relays answer on the port after theirs, too, which is asked last."""
         servers: list[SockAddr] = []
+        second: list[SockAddr] = []
         for engine in self._living():
             assert engine.netmap is not None
             servers += engine.netmap.head.stun
-            servers += [r.udp for r in engine.netmap.head.relays if r.udp is not None]
-        return servers
+            relays = [r.udp for r in engine.netmap.head.relays if r.udp is not None]
+            servers += relays
+            second += [SockAddr(relay.host, relay.port + 1) for relay in relays]
+        return servers + second
 
     def _refresh(self, now: Now, *, moved: bool, force: bool = False) -> None:
         """Works out anew what this host's addresses are, and tells the peers if they changed."""
         bare = HostView(self._host, self._stun.reflexive)
-        verdict = self._stun.verdict(bare)
+        verdict = self._stun.verdict(bare, tcp_works=any(e.only_tcp_works for e in self._living()))
         filters_ports = verdict.type == "port_restricted"
         view = HostView(self._host, self._stun.reflexive, verdict.symmetric, filters_ports)
         around = self._surroundings

@@ -282,12 +282,14 @@ class Peer:
                     self._publish_pings(self._pings.pong(tx_id, rtt, direct=direct is not None), now)
             case disco.NoSession(receiver_index=receiver_index):
                 handshake.unknown_to_peer(receiver_index, now)
-            case disco.CallMeMaybe(candidates=candidates, ask=ask, epoch=epoch, filters_ports=filters_ports):
-                handshake.known_epoch = epoch
-                known = tuple(Candidate(c.addr, CandidateKind(c.kind)) for c in candidates)
-                own.call_received(known, ask, boot, filters_ports=filters_ports)
+            case disco.CallMeMaybe() as call:
+                handshake.known_epoch = call.epoch
+                known = tuple(Candidate(c.addr, CandidateKind(c.kind)) for c in call.candidates)
+                own.call_received(known, call.ask, boot, filters_ports=call.filters_ports, udp_blocked=call.udp_blocked)
         if was_plain and own.plain is None:
             self._put()
+        if not isinstance(message, disco.NoSession):
+            handshake.peer_heard(now)
         self.after(now)
 
     # restarts, its and ours
@@ -381,12 +383,15 @@ class Peer:
             self.route.leave_relay(now)
             self.after(now)
 
-    def relay_welcomed(self, session: RelaySession, now: Now) -> None:
-        """A session stands anew: what was sent through it a moment before may be lost."""
-        if self.path is not None and self.handshake is not None and self.relay is session:
-            self.path.relay_renewed(now.boot)
+    def relay_welcomed(self, session: RelaySession, now: Now, *, own: bool) -> None:
+        """A session stands anew: what was sent through it a moment before may be lost. `own`: it is one of those by which
+        we are reached, so that a peer may have tried in vain."""
+        if self.path is None or self.handshake is None or not (own or self.relay is session):
+            return
+        self.path.relay_renewed(now.boot)
+        if self.relay is session:
             self.handshake.again(now)
-            self.after(now)
+        self.after(now)
 
     def choose_relay(self, now: Now) -> None:
         """Chooses the relay to this peer anew."""
@@ -532,7 +537,8 @@ class Peer:
         path, around = self.route.relay_path(), self._surroundings
         if path is not None:
             epoch = self._newest_epoch(now)
-            call = disco.CallMeMaybe(around.disco_candidates, ask, epoch, around.view.filters_ports)
+            blocked = not self._membership.policy.udp
+            call = disco.CallMeMaybe(around.disco_candidates, ask, epoch, around.view.filters_ports, blocked)
             self._outbox.send(path, self.box.seal(call))
 
     def _newest_epoch(self, now: Now) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import NamedTuple
 
 from shadowmesh.engine.handshake import Handshake
@@ -31,7 +32,7 @@ def active_view(
     path: PeerPath, handshake: Handshake, route: PeerRoute, online: bool | None, now: float, *, relays_up: bool
 ) -> PeerView:
     """Of an active peer. `relays_up`: whether this host has a session on any relay."""
-    live = handshake.live(now)
+    live, known = handshake.live(now), handshake.done_at > -inf
     if handshake.stale and not live:
         return PeerView("none", Reason.NONE_STALE_KEY)
     if path.plain is not None:
@@ -39,7 +40,8 @@ def active_view(
     if path.best is not None and path.policy.p2p:
         return PeerView("direct", path.reason, path.best.path.remote)
     relay = route.relay if path.policy.relay_fallback else None
-    if relay is not None and not route.missing and live:
+    idle = known and not handshake.connecting and not handshake.unanswered and not path.active(now)
+    if relay is not None and not route.missing and (live or (idle and online is not False)):
         return relayed_view(path, relay)
     if handshake.connecting or path.active(now):
         if route.missing or (online is False and relay is None):
@@ -47,12 +49,18 @@ def active_view(
         if relay is None and not (path.checking and relays_up):
             return PeerView("none", Reason.NONE_NO_RELAY)
         return PeerView("none", Reason.NONE_CONNECTING)
-    return idle_view(online)
+    if online is False:
+        return PeerView("none", Reason.NONE_PEER_OFFLINE)
+    if handshake.unanswered:
+        return PeerView("none", Reason.NONE_NO_ANSWER)
+    return PeerView("none", Reason.NONE_NO_RELAY) if known else idle_view(online)
 
 
 def relayed_view(path: PeerPath | None, relay: RelaySession | None) -> PeerView:
     """Of data that goes by relay."""
     reason = path.reason if path is not None else Reason.NONE_IDLE
+    if reason is Reason.NONE_IDLE and path is not None and path.forgotten:
+        reason = Reason.RELAY_IDLE
     if not reason.value.startswith("relay."):
         reason = Reason.RELAY_UPGRADING
     return PeerView("relay", reason, None, relay.relay.name if relay is not None else None)

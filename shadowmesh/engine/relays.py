@@ -192,6 +192,16 @@ class RelaySet:
     def any_up(self) -> bool:
         return any(s.up for s in self.sessions.values())
 
+    @property
+    def udp_works(self) -> bool:
+        """Whether a session stands over UDP."""
+        return any(s.up and not s.on_stream for s in self.sessions.values())
+
+    @property
+    def only_streams_work(self) -> bool:
+        """Whether a relay that speaks UDP, too, is reached by a stream alone."""
+        return any(s.up and s.on_stream and s.relay.udp is not None for s in self.sessions.values())
+
     def find(self, path: Path) -> RelaySession | None:
         """The session that a message on this transport belongs to."""
         key = (path.via, path.remote)

@@ -389,6 +389,7 @@ class RelaySession:
                 return
             self._udp_failed_at = now.boot
             self._lost(now, grace=False)
+            self._shared.udp_in_doubt(now)
             self._login(now)
             return
         tx_id = self._surroundings.rng.randbytes(8)

@@ -12,7 +12,7 @@ from shadowmesh.engine.peer import Peer
 from shadowmesh.engine.surroundings import Surroundings
 from shadowmesh.model.addresses import IPAddress, SockAddr
 from shadowmesh.model.clock import Now
-from shadowmesh.model.reasons import EXPLANATIONS
+from shadowmesh.model.reasons import EXPLANATIONS, FALLBACK_FORBIDDEN, NO_RELAY_REACHED, Reason
 from shadowmesh.model.status import PathAttempt, PeerStatus, Why
 from shadowmesh.paths.candidates import CandidateKind, HostView, Rank, is_site_local, parse_ip
 from shadowmesh.paths.values import Probe
@@ -51,8 +51,14 @@ def status(peer: Peer, now: Now, counters: CounterReader | None) -> PeerStatus:
         tx_bytes=traffic.tx if traffic is not None else 0,
         last_handshake=_clock(now.wall - (now.boot - done)) if done > -inf else None,
         reason=reason.value,
-        explanation=EXPLANATIONS[reason] + (DOUBLED if doubled else ""),
+        explanation=_explanation(peer, reason) + (DOUBLED if doubled else ""),
     )
+
+
+def _explanation(peer: Peer, reason: Reason) -> str:
+    if reason is Reason.NONE_NO_RELAY and peer.path is not None:
+        return NO_RELAY_REACHED if peer.path.policy.relay_fallback else FALLBACK_FORBIDDEN
+    return EXPLANATIONS[reason]
 
 
 def why(engine: Engine, peer: Peer, now: Now, counters: CounterReader | None) -> Why:

@@ -31,6 +31,9 @@ class SharedTransports(Protocol):
     def reflexive_seen(self, addr: SockAddr, now: Now) -> None:
         """A relay saw this host at `addr` over UDP."""
 
+    def udp_in_doubt(self, now: Now) -> None:
+        """A relay that UDP had reached fell silent."""
+
     def relays_in_doubt(self, now: Now) -> None:
         """A relay knows us no more. Perhaps our NAT restarted: the others are asked whether they still do."""
 

@@ -216,22 +216,23 @@ def looks_symmetric(candidates: Iterable[Candidate]) -> bool:
     return any(len(seen) > 1 for seen in ports.values())
 
 
-def looks_udp_blocked(candidates: Sequence[Candidate]) -> bool:
-    """Whether a peer has nothing but private host addresses: no STUN answer ever reached it."""
-    return not any(
-        kind is not CandidateKind.HOST or not is_site_local(parse_ip(addr.host))
-        for addr, kind in candidates
-        if kind is not CandidateKind.NESTED
-    )
-
-
-def obstacle(view: HostView, remote: Sequence[Candidate], remote_filters_ports: bool) -> tuple[Reason, bool]:
+def obstacle(
+    view: HostView, remote: Sequence[Candidate], remote_filters_ports: bool, remote_udp_blocked: bool = False
+) -> tuple[Reason, bool]:
     """What keeps the two from a direct path if nothing answers, and whether that is known before trying."""
-    if remote and looks_udp_blocked(remote):
+    if remote_udp_blocked:
         return Reason.RELAY_UDP_BLOCKED, True
     ours, theirs = view.symmetric, looks_symmetric(remote)
     if ours and theirs:
         return Reason.RELAY_BOTH_SYMMETRIC, True
     if ours or theirs:
         return Reason.RELAY_SYMMETRIC_PORT_RESTRICTED, remote_filters_ports if ours else view.filters_ports
+    if _behind_one_nat(view, remote):
+        return Reason.RELAY_NO_HAIRPIN, False
     return Reason.RELAY_NO_ANSWER, False
+
+
+def _behind_one_nat(view: HostView, remote: Sequence[Candidate]) -> bool:
+    """Whether both have the same public address, which is neither's own."""
+    ours = {a.host for a in view.reflexive if not view.is_own(parse_ip(a.host))}
+    return any(kind is CandidateKind.REFLEXIVE and addr.host in ours for addr, kind in remote)

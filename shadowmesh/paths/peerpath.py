@@ -40,6 +40,7 @@ from shadowmesh.paths.values import (
     CLEARLY_FASTER,
     CLEARLY_FASTER_BY,
     DORMANT_PING,
+    FIRST_MEASURE,
     FORGET,
     HEARTBEAT,
     LED,
@@ -70,10 +71,12 @@ class PeerPath:
     """The path of one peer, seen from one side."""
 
     __slots__ = (
-        "_actions", "_call_round", "_called_at", "_check_round", "_check_started", "_failed", "_heard_candidates_at",
-        "_last_traffic", "_led_until", "_lost", "_nested_until", "_next_beat", "_obstacle_of", "_pinged_at", "_pings", "_reason", "_relay_beat", "_remote",
-        "_remote_filters_ports", "_retry_at", "_retry_wait", "_rng", "_route", "_sockets", "_unanswered_since",
-        "_unproven", "_view", "best", "deadline", "old", "plain", "policy", "probes", "relay_pong_at", "relay_rtt",
+        "_actions", "_call_round", "_called_at", "_check_round", "_check_started", "_failed", "_forgotten",
+        "_heard_candidates_at", "_last_traffic", "_led_until", "_lost", "_measure_asked_at", "_measure_at",
+        "_nested_until", "_next_beat", "_obstacle_of", "_pinged_at", "_pings", "_reason", "_relay_beat", "_remote",
+        "_remote_filters_ports", "_remote_udp_blocked", "_retry_at", "_retry_wait", "_rng", "_route", "_sockets",
+        "_unanswered_since", "_unproven", "_view", "best", "deadline", "old", "plain", "policy", "probes",
+        "relay_pong_at", "relay_rtt",
         "relay_up",
     )  # fmt: skip
 
@@ -91,9 +94,11 @@ class PeerPath:
         self.plain: PathKey | None = None  # where a peer that speaks WireGuard and nothing else is
         self.relay_pong_at = -inf
         self.relay_rtt = 0.0
+        self._measure_asked_at = -inf
         self.deadline = inf
         self._remote: tuple[Candidate, ...] = ()
         self._remote_filters_ports = False
+        self._remote_udp_blocked = False
         self._actions: list[Action] = []
         self._pings: dict[bytes, tuple[Probe | None, float]] = {}
         self._last_traffic = -inf
@@ -104,6 +109,8 @@ class PeerPath:
         self._unanswered_since = inf  # first heartbeat without an answer since the last pong
         self._unproven = False  # the path is used, doubled by the relay, until a pong
         self._relay_beat = inf
+        self._measure_at = inf  # when the round trip through the relay is measured next
+        self._forgotten = False
         self._check_started = -inf
         self._check_round = len(CHECK_ROUNDS)  # beyond the last: no check is running
         self._call_round = len(CALL_REPEATS)
@@ -115,7 +122,7 @@ class PeerPath:
         self._lost = False  # a direct path was lost and none found since
         self._route = Route(None, None)
         self._reason = Reason.NONE_IDLE
-        self._obstacle_of: tuple[tuple[HostView, tuple[Candidate, ...], bool], tuple[Reason, bool]] | None = None
+        self._obstacle_of: tuple[tuple[HostView, tuple[Candidate, ...], bool, bool], tuple[Reason, bool]] | None = None
 
     # what is asked of it
 
@@ -144,6 +151,11 @@ class PeerPath:
     def remote_candidates(self) -> tuple[Candidate, ...]:
         """The peer's addresses, as it told them last."""
         return self._remote
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether nothing is known any more of one that was talked with."""
+        return self._forgotten
 
     @property
     def checking(self) -> bool:
@@ -187,6 +199,7 @@ class PeerPath:
         """Data goes to the peer or comes from it; told at the first and then every few seconds."""
         was_active = self.active(now)
         self._last_traffic = now
+        self._forgotten = False
         if self.plain is not None:
             return
         if self.best is None:
@@ -238,16 +251,18 @@ class PeerPath:
             self._settle(now)
 
     def relay_renewed(self, now: float) -> None:
-        """The relay let us in anew: what was called through it meanwhile got lost."""
-        if self.checking:
+        """A relay let us in anew: what was called through it meanwhile got lost, and a peer may have waited for us."""
+        if self.checking or now - self._last_traffic < FORGET:
             self._call(now, ask=True)
 
     def set_policy(self, policy: Policy, now: float) -> None:
         if policy == self.policy:
             return
-        before = self._may_be_direct()
+        before, was = self._may_be_direct(), self.policy
         self.policy = policy
         lifted = self._may_be_direct() and not before
+        if policy.udp != was.udp and now - self._last_traffic < FORGET:
+            self._call(now, ask=False)  # the peer learns why it will not reach us, or that it may again
         if not self._may_be_direct():
             self._failed = self._failed or self.checking
             self._end_check()
@@ -262,9 +277,16 @@ class PeerPath:
         self._settle(now)
 
     def call_received(
-        self, candidates: Sequence[Candidate], ask: bool, now: float, *, filters_ports: bool = False
+        self,
+        candidates: Sequence[Candidate],
+        ask: bool,
+        now: float,
+        *,
+        filters_ports: bool = False,
+        udp_blocked: bool = False,
     ) -> None:
-        """A call-me-maybe of the peer: it wants to be pinged there. `filters_ports`: what it knows of its NAT."""
+        """A call-me-maybe of the peer: it wants to be pinged there. `filters_ports`, `udp_blocked`: what it knows of its
+        NAT."""
         if not self.policy.p2p:
             return
         self.plain = None
@@ -273,6 +295,7 @@ class PeerPath:
         known_before = bool(self._remote)
         self._remote = remote
         self._remote_filters_ports = filters_ports
+        self._remote_udp_blocked = udp_blocked
         self._heard_candidates_at = now
         self._call_round = len(CALL_REPEATS)
         if ask:
@@ -386,7 +409,8 @@ class PeerPath:
         rtt = now - sent_at
         if probe is None:
             self.relay_pong_at = now
-            self.relay_rtt = rtt
+            self.relay_rtt = rtt if self.relay_rtt == 0.0 else 0.75 * self.relay_rtt + 0.25 * rtt
+            self._measure_at = inf
             self._relay_beat = inf
             if self.old is not None:
                 self.old = None
@@ -433,7 +457,8 @@ class PeerPath:
         self._remote = ()
         self._last_traffic = self._retry_at = -inf
         self._failed = self._lost = self._unproven = False
-        self._next_beat = self._relay_beat = self.deadline = inf
+        self._forgotten = True
+        self._next_beat = self._relay_beat = self._measure_at = self.deadline = inf
 
     # time
 
@@ -455,6 +480,11 @@ class PeerPath:
                 self._relay_beat = inf
             else:
                 self._send(None, now)
+        if now >= self._measure_at:
+            self._measure_at = inf
+            if self._measures_relay(now):
+                self._measure_asked_at = now
+                self._send(None, now)
         self._leave_nested(now)
         if not self._settled_down and not self.checking and self.active(now) and now >= self._retry_at:
             self._start_check(now, ask=True)
@@ -470,6 +500,10 @@ class PeerPath:
         if self._unanswered_since == inf:
             return inf
         return max(self.best.pong_at, self._unanswered_since - HEARTBEAT) + TRUST
+
+    def _measures_relay(self, now: float) -> bool:
+        """Whether the relay carries data, so that its round trip is of interest."""
+        return self._route.primary == "relay" and self.active(now)
 
     def _forget_at(self) -> float:
         return max(max(self._last_traffic, self._check_started) + FORGET, self._pinged_at + ACTIVE)
@@ -663,12 +697,12 @@ class PeerPath:
             return Reason.RELAY_P2P_DISABLED
         if self.best is not None:
             return self.best.reason
+        if not self._may_be_direct() and (self._lost or self._failed or self.checking):
+            return Reason.RELAY_UDP_BLOCKED
         if self._lost:
             return Reason.RELAY_PATH_LOST
         if not self._failed and not self.checking:
             return Reason.NONE_IDLE
-        if not self._may_be_direct():
-            return Reason.RELAY_UDP_BLOCKED
         obstacle, sure = self._obstacle()
         if self._failed or (sure and not open_to(self._view, self._remote)):
             return obstacle
@@ -676,7 +710,7 @@ class PeerPath:
 
     def _obstacle(self) -> tuple[Reason, bool]:
         """As `candidates.obstacle`; kept, as it changes only with what the sides know of each other."""
-        known = (self._view, self._remote, self._remote_filters_ports)
+        known = (self._view, self._remote, self._remote_filters_ports, self._remote_udp_blocked)
         if self._obstacle_of is None or any(x is not y for x, y in zip(self._obstacle_of[0], known, strict=True)):
             self._obstacle_of = (known, obstacle(*known))
         return self._obstacle_of[1]
@@ -691,7 +725,10 @@ class PeerPath:
         if reason is not self._reason:
             self._reason = reason
             self._actions.append(Moved(self.direct, reason))
-        at = self._relay_beat
+        if self._measure_at == inf and self._measures_relay(now):
+            since = max(self.relay_pong_at, self._measure_asked_at)
+            self._measure_at = max(now + FIRST_MEASURE, since + MEASURE)
+        at = min(self._relay_beat, self._measure_at)
         if self._check_round < len(CHECK_ROUNDS):
             at = min(at, self._next_check_event())
         if self.best is not None:

@@ -2,20 +2,24 @@
 
 For each socket two servers are asked, on two hosts where there are two, else on two ports of one. Before a server's
 second port is ever sent to, its first is asked once to answer from there: what arrives tells how the NAT filters.
+
+What was learnt stays until it is contradicted. A server that doesn't answer is gone, nothing more; only when none does is
+UDP dead. When one server sees another port than before, all are asked: a router that took a packet for its own gives one
+destination another port for half a minute, and that makes no symmetric NAT of it.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import NamedTuple
 
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.pump import Slot
 from shadowmesh.paths.candidates import HostView, LocalSocket
-from shadowmesh.paths.netcheck import NatVerdict, verdict
+from shadowmesh.paths.netcheck import NatVerdict, agreed, verdict
 
 RETRANSMITS = (0.0, 0.25, 0.75, 1.75, 3.0)  # seconds after the first request
 GIVE_UP = 4.0
@@ -58,9 +62,20 @@ class _Request:
 @dataclass(slots=True, eq=False)
 class _SocketState:
     answers: dict[SockAddr, SockAddr] = field(default_factory=dict)
+    heard_at: float = -inf  # last answer of any server
+    silent: bool = False  # none of them answers
+    settled: NatVerdict = field(default_factory=NatVerdict)  # the verdict when last no question of consequence was open
     unanswered: set[SockAddr] = field(default_factory=set)
     other_port_arrived: bool | None = None
     asked: set[SockAddr] = field(default_factory=set)
+    held: SockAddr | None = None  # the address that servers on two hosts agreed on last
+
+    def common(self) -> SockAddr | None:
+        """The reflexive address, whatever port a single server sees; None if there is no one address. What was agreed on
+        once holds for as long as anybody still sees it."""
+        if self.held is None or self.held not in self.answers.values():
+            self.held = agreed(self.answers)
+        return self.held
 
 
 class StunClient:
@@ -88,18 +103,35 @@ class StunClient:
 
     @property
     def reflexive(self) -> tuple[SockAddr, ...]:
-        """Reflexive addresses of all sockets, the newest of each server, each once."""
-        seen = [a for state in self._states.values() for a in state.answers.values()]
-        return tuple(dict.fromkeys(seen))
+        """Reflexive addresses of all sockets, each once: what two hosts agree on, else what each server saw."""
+        seen: dict[SockAddr, None] = {}
+        for state in self._states.values():
+            common = state.common()
+            seen.update(dict.fromkeys(state.answers.values() if common is None else (common,)))
+        return tuple(seen)
 
-    def verdict(self, view: HostView) -> NatVerdict:
-        """Of the IPv4 socket (the first one), else of any."""
+    def verdict(self, view: HostView, *, tcp_works: bool = False) -> NatVerdict:
+        """Of the IPv4 socket (the first one), else of any. `tcp_works`: servers that UDP doesn't reach are there."""
         sockets = sorted(self._sockets, key=lambda s: s.ipv6)
         for sock in sockets:
             state = self._states.get(sock.slot)
             if state is not None:
-                return verdict(view, state.answers, state.unanswered, state.other_port_arrived)
+                found = verdict(view, state.answers, state.other_port_arrived, state.common())
+                if state.silent and tcp_works:
+                    found = NatVerdict("udp_blocked")
+                if not self._deciding(sock.slot):
+                    state.settled = found
+                elif state.settled.type != "unknown" and found.public is not None:
+                    found = replace(found, type=state.settled.type, mapping=state.settled.mapping)
+                return found
         return NatVerdict()
+
+    def _deciding(self, slot: Slot) -> bool:
+        """Whether what was heard doesn't suffice, and some servers were not heard yet."""
+        state = self._states[slot]
+        if len(state.answers) > 1 and (len(set(state.answers.values())) == 1 or state.common() is not None):
+            return False
+        return any(r.slot == slot and not r.change_port for r in self._requests.values())
 
     @property
     def settled(self) -> bool:
@@ -119,8 +151,8 @@ class StunClient:
             state.unanswered &= set(self._servers)
         self.ask_all(now)
 
-    def ask_all(self, now: float) -> None:
-        """Asks for everything anew: at start, after a network change, after waking."""
+    def ask_all(self, now: float, *, every: bool = False) -> None:
+        """Asks for everything anew: at start, after a network change, after waking. `every`: each server."""
         self._requests.clear()
         for sock in self._sockets:
             state = self._states.setdefault(sock.slot, _SocketState())
@@ -130,6 +162,8 @@ class StunClient:
             if second is not None and second.host != (first.host if first else ""):
                 self._ask(sock.slot, second, now)
             state.unanswered.clear()
+            if every:
+                self._ask_every(sock.slot, now, state.unanswered)
         jitter = self._rng.uniform(-REFRESH_JITTER, REFRESH_JITTER)
         self._refresh_at = now + REFRESH + jitter if self._servers else inf
 
@@ -147,19 +181,24 @@ class StunClient:
             self._ask_second(request, state, now)
             return False
         before = self.reflexive
+        state.heard_at = now
+        state.silent = False
         if request.sent == 1:
             self.rtt[request.server] = now - request.last_sent
+        symmetric = len(set(state.answers.values())) > 1 and state.common() is None
         old = state.answers.get(request.server, mapped)
-        if len(set(state.answers.values())) > 1 and old.host == mapped.host:
+        if symmetric and old.host == mapped.host:
             old = mapped  # behind a symmetric NAT a port says nothing
         if old != mapped:  # another NAT, or another mapping: nothing older is worth anything
             state.answers.clear()
             state.answers[request.server] = mapped
-            self.ask_all(now)
+            self.ask_all(now, every=True)
             return True
         state.answers[request.server] = mapped
         state.unanswered.discard(request.server)
         self._probe_filter(request, state, now)
+        if len(set(state.answers.values())) > 1 and not symmetric and state.common() is None:
+            self._ask_every(request.slot, now, state.answers)
         return self.reflexive != before
 
     def tick(self, now: float) -> bool:
@@ -178,8 +217,8 @@ class StunClient:
                 state.other_port_arrived = False
                 self._ask_second(request, state, now)
             else:
-                state.answers.pop(request.server, None)
                 state.unanswered.add(request.server)
+                self._given_up(request, state, now)
         if now >= self._refresh_at:
             self._rotation += 1
             self._refresh_at = now + REFRESH + self._rng.uniform(-REFRESH_JITTER, REFRESH_JITTER)
@@ -190,8 +229,28 @@ class StunClient:
                     self._ask(sock.slot, server, now)
         return gave_up
 
+    def _given_up(self, request: _Request, state: _SocketState, now: float) -> None:
+        """Other servers are asked whether it is only this one."""
+        if state.heard_at < request.started:
+            waiting = any(r.slot == request.slot for r in self._requests.values())
+            if not waiting and not state.answers:
+                state.silent = True  # none ever answered
+            self._ask_every(request.slot, now, state.unanswered)
+            if not any(r.slot == request.slot for r in self._requests.values()):
+                state.silent = True
+
+    def _ask_every(self, slot: Slot, now: float, but: Collection[SockAddr]) -> None:
+        """All servers of the socket's family that aren't being asked already, but for some."""
+        ipv6 = next(s.ipv6 for s in self._sockets if s.slot == slot)
+        asked = {r.server for r in self._requests.values() if r.slot == slot}
+        for server in self._servers:
+            if server.is_ipv6 == ipv6 and server not in asked and server not in but:
+                self._ask(slot, server, now)
+
     def _choose(self, sock: LocalSocket) -> tuple[SockAddr | None, SockAddr | None]:
-        usable = [s for s in self._servers if s.is_ipv6 == sock.ipv6]
+        state = self._states.get(sock.slot)
+        silent = state.unanswered if state is not None else set()
+        usable = sorted((s for s in self._servers if s.is_ipv6 == sock.ipv6), key=silent.__contains__)
         if not usable:
             return None, None
         first = usable[0]

@@ -17,6 +17,7 @@ TRUST = 6.5
 HEARTBEAT = 3.0
 LED = HEARTBEAT + 0.4  # seconds for which the peer's pings, when they confirm our pongs, do for heartbeats of our own …
 MEASURE = 30.0  # … but for one in so many seconds, which measures the round trip
+FIRST_MEASURE = 0.5  # seconds with data on a relay, after which its round trip is measured for the first time
 REPEAT = 0.3
 ACTIVE = 10.0  # seconds after the last data during which a path counts as active
 WORRY = 1.8  # seconds of unanswered heartbeats after which a path is in doubt: a check starts, the relay doubles it

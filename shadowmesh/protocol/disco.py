@@ -17,7 +17,7 @@ Bytes after the last field are ignored, so that a later version may add some.
 | ping | 1 ‖ transaction id 12 ‖ epoch u32 ‖ heard 12 ‖ zero 14 |
 | pong | 2 ‖ transaction id 12 ‖ observed address 18 ‖ own id 12 |
 | no-session | 4 ‖ receiver index u32 |
-| call-me-maybe | 3 ‖ flags u8 (bit 0: ask, bit 1: filters ports) ‖ epoch u32 ‖ count u8 ‖ count × (kind u8 ‖ address 18) |
+| call-me-maybe | 3 ‖ flags u8 (bit 0: ask, bit 1: filters ports, bit 2: UDP blocked) ‖ epoch u32 ‖ count u8 ‖ count × (kind u8 ‖ address 18) |
 
 Ping and pong are of one size: who replays a ping from a forged address gains no amplification. Candidates of a kind
 not known here are skipped. The largest call-me-maybe has 691 bytes. A no-session (81 bytes) answers a transport packet
@@ -73,6 +73,7 @@ _PING, _PONG, _CALL_ME_MAYBE, _NO_SESSION = 1, 2, 3, 4
 NO_SESSION_SIZE: Final = _OVERHEAD + 5
 _ASK: Final = 1
 _FILTERS_PORTS: Final = 2
+_UDP_BLOCKED: Final = 4
 _V4_MAPPED: Final = bytes(10) + b"\xff\xff"
 
 
@@ -122,12 +123,14 @@ class CallMeMaybe(Struct, frozen=True):
     """The sender's candidates, at most 32. `ask` wants the receiver's own in return.
 
     `filters_ports`: the sender's NAT is known to let in only what comes from an address and port that was sent to.
+    `udp_blocked`: the sender's UDP doesn't get out.
     """
 
     candidates: tuple[Candidate, ...]
     ask: bool = False
     epoch: int = 0
     filters_ports: bool = False
+    udp_blocked: bool = False
 
 
 class NoSession(Struct, frozen=True):
@@ -160,10 +163,12 @@ def encode(message: Message) -> bytes:
             return struct.pack(">B12s18s12sB", _PONG, _tx(tx_id), _pack_address(observed), _tx(own_id), nested)
         case NoSession(receiver_index):
             return struct.pack(">BI", _NO_SESSION, receiver_index)
-        case CallMeMaybe(candidates, ask, epoch, filters_ports):
+        case CallMeMaybe(candidates, ask, epoch, filters_ports, udp_blocked):
             if len(candidates) > MAX_CANDIDATES:
                 raise ValueError(f"{len(candidates)} candidates, at most {MAX_CANDIDATES}")
-            flags = (_ASK if ask else 0) | (_FILTERS_PORTS if filters_ports else 0)
+            flags = (
+                (_ASK if ask else 0) | (_FILTERS_PORTS if filters_ports else 0) | (_UDP_BLOCKED if udp_blocked else 0)
+            )
             head = struct.pack(">BBIB", _CALL_ME_MAYBE, flags, epoch, len(candidates))
             return head + b"".join(bytes((c.kind,)) + _pack_address(c.addr) for c in candidates)
 
@@ -197,7 +202,9 @@ def _decode_call_me_maybe(plaintext: bytes) -> CallMeMaybe:
         addr = _unpack_address(packed)
         if kind in _KINDS:
             candidates.append(Candidate(addr, CandidateKind(kind)))
-    return CallMeMaybe(tuple(candidates), bool(flags & _ASK), epoch, bool(flags & _FILTERS_PORTS))
+    return CallMeMaybe(
+        tuple(candidates), bool(flags & _ASK), epoch, bool(flags & _FILTERS_PORTS), bool(flags & _UDP_BLOCKED)
+    )
 
 
 _KINDS: Final = frozenset(CandidateKind)

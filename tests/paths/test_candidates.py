@@ -19,7 +19,7 @@ from shadowmesh.paths.candidates import (
     gather,
     judge,
     looks_symmetric,
-    looks_udp_blocked,
+    obstacle,
     pair,
 )
 from shadowmesh.protocol import disco
@@ -88,6 +88,15 @@ def test_a_symmetric_or_blocked_peer_is_seen_by_its_candidates() -> None:
     second = Candidate(SockAddr("203.0.113.5", 2), CandidateKind.REFLEXIVE)
     assert looks_symmetric((host, first, second))
     assert not looks_symmetric((host, first))
-    assert looks_udp_blocked((host,))
-    assert not looks_udp_blocked((host, first))
-    assert not looks_udp_blocked((Candidate(SockAddr("203.0.113.5", 1), CandidateKind.HOST),))
+    home = view(HOME, reflexive=(PUBLIC,))
+    assert obstacle(home, (host,), False, True) == (Reason.RELAY_UDP_BLOCKED, True)
+    assert obstacle(home, (host,), False, False) == (Reason.RELAY_NO_ANSWER, False), (
+        "it has been told of no address yet"
+    )
+
+
+def test_two_behind_one_public_address_are_told_apart_from_those_that_just_do_not_answer() -> None:
+    theirs = Candidate(SockAddr(PUBLIC.host, 21777), CandidateKind.REFLEXIVE)
+    assert obstacle(view(HOME, reflexive=(PUBLIC,)), (theirs,), False) == (Reason.RELAY_NO_HAIRPIN, False)
+    elsewhere = Candidate(SockAddr("203.0.113.5", 1), CandidateKind.REFLEXIVE)
+    assert obstacle(view(HOME, reflexive=(PUBLIC,)), (elsewhere,), False) == (Reason.RELAY_NO_ANSWER, False)

@@ -116,7 +116,7 @@ def test_nats_that_cant_be_punched_are_named_at_once(
 ) -> None:
     subject = path(symmetric=symmetric, filters_ports=filters_ports)
     assert subject.reason is Reason.RELAY_UPGRADING
-    subject.call_received(remote, False, 0.01, filters_ports=remote_filters)
+    subject.call_received(remote, False, 0.01, filters_ports=remote_filters, udp_blocked=remote is CLOSED)
     assert subject.checking  # it tries all the same
     assert subject.reason is reason
 

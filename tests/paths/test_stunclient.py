@@ -17,6 +17,7 @@ SLOT = Slot(1)
 SOCKET = LocalSocket(SLOT, 4000)
 ONE, ONE_NEXT = SockAddr("198.51.100.1", 8443), SockAddr("198.51.100.1", 8444)
 TWO = SockAddr("198.51.100.2", 9545)
+TWO_NEXT = SockAddr("198.51.100.2", 9546)
 MAPPED = SockAddr("203.0.113.7", 40000)
 VIEW = HostView(HostAddresses((ipaddress.IPv4Interface("192.168.1.5/24"),)))
 
@@ -96,7 +97,56 @@ def test_silence_is_repeated_given_up_and_called_blocked() -> None:
     play.client.configure([ONE, TWO], [SOCKET], 0.0)
     play.run(10.0)
     assert [round(at, 2) for at, a in play.asked if a.server == ONE] == [0.0, 0.25, 0.75, 1.75, 3.0]
-    assert play.client.verdict(VIEW).type == "udp_blocked"
+    assert play.client.verdict(VIEW, tcp_works=True).type == "udp_blocked"
+    assert play.client.verdict(VIEW).type == "unknown", "perhaps nothing gets out at all"
+
+
+def test_one_server_that_is_gone_changes_nothing() -> None:
+    gone: set[str] = set()
+    for mapped in (lambda ask: MAPPED, lambda ask: SockAddr(MAPPED.host, 40000 + ask.server.port)):
+        play = Play(lambda ask, mapped=mapped: None if ask.server.host in gone else mapped(ask))  # type: ignore[misc]
+        gone.clear()
+        play.client.configure([ONE, ONE_NEXT, TWO, TWO_NEXT], [SOCKET], 0.0)
+        play.run(5.0)
+        before, reflexive = play.client.verdict(VIEW, tcp_works=True), set(play.client.reflexive)
+        gone.add(TWO.host)
+        for _ in range(30):
+            play.run(20.0)
+            assert play.client.verdict(VIEW, tcp_works=True).type == before.type
+            assert reflexive <= set(play.client.reflexive)
+
+
+def test_when_all_fall_silent_and_tcp_works_it_is_udp_that_is_blocked() -> None:
+    play = Play(lambda ask: MAPPED)
+    play.client.configure([ONE, ONE_NEXT, TWO, TWO_NEXT], [SOCKET], 0.0)
+    play.run(5.0)
+    play.server = lambda ask: None
+    play.client.ask_all(play.now, every=True)
+    play.run(5.0)
+    assert play.client.verdict(VIEW, tcp_works=True).type == "udp_blocked"
+    play.server = lambda ask: MAPPED
+    play.run(80.0)
+    assert play.client.verdict(VIEW, tcp_works=True).type == "port_restricted"
+
+
+def test_a_port_that_one_server_alone_sees_makes_no_symmetric_nat() -> None:
+    odd: dict[SockAddr, SockAddr] = {}
+    play = Play(lambda ask: odd.get(ask.server, MAPPED))
+    play.client.configure([ONE, ONE_NEXT, TWO, TWO_NEXT], [SOCKET], 0.0)
+    play.run(5.0)
+    for port in range(50000, 50010):
+        odd[TWO] = SockAddr(MAPPED.host, port)
+        for _ in range(400):
+            play.run(0.2)
+            assert play.client.verdict(VIEW).type == "port_restricted"
+    assert play.client.reflexive == (MAPPED,)
+
+
+def test_another_port_for_each_host_but_not_for_each_port_is_symmetric_too() -> None:
+    play = Play(lambda ask: SockAddr(MAPPED.host, 40000 + int(ask.server.host.split(".")[-1])))
+    play.client.configure([ONE, ONE_NEXT, TWO, TWO_NEXT], [SOCKET], 0.0)
+    play.run(5.0)
+    assert play.client.verdict(VIEW).symmetric
 
 
 def test_a_changed_address_is_seen_within_a_refresh_and_asked_everywhere() -> None:

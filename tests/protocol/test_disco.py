@@ -98,14 +98,16 @@ def test_the_bytes_are_as_written_down() -> None:
     assert encode(pong) == b"\x020123456789ab" + v4 + b"the own id.." + bytes(1)
     assert encode(NoSession(0x01020304)) == b"\x04\x01\x02\x03\x04"
     assert len(TO_BOB.seal(NoSession(7))) == NO_SESSION_SIZE == 81
-    call = CallMeMaybe((Candidate(SockAddr("192.0.2.1", 4500), CandidateKind.MAPPED),), ask=True, epoch=3)
-    assert encode(call) == b"\x03\x01\x00\x00\x00\x03\x01\x03" + v4
+    call = CallMeMaybe(
+        (Candidate(SockAddr("192.0.2.1", 4500), CandidateKind.MAPPED),), ask=True, epoch=3, udp_blocked=True
+    )
+    assert encode(call) == b"\x03\x05\x00\x00\x00\x03\x01\x03" + v4
 
 
 def test_what_a_later_version_adds_is_passed_over() -> None:
     for message in (Ping(b"t" * 12, 1), Pong(b"t" * 12, SockAddr("::1", 1)), FULL):
         assert decode(encode(message) + b"more") == message
-    assert decode(b"\x03\xfc" + bytes(5)) == CallMeMaybe(())
+    assert decode(b"\x03\xf8" + bytes(5)) == CallMeMaybe(())
     unknown_kind = (
         b"\x03\x00\x00\x00\x00\x00\x02" + b"\x63" + bytes(15) + b"\x01\x00\x01" + b"\x01" + bytes(15) + b"\x01\x00\x02"
     )

@@ -17,6 +17,7 @@ KINDS = (
     "hairpin",
     "udp_blocked",
 )
+ACCEPTED = 30.0  # seconds for which a router that accepts stray packets keeps each as a flow of its own
 CONES = frozenset({"none", "full_cone", "address_restricted"})
 PORT_RESTRICTED = frozenset({"port_restricted", "cgnat", "hairpin"})
 
@@ -41,7 +42,11 @@ class Mapping:
 
 
 class Nat:
-    """A router with one public address. `timeout`: seconds of silence after which a mapping is gone."""
+    """A router with one public address. `timeout`: seconds of silence after which a mapping is gone.
+
+    `accepting` is a port-restricted one that takes what comes to a port of its own, and nobody inside expects, for a flow to
+    itself: for as long, the inside's packets to that place leave from another port (as conntrack on Linux does).
+    """
 
     def __init__(
         self, kind: str, public_ip: str, rng: random.Random, *, timeout: float = 120.0, ports: range | None = None
@@ -54,6 +59,8 @@ class Nat:
         self._rng = rng
         self._ports = ports or range(1024, 65536)
         self._keeps_port = ports is None and not self.symmetric
+        self.accepts = kind == "accepting"  # what comes to a port of its own, for half a minute
+        self._accepted: dict[tuple[int, SockAddr], float] = {}  # … and from where: the inside gets another port there
         self._out: dict[object, Mapping] = {}
         self._in: dict[int, Mapping] = {}
         if kind in ("full_cone",):
@@ -72,6 +79,14 @@ class Nat:
                 self._in.pop(mapping.public.port, None)
             mapping = self._new(key, src, now)
         mapping.used = now
+        if now - self._accepted.get((mapping.public.port, dst), -ACCEPTED) < ACCEPTED:
+            self._accepted[mapping.public.port, dst] = now
+            odd = self._out.get((src, dst))
+            if odd is None or now - odd.used > self.timeout:
+                port = self._free()
+                odd = self._out[src, dst] = self._in[port] = Mapping(src, SockAddr(self.public_ip, port), now)
+            mapping = odd
+            mapping.used = now
         if self._permit is not None:
             mapping.seen[dst if self._permit == "end" else dst.host] = now
         return mapping.public
@@ -80,20 +95,30 @@ class Nat:
         """The inside address that a packet to `port` is for, None where it is dropped."""
         mapping = self._in.get(port)
         if mapping is None or now - mapping.used > self.timeout:
-            return None
+            return self._stray(port, src, now)
         if self._permit is not None:
             key: object = src if self._permit == "end" else src.host
             last = mapping.seen.get(key)
             if last is None or now - last > self.timeout:
-                return None
+                return self._stray(port, src, now)
             mapping.seen[key] = now
         mapping.used = now
         return mapping.inside
 
-    def _new(self, key: object, src: SockAddr, now: float) -> Mapping:
-        port = src.port if self._keeps_port and src.port not in self._in else 0
+    def _stray(self, port: int, src: SockAddr, now: float) -> None:
+        if self.accepts:
+            self._accepted[port, src] = now
+
+    def _free(self) -> int:
+        port = 0
         while not port or port in self._in:
             port = self._rng.choice(self._ports)
+        return port
+
+    def _new(self, key: object, src: SockAddr, now: float) -> Mapping:
+        port = src.port if self._keeps_port and src.port not in self._in else 0
+        if not port:
+            port = self._free()
         mapping = self._out[key] = self._in[port] = Mapping(src, SockAddr(self.public_ip, port), now)
         return mapping
 

@@ -141,6 +141,7 @@ class Site:
         self.nats: list[Nat] = build(kind, self.public_ip, world.rng, timeout=timeout)
         self.hosts: dict[str, Host] = {}
         self.udp_out = kind != "udp_blocked"
+        self.isolated = False  # hosts don't reach each other on the LAN
         for nat in self.nats[-1:]:
             world.owners[nat.public_ip] = self
 
@@ -426,6 +427,7 @@ class Relay:
         self.signer = Signer(Secret(world.rng.randbytes(32)))
         self.delay = world.rng.uniform(0.002, 0.01)
         self.alive = True
+        self.udp = True
         self.streams: dict[StreamAddr, tuple[Host, Slot]] = {}
         self._stun = stun.StunServer([self.addr, SockAddr(ip, 9546)])
         self._streams_made = 0
@@ -439,10 +441,11 @@ class Relay:
     @property
     def info(self) -> RelayInfo:
         url = f"ws://{self.addr.host}:9545"
-        return RelayInfo(relay_id=self.relay_id, name=self.name, key=self.signer.public, udp=self.addr, url=url)
+        udp = self.addr if self.udp else None
+        return RelayInfo(relay_id=self.relay_id, name=self.name, key=self.signer.public, udp=udp, url=url)
 
     def arrive(self, src: SockAddr, dst: SockAddr, data: bytes) -> None:
-        if not self.alive:
+        if not self.alive or not self.udp:
             return
         if stun.is_stun(data):
             answer_stun(self.world, self._stun, self.addr, src, dst, data)
@@ -803,6 +806,8 @@ class World:
         site = host.site
         neighbour = site.hosts.get(dst.host)
         if neighbour is not None:
+            if site.isolated:
+                return
             self.after(0.0005, self._land, neighbour, src, dst, data)
             return
         if not site.udp_out:

@@ -1,0 +1,237 @@
+"""What is told of paths and NATs is true: reasons name what is so, types stay as long as nothing contradicts them."""
+
+from __future__ import annotations
+
+import pytest
+from fake_crypto import Fake
+from simworld import Host, World
+
+from shadowmesh.dataplane.aead import FakeAead
+from shadowmesh.engine.report import why as report_why
+from shadowmesh.model.reasons import EXPLANATIONS, PAGES, Reason
+
+
+def pair(kind_a: str, kind_b: str, *, seed: int = 1, relays: int = 1) -> tuple[World, Host, Host]:
+    world = World(seed, primitives=Fake(seed), aead=FakeAead)
+    for number in range(relays):
+        world.relay(f"relay{number + 1}")
+    a, b = world.host("a", kind_a), world.host("b", kind_b)
+    world.start()
+    world.run(8.0)
+    return world, a, b
+
+
+def talk(world: World, a: Host, b: Host, seconds: float, every: float = 0.5) -> None:
+    for src, dst in ((a, b), (b, a)):
+        world.stream(src, dst, every=every, count=int(seconds / every))
+
+
+def states(a: Host, b: Host) -> list[tuple[str, str]]:
+    return [(one.to(other).path, one.to(other).reason) for one, other in ((a, b), (b, a))]
+
+
+# idle
+
+
+@pytest.mark.parametrize("kinds", [("symmetric", "symmetric"), ("none", "port_restricted"), ("udp_blocked", "none")])
+def test_who_was_spoken_to_is_never_idle_in_the_sense_of_never(kinds: tuple[str, str]) -> None:
+    world, a, b = pair(*kinds)
+    assert states(a, b) == [("none", "none.idle")] * 2
+    talk(world, a, b, 10.0)
+    for _ in range(100):
+        world.run(10.0)
+        for one, other in ((a, b), (b, a)):
+            state = one.to(other)
+            assert state.reason != "none.idle", f"at {world.time}: {state}"
+            assert state.path in ("relay", "direct")
+            assert state.idle or world.time < 1030.0
+
+
+def test_a_peer_that_did_not_answer_is_said_to_have_done_so() -> None:
+    world, a, b = pair("none", "none")
+    b.stop()
+    world.send(a, b)
+    world.run(60.0)
+    assert a.to(b).reason in ("none.connecting", "none.peer_offline")
+    world.run(60.0)
+    assert a.to(b).reason in ("none.no_answer", "none.peer_offline")
+
+
+# latency
+
+
+@pytest.mark.parametrize("kinds", [("symmetric", "symmetric"), ("udp_blocked", "port_restricted")])
+def test_relayed_peers_have_a_latency(kinds: tuple[str, str]) -> None:
+    world, a, b = pair(*kinds)
+    talk(world, a, b, 60.0)
+    world.run(3.0)
+    relay = world.relays["relay1"]
+    round_trip = 2 * (a.site.delay + relay.delay + relay.delay + b.site.delay)
+    for one, other in ((a, b), (b, a)):
+        state = one.to(other)
+        assert state.path == "relay"
+        assert state.latency_ms == pytest.approx(1000 * round_trip, rel=0.4)
+    before = world.datagrams
+    world.run(50.0)
+    assert world.datagrams - before < 2 * 100 * 1.5 + 150, "it is measured now and then, not with each packet"
+
+
+# UDP
+
+
+def test_a_host_whose_udp_dies_altogether_is_said_to_be_blocked_on_both_sides() -> None:
+    world, a, b = pair("port_restricted", "port_restricted")
+    talk(world, a, b, 400.0)
+    world.run(10.0)
+    assert states(a, b)[0][0] == "direct"
+    a.site.udp_out = False
+    world.run(60.0)
+    assert states(a, b) == [("relay", "relay.udp_blocked")] * 2, world.story(a, b)
+    assert a.node.nat.type == "udp_blocked"
+    assert b.node.nat.type == "port_restricted"
+    a.site.udp_out = True
+    world.run(150.0)
+    assert [path for path, _ in states(a, b)] == ["direct"] * 2, world.story(a, b)
+
+
+def test_a_relay_without_udp_is_not_blocked_udp() -> None:
+    world = World(1, primitives=Fake(1), aead=FakeAead)
+    world.relay("relay1").udp = False
+    a, b = world.host("a", "symmetric"), world.host("b", "symmetric")
+    world.start()
+    world.run(8.0)
+    talk(world, a, b, 60.0)
+    world.run(30.0)
+    assert states(a, b) == [("relay", "relay.both_symmetric")] * 2
+
+
+def test_where_no_server_is_reached_by_anything_udp_is_not_blamed() -> None:
+    world, a, _ = pair("port_restricted", "none")
+    world.controller.kill()
+    world.relays["relay1"].kill()
+    world.run(300.0)
+    assert a.node.nat.type == "port_restricted", "nothing contradicts it"
+    a.stop()
+    a.start()
+    world.run(60.0)
+    assert a.node.nat.type == "unknown"
+
+
+# NAT types
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_router_that_accepts_packets_to_itself_makes_no_symmetric_nat(seed: int) -> None:
+    """The relay sends to a port whose mapping has gone; from then on it, and it alone, sees this host at another one."""
+    world, a, b = pair("accepting", "port_restricted", seed=seed)
+    assert a.node.nat.type == "port_restricted"
+    relay = world.relays["relay1"].addr
+    talk(world, a, b, 400.0)
+    for _ in range(20):
+        nat = a.site.nats[0]
+        for mapping in list(nat._out.values()):
+            mapping.seen.pop(relay, None)  # the router forgets that flow …
+            world.deliver(relay, mapping.public, b"\0" * 20, 0.0, 0.0)  # … as the relay sends, and accepts it itself
+        world.run(15.0)
+        assert a.node.nat.type == "port_restricted", world.tail()
+        assert a.to(b).reason in ("direct.punched", "relay.upgrading", "relay.path_lost", "relay.no_answer")
+
+
+@pytest.mark.parametrize("relays", [1, 2])
+def test_a_relay_that_dies_changes_no_nats_type_and_no_reason(relays: int) -> None:
+    world, a, b = pair("symmetric", "symmetric", relays=2)
+    talk(world, a, b, 500.0)
+    world.run(20.0)
+    assert states(a, b) == [("relay", "relay.both_symmetric")] * 2
+    home = a.node.engines[world.network_id].relays.home
+    next(r for r in world.relays.values() if r.relay_id == home).kill()
+    for _ in range(40):
+        world.run(10.0)
+        assert (a.node.nat.type, b.node.nat.type) == ("symmetric", "symmetric")
+        assert {reason for _, reason in states(a, b)} == {"relay.both_symmetric"}, world.story(a, b)
+
+
+def test_a_symmetric_nat_is_still_found_and_an_endpoint_independent_one_with_two_ports_is_not() -> None:
+    for kind, wanted in (
+        ("symmetric", "symmetric"),
+        ("port_restricted", "port_restricted"),
+        ("cgnat", "port_restricted"),
+    ):
+        for seed in range(5):
+            world, a, _ = pair(kind, "none", seed=seed)
+            world.run(200.0)
+            assert a.node.nat.type == wanted
+
+
+# relays
+
+
+def test_a_forbidden_fallback_is_named() -> None:
+    world = World(1, primitives=Fake(1), aead=FakeAead)
+    world.relay("relay1")
+    a, b = world.host("a", "symmetric"), world.host("b", "symmetric")
+    world.controller.relay_fallback = False
+    world.start()
+    world.run(8.0)
+    talk(world, a, b, 30.0)
+    world.run(20.0)
+    state = a.to(b)
+    assert (state.path, state.reason) == ("none", "none.no_relay")
+    assert "forbids" in state.explanation
+    world.relays["relay1"].kill()
+    other = World(1, primitives=Fake(1), aead=FakeAead)
+    a, b = other.host("a", "symmetric"), other.host("b", "symmetric")
+    other.start()
+    other.run(8.0)
+    talk(other, a, b, 30.0)
+    other.run(20.0)
+    assert a.to(b).reason == "none.no_relay"
+    assert "forbids" not in a.to(b).explanation
+
+
+def test_two_homes_behind_one_carrier_that_turns_nothing_back_are_told_so() -> None:
+    world = World(1, primitives=Fake(1), aead=FakeAead)
+    world.relay("relay1")
+    carrier = world.site("port_restricted")
+    a, b = world.host("a", carrier), world.host("b", carrier)
+    carrier.isolated = True  # two homes: nothing between them but the carrier's router
+    world.start()
+    world.run(8.0)
+    talk(world, a, b, 60.0)
+    world.run(30.0)
+    assert states(a, b) == [("relay", "relay.no_hairpin")] * 2, world.story(a, b)
+    engine = a.node.engines[world.network_id]
+    assert "carrier" in report_why(engine, engine.peers[b.client_id], a.clock(), a.node.counters).peer.explanation
+
+
+def test_each_reason_has_its_sentence_and_its_page() -> None:
+    assert set(EXPLANATIONS) == set(PAGES) == set(Reason)
+    assert all(len(page.strip()) > 80 for page in PAGES.values())
+
+
+# new ports while idle
+
+
+@pytest.mark.parametrize(
+    "kinds", [("port_restricted", "port_restricted"), ("none", "port_restricted"), ("symmetric", "symmetric")]
+)
+@pytest.mark.parametrize("idle", [60.0, 200.0])
+def test_an_idle_receiver_with_new_ports_is_reached_as_soon_as_its_relay_knows(
+    kinds: tuple[str, str], idle: float
+) -> None:
+    """Its own next sign of life tells the relay, within 22 s; until then nobody can reach it."""
+    for seed in range(6):
+        world, a, b = pair(*kinds, seed=seed)
+        talk(world, a, b, 10.0)
+        world.run(12.0 + idle)
+        b.site.restart(world)
+        restarted = world.time
+        world.stream(a, b, every=0.1, count=400)
+        relay = world.relays["relay1"].core
+        before = {s.number for s in relay.sessions if s.ip == b.overlay}
+        world.run_until(lambda: any(s.ip == b.overlay and s.number not in before for s in relay.sessions), 23.0)  # noqa: B023
+        known = world.time
+        world.run(3.0)
+        heard = [t for t in world.flow(a, b).received.values() if t > restarted]
+        assert heard, world.story(a, b)
+        assert min(heard) - known <= 1.0, world.story(a, b)
