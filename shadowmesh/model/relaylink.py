@@ -9,6 +9,10 @@ every 15 s. The relay sends `Load` at least every 10 s. One JSON document per me
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import msgspec
+
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.codec import Struct
 from shadowmesh.model.ids import RelayID
@@ -19,6 +23,8 @@ ALIVE_SECONDS = 15.0
 LOAD_SECONDS = 10.0
 HEARD_SECONDS = 60.0  # a relay that heard nothing for so long serves cut off from its controller
 
+
+Capacity = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)]  # Mbit/s
 
 # registering, over REST
 
@@ -38,7 +44,7 @@ class RelayRegistration(Struct, frozen=True, kw_only=True):
     url: str | None = None  # ws:// or wss://, None without WebSocket
     udp: SockAddr | None = None
     region: str = ""
-    capacity_mbit: int | None = None
+    capacity_mbit: Capacity | None = None
     version: str = ""
 
 
@@ -112,7 +118,7 @@ class RelayHello(LinkMessage, frozen=True, kw_only=True):
     url: str | None = None
     udp: SockAddr | None = None
     region: str = ""
-    capacity_mbit: int | None = None
+    capacity_mbit: Capacity | None = None
 
 
 class Load(LinkMessage, frozen=True, kw_only=True):

@@ -114,6 +114,22 @@ async def test_from_a_device(world: World, text: str) -> None:
     assert text not in client.version
 
 
+@pytest.mark.parametrize("home", ["rly_" + "x" * 50_000, "\x1b[2J"])
+async def test_a_relay_that_is_none_is_told_nobody(world: World, home: str) -> None:
+    """What a device says of itself goes to everyone who hears of it, and so would fifty kilobytes."""
+    await world.network()
+    other = await world.member()
+    device = world.device()
+    answer = await device.join((await world.invite()).invite)
+    for field in ("home", "standby"):
+        error = await said_on_the_link(
+            world, device, {"type": "report", "network_id": str(answer.network_id), field: home}
+        )
+        assert error is not None and error.code == "bad_text"
+    told = other.presence.get(answer.client_id)
+    assert told is None or (told.home, told.standby) == (None, None)
+
+
 @pytest.mark.parametrize("host", ["\x1b[2J", "host.example.org", "fe80::1%x", "1.2.3"])
 async def test_an_endpoint_that_is_no_address_is_told_nobody(world: World, host: str) -> None:
     """Told as presence, every member would look it up, or fail over it."""
@@ -141,3 +157,10 @@ async def test_from_a_relay(world: World, text: str) -> None:
             assert (await end.next(LinkError)).code == "bad_text"
     (kept,) = await world.call("relay_list")
     assert text not in f"{kept.region} {kept.version} {kept.url}"
+
+
+@pytest.mark.parametrize("capacity", [-1, 2**31, 2**63, 2**200])
+async def test_a_relays_capacity_is_a_number_that_can_be_kept(world: World, capacity: int) -> None:
+    token = (await world.call("relay_token")).token
+    answer = await register(world, Signer.generate(), token, capacity_mbit=capacity)
+    assert answer.status_code == 422

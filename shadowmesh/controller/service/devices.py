@@ -75,6 +75,7 @@ class Devices:
         self._greeting: WeakValueDictionary[DevicePublicKey, asyncio.Lock] = WeakValueDictionary()
         self._hellos = Limiter(20, 3.0)  # each is answered with all that the device has to know
         self._grants = Limiter(10, 2.0)
+        self._epochs = Limiter(20, 1.0)
         self._path_changes = Limiter(100, 0.2)
 
     async def hello(
@@ -200,19 +201,25 @@ class Devices:
             return  # of a network that it was removed from a moment ago
         ref, client_id = found.ref, link.clients[found.ref]
         if isinstance(message, Report):
+            for relay in (message.home, message.standby):  # told to all who hear of this device
+                check_text("relay's id", relay or "", 60)
             if len(message.endpoints) <= MAX_ENDPOINTS:
                 self._presences.report(link, ref, message)
         elif isinstance(message, Watch):
             self._presences.watch(link, ref, (p for p in message.peers[:MAX_WATCHED] if p in found.map.entries))
         elif isinstance(message, EpochHeld):
-            if message.epoch in found.keys:
+            if message.epoch in found.keys and self._epochs.allows(client_id, self._core.now().timestamp()):
                 await self._core.write(lambda conn: _held(conn, client_id, message.epoch))
         elif isinstance(message, RefreshGrant):
             if self._grants.allows(client_id, self._core.now().timestamp()):
                 await self._refresh_grant(link, found, client_id)
         elif isinstance(message, PathChange):
             peer, reason = check_text("peer", message.peer, 40), check_text("reason", message.reason, 60)
-            if message.path == "direct" and self._path_changes.allows(client_id, self._core.now().timestamp()):
+            if (
+                message.path == "direct"
+                and peer in found.map.entries
+                and self._path_changes.allows(client_id, self._core.now().timestamp())
+            ):
                 self._events.publish(
                     "connection_upgrade",
                     ref,
