@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any, TypeVar
 
 import typer
+from msgspec.structs import replace
 
 from shadowmesh.cli import suggest
 from shadowmesh.cli.base import NO_PATH, RELAYED, WAITING_FOR_APPROVAL, Call, read_secret, table, verb
@@ -131,9 +132,9 @@ def _join_text(result: JoinResult) -> str:
 def leave(call: Call, network: Network) -> None:
     """Leave a network: its keys and map on this machine are deleted."""
     daemon = DaemonClient(call.state_dir)
-    _networks(daemon.status(), network)
-    call.confirm(f"leave {network} and delete its keys here?")
-    answer = daemon.call("leave", network=network)
+    found = daemon.call("network", network=network)
+    call.confirm(f"leave {found['name']} and delete its keys here?")
+    answer = daemon.call("leave", network=found["network_id"])
     later = "" if answer["controller_told"] else "; its controller will be told when it can be reached"
     call.done("leave/1", answer, f"{network}: left{later}")
 
@@ -162,17 +163,14 @@ def down(call: Call, network: OptionalNetwork = None) -> None:
     call.done("down/1", answer, lambda: "\n".join(f"{n['name']}: down" for n in answer["networks"]))
 
 
-def _by_name(found: Iterable[T]) -> list[T]:
-    return sorted(found, key=lambda thing: thing.name.casefold())
+def _in_order(value: Status) -> Status:
+    """Networks, and the peers of each, by name."""
+    networks = [replace(n, peers=_by_name(n.peers)) for n in value.networks]
+    return replace(value, networks=_by_name(networks))
 
 
-def _networks(value: Status, name: str | None) -> list[NetworkStatus]:
-    """All networks of this machine, or those that are called so (by name or id). Raises ShadowMeshError(network_unknown)."""
-    found = [n for n in value.networks if name in (None, n.name, n.network_id)]
-    if not found and name is not None:
-        there = ", ".join(n.name for n in _by_name(value.networks)) or "none"
-        raise ShadowMeshError("network_unknown", f"no network {name} here", f"there is {there}", kind=Kind.NOT_FOUND)
-    return _by_name(found)
+def _by_name(found: Iterable[T]) -> tuple[T, ...]:
+    return tuple(sorted(found, key=lambda thing: thing.name.casefold()))
 
 
 def _peer_row(peer: PeerStatus) -> list[object]:
@@ -193,15 +191,13 @@ def _network_text(network: NetworkStatus) -> str:
     if network.error:
         line += f"\n  {network.error}"
     if network.peers:
-        rows = table(PEER_HEADERS, map(_peer_row, _by_name(network.peers)))
+        rows = table(PEER_HEADERS, map(_peer_row, network.peers))
         line += "\n" + "\n".join("  " + row for row in rows.splitlines())
     return line
 
 
 def _status_text(value: Status) -> str:
-    parts = [_network_text(n) for n in _by_name(value.networks)] or [
-        "no network yet: `shadowmesh join INVITE` joins one"
-    ]
+    parts = [_network_text(n) for n in value.networks] or ["no network yet: `shadowmesh join INVITE` joins one"]
     nat = value.nat
     parts.append(f"NAT {nat.type}, seen as {nat.public or 'unknown'}; {value.pump} pump; shadowmesh {value.version}")
     parts.extend(f"warning: {w}" for w in value.warnings)
@@ -215,18 +211,22 @@ def status(
     """Networks, peers, paths and why."""
     client = DaemonClient(call.state_dir)
     if not watch:
-        value = client.status()
+        value = _in_order(client.status())
         call.done("status/1", value, lambda: _status_text(value))
         return
     from shadowmesh.model.codec import from_builtins
 
     for item in client.stream("watch", interval_s=2.0):
-        call.screenful(item, _status_text(from_builtins(item, Status)))
+        value = _in_order(from_builtins(item, Status))
+        call.screenful(value, _status_text(value))
 
 
 def peers(call: Call, network: OptionalNetwork = None) -> None:
     """The peers of a network, or of all."""
-    rows = [(n.name, p) for n in _networks(DaemonClient(call.state_dir).status(), network) for p in _by_name(n.peers)]
+    daemon = DaemonClient(call.state_dir)
+    only = None if network is None else daemon.call("network", network=network)["network_id"]
+    chosen = [n for n in _in_order(daemon.status()).networks if only in (None, n.network_id)]
+    rows = [(n.name, p) for n in chosen for p in n.peers]
     call.done(
         "peers/1",
         {"peers": [{"network": name} | to_builtins(p) for name, p in rows]},

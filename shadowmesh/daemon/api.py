@@ -43,6 +43,7 @@ class Api:
             "status": (Access.STATUS, self.status),
             "watch": (Access.STATUS, self.watch),
             "join": (Access.CHANGE, self.join),
+            "network": (Access.STATUS, self.network),
             "leave": (Access.CHANGE, self.leave),
             "up": (Access.CHANGE, self.up),
             "down": (Access.CHANGE, self.down),
@@ -160,6 +161,13 @@ class Api:
         network = daemon.add(record)
         daemon.links.refresh()
         return network
+
+    async def network(self, _caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        """Which network a person means, an ended one too. Raises ShadowMeshError: network_unknown, ambiguous."""
+        name = _text(params, "network")
+        former = self._former(name)
+        record = former.record if former is not None else naming.find(self._daemon.networks.values(), name).record
+        return {"name": record.name, "network_id": str(record.network_id)}
 
     async def leave(self, _caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         """The keys here go at once; a controller that can't be reached is told when it can."""

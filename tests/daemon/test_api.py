@@ -70,3 +70,18 @@ def test_what_names_none_or_several_is_said(api: Api, text: str, kind: Kind, wor
     with pytest.raises(ShadowMeshError) as caught:
         api.peer(text)
     assert caught.value.kind is kind and words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "network_id"), [("shop", "id2"), ("SHOP", "id2"), ("net_1", "id1"), ("office@c3.example", "id3")]
+)
+async def test_a_network_is_found_by_what_names_it(api: Api, text: str, network_id: str) -> None:
+    found = await api.network(None, {"network": text})  # type: ignore[arg-type]
+    assert found["network_id"] == network_id
+
+
+async def test_a_network_that_isnt_here_or_is_two_is_said(api: Api) -> None:
+    for text, kind in (("nope", Kind.NOT_FOUND), ("office", Kind.USAGE)):
+        with pytest.raises(ShadowMeshError) as caught:
+            await api.network(None, {"network": text})  # type: ignore[arg-type]
+        assert caught.value.kind is kind

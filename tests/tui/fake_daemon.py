@@ -125,6 +125,15 @@ class FakeDaemon:
                 await send("end", True)
             else:
                 await asyncio.Event().wait()
+        elif method == "network":
+            names = {n.name: n.network_id for n in self.script[-1].networks}
+            if params["network"] in names:
+                await send("result", {"name": params["network"], "network_id": names[params["network"]]})
+            else:
+                what = f"no network {params['network']} here"
+                remedy = f"there is {', '.join(names)}"
+                unknown = ShadowMeshError("network_unknown", what, remedy, kind=Kind.NOT_FOUND)
+                await send("error", error_to_wire(unknown))
         elif method in ("up", "down"):
             await send("result", {"networks": []})
 
