@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+import time
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,12 +12,16 @@ from shadowmesh.cli import suggest
 from shadowmesh.cli.base import Call, fail, new_app, table, verb
 from shadowmesh.model.errors import ShadowMeshError
 
+if TYPE_CHECKING:
+    from shadowmesh.lab.world import World
+
 LabID = Annotated[str, typer.Option("--lab", envvar="SHADOWMESH_LAB", help="The lab's id; several may be up.")]
 Site = Annotated[str, typer.Argument(help="A site: s1, s2, …", metavar="SITE", autocompletion=suggest.site)]
 Host = Annotated[
     str, typer.Argument(help="A host: h1, …, relay1, controller1.", metavar="HOST", autocompletion=suggest.host)
 ]
 
+_READ_S = 4.0  # to read what the demo has shown
 _SHELL_CODES = {"lab_program_denied": 126, "lab_program_unknown": 127}  # as a shell has them
 
 
@@ -41,14 +46,25 @@ def demo(
     once: Annotated[bool, typer.Option("--once", help="Take the lab down at the end.")] = False,
     lab: LabID = "demo",
 ) -> None:
-    """Machines behind NATs find each other, on this machine, before your eyes. Needs root."""
+    """Machines behind NATs find each other, on this machine, before your eyes. Needs root.
+
+    On a terminal, and without --once, it ends in the terminal interface of one of them."""
     from rich.console import Console
 
     from shadowmesh.lab.demo import DemoOptions
     from shadowmesh.lab.demo import run as show
 
     console = Console(stderr=call.json, quiet=call.quiet, no_color=not call.color)
-    result = show(DemoOptions(once=once, lab_id=lab), console)
+
+    def look(world: World) -> None:
+        from shadowmesh_tui.app import run as interface
+
+        console.print("\nnow as h3 sees it: its terminal interface opens, q leaves it", style="bold")
+        time.sleep(_READ_S)
+        interface(world.lab.host("h3").state_directory, color=call.color)
+
+    watched = not (once or call.json or call.quiet) and all(s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr))
+    result = show(DemoOptions(once=once, lab_id=lab, look=look if watched else None), console)
     call.done("demo/1", result)
     raise typer.Exit(0 if result.ok else 1)
 

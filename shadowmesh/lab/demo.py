@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -39,11 +39,15 @@ class DemoResult(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
-    """`once`: the lab is taken down at the end. `program`: the arguments that run ShadowMesh."""
+    """`once`: the lab is taken down at the end. `program`: the arguments that run ShadowMesh.
+
+    `look` is called when all has been shown, while the pairs still talk; the demo goes on when it returns.
+    """
 
     once: bool = False
     lab_id: str = "lab"
     program: Sequence[str] = field(default_factory=this_program)
+    look: Callable[[World], None] | None = None
 
 
 def run(options: DemoOptions, console: Console | None = None) -> DemoResult:
@@ -63,28 +67,34 @@ def run(options: DemoOptions, console: Console | None = None) -> DemoResult:
         ready = time.monotonic() - began
         screen.say(f"{len(addresses)} clients joined the network {NETWORK!r} after {ready:.1f} s; now they talk")
         progress = Progress(hosts)
-        _watch(world, addresses, progress, screen)
-        result = DemoResult(
-            ok=not progress.problems(),
-            lab=options.lab_id,
-            left_up=not options.once,
-            network=NETWORK,
-            ready_s=round(ready, 3),
-            pairs=tuple(pair.report() for pair in progress.pairs.values()),
-            problems=tuple(progress.problems()),
-        )
+        machines = {name: lab.host(name) for name in addresses}
+        pulse = Pulse(machines, addresses)
+        try:
+            _watch(world, addresses, progress, pulse, screen)
+            result = DemoResult(
+                ok=not progress.problems(),
+                lab=options.lab_id,
+                left_up=not options.once,
+                network=NETWORK,
+                ready_s=round(ready, 3),
+                pairs=tuple(pair.report() for pair in progress.pairs.values()),
+                problems=tuple(progress.problems()),
+            )
+            screen.conclude(result)
+            if options.look is not None:
+                options.look(world)
+        finally:
+            pulse.stop()
         if not options.once:
             lab.keep()
-    screen.conclude(result)
     return result
 
 
-def _watch(world: World, addresses: dict[str, str], progress: Progress, screen: _Screen) -> None:
+def _watch(world: World, addresses: dict[str, str], progress: Progress, pulse: Pulse, screen: _Screen) -> None:
     """Starts traffic between all pairs, follows them until they are settled or the time is up, then measures rates."""
     changed = threading.Condition()
     machines = {name: world.lab.host(name) for name in addresses}
     with ExitStack() as stack:
-        pulse = Pulse(machines, addresses)
 
         def see(host: str, status: Status) -> None:
             with changed:
@@ -100,7 +110,7 @@ def _watch(world: World, addresses: dict[str, str], progress: Progress, screen: 
         stack.enter_context(screen)
         for name in addresses:
             stack.enter_context(StatusFeed(world, name, see))
-        stack.enter_context(pulse)
+        pulse.start()
         deadline = pulse.began + DIRECT_WITHIN
         while not progress.settled() and time.monotonic() < deadline:
             with changed:
