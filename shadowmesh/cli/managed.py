@@ -39,7 +39,8 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 def connect(call: Call) -> ControllerClient:
     """The controller of --data-dir, of SHADOWMESH_CONTROLLER, or the one signed in to. One of this host that was made
     and doesn't answer yet is waited for."""
-    from shadowmesh.client_api.rest import LOCK_NAME, SOCKET_NAME, ControllerClient
+    from shadowmesh.client_api.localhttp import SOCKET_NAME
+    from shadowmesh.client_api.rest import LOCK_NAME, ControllerClient
     from shadowmesh.client_api.starting import until_answers
 
     controller = ControllerClient.choose(data_dir=call.data_dir)

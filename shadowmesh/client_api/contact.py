@@ -24,6 +24,8 @@ from shadowmesh.protocol.signing import ForgedError, IdentityDocument, read_fing
 if TYPE_CHECKING:
     import httpx
 
+    from shadowmesh.client_api.localhttp import Answer
+
 API = "/api/v1"
 _MAX_IDENTITY = 256 * 1024
 _KINDS = {
@@ -202,7 +204,7 @@ class _Problem(Struct, frozen=True, kw_only=True):
     remedy: str = ""
 
 
-def error_of(answer: httpx.Response, place: str) -> ShadowMeshError:
+def error_of(answer: httpx.Response | Answer, place: str) -> ShadowMeshError:
     """The error that an answer which is no success stands for: the controller's own code and words, if it is one."""
     kind = _KINDS.get(answer.status_code, Kind.FAILED)
     try:

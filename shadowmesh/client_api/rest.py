@@ -9,53 +9,41 @@ from __future__ import annotations
 import ipaddress
 import os
 import secrets
-import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote
 
-import httpx
 from pydantic import BaseModel, ValidationError
 
 from shadowmesh.client_api import logins
-from shadowmesh.client_api.contact import error_of, first_contact, tls_context, unreachable
+from shadowmesh.client_api.localhttp import SOCKET_NAME, Answer, LocalHttp, no_permission, not_running
 from shadowmesh.client_api.logins import SavedLogin
 from shadowmesh.model import api
 from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
-from shadowmesh.protocol.signing import ForgedError, IdentityDocument, read_fingerprint, verify_identity
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx
+
+    from shadowmesh.protocol.signing import IdentityDocument
 
 M = TypeVar("M", bound=BaseModel)
 
-SOCKET_NAME = "controller.sock"
 LOCK_NAME = "controller.lock"  # held by the controller that runs
 DEFAULT_DATA_DIR = Path("/var/lib/shadowmesh-controller")
 _TIMEOUT = 30.0
 _FULL_PAGE = 500
 
 
-class _UnixTransport(httpx.HTTPTransport):
-    """HTTP over a unix socket at a path of any length."""
-
-    def __init__(self, path: Path) -> None:
-        # Kept open for as long as the transport lives: the name below works only through it.
-        self._directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        # No TLS on it: not to verify spares loading the machine's certificate authorities.
-        super().__init__(uds=f"/proc/self/fd/{self._directory}/{path.name}", verify=False)
-
-    def close(self) -> None:
-        super().close()
-        if self._directory >= 0:
-            os.close(self._directory)
-            self._directory = -1
-
-
 class ControllerClient:
     """Raises ShadowMeshError for everything that goes wrong, with the controller's own code and words where it answered."""
 
-    def __init__(self, client: httpx.Client, place: str, *, login: SavedLogin | None = None) -> None:
+    def __init__(self, client: httpx.Client | LocalHttp, place: str, *, login: SavedLogin | None = None) -> None:
         self._client = client
         self._place = place
         self._login = login
@@ -65,18 +53,19 @@ class ControllerClient:
     @classmethod
     def local(cls, data_dir: Path) -> Self:
         """Over the socket of the controller that runs on this host. Raises ShadowMeshError(controller_unreachable)."""
-        path = data_dir / SOCKET_NAME
         try:
-            transport = _UnixTransport(path)
+            os.close(os.open(data_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         except PermissionError as e:
-            raise _no_permission(data_dir) from e
+            raise no_permission(data_dir) from e
         except OSError as e:
-            raise _not_running(data_dir) from e
-        return cls(httpx.Client(transport=transport, base_url="http://controller", timeout=_TIMEOUT), str(path))
+            raise not_running(data_dir) from e
+        return cls(LocalHttp(data_dir, _TIMEOUT), str(data_dir / SOCKET_NAME))
 
     @classmethod
     def remote(cls, url: str, token: str, fingerprint: str | None = None) -> Self:
         """By first contact: see `contact.first_contact`."""
+        from shadowmesh.client_api.contact import first_contact
+
         contact = first_contact(url, fingerprint)
         return cls(_https(contact.url, token, contact.tls), contact.url)
 
@@ -112,6 +101,9 @@ class ControllerClient:
     @classmethod
     def saved(cls) -> Self:
         """By the kept login."""
+        from shadowmesh.client_api.contact import tls_context
+        from shadowmesh.protocol.signing import IdentityDocument
+
         login = logins.load()
         try:
             tls = tls_context(from_json(login.identity, IdentityDocument))
@@ -131,30 +123,42 @@ class ControllerClient:
     @property
     def data_dir(self) -> Path | None:
         """The directory of the controller on this host that is asked at its socket; None for one elsewhere."""
-        return None if self._place.startswith("https://") else Path(self._place).parent
+        return self._client.data_dir if isinstance(self._client, LocalHttp) else None
 
     # moving requests
 
     def _send(
         self, method: str, path: str, body: BaseModel | dict[str, Any] | None = None, **options: Any
-    ) -> httpx.Response:
+    ) -> httpx.Response | Answer:
         if isinstance(body, BaseModel):
             body = body.model_dump(mode="json", exclude_none=True)
-        try:
-            answer = self._client.request(method, api.API + path, json=body, **options)
-            for _ in range(2):  # what another command has renewed may have run out since, too
-                if answer.status_code != httpx.codes.UNAUTHORIZED or not self._renew():
-                    break
-                answer = self._client.request(method, api.API + path, json=body, **options)
-        except httpx.HTTPError as e:
-            if self.data_dir is not None:
-                raise (_no_permission(self.data_dir) if _is_permission(e) else _not_running(self.data_dir)) from e
-            raise unreachable(self._place, e) from e
+        if isinstance(self._client, LocalHttp):
+            answer: httpx.Response | Answer = self._client.request(method, api.API + path, json=body, **options)
+        else:
+            answer = self._send_to(self._client, method, api.API + path, json=body, **options)
         if answer.is_success:
             return answer
+        from shadowmesh.client_api.contact import error_of
+
         raise error_of(answer, self._place)
 
-    def _renew(self) -> bool:
+    def _send_to(self, client: httpx.Client, method: str, path: str, **options: Any) -> httpx.Response:
+        """To a controller elsewhere, by the login."""
+        import httpx
+
+        from shadowmesh.client_api.contact import unreachable
+
+        try:
+            answer = client.request(method, path, **options)
+            for _ in range(2):  # what another command has renewed may have run out since, too
+                if answer.status_code != httpx.codes.UNAUTHORIZED or not self._renew(client):
+                    break
+                answer = client.request(method, path, **options)
+        except httpx.HTTPError as e:
+            raise unreachable(self._place, e) from e
+        return answer
+
+    def _renew(self, client: httpx.Client) -> bool:
         """A new access token: what another command has renewed meanwhile, else by the refresh token. False: there is none."""
         mine = self._login
         if mine is None or mine.refresh_token is None:
@@ -164,16 +168,18 @@ class ControllerClient:
             if kept is None or kept.url != mine.url or kept.refresh_token is None:
                 return False  # signed out, or in to another, meanwhile
             if kept.token == mine.token:
-                answer = self._client.post(f"{api.API}/auth/refresh", json={"refresh_token": kept.refresh_token})
-                if answer.status_code == httpx.codes.UNAUTHORIZED:
+                answer = client.post(f"{api.API}/auth/refresh", json={"refresh_token": kept.refresh_token})
+                if answer.status_code == HTTPStatus.UNAUTHORIZED:
                     return False
                 if not answer.is_success:
+                    from shadowmesh.client_api.contact import error_of
+
                     raise error_of(answer, self._place)
                 session = _parse(answer, api.Session)
                 kept.token, kept.refresh_token = session.access_token, session.refresh_token
                 logins.keep(kept)
         self._login = kept
-        self._client.headers["Authorization"] = f"Bearer {kept.token}"
+        client.headers["Authorization"] = f"Bearer {kept.token}"
         return True
 
     def _get(self, path: str, kind: type[M], **params: Any) -> M:
@@ -198,6 +204,8 @@ class ControllerClient:
 
     def identity(self) -> IdentityDocument:
         """Who it is and where it is reached: as true as the way by which it is asked."""
+        from shadowmesh.protocol.signing import ForgedError, read_fingerprint, verify_identity
+
         content = self._send("GET", "/identity").content
         try:
             return verify_identity(content, read_fingerprint(content))
@@ -365,6 +373,8 @@ def login(
     new_password: str | None = None,
 ) -> api.WhoAmI:
     """Signs in with an API key, or with address and password, and keeps it for `ControllerClient.saved`."""
+    from shadowmesh.client_api.contact import first_contact
+
     contact = first_contact(url, fingerprint)
     refresh: str | None = None
     if token is None:
@@ -397,17 +407,22 @@ def logout() -> None:
     """Forgets the kept login, and tells the controller if it can be reached."""
     if not logins.login_path().exists():
         return
+    import httpx
+
     with logins.locked():
         with (
             suppress(ShadowMeshError, httpx.HTTPError),
             ControllerClient.saved() as client,
         ):  # else it runs out by itself
-            if client._login is not None and client._login.refresh_token is not None:
-                client._client.post(f"{api.API}/auth/logout", json={"refresh_token": client._login.refresh_token})
+            token = client._login.refresh_token if client._login is not None else None
+            if token is not None:
+                client._client.request("POST", f"{api.API}/auth/logout", json={"refresh_token": token})
         logins.forget()
 
 
 def _https(url: str, token: str, tls: ssl.SSLContext) -> httpx.Client:
+    import httpx
+
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     return httpx.Client(base_url=url, headers=headers, verify=tls, timeout=_TIMEOUT, trust_env=False)
 
@@ -423,32 +438,10 @@ def _client_path(network: str, client: str) -> str:
     return f"/networks/{_part(network)}/clients/{_part(client)}"
 
 
-def _parse(answer: httpx.Response, kind: type[M]) -> M:
+def _parse(answer: httpx.Response | Answer, kind: type[M]) -> M:
     try:
         return kind.model_validate_json(answer.content)
     except ValidationError as e:
         raise ShadowMeshError(
             "bad_answer", "the controller's answer isn't understood", "is it of another version than this command?"
         ) from e
-
-
-def _is_permission(error: BaseException | None) -> bool:
-    """Whether that is what lies below httpx's error."""
-    while error is not None and not isinstance(error, PermissionError):
-        error = error.__cause__ or error.__context__
-    return error is not None
-
-
-def _not_running(data_dir: Path) -> ShadowMeshError:
-    return ShadowMeshError(
-        "controller_unreachable",
-        f"no controller runs in {data_dir}",
-        f"start it with `shadowmesh controller run --data-dir {data_dir}`",
-        kind=Kind.UNREACHABLE,
-    )
-
-
-def _no_permission(data_dir: Path) -> ShadowMeshError:
-    return ShadowMeshError(
-        "no_permission", f"{data_dir} may not be used", "run as root or as the controller's user", kind=Kind.NOT_ALLOWED
-    )

@@ -101,6 +101,12 @@ def test_a_quick_verb_imports_little(arguments: list[str], tmp_path: Path) -> No
     assert arguments != ["--version"] or not found & {"typer", "msgspec", "json", "pathlib.Path"}
 
 
+def test_managing_the_controller_on_this_host_imports_nothing_for_those_elsewhere(tmp_path: Path) -> None:
+    found = _imported("network", "list", "--data-dir", str(tmp_path))
+    assert "shadowmesh.client_api.rest" in found
+    assert not found & {"httpx", "rich", "asyncio", "cryptography", "shadowmesh.client_api.contact"}
+
+
 def test_a_daemon_that_comes_back_imports_only_what_it_needs(tmp_path: Path) -> None:
     """Its start is bounded by what is imported."""
     State(tmp_path).close()
