@@ -19,4 +19,9 @@ class Lines(Static):
         old, self._text = self._text, text
         if old is not None and old == text and old.style == text.style:
             return
-        self.update(text, layout=old is None or old.plain.count("\n") != text.plain.count("\n"))
+        resized = old is None or old.plain.count("\n") != text.plain.count("\n")
+        self.update(text, layout=resized)
+        if resized:
+            # Textual takes a layout that was asked for and not begun yet as the one that is asked for now, also where
+            # another widget's layout has measured this one in between: then the height stays that of the text before.
+            self.call_after_refresh(self.refresh, layout=True)
