@@ -20,7 +20,7 @@ from shadowmesh.daemon.join import outer_addresses, overlap_error
 from shadowmesh.daemon.keeper import Keeper
 from shadowmesh.daemon.links import Links
 from shadowmesh.daemon.mesh import Mesh
-from shadowmesh.daemon.network import INNER_MTU, Network, Refusal
+from shadowmesh.daemon.network import Network, Refusal
 from shadowmesh.daemon.outeraddresses import PumpTraffic
 from shadowmesh.daemon.state import Ending, FormerNetwork, NetworkRecord, State
 from shadowmesh.daemon.streams import Streams
@@ -44,7 +44,7 @@ from shadowmesh.model.addresses import IPAddress
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.link import AuditCheckpoint, Grant, Pending, PresenceUpdate, Removed
-from shadowmesh.model.pump import AddTun, NetIndex, RemoveTun, SetLocal
+from shadowmesh.model.pump import INNER_MTU, AddTun, NetIndex, RemoveTun, SetLocal
 from shadowmesh.protocol.signing import Signer
 
 log = structlog.get_logger(__name__)

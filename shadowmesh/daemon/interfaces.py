@@ -7,12 +7,13 @@ import os
 from collections.abc import Iterable
 
 from shadowmesh.daemon.join import outer_error, overlap_error
-from shadowmesh.daemon.network import INNER_MTU, Interface, Network
+from shadowmesh.daemon.network import Interface, Network
 from shadowmesh.daemon.world import Host, World
 from shadowmesh.dataplane.host import Interface as HostInterface
 from shadowmesh.model.addresses import IPAddress, IPNetwork
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.netmap import Member
+from shadowmesh.model.pump import INNER_MTU
 
 
 class Interfaces:

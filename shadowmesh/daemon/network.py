@@ -24,8 +24,6 @@ from shadowmesh.protocol.signing import IdentityDocument
 
 log = structlog.get_logger(__name__)
 
-INNER_MTU = 1376  # 1500 − IPv6 40 − UDP 8 − relay 44 − WireGuard 32
-
 
 @dataclass(slots=True)
 class Interface:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 
-from shadowmesh.daemon.network import INNER_MTU
 from shadowmesh.engine import WireGuardExport
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.netmap import Member
+from shadowmesh.model.pump import INNER_MTU
 from shadowmesh.model.text import escaped
 
 _KEEPALIVE = 25

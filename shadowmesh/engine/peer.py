@@ -26,6 +26,7 @@ from shadowmesh.model.keys import WireGuardPublicKey
 from shadowmesh.model.link import Presence
 from shadowmesh.model.netmap import Member
 from shadowmesh.model.pump import (
+    DATAGRAM_OVERHEAD,
     DropSessions,
     Edges,
     Path,
@@ -45,7 +46,7 @@ from shadowmesh.paths.candidates import (
     parse_ip,
 )
 from shadowmesh.paths.peerpath import PeerPath
-from shadowmesh.paths.values import Call, Moved, Ping, Policy, Route
+from shadowmesh.paths.values import Call, Moved, Ping, Policy, Resized, Route
 from shadowmesh.protocol import disco
 from shadowmesh.protocol.cookies import verify_mac1
 from shadowmesh.protocol.noise import ReceivedInitiation
@@ -268,6 +269,8 @@ class Peer:
         self.disco_at = boot
         direct = None if path.prefix or path.remote is None else PathKey(path.via, path.remote)
         match message:
+            case disco.Ping(tx_id=tx_id, mtu_probe=True):
+                self._outbox.send(path, self.box.seal(disco.Pong(tx_id, direct.remote if direct else NOWHERE)))
             case disco.Ping(tx_id=tx_id, epoch=epoch, heard=heard, nested=nested):
                 handshake.known_epoch = epoch
                 if direct is not None:
@@ -439,6 +442,8 @@ class Peer:
             client, network = self.member.client_id, self._membership.network_id
             self._outbox.publish(HandshakeDone(now.boot, network, client, session.epoch, session.initiator))
         self.timers.start_polling(now.boot)
+        if self.path is not None:
+            self.path.session_up(now.boot)
         if self._pings is not None:
             self._publish_pings(self._pings.handshake_answered(now), now)
 
@@ -456,6 +461,8 @@ class Peer:
         last = timers.last
         if boot - last < POLL + 0.5:
             self.path.traffic(boot)
+            if timers.sends_long_packets():
+                self.path.bulk(boot)
         if self.plain_hint is not None:
             self._consider_plain(timers.last_rx_any, now)
         relay = self.route.relay
@@ -522,6 +529,8 @@ class Peer:
                 self._send_call(action.ask, now)
             elif type(action) is Moved:
                 moved = True
+            elif type(action) is Resized:
+                self.route.apply(self.path.route)
         if moved:
             self._report_path(now)
 
@@ -529,8 +538,9 @@ class Peer:
         assert self.route is not None
         path = self.route.relay_path() if ping.path is None else Path(ping.path.slot, ping.path.remote)
         if path is not None:
-            message = disco.Ping(ping.tx_id, self._newest_epoch(now), ping.heard, ping.nested)
-            self._outbox.send(path, self.box.seal(message))
+            message = disco.Ping(ping.tx_id, self._newest_epoch(now), ping.heard, ping.nested, bool(ping.mtu))
+            size = ping.mtu + DATAGRAM_OVERHEAD if ping.mtu else 0
+            self._outbox.send(path, self.box.seal(message, size=size))
 
     def _send_call(self, ask: bool, now: Now) -> None:
         assert self.route is not None

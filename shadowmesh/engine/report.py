@@ -27,6 +27,7 @@ _KIND_NAMES = {
     CandidateKind.NESTED: "nested",
 }
 
+NARROW = " Full-size packets don't get through on it, packets of {} bytes do."
 DOUBLED = " Just now it doesn't answer, so the relay carries a second copy of everything."
 
 
@@ -36,6 +37,7 @@ def status(peer: Peer, now: Now, counters: CounterReader | None) -> PeerStatus:
     path, handshake = peer.path, peer.handshake
     latency = path.latency() if path is not None and kind != "none" else None
     doubled = kind == "direct" and path is not None and path.doubled(now.boot)
+    mtu = path.mtu if path is not None and kind != "none" else None
     done = handshake.done_at if handshake is not None else -inf
     return PeerStatus(
         name=peer.member.name,
@@ -51,7 +53,8 @@ def status(peer: Peer, now: Now, counters: CounterReader | None) -> PeerStatus:
         tx_bytes=traffic.tx if traffic is not None else 0,
         last_handshake=_clock(now.wall - (now.boot - done)) if done > -inf else None,
         reason=reason.value,
-        explanation=_explanation(peer, reason) + (DOUBLED if doubled else ""),
+        explanation=_explanation(peer, reason) + (DOUBLED if doubled else "") + (NARROW.format(mtu) if mtu else ""),
+        mtu=mtu,
     )
 
 
@@ -68,14 +71,14 @@ def why(engine: Engine, peer: Peer, now: Now, counters: CounterReader | None) ->
     return Why(
         network=engine.netmap.head.name if engine.netmap is not None else "",
         peer=status(peer, now, counters),
-        attempts=tuple(_attempt(p, now.boot) for p in probes),
+        attempts=tuple(_attempt(p, path.mtu_of(p.path), now.boot) for p in probes if path is not None),
         next_try_s=None if next_try is None else round(max(0.0, next_try), 1),
         history=tuple(_line(e, now) for e in peer.history or ()),
         drops=counters.drops(peer.index) if counters is not None else {},
     )
 
 
-def _attempt(probe: Probe, now: float) -> PathAttempt:
+def _attempt(probe: Probe, mtu: int | None, now: float) -> PathAttempt:
     if probe.pong_at > -inf:
         result = "lost" if probe.lost_at > probe.pong_at else "answered"
     else:
@@ -88,6 +91,7 @@ def _attempt(probe: Probe, now: float) -> PathAttempt:
         result=result,
         latency_ms=round(probe.rtt * 1000, 3) if probe.rtt else None,
         age_s=round(now - since, 1) if since > -inf else None,
+        mtu=mtu,
     )
 
 

@@ -24,6 +24,7 @@ class PeerRoute:
         "_absent",
         "_also",
         "_index",
+        "_mtu",
         "_outbox",
         "_primary",
         "_relays",
@@ -48,6 +49,7 @@ class PeerRoute:
         self._absent: dict[RelayID, float] = {}
         self._primary: Path | None = None
         self._also: Path | None = None
+        self._mtu: int | None = None
 
     @property
     def open(self) -> bool:
@@ -73,6 +75,7 @@ class PeerRoute:
         before, self.relay = self.relay, relay
         self.path.set_relay(relay is not None, now.boot)
         if relay is not before:
+            self.path.relay_changed(now.boot)
             self.apply(self.path.route)
         return relay is not None and before is None
 
@@ -94,10 +97,11 @@ class PeerRoute:
     def apply(self, route: Route) -> bool:
         """Tells the pump, if its paths are others than before; returns whether they are."""
         primary, also = self._resolve(route.primary), self._resolve(route.also)
-        if primary == self._primary and also == self._also:
+        mtu = self.path.mtu
+        if (primary, also, mtu) == (self._primary, self._also, self._mtu):
             return False
-        self._primary, self._also = primary, also
-        self._outbox.emit(SetPath(self._index, primary, also))
+        self._primary, self._also, self._mtu = primary, also, mtu
+        self._outbox.emit(SetPath(self._index, primary, also, mtu))
         return True
 
     def _resolve(self, way: PathKey | str | None) -> Path | None:

@@ -14,6 +14,11 @@ from msgspec import Struct
 
 from shadowmesh.model.addresses import IPAddress, IPNetwork, SockAddr
 
+INNER_MTU = 1376
+"""Of an overlay's interface: 1500 − IPv6 40 − UDP 8 − relay 44 − WireGuard 32."""
+
+DATAGRAM_OVERHEAD = 32  # that WireGuard adds to an inner packet: header 16, tag 16
+
 NetIndex = NewType("NetIndex", int)  # a network within this daemon
 PeerIndex = NewType("PeerIndex", int)  # a peer within this daemon, unique over its networks
 Slot = NewType("Slot", int)  # a socket or a stream

@@ -28,6 +28,7 @@ class PeerStatus(Struct, frozen=True, kw_only=True):
     last_handshake: str | None = None  # RFC 3339, UTC
     reason: str = "none.idle"
     explanation: str = ""
+    mtu: int | None = None  # of inner packets, where the path carries less than the interface's MTU
 
 
 class NetworkStatus(Struct, frozen=True, kw_only=True):
@@ -94,6 +95,7 @@ class PathAttempt(Struct, frozen=True, kw_only=True):
     result: str  # answered | silent | lost | not-tried
     latency_ms: float | None = None
     age_s: float | None = None
+    mtu: int | None = None  # the largest inner packet that got through, where it was tried
 
 
 class Why(Struct, frozen=True, kw_only=True):

@@ -31,6 +31,7 @@ from shadowmesh.paths.candidates import (
     pair,
     parse_ip,
 )
+from shadowmesh.paths.pathmtu import PathMtu
 from shadowmesh.paths.values import (
     ACTIVE,
     ALLOW_ALL,
@@ -63,6 +64,7 @@ from shadowmesh.paths.values import (
     Ping,
     Policy,
     Probe,
+    Resized,
     Route,
 )
 
@@ -71,12 +73,50 @@ class PeerPath:
     """The path of one peer, seen from one side."""
 
     __slots__ = (
-        "_actions", "_call_round", "_called_at", "_check_round", "_check_started", "_failed", "_forgotten",
-        "_heard_candidates_at", "_last_traffic", "_led_until", "_lost", "_measure_asked_at", "_measure_at",
-        "_nested_until", "_next_beat", "_obstacle_of", "_pinged_at", "_pings", "_reason", "_relay_beat", "_remote",
-        "_remote_filters_ports", "_remote_udp_blocked", "_retry_at", "_retry_wait", "_rng", "_route", "_sockets",
-        "_unanswered_since", "_unproven", "_view", "best", "deadline", "old", "plain", "policy", "probes",
-        "relay_pong_at", "relay_rtt",
+        "_actions",
+        "_call_round",
+        "_called_at",
+        "_check_round",
+        "_check_started",
+        "_failed",
+        "_forgotten",
+        "_heard_candidates_at",
+        "_last_traffic",
+        "_led_until",
+        "_lost",
+        "_measure_asked_at",
+        "_measure_at",
+        "_mtu_at",
+        "_mtu_probes",
+        "_mtus",
+        "_nested_until",
+        "_next_beat",
+        "_obstacle_of",
+        "_pinged_at",
+        "_pings",
+        "_reason",
+        "_relay_beat",
+        "_remote",
+        "_remote_filters_ports",
+        "_remote_udp_blocked",
+        "_retry_at",
+        "_retry_wait",
+        "_rng",
+        "_route",
+        "_session",
+        "_sockets",
+        "_unanswered_since",
+        "_unproven",
+        "_view",
+        "best",
+        "deadline",
+        "mtu",
+        "old",
+        "plain",
+        "policy",
+        "probes",
+        "relay_pong_at",
+        "relay_rtt",
         "relay_up",
     )  # fmt: skip
 
@@ -122,6 +162,11 @@ class PeerPath:
         self._lost = False  # a direct path was lost and none found since
         self._route = Route(None, None)
         self._reason = Reason.NONE_IDLE
+        self.mtu: int | None = None  # of inner packets where data goes now, if less than the interface's
+        self._mtu_at = inf
+        self._session = False  # the peer can answer: handshakes succeed
+        self._mtus: dict[PathKey | Literal["relay"], PathMtu] = {}
+        self._mtu_probes: dict[bytes, tuple[PathKey | Literal["relay"], int, float]] = {}
         self._obstacle_of: tuple[tuple[HostView, tuple[Candidate, ...], bool, bool], tuple[Reason, bool]] | None = None
 
     # what is asked of it
@@ -225,6 +270,9 @@ class PeerPath:
         slots = {s.slot for s in sockets}
         for key in [k for k in self.probes if k.slot not in slots]:
             del self.probes[key]
+        if moved:
+            self._mtus.clear()
+            self._settle_sizes(self._route, now)
         for probe in self.probes.values():
             self._judge(probe)
         if self.best is not None and self.best.path.slot not in slots:
@@ -398,6 +446,8 @@ class PeerPath:
 
         `own_id`: the peer's, for our next ping to confirm. `nested`: the peer sees that the path is inside another tunnel.
         """
+        if self._mtu_probes and self._size_answered(path or "relay", tx_id, now):
+            return None
         entry = self._pings.pop(tx_id, None)
         if entry is None:
             return None
@@ -423,6 +473,78 @@ class PeerPath:
             self._leave_nested(now)
         self._proven(probe, rtt, now)
         return rtt
+
+    # which size gets through
+
+    def session_up(self, now: float) -> None:
+        """A handshake succeeded: from now on the peer can be asked which packets reach it."""
+        if not self._session:
+            self._session = True
+            self._settle_sizes(self._route, now)
+            self._settle(now)
+
+    def bulk(self, now: float) -> None:
+        """Long packets were sent of late: do they get through?"""
+        for way in self._route:
+            if way is not None and way in self._mtus:
+                self._mtus[way].confirm(now)
+        self._resize()
+        self._settle(now)
+
+    def relay_changed(self, now: float) -> None:
+        """Another relay than before, or another way to it."""
+        if self._mtus.pop("relay", None) is not None:
+            self._settle_sizes(self._route, now)
+            self._settle(now)
+
+    def mtu_of(self, path: PathKey) -> int | None:
+        """The largest inner packet that got through a path, None where it isn't known."""
+        mtu = self._mtus.get(path)
+        return None if mtu is None else mtu.found
+
+    def _size_answered(self, way: PathKey | Literal["relay"], tx_id: bytes, now: float) -> bool:
+        """Whether this pong answers a probe of a size."""
+        probe = self._mtu_probes.pop(tx_id, None)
+        if probe is None:
+            return False
+        mtu = self._mtus.get(probe[0])
+        if probe[0] == way and mtu is not None:
+            mtu.answered(probe[1], now)
+            self._resize()
+            self._settle(now)
+        return True
+
+    def _probe_sizes(self, now: float) -> None:
+        for way in self._route:
+            if way is None or way not in self._mtus:
+                continue
+            rtt = self.relay_rtt if way == "relay" else self.probes[way].rtt if way in self.probes else 0.0
+            for size in self._mtus[way].tick(now, rtt):
+                tx_id = self._rng.randbytes(12)
+                self._mtu_probes[tx_id] = way, size, now
+                self._actions.append(Ping(None if way == "relay" else way, tx_id, mtu=size))
+        self._resize()
+        if len(self._mtu_probes) > 64:
+            self._mtu_probes = {t: p for t, p in self._mtu_probes.items() if now - p[2] < PING_MEMORY}
+
+    def _settle_sizes(self, route: Route, now: float) -> None:
+        """Begins to look for the sizes of the ways that data takes; what is known of others is kept for when they are taken again."""
+        for way in [w for w in self._mtus if w != "relay" and w not in self.probes]:
+            del self._mtus[way]
+        for taken in route:
+            if taken is not None and taken not in self._mtus and taken != self.plain and self._session:
+                mtu = self._mtus[taken] = PathMtu()
+                mtu.start(now)
+        self._resize()
+
+    def _resize(self) -> None:
+        """Tells a changed size, and when the next probe is due."""
+        taken = [self._mtus[way] for way in self._route if way is not None and way in self._mtus]
+        self._mtu_at = min((m.deadline for m in taken), default=inf)
+        limits = [m.limit for m in taken if m.limit is not None]
+        if (least := min(limits, default=None)) != self.mtu:
+            self.mtu = least
+            self._actions.append(Resized())
 
     def wireguard_proven(self, path: PathKey, now: float) -> None:
         """A peer without disco sent an authenticated WireGuard message from there."""
@@ -451,6 +573,8 @@ class PeerPath:
     def forget(self) -> None:
         """Back to where nothing is known."""
         self.best = self.old = self.plain = None
+        self._mtus.clear()
+        self._resize()
         self.probes.clear()
         self._pings.clear()
         self._end_check()
@@ -488,6 +612,8 @@ class PeerPath:
         self._leave_nested(now)
         if not self._settled_down and not self.checking and self.active(now) and now >= self._retry_at:
             self._start_check(now, ask=True)
+        if now >= self._mtu_at:
+            self._probe_sizes(now)
         if self.probes and now >= self._forget_at():
             self.forget()
         self._settle(now)
@@ -720,6 +846,7 @@ class PeerPath:
         route = self._wanted_route(now)
         if route != self._route:
             self._route = route
+            self._settle_sizes(route, now)
             self._actions.append(route)
         reason = self._wanted_reason()
         if reason is not self._reason:
@@ -749,4 +876,4 @@ class PeerPath:
             at = max(self._retry_at, now)
         if self.probes:
             at = min(at, self._forget_at())
-        self.deadline = at
+        self.deadline = min(at, self._mtu_at)

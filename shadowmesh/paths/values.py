@@ -36,12 +36,13 @@ CLEARLY_FASTER_BY = 0.005  # … if it also gains so many seconds
 
 class Ping(NamedTuple):
     """Send a disco ping. `path` None: through the relay. `heard`: what it says of the peer's last pong there. `nested`: the path is
-    inside another tunnel, and wanted nevertheless."""
+    inside another tunnel, and wanted nevertheless. `mtu`: it only asks whether an inner packet of this size would get through; 0: it is no such."""
 
     path: PathKey | None
     tx_id: bytes
     heard: bytes = NO_ID
     nested: bool = False
+    mtu: int = 0
 
 
 class Call(NamedTuple):
@@ -64,7 +65,11 @@ class Moved(NamedTuple):
     reason: Reason
 
 
-Action: TypeAlias = Ping | Call | Route | Moved
+class Resized(NamedTuple):
+    """Packets of another size than before get through where data goes: `PeerPath.mtu`."""
+
+
+Action: TypeAlias = Ping | Call | Route | Moved | Resized
 
 RELAY_ROUTE = Route("relay", None)
 

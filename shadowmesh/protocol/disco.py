@@ -74,6 +74,7 @@ NO_SESSION_SIZE: Final = _OVERHEAD + 5
 _ASK: Final = 1
 _FILTERS_PORTS: Final = 2
 _UDP_BLOCKED: Final = 4
+_NESTED, _MTU_PROBE = 1, 2
 _V4_MAPPED: Final = bytes(10) + b"\xff\xff"
 
 
@@ -100,13 +101,15 @@ class Ping(Struct, frozen=True):
     """Asks for a pong on the same path. `tx_id` has 12 bytes; `epoch` is the newest network key the sender holds.
 
     `heard`: the own id of the last pong that came on this path, which proves to its sender that it did; zeros: none.
-    `nested`: the sender knows that this path is inside another tunnel, and has no other left.
+    `nested`: the sender knows that this path is inside another tunnel, and has no other left. `mtu_probe`: it asks for nothing but whether
+    a datagram of this size gets through.
     """
 
     tx_id: bytes
     epoch: int = 0
     heard: bytes = NO_ID
     nested: bool = False
+    mtu_probe: bool = False
 
 
 class Pong(Struct, frozen=True):
@@ -157,8 +160,9 @@ def sender(data: bytes) -> WireGuardPublicKey:
 def encode(message: Message) -> bytes:
     """A message as it goes into the box. Raises ValueError for what has no encoding."""
     match message:
-        case Ping(tx_id, epoch, heard, nested):
-            return struct.pack(">B12sI12sB14x", _PING, _tx(tx_id), epoch, _tx(heard), nested)
+        case Ping(tx_id, epoch, heard, nested, mtu_probe):
+            flags = (_NESTED if nested else 0) | (_MTU_PROBE if mtu_probe else 0)
+            return struct.pack(">B12sI12sB14x", _PING, _tx(tx_id), epoch, _tx(heard), flags)
         case Pong(tx_id, observed, own_id, nested):
             return struct.pack(">B12s18s12sB", _PONG, _tx(tx_id), _pack_address(observed), _tx(own_id), nested)
         case NoSession(receiver_index):
@@ -178,8 +182,8 @@ def decode(plaintext: bytes) -> Message:
     try:
         match plaintext[:1]:
             case b"\x01":
-                tx_id, epoch, heard, nested = struct.unpack_from(">12sI12sB14x", plaintext, 1)
-                return Ping(tx_id, epoch, heard, bool(nested))
+                tx_id, epoch, heard, flags = struct.unpack_from(">12sI12sB14x", plaintext, 1)
+                return Ping(tx_id, epoch, heard, bool(flags & _NESTED), bool(flags & _MTU_PROBE))
             case b"\x02":
                 tx_id, observed, own_id, nested = struct.unpack_from(">12s18s12sB", plaintext, 1)
                 return Pong(tx_id, _unpack_address(observed), own_id, bool(nested))
@@ -233,12 +237,12 @@ class DiscoBox:
             self._box = self._primitives.box(self._private, self._peer)
         return self._box
 
-    def seal(self, message: Message, nonce: bytes | None = None) -> bytes:
-        """A whole datagram of at most 1,200 bytes. `nonce` has 24 bytes and is random when not given."""
+    def seal(self, message: Message, nonce: bytes | None = None, *, size: int = 0) -> bytes:
+        """A whole datagram of at most 1,200 bytes, or padded to `size`. `nonce` has 24 bytes and is random when not given."""
         box = self._ready()
         nonce = os.urandom(24) if nonce is None else nonce
         nonce = bytes((nonce[0] & 0xFE | self._larger,)) + nonce[1:]
-        return b"".join((HEADER, self._public, nonce, box.seal(nonce, encode(message))))
+        return b"".join((HEADER, self._public, nonce, box.seal(nonce, encode(message).ljust(size - _OVERHEAD, b"\0"))))
 
     def open(self, data: bytes) -> Message:
         """Raises AuthFailure when it isn't sealed by the peer for this node, MalformedError when it is no disco message."""

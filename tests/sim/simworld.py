@@ -128,6 +128,9 @@ class Flow:
         self._waiting_since = inf
 
 
+IP_UDP = 28  # bytes of IPv4's and UDP's headers
+
+
 class Site:
     """A place with a NAT (or none), a link to the internet and hosts on one LAN."""
 
@@ -135,6 +138,7 @@ class Site:
         self.name = name
         self.kind = kind
         self.delay = world.rng.uniform(0.005, 0.04)
+        self.mtu = 1500  # of its link to the internet: longer packets vanish
         self.loss = world.loss / 2  # a way through the internet crosses two sites
         self.public_ip = f"198.18.{number // 250}.{number % 250 + 1}"
         self.lan = f"192.168.{number % 200}"
@@ -810,7 +814,7 @@ class World:
                 return
             self.after(0.0005, self._land, neighbour, src, dst, data)
             return
-        if not site.udp_out:
+        if not site.udp_out or len(data) + IP_UDP > site.mtu:
             return
         now = self.time
         for nat in site.nats:
@@ -843,6 +847,8 @@ class World:
 
     def _enter(self, site: Site, origin: str, src: SockAddr, dst: SockAddr, data: bytes) -> None:
         """At a site's outer router."""
+        if len(data) + IP_UDP > site.mtu:
+            return
         inside: SockAddr | None = dst
         for nat in reversed(site.nats):
             assert inside is not None
