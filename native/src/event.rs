@@ -25,6 +25,7 @@ const RINGS: [(Kind, usize); 4] = [(Kind::Handshake, 256), (Kind::Disco, 1024), 
 pub const TX_DATA: u8 = 1;
 pub const RX_DATA: u8 = 2;
 pub const RX_ANY: u8 = 4;
+pub const TX_LONG: u8 = 8;
 
 /// What a descriptor was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::counters::{CounterTable, Field, Record};
-use crate::event::{Event, Kind, Rings, TX_DATA, Waiting};
+use crate::event::{Event, Kind, Rings, TX_DATA, TX_LONG, Waiting};
+
+const LONG: u64 = 600; // bytes of an inner packet that a narrow path may not carry
 use crate::io::{Interface, Link, Way};
 use crate::packet::too_big;
 use crate::path::{Path, Remote};
@@ -244,6 +246,9 @@ impl State {
         peer.record.add_traffic(if relayed { Field::TxRelay } else { Field::TxDirect }, size, packets);
         peer.record.set(Field::LastTxData, now);
         self.edge(peer, TX_DATA, now);
+        if size >= LONG * packets {
+            self.edge(peer, TX_LONG, now);
+        }
     }
 
     /// Drops a packet above the path's MTU and tells this host's kernel the size that fits.

@@ -35,7 +35,7 @@ from shadowmesh.dataplane.state import NetState, PeerState, SessionState, is_rel
 from shadowmesh.model import pump as m
 from shadowmesh.model.addresses import IPAddress, SockAddr
 
-_TX_DATA, _RX_DATA, _RX_ANY = map(int, m.Edges)  # plain numbers: they are asked for with each packet
+_TX_DATA, _RX_DATA, _RX_ANY, _TX_LONG = map(int, m.Edges)  # plain numbers: they are asked for with each packet
 _TOLD_LIMIT: Final = 4096
 _ASKED_LIMIT: Final = 4096
 
@@ -285,6 +285,8 @@ class PumpCore:
         record[c.LAST_TX_DATA] = int(now * 1e9)
         if peer.edges & _TX_DATA:
             self._edge(peer, m.Edges.TX_DATA, now)
+        if peer.edges & _TX_LONG and size >= m.LONG * packets:
+            self._edge(peer, m.Edges.TX_LONG, now)
 
     def _emit(self, peer: PeerState, datagram: bytes, now: float) -> None:
         for path in (peer.primary, peer.also):

@@ -57,14 +57,6 @@ class CounterReader:
         rx, tx = t[at + _RX_RELAY], t[at + _TX_RELAY]
         return Traffic(t[at + _RX_DIRECT] + rx, t[at + _TX_DIRECT] + tx, rx, tx)
 
-    def sent(self, peer: PeerIndex) -> tuple[int, int]:
-        """Bytes and number of inner packets that were sent."""
-        at = self._find(peer)
-        if at is None:
-            return 0, 0
-        t = self._table
-        return t[at + _TX_DIRECT] + t[at + _TX_RELAY], t[at + _TX_DIRECT + 1] + t[at + _TX_RELAY + 1]
-
     def drops(self, peer: PeerIndex | None) -> dict[str, int]:
         """Packets that were dropped, by cause, without the causes that never came up. None: those of no peer."""
         at = 0 if peer is None else self._find(peer)

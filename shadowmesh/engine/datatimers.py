@@ -13,7 +13,6 @@ POLL = 3.0  # seconds between two looks at an active peer's counters
 POLL_SHIFTS = 16  # the polls of very many peers are spread over so many moments …
 SHARE_A_POLL = 256  # … of so many peers each; else a node's peers share one turn
 QUIET = 10.0  # seconds without data after which a peer is no longer polled until the pump tells of new data
-LONG, LONG_ON_AVERAGE = 1000, 400  # bytes: acknowledgements and what people type are no long packets
 NO_ANSWER = KEEPALIVE_TIMEOUT + REKEY_TIMEOUT
 
 
@@ -21,7 +20,7 @@ class DataTimers:
     """Times are CLOCK_BOOTTIME seconds, -inf for never. `deadline`: when `poll` is wanted."""
 
     __slots__ = (
-        "_armed", "_index", "_outbox", "_poll_at", "_rx_since", "_sent", "_surroundings", "_tx_since", "deadline", "last_rx",
+        "_armed", "_index", "_outbox", "_poll_at", "_rx_since", "_surroundings", "_tx_since", "deadline", "last_rx",
         "last_rx_any", "last_tx",
     )  # fmt: skip
 
@@ -34,7 +33,6 @@ class DataTimers:
         self.last_rx_any = -inf  # anything authenticated received, keepalives too
         self.deadline = inf
         self._armed = False
-        self._sent = (0, 0)  # bytes and packets, as counted last
         self._poll_at = inf
         self._rx_since = inf  # data came and nothing was sent since
         self._tx_since = inf  # data was sent and nothing came since
@@ -81,15 +79,6 @@ class DataTimers:
             self._poll_at = inf
         self._settle()
         return handshake_due
-
-    def sends_long_packets(self) -> bool:
-        """Whether, since the last call, packets were sent that a narrow path might not carry."""
-        counters = self._surroundings.counters
-        if counters is None:
-            return False
-        before, self._sent = self._sent, counters.sent(self._index)
-        octets, packets = self._sent[0] - before[0], self._sent[1] - before[1]
-        return octets >= max(LONG, LONG_ON_AVERAGE * packets)
 
     def read(self) -> float:
         """When data went either way last, by the counters of this moment."""

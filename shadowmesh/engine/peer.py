@@ -27,6 +27,7 @@ from shadowmesh.model.link import Presence
 from shadowmesh.model.netmap import Member
 from shadowmesh.model.pump import (
     DATAGRAM_OVERHEAD,
+    Arm,
     DropSessions,
     Edges,
     Path,
@@ -51,6 +52,7 @@ from shadowmesh.protocol import disco
 from shadowmesh.protocol.cookies import verify_mac1
 from shadowmesh.protocol.noise import ReceivedInitiation
 
+LONG_INTERVAL = 1.0  # seconds between two looks at whether long packets get through, while they are sent
 DISCO_SILENT = 6.5  # seconds without disco after which a peer heard by WireGuard alone is taken for a plain one
 NO_SESSION_INTERVAL = 1.0
 MAX_ENDPOINTS = 4  # of a recent peer that are remembered over a restart
@@ -62,7 +64,7 @@ class Peer:
     """Times inside are CLOCK_BOOTTIME seconds."""
 
     __slots__ = (
-        "_box", "_membership", "_no_session_at", "_outbox", "_pings", "_relays", "_surroundings", "_view", "disco_at", "handshake", "history",
+        "_box", "_membership", "_no_session_at", "_outbox", "_pings", "_relays", "_surroundings", "_view", "_watch_long_at", "disco_at", "handshake", "history",
         "index", "key", "member", "online", "path", "plain_hint", "presence", "queued_at", "route", "timers",
     )  # fmt: skip
 
@@ -94,6 +96,7 @@ class Peer:
         self.queued_at = inf
         self._no_session_at = -inf  # when it was last told that we don't have its session
         self._pings: Pings | None = None
+        self._watch_long_at = inf  # when the pump is to be asked for long packets again
         self._box: disco.DiscoBox | None = None
         self._view = PeerView("none", Reason.NONE_IDLE)
         self._put()
@@ -165,6 +168,7 @@ class Peer:
         if self.handshake is not None:
             self.handshake.close()
         self.handshake = self.path = self.route = self.timers = self._pings = None
+        self._watch_long_at = inf
         self._outbox.timers.cancel(self)
         self._outbox.emit(SetPath(self.index, None))
         self._outbox.emit(DropSessions(self.index))
@@ -185,8 +189,12 @@ class Peer:
         self.after(now)
 
     def edge(self, which: Edges, now: Now) -> None:
-        """The first data after a silence."""
-        if self.timers is not None:
+        """The first data after a silence, or long packets."""
+        if which & Edges.TX_LONG and self.path is not None:
+            self.path.bulk(now.boot)
+            self._watch_long_at = now.boot + LONG_INTERVAL
+            self.after(now)
+        if which & (Edges.TX_DATA | Edges.RX_DATA) and self.timers is not None:
             self.timers.edge(which, now.boot)
             if self.relay is None:
                 self.choose_relay(now)
@@ -442,8 +450,8 @@ class Peer:
             client, network = self.member.client_id, self._membership.network_id
             self._outbox.publish(HandshakeDone(now.boot, network, client, session.epoch, session.initiator))
         self.timers.start_polling(now.boot)
-        if self.path is not None:
-            self.path.session_up(now.boot)
+        if self.path is not None and self.path.session_up(now.boot):
+            self._watch_long_at = now.boot
         if self._pings is not None:
             self._publish_pings(self._pings.handshake_answered(now), now)
 
@@ -461,8 +469,6 @@ class Peer:
         last = timers.last
         if boot - last < POLL + 0.5:
             self.path.traffic(boot)
-            if timers.sends_long_packets():
-                self.path.bulk(boot)
         if self.plain_hint is not None:
             self._consider_plain(timers.last_rx_any, now)
         relay = self.route.relay
@@ -491,7 +497,7 @@ class Peer:
         at = min(at, self.path.deadline)
         if self._pings is not None and self._pings.deadline < at:
             at = self._pings.deadline
-        return at
+        return at if at < self._watch_long_at else self._watch_long_at
 
     def on_timer(self, now: Now) -> None:
         assert self.path is not None
@@ -503,6 +509,9 @@ class Peer:
             self.path.beat_along(boot)
         if boot >= self.path.deadline:
             self.path.tick(boot)
+        if boot >= self._watch_long_at:
+            self._watch_long_at = inf
+            self._outbox.emit(Arm(self.index, Edges.TX_LONG))
         if boot >= self.handshake.deadline() and self.handshake.on_timer(now):
             self.timers.forgive()
         if self._pings is not None and boot >= self._pings.deadline:

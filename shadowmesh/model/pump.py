@@ -48,12 +48,16 @@ class Session(Struct, frozen=True, gc=False):
         return f"Session({self.local_index:#x}, {self.remote_index:#x}, ***, initiator={self.initiator})"
 
 
+LONG = 600  # bytes of an inner packet that a narrow path may not carry
+
+
 class Edges(IntFlag):
     """One-shot notices to arm for a peer."""
 
     TX_DATA = 1
     RX_DATA = 2
     RX_ANY = 4
+    TX_LONG = 8  # data of LONG bytes a packet or more
 
 
 class Kind(IntEnum):

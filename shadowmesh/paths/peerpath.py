@@ -476,12 +476,14 @@ class PeerPath:
 
     # which size gets through
 
-    def session_up(self, now: float) -> None:
-        """A handshake succeeded: from now on the peer can be asked which packets reach it."""
-        if not self._session:
-            self._session = True
-            self._settle_sizes(self._route, now)
-            self._settle(now)
+    def session_up(self, now: float) -> bool:
+        """A handshake succeeded: from now on the peer can be asked which packets reach it. Returns whether it was the first."""
+        if self._session:
+            return False
+        self._session = True
+        self._settle_sizes(self._route, now)
+        self._settle(now)
+        return True
 
     def bulk(self, now: float) -> None:
         """Long packets were sent of late: do they get through?"""

@@ -459,6 +459,17 @@ class Conformance:
 
     # edges and keepalives
 
+    def test_long_packets_have_an_edge_of_their_own(self, rig: Rig, peer: Peer) -> None:
+        peer.session(7)
+        rig.apply(m.Arm(peer.index, m.Edges.TX_LONG))
+        rig.sync()
+        rig.host_sends(NET, *numbered(50, to_host=False))
+        rig.settle()
+        assert not rig.drain()
+        rig.host_sends(NET, ip_packet(HOST, PEER, bytes(m.LONG)))
+        (edge,) = rig.expect(m.Edge)
+        assert (edge.peer, edge.which) == (peer.index, m.Edges.TX_LONG)
+
     def test_edges_are_told_once_each_time_they_are_armed(self, rig: Rig, peer: Peer) -> None:
         keys = peer.session(7)
         rig.apply(m.Arm(peer.index, m.Edges.TX_DATA | m.Edges.RX_DATA | m.Edges.RX_ANY))
