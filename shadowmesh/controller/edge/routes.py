@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
+import msgspec
 from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
 
 from shadowmesh import __version__
 from shadowmesh.controller.edge.access import MAX_BODY, At, Cursor, IdempotencyKey, Limit, is_local, source
@@ -24,7 +27,7 @@ from shadowmesh.controller.edge.needs import (
 from shadowmesh.controller.service.idempotency import IdempotentRequest
 from shadowmesh.model import api
 from shadowmesh.model.codec import from_json, to_json
-from shadowmesh.model.enrol import ChallengeRequest, EnrolRequest
+from shadowmesh.model.enrol import ChallengeRequest, EnrolAnswer, EnrolRequest
 from shadowmesh.model.ids import NetworkRef
 from shadowmesh.model.relaylink import RelayRegistration
 from shadowmesh.protocol.signing import IdentityDocument, sign_identity
@@ -36,10 +39,33 @@ Name = Annotated[str, Path(max_length=100, pattern=_NAME)]
 Number = Annotated[str | None, Query(max_length=18, pattern=r"^[0-9]+$")]
 NetworkQuery = Annotated[str | None, Query(max_length=100, pattern=r"^[\x21-\x7e]+$")]
 _JSON = "application/json"
+_PIECE = 128  # members of a map: some 30 kB
 
 
 def _json(value: object) -> Response:
     return Response(to_json(value), media_type=_JSON)
+
+
+def _in_pieces(answer: EnrolAnswer) -> Response:
+    """The answer's JSON; a map of thousands isn't copied for each who joins, and goes out as fast as it is read."""
+    snapshot = None if answer.map is None else answer.map.snapshot
+    if answer.map is None or snapshot is None:
+        return _json(answer)
+    members = snapshot.members
+    bare = msgspec.structs.replace(answer.map, snapshot=msgspec.structs.replace(snapshot, members=()))
+    text = to_json(msgspec.structs.replace(answer, map=bare))
+    before, _, after = text.rpartition(b'"members":[]')  # keys are sorted: nothing that others named comes after it
+    opening = before + b'"members":['
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield opening
+        for start in range(0, len(members), _PIECE):
+            part = b",".join(members[start : start + _PIECE])
+            yield b"," + part if start else part
+        yield b"]" + after
+
+    size = len(opening) + sum(map(len, map(memoryview, members))) + max(0, len(members) - 1) + 1 + len(after)
+    return StreamingResponse(pieces(), media_type=_JSON, headers={"Content-Length": str(size)})
 
 
 def _struct_body(name: str) -> dict[str, Any]:
@@ -76,7 +102,7 @@ async def challenge(at: At, request: Request) -> Response:
 async def enroll(at: At, request: Request) -> Response:
     """Redeems an invite or a short code; see `model.enrol`."""
     wish = from_json(await request.body(), EnrolRequest)
-    return _json(await at.enrolment.enrol(wish, source(request)))
+    return _in_pieces(await at.enrolment.enrol(wish, source(request)))
 
 
 @router.post(
