@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
+import pytest
+
 from shadowmesh.client_api.link import MapChanged
+from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.service.livemap import LiveMap
+from shadowmesh.controller.service.mapcontent import announce_urls, read_changes
 from shadowmesh.model.codec import from_json
 from shadowmesh.model.link import FromController, Grant, MapUpdate, read_message
 
@@ -110,3 +117,50 @@ async def test_a_delta_leads_from_every_older_serial(world: World) -> None:
     for held in older:
         update = from_json(live.text_for(device.answer.client_id, *held.order), MapUpdate)
         assert update.delta is not None and update.apply(held) == live.map
+
+
+async def test_nodes_that_name_their_urls_differently_sign_the_same_maps(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.network()
+    ref = (await world.member()).map.head.network_ref
+    one = world.at.core
+    monkeypatch.setattr(one.store, "shared", True, raising=False)
+    urls = ("https://192.0.2.2:8443", "https://192.0.2.1:8443")
+    two = replace(one, settings=msgspec.structs.replace(one.settings, public_urls=urls))
+    three = replace(one, settings=msgspec.structs.replace(one.settings, public_urls=urls[::-1]))
+    for node in (two, three, one):
+        await node.write(partial(announce_urls, node))
+
+    async def live(node: Core) -> LiveMap:
+        changes = await node.read(lambda conn: read_changes(node, conn, ref, None, {}))
+        assert changes is not None
+        return LiveMap(node, changes)
+
+    maps = [(await live(node)).map for node in (one, two, three)]
+    assert maps[0] == maps[1] == maps[2]
+    assert set(maps[0].head.controller_urls) == {world.url, *urls}
+    assert {s.host for s in maps[0].head.stun} == {"127.0.0.1", "192.0.2.1", "192.0.2.2"}
+    await two.write(partial(announce_urls, two))
+    assert (await live(one)).map == maps[0], "what is announced already makes no new serial"
+
+
+async def test_a_url_that_no_node_has_any_more_is_announced_for_a_month(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.network()
+    device = await world.member()
+    core = world.at.core
+    old = replace(core, settings=msgspec.structs.replace(core.settings, public_urls=("https://192.0.2.9:8443",)))
+    with monkeypatch.context() as patch:
+        patch.setattr(core.store, "shared", True, raising=False)
+        await old.write(partial(announce_urls, old))
+        for days, known in ((0, True), (29, True), (2, False)):
+            world.clock.advance(days=days)
+            await world.at.tidy()
+            await world.at.maps.catch_up()
+            await device.until_map(lambda m, known=known: ("https://192.0.2.9:8443" in m.head.controller_urls) == known)
+    await old.write(partial(announce_urls, old))
+    await core.write(partial(announce_urls, core))
+    await world.at.maps.catch_up()
+    await device.until_map(lambda m: m.head.controller_urls == (world.url,))

@@ -19,6 +19,7 @@ from shadowmesh.controller.service.addresses import address6
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.grants import Keys, open_keys
 from shadowmesh.controller.store import schema
+from shadowmesh.controller.store.announced import announce, announced
 from shadowmesh.controller.store.networks import living_network
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.codec import to_json
@@ -55,7 +56,7 @@ def read_changes(
         query = query.where(c.c.changed_serial > since[1])
     else:
         query = query.where(sa.or_(c.c.state == "approved", c.c.changed_serial > network.serial - HISTORY))
-    head, epochs = load_head(core, conn, network)
+    head, epochs = load_head(conn, network)
     return Changes(whole, network, head, open_keys(core, ref, epochs, known), conn.execute(query).all())
 
 
@@ -70,13 +71,14 @@ def relay_info(row: Row[Any]) -> RelayInfo:
     )
 
 
-def load_head(core: Core, conn: Connection, network: Row[Any]) -> tuple[MapHead, Sequence[Row[Any]]]:
+def load_head(conn: Connection, network: Row[Any]) -> tuple[MapHead, Sequence[Row[Any]]]:
     """The head, and the rows of the valid epochs."""
     e, r = schema.epochs, schema.relays
     epochs = conn.execute(sa.select(e).where(e.c.network_ref == network.ref).order_by(e.c.epoch)).all()
     query = sa.select(r).where(r.c.removed_at.is_(None), r.c.draining.is_(False)).order_by(r.c.id)
     if network.relay_id is not None:
         query = query.where(r.c.id == network.relay_id)
+    urls, stun = announced(conn)
     head = MapHead(
         network_id=NetworkID(network.network_id),
         network_ref=NetworkRef(network.ref),
@@ -94,17 +96,21 @@ def load_head(core: Core, conn: Connection, network: Row[Any]) -> tuple[MapHead,
         p2p=network.p2p,
         relay_fallback=network.relay_fallback,
         relays=tuple(relay_info(row) for row in conn.execute(query)),
-        controller_urls=core.settings.public_urls,
-        stun=core.settings.stun_addresses(),
+        controller_urls=urls,
+        stun=stun,
     )
     return head, epochs
 
 
-def bump_where_head_changed(core: Core, conn: Connection) -> None:
-    """At start: what is set differently now (public URLs, the port) is in new serials, never in old ones."""
-    t = schema.networks
+def announce_urls(core: Core, conn: Connection) -> None:
+    """What is set differently now (public URLs, the port) is in new serials, never in old ones.
+
+    All nodes read it from the database: the same serial has the same content, whichever node is asked.
+    """
+    settings, t = core.settings, schema.networks
+    announce(conn, settings.public_urls, settings.stun_ports[0], core.now(), alone=not core.store.shared)
     for network in conn.execute(sa.select(t).where(t.c.deleted_at.is_(None))).all():
-        head, _ = load_head(core, conn, network)
+        head, _ = load_head(conn, network)
         digest = hashlib.sha256(to_json(head)).digest()
         if digest != network.head_digest:
             conn.execute(t.update().where(t.c.ref == network.ref).values(serial=t.c.serial + 1, head_digest=digest))

@@ -28,7 +28,7 @@ from shadowmesh.controller.service.hub import Hub
 from shadowmesh.controller.service.idempotency import ANSWER_LIFE
 from shadowmesh.controller.service.inventory import Inventory
 from shadowmesh.controller.service.invites import Invites
-from shadowmesh.controller.service.mapcontent import bump_where_head_changed
+from shadowmesh.controller.service.mapcontent import announce_urls
 from shadowmesh.controller.service.maps import Maps
 from shadowmesh.controller.service.members import Members
 from shadowmesh.controller.service.networks import Networks
@@ -103,7 +103,7 @@ class Services:
         self.audit = Audit(core, self.witnesses)
 
     async def start(self) -> None:
-        await self.core.write(lambda conn: bump_where_head_changed(self.core, conn))
+        await self.core.write(partial(announce_urls, self.core))
         await self.core.write(lambda conn: note_settings(self.core, conn))
         await self.following.start()
         timing = self.core.timing
@@ -179,5 +179,6 @@ class Services:
             conn.execute(schema.answers.delete().where(schema.answers.c.at < now - ANSWER_LIFE))
             conn.execute(schema.refresh_tokens.delete().where(schema.refresh_tokens.c.expires_at < now))
             conn.execute(schema.revocations.delete().where(schema.revocations.c.until < now))
+            announce_urls(self.core, conn)
 
         await self.core.write(tx)

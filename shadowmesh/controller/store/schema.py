@@ -135,6 +135,14 @@ relay_tokens = Table(
     Column("created_by", String, nullable=False),
 )
 
+announced_urls = Table(
+    "announced_urls",
+    metadata,
+    Column("url", String, primary_key=True),
+    Column("stun_port", Integer, nullable=False),
+    Column("seen_at", Moment, nullable=False),
+)
+
 networks = Table(
     "networks",
     metadata,
