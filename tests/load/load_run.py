@@ -10,12 +10,15 @@ import asyncio
 import contextlib
 import gc
 import json
+import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ from shadowmesh.protocol.signing import IdentityDocument
 
 NETWORK = "load"
 _TIMES = 5
+_CLIENT_CHANGES = 20
 _JOINERS = 64  # joins at once while the network fills
 _QUIET = 0.5  # seconds without news: a change has ended
 _PATIENCE = 60.0
@@ -70,6 +74,7 @@ class Load:
     figures: dict[str, float] = field(default_factory=dict)
     rest: list[float] = field(default_factory=list)  # milliseconds of each probe
     _numbers: int = 0
+    _tags: int = 0
 
     def member(self, *, whole: bool = False) -> Member:
         self._numbers += 1
@@ -85,6 +90,11 @@ class Load:
         await member.connect()
         self.members.append(member)
         return size
+
+    def tags(self) -> int:
+        """Another one each time."""
+        self._tags += 1
+        return self._tags
 
     async def serial(self) -> int:
         return int((await self.admin.json("GET", f"/networks/{NETWORK}"))["serial"])
@@ -159,27 +169,38 @@ async def _fill(load: Load, number: int, whole: int) -> None:
     load.figures["fill cpu a join"] = (load.controller.cpu() - cpu) / number * 1e3
 
 
-async def _changes(load: Load) -> None:
-    cpu, latest, p50, p99 = [], [], [], []
-    for number in range(10):
-        member = load.members[number]
+async def _change(load: Load, number: int) -> list[float]:
+    """One member gets a tag; milliseconds until each heard of it."""
+    member = load.members[number]
+    async with load.seen() as watch:
+        started = time.monotonic()
+        await load.admin("PATCH", f"/networks/{NETWORK}/clients/{member.client_id}", {"tags": [f"t{load.tags()}"]})
+    return [(at - started) * 1e3 for at in watch.at]
 
-        async def change(member: Member = member, number: int = number) -> None:
-            async with load.seen() as watch:
-                started = time.monotonic()
-                await load.admin("PATCH", f"/networks/{NETWORK}/clients/{member.client_id}", {"tags": [f"t{number}"]})
-            times = [(at - started) * 1e3 for at in watch.at]
-            p50.append(percentile(times, 0.5))
-            p99.append(percentile(times, 0.99))
-            latest.append(max(times))
+
+async def _alone(load: Load) -> None:
+    """What the same costs in a network of few: the part that isn't telling others."""
+    await load.joins(load.member())
+    changes = [await load.cpu_of(partial(_change, load, 0)) for _ in range(_TIMES)]
+    joins = [await load.cpu_of(partial(load.joins, load.member())) for _ in range(_TIMES)]
+    load.figures |= {"alone change cpu": statistics.median(changes), "alone join cpu": statistics.median(joins)}
+
+
+async def _changes(load: Load) -> None:
+    cpu, times = [], []
+    for number in range(10):
+
+        async def change(number: int = number) -> None:
+            times.append(await _change(load, number))
 
         cpu.append(await load.cpu_of(change))
+    telling = max(0.0, statistics.median(cpu) - load.figures["alone change cpu"])
     load.figures |= {
         "change cpu": statistics.median(cpu),
-        "change cpu a client": statistics.median(cpu) / len(load.members) * 1e3,
-        "change p50": statistics.median(p50),
-        "change p99 worst": max(p99),
-        "change latest": max(latest),
+        "telling cpu a client": telling / len(load.members) * 1e3,
+        "change p50": statistics.median(percentile(t, 0.5) for t in times),
+        "change p99 worst": max(percentile(t, 0.99) for t in times),
+        "change latest": max(max(t) for t in times),
     }
 
 
@@ -193,12 +214,50 @@ async def _joins(load: Load) -> None:
                 sizes.append(await load.joins(newcomer))
 
         cpu.append(await load.cpu_of(join))
-    telling = load.figures["change cpu a client"] / 1e3 * len(load.members)
+    telling = load.figures["telling cpu a client"] / 1e3 * len(load.members)
     load.figures |= {
         "join cpu": statistics.median(cpu),
         "join cpu own": max(0.0, statistics.median(cpu) - telling),
         "join answer kB": statistics.median(sizes) / 1e3,
     }
+
+
+async def _client(load: Load) -> None:
+    """A whole daemon joins: what a change costs it, what it uses idle."""
+    code = (await load.admin.json("POST", f"/networks/{NETWORK}/invites", {}))["invite"]
+    here = Path(__file__).parent
+    paths = (here, here.parent / "daemon", here.parent / "controller", here.parent / "dataplane")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, here / "load_client.py", load.directory / "whole", code,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, paths), os.environ.get("PYTHONPATH", "")])},
+    )  # fmt: skip
+    assert process.stdin is not None and process.stdout is not None
+
+    async def mark() -> dict[str, float]:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(b"mark\n")
+        return dict(json.loads(await process.stdout.readline()))
+
+    async with asyncio.timeout(120):
+        await process.stdout.readline()  # it has joined
+    await asyncio.sleep(3)
+    before = await mark()
+    await asyncio.sleep(10)
+    idle = await mark()
+    for number in range(_CLIENT_CHANGES):
+        await _change(load, number)
+    await asyncio.sleep(1)
+    after = await mark()
+    assert after["serial"] - idle["serial"] == _CLIENT_CHANGES
+    load.figures |= {
+        "client cpu a change": (after["cpu"] - idle["cpu"]) / _CLIENT_CHANGES * 1e3,
+        "client bytes a change": (after["written"] - idle["written"]) / _CLIENT_CHANGES,
+        "client idle": (idle["cpu"] - before["cpu"]) / 10,
+        "client MB": after["resident"] / 1e3,
+    }
+    process.stdin.close()
+    await process.wait()
 
 
 async def _hellos(load: Load) -> None:
@@ -311,13 +370,14 @@ async def measure(number: int, whole: int, *, sustained: float = 10.0) -> dict[s
             figures["idle"] = await _idle(load, 3.0)
             async with load.probing("quiet"):
                 await asyncio.sleep(3.0)
+            await _alone(load)
             print(f"{number} members join", flush=True)
             await _fill(load, number, whole)
             gc.freeze()
             await asyncio.sleep(4)  # presence is gathered for so long
             figures["kB a client"] = (resident_kb(controller.pid) - base) / number
             figures["idle"] = await _idle(load, 5.0)
-            for what in (_changes, _joins, _hellos, _removals):
+            for what in (_changes, _joins, _hellos, _client, _removals):
                 print(f"{what.__name__.strip('_')}", flush=True)
                 await what(load)
             if sustained:
