@@ -64,7 +64,7 @@ def _in_pieces(answer: EnrolAnswer) -> Response:
             yield b"," + part if start else part
         yield b"]" + after
 
-    size = len(opening) + sum(map(len, map(memoryview, members))) + max(0, len(members) - 1) + 1 + len(after)
+    size = len(opening) + sum(memoryview(raw).nbytes for raw in members) + max(0, len(members) - 1) + 1 + len(after)
     return StreamingResponse(pieces(), media_type=_JSON, headers={"Content-Length": str(size)})
 
 
