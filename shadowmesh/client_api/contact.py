@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from shadowmesh.client_api.dialing import Connect, http_client
+from shadowmesh.model.clock import in_words
 from shadowmesh.model.codec import Struct, from_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.invite import is_fingerprint
@@ -219,7 +220,7 @@ def error_of(answer: httpx.Response | Answer, place: str) -> ShadowMeshError:
 def _certificate_error(url: str, error: ssl.SSLCertVerificationError, offset: float) -> ShadowMeshError:
     if error.verify_code in {_NOT_YET_VALID, _EXPIRED}:
         state = "has expired" if error.verify_code == _EXPIRED else "is not valid yet"
-        off = f"; by the controller's clock this machine's is {abs(offset):.0f} s {'slow' if offset > 0 else 'fast'}"
+        off = f"; by the controller's clock this machine's is {in_words(offset)} {'slow' if offset > 0 else 'fast'}"
         return ShadowMeshError(
             "certificate_date",
             f"the certificate of {url} {state}{off if abs(offset) > 60 else ''}",

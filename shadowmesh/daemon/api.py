@@ -119,6 +119,8 @@ class Api:
             subnet=str(network.map.head.subnet) if network.map is not None else "",
             home_relay=daemon.mesh.node.relay_name(network.id) if running else None,
             error=network.complaint,
+            controller_error=network.away,
+            clock_offset_s=round(network.clock_offset(moment), 3),
             peers=tuple(peers),
         )
 

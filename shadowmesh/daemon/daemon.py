@@ -53,6 +53,7 @@ T = TypeVar("T")
 
 _RETRY, _LAST_RETRY = 1.0, 60.0  # seconds between tries to bring up a network that can't run
 _OFFSET_NEWS = 5.0  # seconds by which the controller's clock has to move to be noted
+_CLOCK_LOOK = 10.0  # seconds
 ASK_FIRST = 3.0  # seconds in which a controller may tell what couldn't be saved before the old map is used
 _ASKING = "the last change couldn't be saved here: the controller is asked before the old map is used"
 
@@ -89,6 +90,7 @@ class Daemon:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._asking: set[NetworkID] = set()  # networks that wait for their controller's word
         self._asked: asyncio.TimerHandle | None = None
+        self._clock_looked_at: asyncio.TimerHandle | None = None
 
     # life
 
@@ -104,6 +106,15 @@ class Daemon:
         for record in records:
             self.add(record)
         self.links.refresh()
+        self._look_at_clock()
+
+    def _look_at_clock(self) -> None:
+        """This machine's clock may be set at any time: what is judged by a controller's goes on undisturbed."""
+        moment = self.world.clock()
+        for network in self.networks.values():
+            if network.interface is not None:
+                self.mesh.node.set_wall_offset(network.id, network.clock_offset(moment))
+        self._clock_looked_at = asyncio.get_running_loop().call_later(_CLOCK_LOOK, self._look_at_clock)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Work that goes on whether someone waits for it or not, until the daemon stops."""
@@ -140,8 +151,9 @@ class Daemon:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._watching.stop()
         self.mesh.stop()
-        if self._asked is not None:
-            self._asked.cancel()
+        for timer in (self._asked, self._clock_looked_at):
+            if timer is not None:
+                timer.cancel()
         for network in self.networks.values():
             if network.interface is not None:
                 self._interfaces.remove(network.interface)
@@ -241,6 +253,7 @@ class Daemon:
         self._hold_outer(network)
         self.mesh.apply(AddTun(network.net, network.interface.fd, INNER_MTU, own_prefixes(network.me)))
         node.add_network(NetworkIdentity(network.net, network.id, network.record.client_id, network.secrets.wg_private))
+        node.set_wall_offset(network.id, network.clock_offset(moment))
         node.apply_map(network.id, network.map, moment)
         node.apply_keys(network.id, network.keys, moment)
         self._apply_token(network)
@@ -279,7 +292,7 @@ class Daemon:
         self.networks.pop(network.id, None)
         self._watching.forget(network)
         self._asking.discard(network.id)
-        former = FormerNetwork(record=network.record, state=state, what=what, at=self.controller_wall(network.record))
+        former = FormerNetwork(record=network.record, state=state, what=what, at=self._controller_wall(network))
         self.former[network.id] = former
         self.keeper.drop(network.id)
         self.keeper.keep(network.id, "end", lambda: self.state.end_network(former))
@@ -298,14 +311,18 @@ class Daemon:
             self.links.refresh()
             self._changed()
 
-    def controller_wall(self, record: NetworkRecord) -> float:
+    def _controller_wall(self, network: Network) -> float:
         """Unix time by the clock of a network's controller."""
-        return self.world.clock().wall + record.controller.clock_offset
+        moment = self.world.clock()
+        return moment.wall + network.clock_offset(moment)
 
     # what the controller says (links)
 
-    def link_changed(self, network: Network, connected: bool, refusal: Refusal | None = None) -> None:
+    def link_changed(
+        self, network: Network, connected: bool, refusal: Refusal | None = None, away: str | None = None
+    ) -> None:
         network.connected = connected
+        network.away = away
         network.refusal = refusal
         network.answered = True
         if refusal is not None and refusal.duplicate:
@@ -321,7 +338,9 @@ class Daemon:
 
     def clock_offset(self, network: Network, offset: float) -> None:
         """The controller's clock minus ours; kept, since expiry is judged by it also after a restart."""
-        self.mesh.node.set_wall_offset(offset)
+        network.heard_clock(offset, self.world.clock())
+        if network.interface is not None:
+            self.mesh.node.set_wall_offset(network.id, offset)
         if abs(offset - network.record.controller.clock_offset) > _OFFSET_NEWS:
             network.change(controller=msgspec.structs.replace(network.record.controller, clock_offset=offset))
 
@@ -394,7 +413,7 @@ class Daemon:
 
     def _removed(self, network: Network, message: Removed) -> None:
         log.warning("no member of the network any more", network=network.name, why=message.reason)
-        state, what = ending(message.reason, message.at, self.controller_wall(network.record))
+        state, what = ending(message.reason, message.at, self._controller_wall(network))
         self.end(network, state, what)
         if state == "left":
             self.forget(network.id)

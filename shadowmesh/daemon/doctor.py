@@ -17,6 +17,7 @@ from shadowmesh.client_api.local import SOCKET_NAME, DaemonClient
 from shadowmesh.dataplane.pumps import ENVIRONMENT, choose_pump, native_built
 from shadowmesh.dataplane.sockets import SOL_UDP, UDP_GRO, UDP_SEGMENT
 from shadowmesh.dataplane.tun import Offloads, negotiate, open_tun
+from shadowmesh.model.clock import in_words
 from shadowmesh.model.codec import Struct
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.status import NetworkStatus, Status
@@ -25,7 +26,16 @@ MIB = 1 << 20
 _DEVICE = Path("/dev/net/tun")
 _EARLIEST = 1_735_689_600.0  # 2025 began: a clock before that was never set
 _OFF = 60.0  # seconds by which a clock may differ from the controller's
+_TLS_BREAKS = 86400.0  # a certificate of ours begins two days before it was made, and is renewed weeks before its end
 _CONTACT_TIMEOUT = 3.0
+_ENDED = "a new invite joins it again; `shadowmesh leave` forgets it"
+_REMEDIES = {
+    "pending-approval": "an administrator approves it",
+    "removed": _ENDED,
+    "refused": _ENDED,
+    "expired": _ENDED,
+    "duplicate": "if this machine is a copy: `shadowmesh daemon reset-identity`, and join again",
+}
 _SECRETS = ("state.db", "state.db-wal", "state.db-shm", "daemon.lock")
 
 
@@ -62,7 +72,8 @@ def examine(state_dir: Path) -> Iterator[Check]:
     yield from tun()
     yield udp_offloads()
     yield from tools()
-    yield clock(time.time())
+    offsets = [n.clock_offset_s for n in status.networks if n.clock_offset_s is not None] if status else []
+    yield clock(time.time(), max(offsets, key=abs, default=0.0))
     if status is not None:
         for network in status.networks:
             yield from running_network(network)
@@ -142,7 +153,14 @@ def clock(wall: float, offset: float = 0.0) -> Check:
         return _fail("clock", f"it is {shown} here", "set this machine's clock")
     if abs(offset) > _OFF:
         way = "slow" if offset > 0 else "fast"
-        return _warn("clock", f"{abs(offset):.0f} s {way} by the controller's", "set this machine's clock")
+        told = f"{in_words(offset)} {way} by the controller's"
+        if abs(offset) > _TLS_BREAKS:
+            return _fail(
+                "clock",
+                f"{told}: certificates aren't valid by it, and new connections fail",
+                "set this machine's clock",
+            )
+        return _warn("clock", told, "set this machine's clock")
     return _ok("clock", shown)
 
 
@@ -153,14 +171,16 @@ def running_network(network: NetworkStatus) -> Iterator[Check]:
         yield _ok(name, "switched off")
         return
     if network.state != "up":
-        remedy = "an administrator approves it" if network.state == "pending-approval" else "see `shadowmesh status`"
-        yield _fail(name, network.error or network.state, remedy)
+        yield _fail(name, network.error or network.state, _REMEDIES.get(network.state, "see `shadowmesh status`"))
+    if network.state in ("removed", "refused", "expired"):
+        return
     if network.controller == "connected":
         yield _ok(f"controller of {network.name}", "connected")
     else:
         yield _warn(
             f"controller of {network.name}",
-            "offline; the network goes on with the map it has",
+            f"offline{f' ({network.controller_error})' if network.controller_error else ''}; "
+            "the network goes on with the map it has",
             "check that it runs and that this machine gets there",
         )
     if network.state == "up":

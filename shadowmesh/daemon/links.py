@@ -50,7 +50,9 @@ class LinkUser(Protocol):
     former: dict[NetworkID, FormerNetwork]
 
     async def connect(self, host: str, port: int, timeout: float, /) -> socket.socket: ...
-    def link_changed(self, network: Network, connected: bool, refusal: Refusal | None = None) -> None: ...
+    def link_changed(
+        self, network: Network, connected: bool, refusal: Refusal | None = None, away: str | None = None
+    ) -> None: ...
     def forget(self, network_id: NetworkID) -> None: ...
     def clock_offset(self, network: Network, offset: float) -> None: ...
     def map_changed(self, network: Network, change: MapChanged) -> None: ...
@@ -146,7 +148,7 @@ class Links:
             case Disconnected():
                 log.warning("controller away", why=str(event.error), retry_in=round(event.retry_in, 1))
                 for network in networks:
-                    user.link_changed(network, False)
+                    user.link_changed(network, False, away=event.error.what)
             case Refused():
                 log.error("controller refuses this device", code=event.code, why=event.what)
                 for network in networks:

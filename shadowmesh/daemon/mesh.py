@@ -10,6 +10,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from typing import cast
 
 import structlog
@@ -33,6 +34,8 @@ log = structlog.get_logger(__name__)
 _IPV4_SLOT, _IPV6_SLOT, _FIRST_STREAM_SLOT = Slot(0), Slot(1), 16
 _PUMP_RESTARTS = 5  # within a minute; one more, and the daemon gives up
 _PORT_TRIES = 20
+_RESERVED = 300.0  # seconds of handshake timestamps that are on disk ahead of their use
+_BEYOND = 1.0  # seconds between the limit up to which they follow the clock and what is on disk
 
 
 class Mesh:
@@ -68,6 +71,8 @@ class Mesh:
         self._recent = RecentFile(state.directory)
         self._warm_start: WarmStart | None = None
         self._look_at_recent: asyncio.TimerHandle | None = None
+        self._floor = 0.0  # no handshake timestamp above it was used before this Node
+        self._limit = -inf
         self._pings: dict[int, asyncio.Future[PingResult]] = {}
         self._next_ping = 0
 
@@ -94,6 +99,7 @@ class Mesh:
         """Whom we talk with is on disk a few seconds later, for a start after a crash."""
         if self._driver is not None:
             self._recent.keep(self.node.warm_start(self._world.clock()))
+            self._reserve_timestamps()
         self._look_at_recent = asyncio.get_running_loop().call_later(LOOK, self._keep_recent)
 
     def stop(self) -> None:
@@ -137,21 +143,39 @@ class Mesh:
         """A fresh pump and a fresh Node; sessions are made anew."""
         moment = self._world.clock()
         self._pump = self._world.start_pump()
-        config = NodeConfig(timestamp_floor=self._state.timestamp(), warm_start=self._warm_start)
+        self._floor = max(self._floor, self._state.timestamp())
+        config = NodeConfig(timestamp_floor=self._floor, warm_start=self._warm_start)
         node = Node(Identity(self._device), config)
         node.counters = CounterReader(self._pump.counters())
         self._driver = Driver(node, self._pump, self._world.clock, self._event, self._died, self._on_commands)
         self.apply(*(AddSocket(slot, sock.fileno()) for slot, sock in self._sockets.items()))
         for slot in self._sockets:
             node.add_socket(slot, self._port, moment, ipv6=slot == _IPV6_SLOT)
+        self._limit = -inf
+        node.limit_timestamps(self._floor)
+        self._reserve_timestamps()
         self._on_start()
         self.poke()
+
+    def _reserve_timestamps(self) -> None:
+        """What a killed process had used is known after its restart, also where the clock begins in 1970 then.
+
+        While it can't be kept, those that were reserved go on in small steps. Reserved in seconds only where the clock
+        is behind, so that restarts don't carry the floor ever further ahead of it.
+        """
+        wall, used = self._world.clock().wall, self.node.timestamp
+        if used < self._limit + _BEYOND / 2 and wall + _RESERVED / 2 < self._limit:
+            return
+        limit = max(wall + _RESERVED, used)
+        if self._keeper.keep(None, "timestamp", lambda: self._state.keep_timestamp(limit + _BEYOND)):
+            self._limit = limit
+            self.node.limit_timestamps(limit)
 
     def _stop(self) -> None:
         if self._driver is not None:
             self._warm_start = self._driver.node.warm_start(self._world.clock())
-            timestamp = self._driver.node.timestamp
-            self._keeper.keep(None, "timestamp", lambda: self._state.keep_timestamp(timestamp))
+            self._floor = max(self._floor, self._driver.node.timestamp)
+            self._keeper.keep(None, "timestamp", lambda: self._state.keep_timestamp(self._floor))
             self._driver.stop()
         if self._pump is not None:
             self._pump.close()

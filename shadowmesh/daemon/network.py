@@ -12,6 +12,7 @@ import structlog
 
 from shadowmesh.daemon.keeper import Keeper
 from shadowmesh.daemon.state import NetworkRecord, NetworkSecrets, State
+from shadowmesh.model.clock import Now
 from shadowmesh.model.errors import MalformedError
 from shadowmesh.model.ids import ClientID
 from shadowmesh.model.keys import NetworkID, Secret
@@ -64,6 +65,8 @@ class Network:
         self.failures = 0  # to bring it up, one after another
         self.retry_at = 0.0
         self.connected = False
+        self.away: str | None = None  # why its controller can't be reached
+        self._ahead: float | None = None  # the controller's clock minus CLOCK_BOOTTIME, as of this run's last contact
         self.answered = False  # whether the controller was reached, or was found away, since the daemon's start
         self.refusal: Refusal | None = None
         self.map = state.load_map(record.network_id)
@@ -86,6 +89,14 @@ class Network:
     def me(self) -> Member | None:
         """This machine's entry in the map."""
         return None if self.map is None else self.map.member(self.record.client_id)
+
+    def heard_clock(self, offset: float, now: Now) -> None:
+        """The controller's clock is ahead of ours by so much."""
+        self._ahead = offset + now.wall - now.boot
+
+    def clock_offset(self, now: Now) -> float:
+        """The controller's clock minus ours, seconds; right also when ours was set since the last contact."""
+        return self.record.controller.clock_offset if self._ahead is None else self._ahead + now.boot - now.wall
 
     @property
     def run_state(self) -> NetworkState:

@@ -175,7 +175,7 @@ class State:
             db.execute("UPDATE device SET port = ?", (port,))
 
     def timestamp(self) -> float:
-        """The newest handshake timestamp that was kept, 0.0 if none: Unix time."""
+        """No handshake timestamp above this was ever used: Unix time, 0.0 if none was."""
         with self._transaction() as db:
             row = db.execute("SELECT value FROM meta WHERE key = 'timestamp'").fetchone()
         return float(row[0]) if row else 0.0

@@ -12,7 +12,7 @@ The daemon drives a Node so, with `now = Now(CLOCK_BOOTTIME, time.time())`:
     node.apply_keys(network_id, {epoch: secret}, now)          # unsealed by the daemon
     node.apply_grant(network_id, grant.relay_token, now)
     node.apply_presence(network_id, update.changes, now)       # after controller_link(network_id, True, now)
-    node.set_wall_offset(challenge.wall - time.time())
+    node.set_wall_offset(network_id, challenge.wall - time.time())
 
     loop:
         for event in pump.drain(): node.receive(event, now)

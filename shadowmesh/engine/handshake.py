@@ -252,7 +252,7 @@ class Handshake:
         initiation, keyring = self.initiation, self._membership.keyring
         if initiation is None:
             return False
-        for epoch in keyring.valid(self._surroundings.controller_wall(now)):
+        for epoch in keyring.valid(self._surroundings.controller_wall(self._membership.network_id, now)):
             try:
                 keys = initiation.consume_response(message, keyring.psk(self.key, epoch))
             except AuthFailure:
@@ -296,7 +296,7 @@ class Handshake:
         if now.boot - self._last_initiation > RETRY_WINDOW or self.pending is None:
             self._epochs_tried = ()
         self._last_initiation = now.boot
-        wall = self._surroundings.controller_wall(now)
+        wall = self._surroundings.controller_wall(self._membership.network_id, now)
         epoch = membership.keyring.choose(self.known_epoch, self._epochs_tried, wall)
         if epoch is None:
             self._no_common_key(now)

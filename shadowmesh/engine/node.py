@@ -116,6 +116,13 @@ class Node:
         """The newest handshake timestamp used. Kept on disk now and then, it is the next start's `timestamp_floor`."""
         return self._timestamps.newest
 
+    def limit_timestamps(self, limit: float) -> None:
+        """Up to `limit` (Unix time) they follow the clock; as many as there may be beyond stay within a second of it.
+
+        What is kept on disk ahead of their use, a second above the limit, so holds when the process is killed.
+        """
+        self._timestamps.limit = limit
+
     @property
     def indices_in_use(self) -> int:
         """How many receiver indices name a session or a handshake."""
@@ -158,6 +165,7 @@ class Node:
         engine = self.engines.pop(network, None)
         if engine is not None:
             engine.close(now)
+            self._surroundings.wall_offsets.pop(network, None)
             self.servers_changed(now)
 
     def apply_map(self, network: NetworkID, netmap: NetworkMap, now: Now) -> None:
@@ -190,9 +198,9 @@ class Node:
         """Whether the controller of this network is connected: presence is known only then."""
         self._engine(network).controller_link(connected, now)
 
-    def set_wall_offset(self, seconds: float) -> None:
-        """How far the controller's clock is ahead of `Now.wall`: expiry is judged by its time."""
-        self._surroundings.wall_offset = seconds
+    def set_wall_offset(self, network: NetworkID, seconds: float) -> None:
+        """How far the clock of this network's controller is ahead of `Now.wall`: expiry is judged by its time."""
+        self._surroundings.wall_offsets[network] = seconds
 
     # restarts
 
@@ -318,7 +326,7 @@ class Node:
     def epoch(self, network: NetworkID, now: Now) -> int:
         """The newest valid epoch held."""
         keyring = self._engine(network).membership.keyring
-        return keyring.newest(self._surroundings.controller_wall(now))
+        return keyring.newest(self._surroundings.controller_wall(network, now))
 
     def _engine(self, network: NetworkID) -> Engine:
         engine = self.engines.get(network)

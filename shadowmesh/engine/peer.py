@@ -561,7 +561,7 @@ class Peer:
             self._outbox.send(path, self.box.seal(call))
 
     def _newest_epoch(self, now: Now) -> int:
-        return self._membership.keyring.newest(self._surroundings.controller_wall(now))
+        return self._membership.keyring.newest(self._surroundings.controller_wall(self._membership.network_id, now))
 
     # what people see
 

@@ -252,7 +252,7 @@ class RelaySet:
         return self._review_at
 
     def on_timer(self, now: Now) -> None:
-        wall = self._surroundings.controller_wall(now)
+        wall = self._surroundings.controller_wall(self._network_id, now)
         rng = self._surroundings.rng
         if self._token and wall >= self._renew_wall and now.boot - self._last_wish >= GRANT_RETRY:
             self._last_wish = now.boot + rng.uniform(0, RENEW_JITTER)

@@ -108,7 +108,7 @@ def _clock(wall: float) -> str:
 def export_wireguard(engine: Engine, peer: Peer, around: Surroundings, now: Now) -> WireGuardExport | None:
     """None while no network key is held. The endpoint is where the peer is reached now, else a public one of its own."""
     membership, me = engine.membership, engine.me
-    epoch = membership.keyring.current(around.controller_wall(now))
+    epoch = membership.keyring.current(around.controller_wall(membership.network_id, now))
     if epoch is None or me is None:
         return None
     return WireGuardExport(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from math import inf
 from typing import Protocol
 
 from shadowmesh.engine.counters import CounterReader
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.model.ids import RelayID
+from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.pump import Path, PeerIndex, Slot
 from shadowmesh.paths.candidates import Candidate, HostView, LocalSocket
 from shadowmesh.protocol import disco, noise
@@ -39,14 +41,19 @@ class SharedTransports(Protocol):
 
 
 class Timestamps:
-    """Handshake timestamps: each later than all before, whatever the clock does."""
+    """Handshake timestamps: each later than all before, whatever the clock does.
+
+    Beyond `limit` they don't follow the clock but go on in the smallest steps, so that a floor which is kept a second
+    above it holds for a million more.
+    """
 
     def __init__(self, floor: float) -> None:
         self.newest = floor  # Unix seconds
+        self.limit = inf
 
     def next(self, wall: float) -> bytes:
         """TAI64N for an initiation (WireGuard paper, section 5.1)."""
-        self.newest = max(wall, self.newest + TIMESTAMP_STEP)
+        self.newest = max(min(wall, self.limit), self.newest + TIMESTAMP_STEP)
         return noise.tai64n(self.newest)
 
 
@@ -92,7 +99,7 @@ class Surroundings:
         self.server_rtt = server_rtt  # seconds, by STUN
         self.indices = ReceiverIndices(rng)
         self.counters: CounterReader | None = None
-        self.wall_offset = 0.0  # how far the controller's clock is ahead of `Now.wall`
+        self.wall_offsets: dict[NetworkID, float] = {}  # how far each network's controller is ahead of `Now.wall`
         self.poll_offset = rng.uniform(0.0, 3.0)  # so that the daemons of a network don't poll in step
         self.sockets: tuple[LocalSocket, ...] = ()
         self.slots: set[Slot] = set()
@@ -102,9 +109,9 @@ class Surroundings:
         self.candidates: tuple[Candidate, ...] = ()
         self.disco_candidates: tuple[disco.Candidate, ...] = ()
 
-    def controller_wall(self, now: Now) -> float:
-        """Now, by the controller's clock."""
-        return now.wall + self.wall_offset
+    def controller_wall(self, network: NetworkID, now: Now) -> float:
+        """Now, by the clock of a network's controller."""
+        return now.wall + self.wall_offsets.get(network, 0.0)
 
     def socket_for(self, remote: SockAddr) -> LocalSocket | None:
         """The socket from which a server is spoken to."""

@@ -6,6 +6,8 @@ import datetime as dt
 
 from msgspec import Struct
 
+_UNITS = ((365.25 * 86400, "year"), (86400.0, "day"), (3600.0, "hour"), (60.0, "minute"), (1.0, "second"))
+
 
 class Now(Struct, frozen=True, gc=False):
     """A moment on both clocks, in seconds.
@@ -23,3 +25,11 @@ class Now(Struct, frozen=True, gc=False):
 
 def utc_now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
+
+
+def in_words(seconds: float) -> str:
+    """A time span for people, in the largest unit of which there are two: "10 minutes", "57 years"."""
+    seconds = abs(seconds)
+    size, unit = next(((s, u) for s, u in _UNITS if seconds >= 2 * s), _UNITS[-1])
+    number = round(seconds / size)
+    return f"{number} {unit}{'' if number == 1 else 's'}"

@@ -44,6 +44,8 @@ class NetworkStatus(Struct, frozen=True, kw_only=True):
     subnet: str = ""
     home_relay: str | None = None
     error: str | None = None
+    controller_error: str | None = None  # why it is offline, as far as that is known
+    clock_offset_s: float | None = None  # the controller's clock minus this machine's
     peers: tuple[PeerStatus, ...] = ()
 
 

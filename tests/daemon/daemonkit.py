@@ -333,6 +333,23 @@ class Machine:
         await self.stop()
         await self.start()
 
+    async def crash(self) -> None:
+        """As kill -9: nothing is on disk but what was at this moment. The daemon isn't running afterwards."""
+        kept = self.directory.with_name(f"{self.name}-kept")
+        kept.mkdir()
+        with sqlite3.connect(self.directory / "state.db") as source, sqlite3.connect(kept / "state.db") as to:
+            source.backup(to)
+        source.close()
+        to.close()
+        for entry in self.directory.iterdir():
+            if entry.is_dir():
+                shutil.copytree(entry, kept / entry.name)
+            elif entry.is_file() and not entry.name.startswith("state.db"):
+                shutil.copy2(entry, kept / entry.name)
+        await self.stop()
+        shutil.rmtree(self.directory)
+        kept.rename(self.directory)
+
     # what a person does
 
     async def join(self, invite: str, **params: Any) -> JoinResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -89,6 +90,66 @@ async def test_a_join_whose_caller_has_gone_is_finished(there: Controller) -> No
     writer.close()
     await until(lambda: a.daemon.networks)
     assert a.network().run_state == "up"
+
+
+@pytest.mark.parametrize("clock", ["right", "1970"])
+async def test_handshakes_succeed_after_a_kill_whatever_the_clock_says_then(there: Controller, clock: str) -> None:
+    a, b = await there.member("a"), await there.member("b")
+    assert await a.reaches(b)
+    used = a.daemon.mesh.node.timestamp
+    await a.crash()
+    if clock == "1970":
+        a.wall_shift = -1_790_000_000.0
+    await a.start()
+    assert await a.reaches(b)
+    again = a.daemon.mesh.node.timestamp
+    assert again > used, "else the peer takes it for a replay"
+    assert a.daemon.state.timestamp() > again, "and so it is after the next one"
+    await a.crash()
+    await a.start()
+    assert a.daemon.mesh.node.timestamp >= again
+    assert await a.reaches(b)
+
+
+async def test_timestamps_stay_within_what_is_kept_while_nothing_can_be(there: Controller) -> None:
+    a = await there.member("a")
+    kept, mesh = a.daemon.state.timestamp(), a.daemon.mesh
+    held = sqlite3.connect(a.directory / "state.db", isolation_level=None)
+    held.execute("BEGIN IMMEDIATE")
+    a.wall_shift = 86400.0
+    for _ in range(1000):
+        mesh._reserve_timestamps()
+        mesh.node._timestamps.next(a.clock().wall)
+        if mesh._keeper.failure is not None:
+            break
+    for _ in range(1000):
+        mesh.node._timestamps.next(a.clock().wall)
+    assert mesh.node.timestamp < kept
+    held.close()
+    mesh._keeper.write()
+    mesh._reserve_timestamps()
+    mesh.node._timestamps.next(a.clock().wall)
+    assert mesh.node.timestamp > kept + 80_000
+
+
+async def test_the_controllers_clock_is_known_after_a_restart_and_when_ours_is_set(there: Controller) -> None:
+    a = await there.machine("a")
+    a.wall_shift = -50_000.0
+    await a.join(await there.invite())
+    await until(lambda: a.network().connected)
+
+    def offset() -> float:
+        return a.daemon.mesh.node._surroundings.wall_offsets[a.network().id]
+
+    assert offset() == pytest.approx(50_000.0, abs=2.0)
+    assert (await a.network_status()).clock_offset_s == pytest.approx(50_000.0, abs=2.0)
+    with there.unreachable():
+        await a.restart()
+        assert offset() == pytest.approx(50_000.0, abs=2.0)
+    a.links[-1].kick()
+    await until(lambda: a.network().connected)
+    a.wall_shift = 0.0
+    assert (await a.network_status()).clock_offset_s == pytest.approx(0.0, abs=2.0)
 
 
 async def test_down_leaves_nothing_on_the_host_and_up_brings_it_back(there: Controller) -> None:

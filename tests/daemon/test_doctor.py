@@ -88,7 +88,10 @@ def test_tools_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_a_clock_that_was_never_set_or_is_off() -> None:
     assert doctor.clock(NOW).state == doctor.clock(NOW, 5.0).state == "ok"
     assert doctor.clock(1000.0).state == "fail"
-    assert doctor.clock(NOW, 600.0).what == "600 s slow by the controller's"
+    assert doctor.clock(NOW, 600.0).what == "10 minutes slow by the controller's"
+    ahead = doctor.clock(NOW, -400 * 86400.0)
+    assert ahead.state == "fail" and "400 days fast" in ahead.what and "certificates" in ahead.what
+    assert "57 years slow" in doctor.clock(NOW, 1_798_761_600.0).what
 
 
 def test_the_networks_of_a_daemon() -> None:

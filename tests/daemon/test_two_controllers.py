@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -71,6 +72,17 @@ async def test_another_controllers_network_is_none_of_its_business(both: Both) -
     await heard_out(machine, guest)
     assert machine.network("office") is office and office.run_state == "up"
     assert (office.record, office.keys, office.relay_token, office.map) == (record, keys, token, netmap)
+
+
+async def test_each_controllers_clock_is_its_own(both: Both) -> None:
+    _, guest, machine = both
+    guest.clock.ahead = dt.timedelta(days=20)
+    guest.at.hub.devices[machine.daemon.device.device_key].close(1001, "restart")
+    await until(lambda: not machine.network("lounge").connected)
+    await until(lambda: machine.network("lounge").connected)
+    offsets = machine.daemon.mesh.node._surroundings.wall_offsets
+    assert offsets[machine.network("lounge").id] == pytest.approx(20 * 86400.0, abs=2.0)
+    assert offsets[machine.network("office").id] == pytest.approx(0.0, abs=2.0)
 
 
 async def test_its_own_controller_is_heard(both: Both) -> None:
