@@ -236,7 +236,10 @@ def peers(call: Call, network: OptionalNetwork = None) -> None:
 
 def _ping_text(peer: str, attempt: PingTry) -> str:
     if not attempt.ok:
-        return f"{attempt.seq}: no answer from {peer} ({attempt.reason})"
+        outside = (
+            "" if attempt.outer_ms is None else f"; outside it the daemon there answers in {attempt.outer_ms:.2f} ms"
+        )
+        return f"{attempt.seq}: no answer from {peer} through the tunnel ({attempt.reason}){outside}"
     way = f"direct {attempt.endpoint}" if attempt.path == "direct" else f"relay {attempt.relay}"
     return f"{attempt.seq}: {peer} in {attempt.latency_ms:.2f} ms by {way} ({attempt.reason})"
 
@@ -248,7 +251,7 @@ def ping(
     until_direct: Annotated[bool, typer.Option("--until-direct", help="Go on until the path is direct.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds for all of it.")] = 30.0,
 ) -> None:
-    """Reach a peer through the overlay: exit code 0 direct, 10 by relay, 20 no path."""
+    """Send a peer echo requests through the tunnel: exit code 0 direct, 10 by relay, 20 no path."""
     code = NO_PATH
     for attempt in DaemonClient(call.state_dir).ping(peer, count=count, timeout=timeout, until_direct=until_direct):
         call.line(attempt, _ping_text(peer, attempt))

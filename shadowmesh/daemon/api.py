@@ -16,19 +16,15 @@ from shadowmesh.daemon.daemon import ASK_FIRST, Daemon
 from shadowmesh.daemon.join import enrol
 from shadowmesh.daemon.local_api import Access, Caller, Method
 from shadowmesh.daemon.network import Network
+from shadowmesh.daemon.ping import pings
 from shadowmesh.daemon.state import FormerNetwork
 from shadowmesh.daemon.wgexport import wireguard_config
-from shadowmesh.engine import PingResult
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.link import Leave
 from shadowmesh.model.netmap import Member
-from shadowmesh.model.reasons import Reason
 from shadowmesh.model.status import JoinResult, NetworkStatus, PingTry, Status, Why
 
-_PING_TIMEOUT = 2.0
-_PING_PACE = 1.0  # seconds between two tries, as ping(8)
-_UNTIL_PACE = 0.2
 _LEAVE_GRACE = 2.0
 _LOOK = 0.5
 
@@ -254,25 +250,11 @@ class Api:
 
     async def ping(self, _caller: Caller, params: dict[str, Any]) -> AsyncIterator[PingTry]:
         network, member = self.peer(_text(params, "peer"))
-        count, until_direct = int(_number(params, "count", 4)), bool(params.get("until_direct"))
-        end = self._now().boot + _number(params, "timeout_s", 30.0)
-        seq = 0
-        while (until_direct or seq < count) and self._now().boot < end:
-            seq += 1
-            started = self._now().boot
-            result = await self._ping_once(network, member, min(_PING_TIMEOUT, end - started))
-            attempt = _ping_try(seq, result)
+        count = None if params.get("until_direct") else int(_number(params, "count", 4))
+        timeout = _number(params, "timeout_s", 30.0)
+        daemon = self._daemon
+        async for attempt in pings(daemon.world, daemon.mesh, network, member, count=count, timeout=timeout):
             yield attempt
-            if until_direct and attempt.ok and attempt.path == "direct":
-                return
-            if until_direct or seq < count:
-                pace = _UNTIL_PACE if until_direct else _PING_PACE
-                await asyncio.sleep(min(max(0.0, started + pace - self._now().boot), max(0.0, end - self._now().boot)))
-
-    async def _ping_once(self, network: Network, member: Member, timeout: float) -> PingResult | None:
-        if network.interface is None:
-            return None
-        return await self._daemon.mesh.ping(network.id, member.client_id, timeout)
 
     async def why(self, _caller: Caller, params: dict[str, Any]) -> Why:
         network, member = self.peer(_text(params, "peer"))
@@ -431,20 +413,6 @@ def _means(member: Member, text: str) -> bool:
         return ipaddress.ip_address(text) in (member.ip, member.ip6)
     except ValueError:
         return False
-
-
-def _ping_try(seq: int, result: PingResult | None) -> PingTry:
-    if result is None:
-        return PingTry(seq=seq, ok=False, reason=Reason.NONE_NETWORK_DOWN.value)
-    return PingTry(
-        seq=seq,
-        ok=result.ok,
-        latency_ms=None if result.latency is None else round(result.latency * 1000, 3),
-        path=result.path,
-        endpoint=None if result.endpoint is None else str(result.endpoint),
-        relay=result.relay,
-        reason=result.reason.value,
-    )
 
 
 def _by_name(networks: Any) -> list[Network]:

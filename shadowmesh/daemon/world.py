@@ -9,6 +9,7 @@ import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from typing import Protocol
 
 from shadowmesh.client_api.dialing import Connect
@@ -16,6 +17,7 @@ from shadowmesh.client_api.link import ControllerLink
 from shadowmesh.daemon.clock import now
 from shadowmesh.daemon.hostnet import HostEvent, HostNet
 from shadowmesh.daemon.relay_stream import RelayStream
+from shadowmesh.dataplane.echo import EchoSocket
 from shadowmesh.dataplane.host import Interface as HostInterface
 from shadowmesh.dataplane.interface import Pump
 from shadowmesh.dataplane.outer import OuterSockets
@@ -46,6 +48,13 @@ class Socket(Protocol):
     """A bound UDP socket, which the pump works on."""
 
     def fileno(self) -> int: ...
+    def close(self) -> None: ...
+
+
+class Echo(Protocol):
+    """Echo requests through an interface: `dataplane.echo.EchoSocket`."""
+
+    async def once(self, timeout: float) -> float | None: ...
     def close(self) -> None: ...
 
 
@@ -84,6 +93,7 @@ class World:
     connect: Callable[[str, int, float, Callable[[IPAddress], None]], Awaitable[socket.socket]] = _connect
     open_tun: Callable[[], tuple[int, str]] = _open_tun
     link: Callable[..., ControllerLink] = ControllerLink
+    echo: Callable[[str, IPv4Address, IPv4Address], Echo] = EchoSocket
     stream: Callable[[str, Connect], Stream] = RelayStream
 
 

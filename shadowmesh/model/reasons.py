@@ -30,6 +30,7 @@ class Reason(StrEnum):
     NONE_POLICY = "none.policy"
     NONE_CONNECTING = "none.connecting"
     NONE_NO_ANSWER = "none.no_answer"
+    NONE_NO_ECHO = "none.no_echo"
     NONE_NETWORK_DOWN = "none.network_down"
 
 
@@ -60,6 +61,8 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.NONE_POLICY: "The network's policy doesn't allow this pair.",
     Reason.NONE_NO_ANSWER: "The peer didn't answer the last handshake; the next packet tries again.",
     Reason.NONE_CONNECTING: "The handshake with the peer is under way.",
+    Reason.NONE_NO_ECHO: "The peer's daemon answers outside the tunnel, and nothing comes back through it: "
+    "a new session is being made, or the peer's host drops ICMP echo.",
     Reason.NONE_NETWORK_DOWN: "The network is switched off on this machine (`shadowmesh up` switches it on).",
 }
 
@@ -152,6 +155,10 @@ seconds, for 90 seconds.""",
     Reason.NONE_NO_ANSWER: """
 Ninety seconds of handshakes led to nothing. The peer may be off, or hold a session state that is being renewed. Nothing is
 sent until there is another packet for it, which tries again.""",
+    Reason.NONE_NO_ECHO: """
+`shadowmesh ping` sends an ICMP echo through the tunnel and asks the peer's daemon outside it. Only the daemon answered. Either a
+session is just being made anew (the peer's daemon was restarted a moment ago), or the peer's host or its firewall drops ICMP
+echo requests on the network's interface; then other traffic may pass.""",
     Reason.NONE_NETWORK_DOWN: """
 The network was switched off on this machine by `shadowmesh down`; `shadowmesh up NETWORK` switches it on.""",
 }

@@ -78,11 +78,15 @@ class JoinResult(Struct, frozen=True, kw_only=True):
 
 
 class PingTry(Struct, frozen=True, kw_only=True):
-    """One line of `ping`. `path` is what answered; `reason` says why that path."""
+    """One line of `ping`: an echo through the tunnel. `path` is the one that data takes, `reason` says why that.
+
+    `outer_ms`: the peer's daemon answered outside the tunnel; with `ok` false the tunnel itself is dead.
+    """
 
     seq: int
     ok: bool
     latency_ms: float | None = None
+    outer_ms: float | None = None
     path: PathKind = "none"
     endpoint: str | None = None
     relay: str | None = None

@@ -145,7 +145,9 @@ class Pump(SimPump):
         for out in self.take_outgoing():
             if out.remote is not None:
                 self._machine.lan.carry(self._machine, out.remote, out.data)
-        self._machine.delivered += [packet for _, packet in self.take_delivered()]
+        for net, packet in self.take_delivered():
+            self._machine.delivered.append(packet)
+            self._machine.take_echo(self, net, packet)
         if self.core.events.waiting:
             os.eventfd_write(self._readable, 1)
 
@@ -182,6 +184,30 @@ class Lan:
         target = self.machines.get(remote.host)
         if target is not None and target.port == remote.port:
             asyncio.get_running_loop().call_soon(target.hears, SockAddr(sender.address, sender.port), data)
+
+
+class SimEcho:
+    """Echo requests through a simulated interface."""
+
+    def __init__(
+        self, machine: Machine, interface: str, source: ipaddress.IPv4Address, dest: ipaddress.IPv4Address
+    ) -> None:
+        self._machine = machine
+        self._network = next(
+            n for n in machine.daemon.networks.values() if n.interface is not None and n.interface.name == interface
+        )
+        self._head = b"\x45\0\0\x24\0\0\0\0\x40\x01\0\0" + source.packed + dest.packed
+
+    async def once(self, timeout: float) -> float | None:
+        payload = os.urandom(8)
+        answered = self._machine.echoes[payload] = asyncio.get_running_loop().create_future()
+        started = asyncio.get_running_loop().time()
+        self._machine.pumps[-1].inject_tun(self._network.net, self._head + b"\x08\0\0\0\0\1\0\1" + payload)
+        await asyncio.wait({answered}, timeout=timeout)
+        del self._machine.echoes[payload]
+        return asyncio.get_running_loop().time() - started if answered.done() else None
+
+    def close(self) -> None: ...
 
 
 class SimSocket:
@@ -254,6 +280,8 @@ class Machine:
     pumps: list[Pump] = field(default_factory=list)
     delivered: list[bytes] = field(default_factory=list)
     links: list[ControllerLink] = field(default_factory=list)
+    answers_echo: bool = True
+    echoes: dict[bytes, asyncio.Future[None]] = field(default_factory=dict)  # that are waited for, by their payload
     cut_off: set[str] = field(default_factory=set)  # URLs to which nothing gets through
     _daemon: Daemon | None = None
     _state: State | None = None
@@ -279,6 +307,7 @@ class Machine:
             connect=self._connect,
             open_tun=self._open_tun,
             link=self._link,
+            echo=partial(SimEcho, self),
         )
 
     def _open_tun(self) -> tuple[int, str]:
@@ -374,6 +403,16 @@ class Machine:
         for pump in list(self.pumps):
             if not pump.dead:
                 pump.receive(_IPV4, source, data)
+
+    def take_echo(self, pump: Pump, net: NetIndex, packet: bytes) -> None:
+        """As its kernel: answers ICMP echo requests, and hands answers to who waits for them."""
+        if packet[9] != 1:
+            return
+        if packet[20] == 8 and self.answers_echo:
+            reply = packet[:12] + packet[16:20] + packet[12:16] + b"\0" + packet[21:]
+            asyncio.get_running_loop().call_soon(pump.inject_tun, net, reply)
+        elif packet[20] == 0 and packet[28:] in self.echoes and not self.echoes[packet[28:]].done():
+            self.echoes[packet[28:]].set_result(None)
 
     def says(self, peer: Machine, word: bytes, network: str = "office") -> None:
         """Sends a packet through the tunnel; the network must be up here."""

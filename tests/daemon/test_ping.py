@@ -1,0 +1,76 @@
+"""`ping` goes through the tunnel, and says so when only the way outside answers; `wait` believes it alone."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from daemonkit import Controller, Machine, controller, refused
+
+from shadowmesh.dataplane.echo import EchoSocket, echo_request, is_reply
+from shadowmesh.dataplane.icmp import checksum
+
+
+@pytest.fixture
+async def there(tmp_path: Path) -> AsyncIterator[Controller]:
+    async with controller(tmp_path) as running:
+        await running.network("office")
+        yield running
+
+
+async def ping(machine: Machine, peer: str, **params: Any) -> list[dict[str, Any]]:
+    return [item async for item in machine.client.stream("ping", peer=peer, **params)]
+
+
+async def test_an_echo_through_the_tunnel(there: Controller) -> None:
+    a, b = await there.member("a"), await there.member("b")
+    for attempt in await ping(a, "b", count=2):
+        assert attempt["ok"] and attempt["path"] == "direct" and attempt["latency_ms"] > 0
+    assert (await ping(a, "b", until_direct=True))[-1]["path"] == "direct"
+    assert any(packet[9] == 1 for packet in b.delivered), "the request itself came out of the tunnel"
+    assert (await a.client.call("wait", target="b", state="direct", timeout_s=5))["state"] == "direct"
+
+
+async def test_a_dead_tunnel_is_told_though_the_daemon_outside_answers(there: Controller) -> None:
+    a, b = await there.member("a"), await there.member("b")
+    assert await a.reaches(b)
+    b.answers_echo = False
+    (attempt,) = await ping(a, "b", count=1)
+    assert not attempt["ok"] and attempt["path"] == "none" and attempt["reason"] == "none.no_echo"
+    assert attempt["outer_ms"] > 0
+    for state in ("up", "direct"):
+        error = await refused(a.client.call("wait", target="b", state=state, timeout_s=0.5))
+        assert error.code == "not_reached"
+
+
+async def test_a_peer_that_isnt_there(there: Controller) -> None:
+    a, b = await there.member("a"), await there.member("b")
+    await b.stop()
+    (attempt,) = await ping(a, "b", count=1)
+    assert not attempt["ok"] and attempt["outer_ms"] is None and attempt["reason"].startswith("none.")
+    await a.client.call("down", network="office")
+    (attempt,) = await ping(a, "b", count=1)
+    assert attempt["reason"] == "none.network_down"
+
+
+def test_only_the_answer_to_this_very_request_counts() -> None:
+    request = echo_request(7, 1, b"0123456789abcdef")
+    assert checksum(request) == 0xFFFF, "RFC 1071: nothing is missing from the sum"
+    reply = b"\0" + request[1:]
+    assert is_reply(reply, 7, 1, b"0123456789abcdef")
+    for other in (request, b"", reply[:7], reply[:-1], b"\0" + echo_request(8, 1, b"0123456789abcdef")[1:]):
+        assert not is_reply(other, 7, 1, b"0123456789abcdef")
+    assert not is_reply(reply, 7, 2, b"0123456789abcdef")
+
+
+@pytest.mark.root
+async def test_a_real_socket_on_loopback() -> None:
+    echo = EchoSocket("lo", ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv4Address("127.0.0.1"))
+    try:
+        for _ in range(2):
+            assert (await echo.once(5.0) or 9.0) < 5.0
+    finally:
+        echo.close()
