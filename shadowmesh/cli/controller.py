@@ -30,6 +30,11 @@ def attach(app: typer.Typer) -> None:
         "controller init --data-dir /var/lib/shadowmesh-controller \\\n    --public-url https://vpn.example.org:8443",
     )(init)
     verb(group, "run", "controller run --data-dir /var/lib/shadowmesh-controller")(run)
+    verb(
+        group,
+        "set-urls",
+        "controller set-urls --data-dir /var/lib/shadowmesh-controller \\\n    https://vpn.example.net:8443",
+    )(set_urls)
     secrets = new_app("The controller's secrets.")
     verb(secrets, "export", "controller secrets export --data-dir /var/lib/shadowmesh-controller > secrets")(
         secrets_export
@@ -112,6 +117,27 @@ def run(
 
     set_up(call)
     serve(RunOptions(data_dir=data_dir, listen=listen))
+
+
+def set_urls(
+    call: Call,
+    data_dir: DataDir,
+    urls: Annotated[list[str], typer.Argument(help="https://HOST:8443, all of them, best first.")],
+) -> None:
+    """Give the controller other public URLs; clients and relays follow.
+
+    First set the new ones, so that all hear of them while the old ones work; those stay announced for 30 days. Takes
+    effect when the controller is started again.
+    """
+    from shadowmesh.controller.initialise import set_urls as change
+
+    settings = change(data_dir, tuple(urls))
+    former = [former.url for former in settings.former_urls]
+    lines = [f"public URLs: {', '.join(settings.public_urls)}"]
+    if former:
+        lines.append(f"announced for up to 30 days more: {', '.join(former)}")
+    lines.append("restart the controller: `systemctl restart` it, or `shadowmesh controller run`")
+    call.done("controller-set-urls/1", {"public_urls": settings.public_urls, "former_urls": former}, "\n".join(lines))
 
 
 def secrets_export(call: Call, data_dir: DataDir) -> None:

@@ -95,6 +95,13 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class IdentityChanged:
+    """The controller's identity document is another than before: other URLs, certificates or keys. To be kept on disk."""
+
+    identity: IdentityDocument
+
+
+@dataclass(frozen=True, slots=True)
 class MapChanged:
     """The newest map of a network, its signature checked, and the message that brought it: to be kept on disk as it came."""
 
@@ -114,6 +121,7 @@ class MapRefused:
 
 LinkEvent: TypeAlias = (
     Connected
+    | IdentityChanged
     | Disconnected
     | Refused
     | MapChanged
@@ -157,6 +165,7 @@ class ControllerLink:
         self.maps: dict[NetworkID, NetworkMap] = {m.head.network_id: m for m in maps}
         self.networks: set[NetworkID] = {*networks, *self.maps}
         self._newest: dict[NetworkID, tuple[int, int]] = {i: m.order for i, m in self.maps.items()}
+        self._told_identity = identity
         self._urls = tuple(urls)
         self._fingerprint = fingerprint
         self._device = device
@@ -250,8 +259,10 @@ class ControllerLink:
             await self._wait(wait)
 
     def _candidates(self) -> tuple[str, ...]:
+        """What the identity says, what the newest maps say, and what was known at first."""
         known = self.identity.urls if self.identity is not None else ()
-        return tuple(dict.fromkeys((*known, *self._urls)))
+        mapped = [url for netmap in self.maps.values() for url in netmap.head.controller_urls]
+        return tuple(dict.fromkeys((*known, *mapped, *self._urls)))
 
     async def _wait(self, seconds: float) -> None:
         self._kicked.clear()
@@ -289,6 +300,9 @@ class ControllerLink:
                     yield Connected(url, offset)
                 if event is not None:
                     yield event
+                if self.identity is not None and self.identity != self._told_identity:
+                    self._told_identity = self.identity
+                    yield IdentityChanged(self.identity)
             if not self._closed:
                 raise ShadowMeshError("link_lost", f"{url} closed the connection", kind=Kind.UNREACHABLE)
         finally:
@@ -426,6 +440,9 @@ class ControllerLink:
         assert self.identity is not None
         if update.signature.key not in self.identity.signing_keys:
             await self._meet(url)
+        elif set(new.head.controller_urls) != set(held.head.controller_urls if held else self.identity.urls):
+            with contextlib.suppress(ShadowMeshError):  # the map's URLs serve as well
+                await self._meet(url)
         if not verify_map(new, update.signature, self.identity.signing_keys):
             raise MalformedError("a map with a wrong signature")
         newest = self._newest.get(update.network_id, (0, 0))

@@ -246,3 +246,20 @@ def _import_secrets(path: Path, into: Path) -> KeyRing:
             kind=Kind.USAGE,
         ) from e
     return keys
+
+
+def set_urls(data_dir: Path, urls: tuple[str, ...]) -> Settings:
+    """Gives a controller other public URLs from its next start on; machines follow, those of before stay announced for 30 days.
+
+    Raises ShadowMeshError: bad_public_url, not_initialized, and what writing raises.
+    """
+    where = DataDir(data_dir)
+    checked = tuple(dict.fromkeys(check_public_url(url) for url in urls))
+    if not checked:
+        raise ShadowMeshError("bad_public_url", "a public URL is missing", "give one at least", kind=Kind.USAGE)
+    settings = where.read().moved_to(checked, utc_now().timestamp())
+    try:
+        write_settings(where.config, settings)
+    except OSError as e:
+        raise _cannot_write(where.path, e) from e
+    return settings

@@ -74,7 +74,7 @@ def make_authority(directory: Path, fingerprint: str, now: dt.datetime) -> None:
 
 def host_names(settings: Settings) -> list[str]:
     """All names and addresses that the server certificate is for."""
-    names = [urlsplit(url).hostname or "" for url in settings.public_urls]
+    names = [urlsplit(url).hostname or "" for url in settings.announced_urls]
     listening = settings.address.ip
     if not listening.is_unspecified:
         names.append(str(listening))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 import structlog
+from msgspec.structs import replace
 from sqlalchemy.engine import Engine
 
 from shadowmesh.controller import pki
@@ -99,12 +100,11 @@ def _run(options: RunOptions) -> None:
 
 
 def _with_overrides(settings: Settings, options: RunOptions) -> Settings:
-    return Settings(
+    return replace(
+        settings.without_what_ran_out(utc_now().timestamp()),
         public_urls=tuple(check_public_url(url) for url in options.public_urls) or settings.public_urls,
         listen=str(parse_listen(options.listen)) if options.listen else settings.listen,
         database_url=options.database_url or settings.database_url,
-        tls_cert=settings.tls_cert,
-        tls_key=settings.tls_key,
     )
 
 

@@ -10,21 +10,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from msgspec.structs import replace
+
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.codec import Struct, from_json, to_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 
 DEFAULT_PORT = 8443
+FORMER_URL_LIFE = 30 * 86400.0  # seconds
 CONFIG_NAME = "controller.json"
 SOCKET_NAME = "controller.sock"
 DATABASE_NAME = "controller.db"
 DATABASE_PASSWORD_NAME = "database-password"  # noqa: S105 - a file's name
 
 
+class FormerURL(Struct, frozen=True, kw_only=True):
+    """A public URL that another took the place of: still announced, for those who were asleep."""
+
+    url: str
+    until: float  # Unix time
+
+
 class Settings(Struct, frozen=True, kw_only=True):
     """`listen` is ADDRESS:PORT; STUN is served on UDP at the same port and the next."""
 
     public_urls: tuple[str, ...]
+    former_urls: tuple[FormerURL, ...] = ()
     listen: str
     database_url: str | None = None  # without its password; None: SQLite in the data directory
     tls_cert: str | None = None  # None: certificates of our own authority
@@ -33,6 +44,21 @@ class Settings(Struct, frozen=True, kw_only=True):
     @property
     def address(self) -> SockAddr:
         return parse_listen(self.listen)
+
+    @property
+    def announced_urls(self) -> tuple[str, ...]:
+        """Where machines may look for this controller, best first."""
+        return tuple(dict.fromkeys((*self.public_urls, *(former.url for former in self.former_urls))))
+
+    def moved_to(self, urls: tuple[str, ...], now: float) -> Settings:
+        """With other public URLs; those given up stay announced for `FORMER_URL_LIFE`. `now`: Unix time."""
+        given_up = [FormerURL(url=url, until=now + FORMER_URL_LIFE) for url in self.public_urls if url not in urls]
+        former = [f for f in self.former_urls if f.url not in urls and f.until > now]
+        return replace(self, public_urls=urls, former_urls=(*given_up, *former))
+
+    def without_what_ran_out(self, now: float) -> Settings:
+        """Without former URLs whose time is over."""
+        return replace(self, former_urls=tuple(f for f in self.former_urls if f.until > now))
 
     @property
     def stun_ports(self) -> tuple[int, int]:

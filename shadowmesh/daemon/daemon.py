@@ -45,7 +45,7 @@ from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.link import AuditCheckpoint, Grant, Pending, PresenceUpdate, Removed
 from shadowmesh.model.pump import INNER_MTU, AddTun, NetIndex, RemoveTun, SetLocal
-from shadowmesh.protocol.signing import Signer
+from shadowmesh.protocol.signing import IdentityDocument, Signer
 
 log = structlog.get_logger(__name__)
 
@@ -293,15 +293,18 @@ class Daemon:
         self._watching.forget(network)
         self._asking.discard(network.id)
         former = FormerNetwork(record=network.record, state=state, what=what, at=self._controller_wall(network))
-        self.former[network.id] = former
         self.keeper.drop(network.id)
-        self.keeper.keep(network.id, "end", lambda: self.state.end_network(former))
+        self._keep_former(former)
         self.keeper.confirm(network.id)
         fingerprint = network.record.controller.fingerprint
         if not any(other.record.controller.fingerprint == fingerprint for other in self.networks.values()):
             self.keeper.keep(None, ("checkpoints", fingerprint), lambda: self.state.forget_checkpoints(fingerprint))
         self.links.refresh()
         self._changed()
+
+    def _keep_former(self, former: FormerNetwork) -> None:
+        self.former[former.record.network_id] = former
+        self.keeper.keep(former.record.network_id, "end", lambda: self.state.end_network(former))
 
     def forget(self, network_id: NetworkID) -> None:
         """Nothing more is known of a membership that had ended."""
@@ -335,6 +338,19 @@ class Daemon:
                 self._watching.connected(network)
             self.mesh.poke()
         self._changed()
+
+    def identity_changed(self, fingerprint: str, identity: IdentityDocument) -> None:
+        """A controller has other URLs, certificates or keys: known also after a restart, and when it has moved by then."""
+        for network in self.networks.values():
+            if network.record.controller.fingerprint == fingerprint:
+                network.change(controller=msgspec.structs.replace(network.record.controller, identity=identity))
+                if network.interface is not None:
+                    self._hold_outer(network)
+        for former in list(self.former.values()):
+            if former.state == "left" and former.record.controller.fingerprint == fingerprint:
+                controller = msgspec.structs.replace(former.record.controller, identity=identity)
+                record = msgspec.structs.replace(former.record, controller=controller)
+                self._keep_former(msgspec.structs.replace(former, record=record))
 
     def clock_offset(self, network: Network, offset: float) -> None:
         """The controller's clock minus ours; kept, since expiry is judged by it also after a restart."""

@@ -12,6 +12,7 @@ from shadowmesh.client_api.link import (
     Connected,
     ControllerLink,
     Disconnected,
+    IdentityChanged,
     LinkEvent,
     MapChanged,
     MapRefused,
@@ -34,7 +35,7 @@ from shadowmesh.model.link import (
 )
 
 if TYPE_CHECKING:
-    from shadowmesh.protocol.signing import Signer
+    from shadowmesh.protocol.signing import IdentityDocument, Signer
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +55,7 @@ class LinkUser(Protocol):
         self, network: Network, connected: bool, refusal: Refusal | None = None, away: str | None = None
     ) -> None: ...
     def forget(self, network_id: NetworkID) -> None: ...
+    def identity_changed(self, fingerprint: str, identity: IdentityDocument) -> None: ...
     def clock_offset(self, network: Network, offset: float) -> None: ...
     def map_changed(self, network: Network, change: MapChanged) -> None: ...
     def message(self, network: Network, message: Grant | PresenceUpdate | Removed | Pending) -> None: ...
@@ -149,6 +151,9 @@ class Links:
                 log.warning("controller away", why=str(event.error), retry_in=round(event.retry_in, 1))
                 for network in networks:
                     user.link_changed(network, False, away=event.error.what)
+            case IdentityChanged():
+                log.info("controller's identity changed", urls=event.identity.urls)
+                user.identity_changed(fingerprint, event.identity)
             case Refused():
                 log.error("controller refuses this device", code=event.code, why=event.what)
                 for network in networks:

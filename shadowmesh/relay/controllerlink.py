@@ -192,11 +192,15 @@ class ControllerLink:
         last: ShadowMeshError | None = None
         for url in urls:
             try:
-                return await asyncio.to_thread(
+                contact = await asyncio.to_thread(
                     first_contact, url, self._state.fingerprint, timeout=_TIMEOUT, connect=self._dial
                 )
             except ShadowMeshError as e:
                 last = last or e
+                continue
+            if self._state.relay_id is not None and contact.identity.urls:  # it may move: what it announces is kept
+                self._keep(msgspec.structs.replace(self._state, controller_urls=contact.identity.urls))
+            return contact
         assert last is not None
         raise last
 

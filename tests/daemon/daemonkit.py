@@ -31,6 +31,7 @@ from freeport import free_port
 from shadowmesh.client_api.link import ControllerLink
 from shadowmesh.client_api.local import AsyncDaemonClient
 from shadowmesh.client_api.rest import ControllerClient
+from shadowmesh.controller import pki
 from shadowmesh.controller.initialise import InitOptions, InitResult, init
 from shadowmesh.controller.keys import KeyRing
 from shadowmesh.controller.run import serving
@@ -538,18 +539,29 @@ async def controller(root: Path, *, lan: Lan | None = None, name: str = "control
     """Serves inside the block; at its end all machines of its LAN are stopped and nothing must be left running."""
     lan = lan or Lan()
     port = free_port()
-    url = f"https://127.0.0.1:{port}"
     where = DataDir(root / name)
     first = await asyncio.to_thread(_made_before, name, where.path)
-    settings = Settings(public_urls=(url,), listen=f"127.0.0.1:{port}")
-    keys = KeyRing.load(where.keys)
-    async with serving(where, settings, keys, database_url(None, where.database), FAST, clock := Clock()) as at:
+    settings = Settings(public_urls=(f"https://127.0.0.1:{port}",), listen=f"127.0.0.1:{port}")
+    async with running(root, where, first, lan, settings) as there:
         try:
-            yield Controller(at, url, where.path, first, lan, root, clock)
+            yield there
         finally:
             for machine in lan.machines.values():
                 if machine.running:
                     await machine.stop()
+
+
+@asynccontextmanager
+async def running(
+    root: Path, where: DataDir, first: InitResult, lan: Lan, settings: Settings
+) -> AsyncIterator[Controller]:
+    """A controller that serves inside the block, with what is in its directory; machines go on after it."""
+    url = settings.public_urls[0]
+    if pki.needs_renewal(where.path, settings, dt.datetime.now(dt.UTC)):
+        pki.make_server_certificate(where.path, settings, dt.datetime.now(dt.UTC))
+    keys = KeyRing.load(where.keys)
+    async with serving(where, settings, keys, database_url(None, where.database), FAST, clock := Clock()) as at:
+        yield Controller(at, url, where.path, first, lan, root, clock)
 
 
 async def refused(what: Any) -> ShadowMeshError:

@@ -133,7 +133,7 @@ def foreign_origin(connection: HTTPConnection) -> bool:
         site = urlsplit(origin)[:2]
     except ValueError:  # `http://[`
         return True
-    return site not in {urlsplit(url)[:2] for url in settings.public_urls}
+    return site not in {urlsplit(url)[:2] for url in settings.announced_urls}
 
 
 At = Annotated[Services, Depends(at_hand)]

@@ -84,7 +84,7 @@ async def identity(at: At, request: Request) -> Response:
         ca_pem=request.app.state.trust_bundle,
         signing_keys=(core.keys.maps.public,),
         audit_keys=(core.keys.audit.public,),
-        urls=core.settings.public_urls,
+        urls=core.settings.announced_urls,
         stun_ports=core.settings.stun_ports,
         issued=core.now().timestamp(),
     )

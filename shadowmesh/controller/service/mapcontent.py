@@ -108,7 +108,7 @@ def announce_urls(core: Core, conn: Connection) -> None:
     All nodes read it from the database: the same serial has the same content, whichever node is asked.
     """
     settings, t = core.settings, schema.networks
-    announce(conn, settings.public_urls, settings.stun_ports[0], core.now(), alone=not core.store.shared)
+    announce(conn, settings.announced_urls, settings.stun_ports[0], core.now(), alone=not core.store.shared)
     for network in conn.execute(sa.select(t).where(t.c.deleted_at.is_(None))).all():
         head, _ = load_head(conn, network)
         digest = hashlib.sha256(to_json(head)).digest()

@@ -26,7 +26,7 @@ _RESOLVING = 2.0  # seconds for all names together; one that takes longer is pas
 
 async def outer_addresses(core: Core) -> dict[IPAddress, str]:
     """Address → whose it is, for people. Names in URLs are resolved as this host does."""
-    hosts: dict[str, str] = {urlsplit(url).hostname or "": "this controller" for url in core.settings.public_urls}
+    hosts: dict[str, str] = {urlsplit(url).hostname or "": "this controller" for url in core.settings.announced_urls}
     listen = core.settings.address.host
     if not ip_address(listen).is_unspecified:
         hosts.setdefault(listen, "this controller")

@@ -142,7 +142,7 @@ class Relays:
             relay_id=RelayID(relay_id),
             name=name,
             token_keys=(core.keys.tokens.public,),
-            controller_urls=core.settings.public_urls,
+            controller_urls=core.settings.announced_urls,
         )
 
     async def _refresh_maps(self) -> None:
