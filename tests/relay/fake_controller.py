@@ -38,6 +38,7 @@ class FakeController:
     def __init__(self, certificate: tuple[Path, Path], tokens: Signer) -> None:
         self.certificate, self.tokens = certificate, tokens
         self.identity = Signer.generate()
+        self.announced: tuple[str, ...] = ()  # further URLs in its identity document
         self.token = "smr_" + secrets.token_urlsafe(16)
         self.registrations: list[RelayRegistration] = []
         self.hellos: asyncio.Queue[RelayHello] = asyncio.Queue()
@@ -95,7 +96,7 @@ class FakeController:
                 identity=self.identity.public,
                 ca_pem=self.certificate[0].read_text(),
                 signing_keys=(),
-                urls=(self.url,),
+                urls=(self.url, *self.announced),
                 issued=self.wall(),
             )
             return Response(sign_identity(self.identity, document))

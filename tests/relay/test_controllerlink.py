@@ -110,6 +110,16 @@ async def test_a_relay_registers_once_and_links_with_what_it_offers(controller: 
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
 
 
+async def test_where_the_controller_says_that_it_will_be_is_kept(controller: FakeController, tmp_path: Path) -> None:
+    async with running(controller, tmp_path):
+        await asyncio.wait_for(controller.hellos.get(), PATIENCE)
+    controller.announced = ("https://127.0.0.1:1",)
+    async with running(controller, tmp_path):
+        await asyncio.wait_for(controller.hellos.get(), PATIENCE)
+    with RelayStore(tmp_path) as store:
+        assert store.load().controller_urls == (controller.url, "https://127.0.0.1:1")
+
+
 async def test_a_wrong_token_ends_it_with_the_controllers_words(controller: FakeController, tmp_path: Path) -> None:
     async with running(controller, tmp_path, token="wrong") as site:
         with pytest.raises(ShadowMeshError, match="wrong or used up; make another") as e:
