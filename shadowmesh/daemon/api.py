@@ -18,7 +18,7 @@ from shadowmesh.daemon.local_api import Access, Caller, Method
 from shadowmesh.daemon.network import Network
 from shadowmesh.daemon.ping import pings
 from shadowmesh.daemon.state import FormerNetwork
-from shadowmesh.daemon.wgexport import wireguard_config
+from shadowmesh.daemon.wgexport import free_port, wireguard_config
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.link import Leave
@@ -302,8 +302,11 @@ class Api:
                 "say --takeover to stop it here", kind=Kind.CONFLICT,
             )  # fmt: skip
         self._running(network)
-        export = self._daemon.mesh.node.export_wireguard(network.id, member.client_id, self._now())
-        config = wireguard_config(network.name, member, export)
+        node, moment = self._daemon.mesh.node, self._now()
+        export = node.export_wireguard(network.id, member.client_id, moment)
+        config = wireguard_config(
+            network.name, member, export, listen_port=free_port(), epoch=node.epoch(network.id, moment)
+        )
         network.change(wanted=False)
         self._daemon.take_down(network)
         return {"config": config, "peer": member.name, "network": network.name}

@@ -24,6 +24,7 @@ from shadowmesh.daemon.network import Network, Refusal
 from shadowmesh.daemon.outeraddresses import PumpTraffic
 from shadowmesh.daemon.state import Ending, FormerNetwork, NetworkRecord, State
 from shadowmesh.daemon.streams import Streams
+from shadowmesh.daemon.stunservers import StunServers
 from shadowmesh.daemon.watching import Watching
 from shadowmesh.daemon.world import World
 from shadowmesh.engine import (
@@ -82,6 +83,7 @@ class Daemon:
         )  # fmt: skip
         self._interfaces = Interfaces(self.world, self.host)
         self._streams = Streams(self.world, self.mesh, self.connect)
+        self._stun = StunServers(self.world.resolve, self._stun_changed)
         self._next_net = 0
         self._public: str | None = None
         self._watchers: set[asyncio.Event] = set()
@@ -114,6 +116,7 @@ class Daemon:
         for network in self.networks.values():
             if network.interface is not None:
                 self.mesh.node.set_wall_offset(network.id, network.clock_offset(moment))
+            self._stun.look(network.record.controller.fingerprint, network.identity, again=False)
         self._clock_looked_at = asyncio.get_running_loop().call_later(_CLOCK_LOOK, self._look_at_clock)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -146,6 +149,7 @@ class Daemon:
             self._retry.cancel()
         await self.links.stop()
         await self._streams.stop()
+        await self._stun.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -255,6 +259,7 @@ class Daemon:
         node.add_network(NetworkIdentity(network.net, network.id, network.record.client_id, network.secrets.wg_private))
         node.set_wall_offset(network.id, network.clock_offset(moment))
         node.apply_map(network.id, network.map, moment)
+        node.set_stun_servers(network.id, self._stun.of(network.record.controller.fingerprint), moment)
         node.apply_keys(network.id, network.keys, moment)
         self._apply_token(network)
         node.controller_link(network.id, network.connected, moment)
@@ -331,6 +336,7 @@ class Daemon:
         if refusal is not None and refusal.duplicate:
             self.take_down(network)
         elif connected:
+            self._stun.look(network.record.controller.fingerprint, network.identity)
             self.bring_up(network)
         if network.interface is not None:
             self.mesh.node.controller_link(network.id, connected, self.world.clock())
@@ -351,6 +357,12 @@ class Daemon:
                 controller = msgspec.structs.replace(former.record.controller, identity=identity)
                 record = msgspec.structs.replace(former.record, controller=controller)
                 self._keep_former(msgspec.structs.replace(former, record=record))
+
+    def _stun_changed(self, fingerprint: str) -> None:
+        for network in self.networks.values():
+            if network.record.controller.fingerprint == fingerprint and network.interface is not None:
+                self.mesh.node.set_stun_servers(network.id, self._stun.of(fingerprint), self.world.clock())
+        self.mesh.poke()
 
     def clock_offset(self, network: Network, offset: float) -> None:
         """The controller's clock minus ours; kept, since expiry is judged by it also after a restart."""

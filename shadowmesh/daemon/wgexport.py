@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import socket
 
 from shadowmesh.engine import WireGuardExport
 from shadowmesh.model.errors import Kind, ShadowMeshError
@@ -13,11 +14,19 @@ from shadowmesh.model.text import escaped
 _KEEPALIVE = 25
 
 
-def wireguard_config(network: str, peer: Member, export: WireGuardExport | None) -> str:
+def free_port() -> int:
+    """A UDP port that nothing has: the daemon, which goes on with other networks, keeps its own."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("", 0))
+        return int(sock.getsockname()[1])
+
+
+def wireguard_config(
+    network: str, peer: Member, export: WireGuardExport | None, *, listen_port: int, epoch: int = 0
+) -> str:
     """The text of a wg-quick(8) file. Raises ShadowMeshError(CONFLICT) where standard WireGuard couldn't reach the peer.
 
-    It names no port of its own: the daemon, which goes on with other networks, keeps its one, and the peer answers
-    to wherever it is spoken to from.
+    This machine may be behind any NAT: it speaks first, and keeps its mapping. `epoch`: of the network key.
     """
     if export is None:
         raise ShadowMeshError("no_network_key", f"no key of {network} is held yet", "wait for the controller")
@@ -31,8 +40,11 @@ def wireguard_config(network: str, peer: Member, export: WireGuardExport | None)
     lines = [
         # Names are others' words: a line break in one would begin a setting, PostUp for example.
         f"# {escaped(network)}: this machine towards {escaped(peer.name)}; contains the private key",
+        f"# the preshared key is that of epoch {epoch}: once the network's key has rotated, it ends within 7 days, and this",
+        "# has to be exported anew",
         "[Interface]",
         f"PrivateKey = {_b64(export.private.reveal())}",
+        f"ListenPort = {listen_port}",
         f"Address = {', '.join(f'{a}/{a.max_prefixlen}' for a in export.addresses)}",
         f"MTU = {INNER_MTU}",
         "",

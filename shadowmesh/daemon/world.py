@@ -17,6 +17,7 @@ from shadowmesh.client_api.link import ControllerLink
 from shadowmesh.daemon.clock import now
 from shadowmesh.daemon.hostnet import HostEvent, HostNet
 from shadowmesh.daemon.relay_stream import RelayStream
+from shadowmesh.daemon.stunservers import Resolve, resolve
 from shadowmesh.dataplane.echo import EchoSocket
 from shadowmesh.dataplane.host import Interface as HostInterface
 from shadowmesh.dataplane.interface import Pump
@@ -94,6 +95,7 @@ class World:
     open_tun: Callable[[], tuple[int, str]] = _open_tun
     link: Callable[..., ControllerLink] = ControllerLink
     echo: Callable[[str, IPv4Address, IPv4Address], Echo] = EchoSocket
+    resolve: Resolve = resolve
     stream: Callable[[str, Connect], Stream] = RelayStream
 
 

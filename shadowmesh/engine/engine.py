@@ -83,6 +83,7 @@ class Engine:
         self._user = user
         self.cookies = CookieChecker(self.membership.static.public)
         self.netmap: NetworkMap | None = None
+        self.named_stun: tuple[SockAddr, ...] = ()  # of a controller that the map names by host name
         self.relays = RelaySet(identity.network_id, surroundings, outbox, user, self)
         self.peers: dict[ClientID, Peer] = {}
         self.by_key: dict[bytes, Peer] = {}

@@ -202,6 +202,13 @@ class Node:
         """How far the clock of this network's controller is ahead of `Now.wall`: expiry is judged by its time."""
         self._surroundings.wall_offsets[network] = seconds
 
+    def set_stun_servers(self, network: NetworkID, servers: Sequence[SockAddr], now: Now) -> None:
+        """STUN servers of the network's controller that its map can't name, as its URL has a host name."""
+        engine = self._engine(network)
+        if engine.named_stun != tuple(servers):
+            engine.named_stun = tuple(servers)
+            self.servers_changed(now)
+
     # restarts
 
     def warm_start(self, now: Now) -> WarmStart:
@@ -396,7 +403,7 @@ class Node:
         second: list[SockAddr] = []
         for engine in self._living():
             assert engine.netmap is not None
-            servers += engine.netmap.head.stun
+            servers += dict.fromkeys((*engine.netmap.head.stun, *engine.named_stun))
             relays = [r.udp for r in engine.netmap.head.relays if r.udp is not None]
             servers += relays
             second += [SockAddr(relay.host, relay.port + 1) for relay in relays]

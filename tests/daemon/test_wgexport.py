@@ -38,9 +38,10 @@ EXPORT = WireGuardExport(
 def test_the_file_says_what_wireguard_needs() -> None:
     parser = configparser.ConfigParser()
     parser.optionxform = str  # type: ignore[assignment, method-assign]
-    parser.read_string(wireguard_config("office", MEMBER, EXPORT))
+    parser.read_string(wireguard_config("office", MEMBER, EXPORT, listen_port=40123, epoch=3))
     assert dict(parser["Interface"])["PrivateKey"] == base64.b64encode(KEY.reveal()).decode()
     assert (parser["Interface"]["Address"], parser["Interface"]["MTU"]) == ("10.9.0.1/32, fd00::1/128", "1376")
+    assert parser["Interface"]["ListenPort"] == "40123"
     assert dict(parser["Peer"]) == {
         "PublicKey": str(PEER),
         "PresharedKey": base64.b64encode(b"p" * 32).decode(),
@@ -50,19 +51,25 @@ def test_the_file_says_what_wireguard_needs() -> None:
     }
 
 
+def test_it_says_that_the_preshared_key_ends() -> None:
+    assert (
+        "of epoch 3" in wireguard_config("office", MEMBER, EXPORT, listen_port=40123, epoch=3).split("[Interface]")[0]
+    )
+
+
 def test_what_cant_be_exported_says_why() -> None:
     with pytest.raises(ShadowMeshError) as caught:
-        wireguard_config("office", MEMBER, replace(EXPORT, endpoint=None))
+        wireguard_config("office", MEMBER, replace(EXPORT, endpoint=None), listen_port=1)
     assert (caught.value.code, caught.value.kind) == ("no_endpoint", Kind.CONFLICT)
     with pytest.raises(ShadowMeshError) as caught:
-        wireguard_config("office", MEMBER, None)
+        wireguard_config("office", MEMBER, None, listen_port=1)
     assert caught.value.code == "no_network_key"
 
 
 def test_a_name_adds_no_setting() -> None:
     """Names are others' words: wg-quick runs what PostUp says, as root."""
     evil = replace_name("peer\nPostUp = touch /tmp/x\r\nPostDown = y")
-    text = wireguard_config("office\n[Interface]\nPostUp = z", evil, EXPORT)
+    text = wireguard_config("office\n[Interface]\nPostUp = z", evil, EXPORT, listen_port=1)
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     assert not [line for line in lines if "Post" in line]
     assert lines[0] == "[Interface]" and lines.count("[Interface]") == 1
