@@ -99,12 +99,12 @@ class Daemon:
     async def start(self) -> None:
         """Raises ShadowMeshError if this host can't carry a network at all."""
         self._loop = asyncio.get_running_loop()
+        records = self.state.networks()
+        if not self.state.is_current:  # before anything is saved
+            self._ask_first([r.network_id for r in records])
+        self.former = {f.record.network_id: f for f in self.state.former_networks()}
         self.host.start()
         self.mesh.start()
-        self.former = {f.record.network_id: f for f in self.state.former_networks()}
-        records = self.state.networks()
-        if not self.state.is_current:
-            self._ask_first([r.network_id for r in records])
         for record in records:
             self.add(record)
         self.links.refresh()
@@ -228,7 +228,9 @@ class Daemon:
 
     def _retried(self) -> None:
         """Tries those again that couldn't run: what they wait for may have come."""
-        self._retry = None
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
         moment = self.world.clock().boot
         waiting = [n for n in self.networks.values() if n.error is not None and n.interface is None]
         for network in waiting:

@@ -20,7 +20,7 @@ import socket
 import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Callable, Collection, Hashable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -315,7 +315,7 @@ class Machine:
         self._tuns += 1
         if self.tun_error is not None:
             raise self.tun_error
-        return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC), f"shadowmesh{self._tuns - 1}"
+        return os.memfd_create("simulated-tun"), f"shadowmesh{self._tuns - 1}"
 
     async def _connect(
         self, host: str, port: int, timeout: float, reaching: Callable[[IPAddress], None]
@@ -542,6 +542,7 @@ async def controller(root: Path, *, lan: Lan | None = None, name: str = "control
     where = DataDir(root / name)
     first = await asyncio.to_thread(_made_before, name, where.path)
     settings = Settings(public_urls=(f"https://127.0.0.1:{port}",), listen=f"127.0.0.1:{port}")
+    before = descriptors(root)
     async with running(root, where, first, lan, settings) as there:
         try:
             yield there
@@ -549,6 +550,39 @@ async def controller(root: Path, *, lan: Lan | None = None, name: str = "control
             for machine in lan.machines.values():
                 if machine.running:
                     await machine.stop()
+        await asyncio.sleep(0)
+        left = {"tasks": tasks_left(), "timers": timers_left(), "descriptors": descriptors(root)}
+        assert left == {"tasks": [], "timers": [], "descriptors": before}, f"left running: {left}, {before} before"
+
+
+def tasks_left() -> list[str]:
+    """Tasks of daemons that still run."""
+    coroutines = [task.get_coro() for task in asyncio.all_tasks() if not task.done()]
+    frames = [getattr(c, "cr_frame", None) for c in coroutines]
+    return [f.f_code.co_qualname for f in frames if f is not None and _is_daemons(f.f_globals["__name__"])]
+
+
+def timers_left() -> list[str]:
+    """Calls that daemons still want made later."""
+    handles = [h for h in asyncio.get_running_loop()._scheduled if not h.cancelled()]  # type: ignore[attr-defined]
+    callbacks = [h._callback for h in handles]
+    return [c.__qualname__ for c in callbacks if _is_daemons(getattr(c, "__module__", None) or "")]
+
+
+def _is_daemons(module: str) -> bool:
+    return module.startswith(("shadowmesh.daemon", "shadowmesh.client_api"))
+
+
+def descriptors(root: Path) -> list[str]:
+    """Those that are open of state directories, of interfaces and of pumps."""
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            target = str(entry.readlink())
+            ours = target.startswith(f"{root}/") and Path(target).name.startswith(("state.db", "daemon."))
+            if ours or "simulated-tun" in target or target == "anon_inode:[eventfd]":
+                found.append(target)
+    return sorted(found)
 
 
 @asynccontextmanager
