@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
+
+# Unix time in a message, up to the year 9999: what is larger has no date, and none of WireGuard's timestamps either.
+UnixTime = Annotated[float, Meta(ge=0, lt=253402300800)]
 
 _UNITS = ((365.25 * 86400, "year"), (86400.0, "day"), (3600.0, "hour"), (60.0, "minute"), (1.0, "second"))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Literal
 
+from shadowmesh.model.clock import UnixTime
 from shadowmesh.model.codec import Struct
 from shadowmesh.model.ids import ClientID, InviteID, NetworkRef
 from shadowmesh.model.keys import (
@@ -43,7 +44,7 @@ class EnrolChallenge(Struct, frozen=True, kw_only=True):
     """
 
     nonce: str
-    wall: float
+    wall: UnixTime
     identity: SigningPublicKey
     ephemeral: EphemeralPublicKey | None = None
     sealed: str | None = None

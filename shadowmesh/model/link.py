@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.clock import UnixTime
 from shadowmesh.model.codec import Struct, from_json
 from shadowmesh.model.errors import MalformedError
 from shadowmesh.model.ids import ClientID, RelayID
@@ -27,7 +28,7 @@ class LinkMessage(Struct, frozen=True, kw_only=True, tag_field="type", tag=str.l
 
 class Challenge(LinkMessage, frozen=True, kw_only=True):
     nonce: str  # hex, 32 bytes
-    wall: float  # the controller's clock: the client keeps the offset
+    wall: UnixTime  # the controller's clock: the client keeps the offset
 
 
 class Signature(Struct, frozen=True, kw_only=True):
@@ -101,7 +102,7 @@ class Removed(LinkMessage, frozen=True, kw_only=True):
 
     network_id: NetworkID
     reason: str
-    at: float | None = None
+    at: UnixTime | None = None
 
 
 class Pending(LinkMessage, frozen=True, kw_only=True):
@@ -129,7 +130,7 @@ class AuditCheckpoint(LinkMessage, frozen=True, kw_only=True):
 
     key: SigningPublicKey  # an audit key of the identity document
     commitment: str  # hex, 32 bytes
-    at: float  # Unix time of the log's newest entry
+    at: UnixTime  # of the log's newest entry
     signature: str  # base64
 
 

@@ -18,6 +18,7 @@ from typing import Annotated, Generic, TypeVar
 import msgspec
 
 from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.clock import UnixTime
 from shadowmesh.model.codec import Struct, from_json, to_json
 from shadowmesh.model.errors import MalformedError
 from shadowmesh.model.ids import ClientID, NetworkRef, RelayID
@@ -58,8 +59,8 @@ class EpochInfo(Struct, frozen=True, kw_only=True):
     """A valid epoch of the network key. `current_from` and `ends` are Unix times by the controller's clock."""
 
     epoch: Epoch
-    current_from: float
-    ends: float | None = None
+    current_from: UnixTime
+    ends: UnixTime | None = None
 
 
 class MapHead(Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from typing import Annotated
 import msgspec
 
 from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.clock import UnixTime
 from shadowmesh.model.codec import Struct
 from shadowmesh.model.ids import RelayID
 from shadowmesh.model.keys import DevicePublicKey, NetworkID, SigningPublicKey
@@ -64,7 +65,7 @@ class TokenKeys(LinkMessage, frozen=True, kw_only=True):
     """The public keys that sign client tokens: all that count from now on, newest first."""
 
     keys: tuple[SigningPublicKey, ...]
-    wall: float  # the controller's clock
+    wall: UnixTime  # the controller's clock
 
 
 class Revocation(Struct, frozen=True, kw_only=True):
@@ -77,8 +78,8 @@ class Revocation(Struct, frozen=True, kw_only=True):
 
     device_key: DevicePublicKey | None = None
     network_id: NetworkID | None = None
-    before: float
-    until: float
+    before: UnixTime
+    until: UnixTime
 
 
 class Revocations(LinkMessage, frozen=True, kw_only=True):
@@ -91,7 +92,7 @@ class Revocations(LinkMessage, frozen=True, kw_only=True):
 class Alive(LinkMessage, frozen=True, kw_only=True):
     """Nothing but that the controller is there, and what time it has. Any message counts as hearing from it."""
 
-    wall: float
+    wall: UnixTime
 
 
 class Drain(LinkMessage, frozen=True, kw_only=True):
