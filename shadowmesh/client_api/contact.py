@@ -38,6 +38,7 @@ _KINDS = {
     422: Kind.USAGE,
     429: Kind.CONFLICT,
 }
+_OTHER_NAMES = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 _NOT_YET_VALID, _EXPIRED = 9, 10  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 
 
@@ -227,9 +228,16 @@ def _certificate_error(url: str, error: ssl.SSLCertVerificationError, offset: fl
             "set this machine's clock",
             kind=Kind.UNREACHABLE,
         )
+    if error.verify_code in _OTHER_NAMES:
+        return ShadowMeshError(
+            "certificate_refused",
+            f"the certificate of {url} is of another name ({error.verify_message})",
+            "check that the URL is one of the controller's public URLs",
+            kind=Kind.UNREACHABLE,
+        )
     return ShadowMeshError(
         "certificate_refused",
-        f"the certificate of {url} can't be verified ({error.verify_message})",
-        "check that the URL is one of the controller's public URLs",
+        f"at {url} another certificate answers than the controller's own ({error.verify_message})",
+        "let a reverse proxy in front pass TLS through, or give the controller the proxy's certificate (`controller init --tls-cert`)",
         kind=Kind.UNREACHABLE,
     )

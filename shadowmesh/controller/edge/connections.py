@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import h11
 from starlette.requests import HTTPConnection
@@ -24,6 +24,7 @@ from shadowmesh.serving.admission import Admission
 FIRST_MESSAGE = 64 * 1024  # a hello with some hundred maps
 MAX_MESSAGE = 1024 * 1024
 _MAX_FRAGMENTS = 256
+_MAX_UNPROVEN = 384
 _MAX_LEFT = 16  # messages that are still read when their connection has gone
 _WRITE_BUFFER = 64 * 1024  # what a reader that doesn't read has waiting; under TLS it would be 512 KiB
 _CLOSE_TIMEOUT = 2.0  # for the other side's close frame
@@ -123,7 +124,13 @@ class Http(H11Protocol):
 
 
 class Messages(WebSocketsSansIOProtocol):
-    """A WebSocket on which only who is known may send large messages. Text that is none ends it without a word in the log."""
+    """A WebSocket on which only who is known may send large messages. Text that is none ends it without a word in the log.
+
+    There are few that nobody has proven to be his: these take more memory than other connections, and an honest one says its hello
+    within a round trip.
+    """
+
+    _unproven: ClassVar[dict[Messages, None]] = {}  # the oldest first
 
     def __init__(
         self, config: Config, server_state: ServerState, app_state: dict[str, Any], *, admission: Admission | None
@@ -136,13 +143,18 @@ class Messages(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if self.response.status_code == 101:
             self.scope[_PROVEN] = self._proven  # type: ignore[literal-required]
+            self._unproven[self] = None
+            if len(self._unproven) > _MAX_UNPROVEN:
+                next(iter(self._unproven)).transport.abort()
 
     def _proven(self) -> None:
+        self._unproven.pop(self, None)
         self.conn.max_message_size = MAX_MESSAGE
         if self._admission is not None:
             self._admission.proven(self.client)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._unproven.pop(self, None)
         if self.queue.qsize() > _MAX_LEFT:  # a flood; a goodbye and what came just before it is still heard
             self.queue = asyncio.Queue()
         super().connection_lost(exc)
