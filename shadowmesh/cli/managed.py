@@ -25,7 +25,8 @@ _STARTS_S = 5.0  # that long a `controller run` may need until it holds its lock
 
 # what to do about a field that the API doesn't take
 _HINTS = {
-    "name": "use letters, digits, ., _ and -, at most 63, the first a letter or digit (a machine: a-z, 0-9 and -)",
+    "ClientPatch.name": "use a-z, 0-9 and -, at most 63",
+    "name": "use letters, digits, ., _ and -, at most 63, the first a letter or digit",
     "client_name": "use a-z, 0-9 and -, at most 63",
     "email": "write it as NAME@HOST",
     "ip": "give an IPv4 address",
@@ -67,7 +68,8 @@ def request(kind: type[M], **fields: Any) -> M:
         raise ShadowMeshError(
             "bad_option",
             f"{field.replace('_', ' ')} {first['input']!r} isn't usable",
-            _HINTS.get(field, why if first["type"] != "string_pattern_mismatch" else "see --help"),
+            _HINTS.get(f"{kind.__name__}.{field}")
+            or _HINTS.get(field, why if first["type"] != "string_pattern_mismatch" else "see --help"),
             kind=Kind.USAGE,
         ) from e
 

@@ -82,7 +82,8 @@ def run(
     from shadowmesh.relay.state import is_registered
 
     if controller is None and token is not None and not is_registered(data_dir):
-        controller, fingerprint = _controller_here(call, controller_dir)
+        controller, here = _controller_here(call, controller_dir)
+        fingerprint = fingerprint or here
     set_up(call)
     serve(
         RelayOptions(

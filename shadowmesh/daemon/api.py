@@ -195,6 +195,9 @@ class Api:
         for network in chosen:
             await self._until(lambda network=network: self._settled(network), ASK_FIRST)  # type: ignore[misc]
             failed = failed or self._not_up(network)
+        if params.get("network") is None:  # asked for all: those that others ended are among them
+            ended = (ended_error(f) for f in self._daemon.former.values() if f.state != "left")
+            failed = failed or next(ended, None)
         if failed is not None:
             raise failed
         return {"networks": [self._brief(n) for n in chosen]}

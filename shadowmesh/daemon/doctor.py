@@ -170,6 +170,9 @@ def running_network(network: NetworkStatus) -> Iterator[Check]:
     if network.state == "down":
         yield _ok(name, "switched off")
         return
+    if network.state in ("removed", "refused", "expired"):
+        yield _fail(name, network.error or network.state, f"`shadowmesh leave {network.name}` forgets it")
+        return
     if network.state != "up":
         yield _fail(name, network.error or network.state, _REMEDIES.get(network.state, "see `shadowmesh status`"))
     if network.state in ("removed", "refused", "expired"):

@@ -29,6 +29,7 @@ async def is_told(machine: Machine, state: str, words: str) -> None:
     for verb in ("up", "wait"):
         error = await refused(machine.client.call(verb, network="office", target="office", state="up", timeout_s=5))
         assert error.kind in (Kind.NOT_ALLOWED, Kind.CONFLICT) and words in error.what, (verb, error)
+    assert words in (await refused(machine.client.call("up"))).what, "it is among all networks, too"
     (told,) = [c for c in doctor.running_network(shown) if c.name == "network office"]
     assert told.state == "fail" and words in told.what and told.remedy
 
