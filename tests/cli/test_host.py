@@ -66,6 +66,9 @@ def host(sm: Command, process: Command, home: Path, tmp_path_factory: pytest.Tem
         for name, address in ((near, "192.0.2.1/24"), (far, "192.0.2.2/24")):
             ip("-n", name, "addr", "add", address, "dev", "eth0")
             ip("-n", name, "link", "set", "eth0", "up")
+            ip("-n", name, "link", "add", "lan0", "type", "dummy")
+            ip("-n", name, "addr", "add", "192.168.77.1/24", "dev", "lan0")
+            ip("-n", name, "link", "set", "lan0", "up")
         port, data = free_port(), base / "controller"
         url = f"https://192.0.2.1:{port}"
         made = process("controller", "init", "--data-dir", data, "--public-url", url, "--json").document(
@@ -140,7 +143,7 @@ def test_the_doctor_looks_at_a_running_daemon(host: Host, as_nobody: tuple[str, 
         ("up nope", NOT_FOUND, "there is office, shop"),
         ("down nope", NOT_FOUND, "there is office, shop"),
         ("leave nope --yes", NOT_FOUND, "there is office, shop"),
-        ("peers nope", NOT_FOUND, "`shadowmesh status` lists them"),
+        ("peers nope", NOT_FOUND, "no network nope here; there is office, shop"),
         ("ping nobody", NOT_FOUND, "`shadowmesh peers` lists them"),
         ("why nobody@shop", NOT_FOUND, "no peer nobody@shop"),
         ("why twin@nope", NOT_FOUND, "no network nope"),
@@ -171,7 +174,7 @@ def test_a_peer_without_a_path(host: Host) -> None:
 
 
 def test_a_network_that_would_overlap_is_refused_before_its_invite_is_used_up(host: Host) -> None:
-    for name, subnet, other in (("wide", "198.18.0.0/15", "network office"), ("lan", "192.0.0.0/16", "interface eth0")):
+    for name, subnet, other in (("wide", "198.18.0.0/15", "network office"), ("lan", "192.168.0.0/16", "interface lan0")):
         host.controller.network(name, subnet)
         invite = host.controller.invite(name)
         refused = host("join", "-", "--json", stdin=invite["invite"])
