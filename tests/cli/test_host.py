@@ -174,7 +174,10 @@ def test_a_peer_without_a_path(host: Host) -> None:
 
 
 def test_a_network_that_would_overlap_is_refused_before_its_invite_is_used_up(host: Host) -> None:
-    for name, subnet, other in (("wide", "198.18.0.0/15", "network office"), ("lan", "192.168.0.0/16", "interface lan0")):
+    for name, subnet, other in (
+        ("wide", "198.18.0.0/15", "network office"),
+        ("lan", "192.168.0.0/16", "interface lan0"),
+    ):
         host.controller.network(name, subnet)
         invite = host.controller.invite(name)
         refused = host("join", "-", "--json", stdin=invite["invite"])
