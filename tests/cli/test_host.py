@@ -65,10 +65,8 @@ def host(sm: Command, process: Command, home: Path, tmp_path_factory: pytest.Tem
             del address
         for name, address in ((near, "192.0.2.1/24"), (far, "192.0.2.2/24")):
             ip("-n", name, "addr", "add", address, "dev", "eth0")
+            ip("-n", name, "addr", "add", address.replace("192.0.2", "192.168.77"), "dev", "eth0")
             ip("-n", name, "link", "set", "eth0", "up")
-            ip("-n", name, "link", "add", "lan0", "type", "dummy")
-            ip("-n", name, "addr", "add", "192.168.77.1/24", "dev", "lan0")
-            ip("-n", name, "link", "set", "lan0", "up")
         port, data = free_port(), base / "controller"
         url = f"https://192.0.2.1:{port}"
         made = process("controller", "init", "--data-dir", data, "--public-url", url, "--json").document(
@@ -176,7 +174,7 @@ def test_a_peer_without_a_path(host: Host) -> None:
 def test_a_network_that_would_overlap_is_refused_before_its_invite_is_used_up(host: Host) -> None:
     for name, subnet, other in (
         ("wide", "198.18.0.0/15", "network office"),
-        ("lan", "192.168.0.0/16", "interface lan0"),
+        ("lan", "192.168.0.0/16", "interface eth0"),
     ):
         host.controller.network(name, subnet)
         invite = host.controller.invite(name)
