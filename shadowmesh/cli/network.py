@@ -113,8 +113,8 @@ def list_(call: Call) -> None:
         "networks/1",
         {"networks": [n.model_dump(mode="json") for n in found]},
         lambda: table(
-            ("NAME", "SUBNET", "CLIENTS", "ONLINE", "PENDING", "SERIAL", "EPOCH"),
-            ([n.name, n.subnet, n.clients, n.online, n.pending, n.serial, n.epoch] for n in found),
+            ("NAME", "SUBNET", "CLIENTS", "ONLINE", "PENDING", "SERIAL", "EPOCH", "ID"),
+            ([n.name, n.subnet, n.clients, n.online, n.pending, n.serial, n.epoch, n.id] for n in found),
         ),
     )
 

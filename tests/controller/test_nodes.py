@@ -14,9 +14,11 @@ import sqlalchemy as sa
 from people import person
 
 from shadowmesh.controller.service import revocations
+from shadowmesh.controller.service.hub import RelayLink
 from shadowmesh.controller.settings import Timing
 from shadowmesh.controller.store import schema
 from shadowmesh.model import api
+from shadowmesh.model.ids import RelayID
 from shadowmesh.model.link import Removed
 
 if TYPE_CHECKING:
@@ -107,6 +109,47 @@ async def test_a_client_that_comes_back_in_the_last_moment_is_not_removed(nodes:
     one.clock.advance(minutes=6)
     await one.at.ephemeral.remove_idle()
     assert await one.call("client_list", "office") == []
+
+
+async def test_a_relay_removed_or_drained_at_one_node_hears_of_it_at_the_other(nodes: tuple[World, World]) -> None:
+    one, two = nodes
+    relay = {"id": "rly_r", "name": "r", "key": bytes(32), "url": "ws://192.0.2.1:9545", "region": "", "version": ""}
+    row = relay | {"draining": False, "created_at": one.at.core.now()}
+    await one.at.core.write(lambda conn: conn.execute(schema.relays.insert().values(row)))
+    told: list[str] = []
+    link = RelayLink(RelayID("rly_r"), "boot", told.append, lambda code, why: told.append(f"closed {code} {why}"))
+    two.at.hub.relays[link.relay_id] = link
+    for act, heard in (
+        (one.call("relay_drain", "r"), '"draining":true'),
+        (one.call("relay_drain", "r", draining=False), '"draining":false'),
+        (one.call("relay_remove", "r"), "closed 4001 removed"),
+    ):
+        await act
+        async with asyncio.timeout(8):
+            while not any(heard in text for text in told):
+                await two.at.follow()
+    del two.at.hub.relays[link.relay_id]
+
+
+async def test_what_ails_one_revocation_keeps_no_other_from_being_acted_on(nodes: tuple[World, World]) -> None:
+    one, two = nodes
+    await one.network()
+    ann = dataclasses.replace(await person(one, "ann", {"office": "member"}), world=two)
+    broken, act = True, two.at.following._act
+
+    async def fails_at_first(row: Any) -> None:
+        if broken and row.user_id is None:
+            raise OSError("not now")
+        await act(row)
+
+    gone = await two.member(name="gone")
+    with patch.object(two.at.following, "_act", fails_at_first):
+        async with ann.watching() as watch:
+            await one.call("client_remove", "office", "gone")
+            await one.call("user_set", ann.email, api.UserPatch(disabled=True))
+            assert await watch.ended() == (4401, "not_signed_in")
+        broken = False
+        assert (await gone.until_event(Removed)).reason == "removed"
 
 
 async def test_revocations_are_numbered_as_they_are_committed(nodes: tuple[World, World]) -> None:

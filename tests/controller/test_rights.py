@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from people import person, signed_in
+import sqlalchemy as sa
+from people import person, signed_in, web
 
 from shadowmesh.controller.authz import Permission, Principal
 from shadowmesh.controller.service import sessions
+from shadowmesh.controller.store import schema
 from shadowmesh.model import api
 from shadowmesh.model.errors import ShadowMeshError
 
@@ -124,8 +126,6 @@ async def test_a_login_that_a_reset_overtakes_fails(world: World, monkeypatch: p
 
     def reset_meanwhile(password: str) -> str:
         with world.at.core.store.engine.begin() as conn:
-            from shadowmesh.controller.store import schema
-
             conn.execute(schema.users.update().values(password_hash="reset", must_change=True))
         return verify(password)
 
@@ -165,6 +165,34 @@ async def test_who_may_no_longer_invite_leaves_no_open_invite_behind(world: Worl
     await world.call("user_set", eve.email, api.UserPatch(disabled=True))
     states = {i.id: i.state for i in await world.call("invite_list", "office")}
     assert states == dict.fromkeys(theirs, "revoked") | {ours: "open"}
+
+
+async def test_who_is_no_administrator_any_more_leaves_no_way_in_behind(world: World) -> None:
+    await world.network()
+    await world.network("lab", "10.43.0.0/24")
+    root = await person(world, "root", {"lab": "owner"}, admin=True)
+    made = {n: (await root.ask("POST", f"/networks/{n}/invites", {})).json()["id"] for n in ("office", "lab")}
+    by_key = (await root.ask("POST", "/api-keys", {"name": "100%"})).json()["key"]
+    tokens = [(await root.ask("POST", "/relays/tokens", {}, token=t)).json()["id"] for t in (root.token, by_key)]
+    ours = await world.call("relay_token")
+    await world.call("user_set", root.email, api.UserPatch(admin=False))
+    assert [(await world.call("invite_list", n))[0].state for n in ("office", "lab")] == ["revoked", "open"]
+    t = schema.relay_tokens
+    left = await world.at.core.read(lambda c: dict(c.execute(sa.select(t.c.id, t.c.uses_left)).all()))  # type: ignore[arg-type]
+    assert left == dict.fromkeys(tokens, 0) | {ours.id: 1}
+    assert made["lab"]
+
+
+async def test_an_earlier_answer_is_not_given_again_to_who_may_not_ask_any_more(world: World) -> None:
+    await world.network()
+    ann = await person(world, "ann", {"office": "owner"})
+    await person(world, "bob", {"office": "owner"})
+    async with web(world) as client:
+        client.headers.update({"Authorization": f"Bearer {ann.token}", "Idempotency-Key": "one"})
+        made = [await client.post("/api/v1/networks/office/invites", json={}) for _ in range(2)]
+        assert made[0].json() == made[1].json() and made[0].status_code == 201
+        await world.call("member_remove", "office", ann.email)
+        assert (await client.post("/api/v1/networks/office/invites", json={})).status_code == 404
 
 
 @pytest.mark.parametrize(

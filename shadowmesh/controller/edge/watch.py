@@ -133,6 +133,7 @@ async def watch(socket: WebSocket) -> None:
             proven(socket)
             ending.callback(at.watchers.add(watcher))
             ending.callback(at.events.listen(watcher.happened))
+            watcher.who = await who_asks(socket)  # once more: from here on no change is missed
             pace = Pace(*_PACE)
             while True:
                 wish = from_json(await receive(socket), Subscribe)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.engine import Connection, Row
 
 from shadowmesh.controller.service import revocations
@@ -18,6 +19,8 @@ from shadowmesh.model.ids import ClientID, NetworkRef
 from shadowmesh.model.keys import DevicePublicKey, NetworkID
 from shadowmesh.model.relaylink import Revocations
 
+log = structlog.get_logger("shadowmesh.controller")
+
 
 class Following:
     def __init__(self, core: Core, hub: Hub, maps: Maps, clients: Clients, watchers: Watchers) -> None:
@@ -26,7 +29,8 @@ class Following:
         self._maps = maps
         self._clients = clients
         self._watchers = watchers
-        self._done = 0  # the newest revocation that was acted on
+        self._done = 0  # the newest revocation that was read
+        self._failed: list[Row[Any]] = []  # to be acted on again
 
     async def start(self) -> None:
         """What was revoked before is in force already: nobody is connected yet."""
@@ -34,9 +38,15 @@ class Following:
 
     async def catch_up(self) -> None:
         """Acts on what is new. Of this controller's own it does so again, which is harmless."""
-        for row in await self._core.read(lambda conn: revocations.after(conn, self._done)):
-            await self._act(row)
-            self._done = row.id
+        new = await self._core.read(lambda conn: revocations.after(conn, self._done))
+        rows, self._failed = [*self._failed, *new], []
+        self._done = max([self._done, *(row.id for row in new)])
+        for row in rows:
+            try:
+                await self._act(row)
+            except Exception:  # whatever ails one network, the others' revocations hold
+                log.exception("a revocation could not be acted on yet", number=row.id)
+                self._failed.append(row)
 
     async def _act(self, row: Row[Any]) -> None:
         if row.user_id is not None:

@@ -45,6 +45,7 @@ class RelayLink:
     boot_id: str
     post: Callable[[str], None]
     close: Callable[[int, str], None]
+    draining: bool = False  # as it was told
     load: Load | None = None
     load_at: dt.datetime | None = None
 

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from shadowmesh.controller.authz import Permission, Principal, find_network, permissions_in, require_signed_in
+from shadowmesh.controller.authz import ROLES, Permission, Principal, find_network, permissions_in, require_signed_in
 from shadowmesh.controller.errors import conflict, not_allowed, not_found, usage
 from shadowmesh.controller.service.addresses import address_taken, first, last
 from shadowmesh.controller.service.audit_log import difference, record
@@ -43,9 +43,9 @@ class Invites:
 
         def tx(conn: Connection) -> api.InviteCreated:
             require_signed_in(conn, who, core.now())
+            network = find_network(conn, who, name, *_NEEDED, lock=True)
             if once and (earlier := once.found(core, conn, who, api.InviteCreated)):
                 return earlier
-            network = find_network(conn, who, name, *_NEEDED, lock=True)
             if Permission.NETWORK_INVITE not in permissions_in(conn, who, network.ref):
                 _check_own(wish)
             _check_wishes(conn, network, wish)
@@ -143,12 +143,21 @@ def _theirs(conn: Connection, who: Principal, network: Row[Any]) -> sa.ColumnEle
     return schema.invites.c.owner_id == who.user_id
 
 
-def revoke_invites(core: Core, conn: Connection, user_id: str, ref: str | None = None) -> builtins.list[str]:
-    """Who may no longer invite leaves no open invite behind: in this network, or in all. The ids of those that ended."""
+def revoke_invites(
+    core: Core, conn: Connection, user_id: str, ref: str | None = None, *, keep: str | None = None
+) -> builtins.list[str]:
+    """Who may no longer invite leaves no open invite behind: in this network, or in all. The ids of those that ended.
+
+    `keep`: an address; where its role still allows inviting they stay.
+    """
     t = schema.invites
     theirs = sa.and_(t.c.owner_id == user_id, t.c.revoked_at.is_(None), t.c.uses_left > 0)
     if ref is not None:
         theirs = sa.and_(theirs, t.c.network_ref == ref)
+    if keep is not None:
+        m, roles = schema.members, [role for role, held in ROLES.items() if Permission.NETWORK_INVITE in held]
+        own = sa.select(m.c.network_ref).where(m.c.email == keep, m.c.role.in_(roles))
+        theirs = sa.and_(theirs, t.c.network_ref.not_in(own))
     return sorted(conn.execute(t.update().where(theirs).values(revoked_at=core.now()).returning(t.c.id)).scalars())
 
 

@@ -172,8 +172,7 @@ class Relays:
         # In the hub before the read: what is revoked meanwhile comes twice rather than never.
         entries = await self._core.read(lambda conn: revocations.for_relays(conn, now))
         post(encode(Revocations(complete=True, entries=tuple(entries))))
-        if row.draining:
-            post(encode(Drain(draining=True)))
+        self._set_draining(link, row.draining)
         if changed:
             await self._refresh_maps()
         self._events.publish("relay_changed", None, relay_id=row.id, change="online")
@@ -246,7 +245,7 @@ class Relays:
         row, warnings = await self._core.write(tx)
         link = self._hub.relays.get(RelayID(row.id))
         if link is not None:
-            link.post(encode(Drain(draining=draining)))
+            self._set_draining(link, draining)
         await self._refresh_maps()
         change = "draining" if draining else "undrained"
         self._events.publish("relay_changed", None, relay_id=row.id, change=change)
@@ -269,10 +268,31 @@ class Relays:
         row = await self._core.write(tx)
         link = self._hub.relays.get(RelayID(row.id))
         if link is not None:
-            link.post(encode(LinkError(code="relay_removed", what="this relay was removed from the controller")))
-            link.close(_REMOVED, "removed")
+            self._end(link)
         await self._refresh_maps()
         self._events.publish("relay_changed", None, relay_id=row.id, change="removed")
+
+    async def follow(self) -> None:
+        """Does to the relays that are connected here what another controller decided."""
+        r, links = schema.relays, dict(self._hub.relays)
+        if not links:
+            return
+        query = sa.select(r.c.id, r.c.draining, r.c.removed_at).where(r.c.id.in_(links))
+        for row in await self._core.read(lambda conn: conn.execute(query).all()):
+            link = links[RelayID(row.id)]
+            if row.removed_at is not None:
+                self._end(link)
+            else:
+                self._set_draining(link, row.draining)
+
+    def _end(self, link: RelayLink) -> None:
+        link.post(encode(LinkError(code="relay_removed", what="this relay was removed from the controller")))
+        link.close(_REMOVED, "removed")
+
+    def _set_draining(self, link: RelayLink, draining: bool) -> None:
+        if link.draining != draining:
+            link.draining = draining
+            link.post(encode(Drain(draining=draining)))
 
     def _view(self, row: Row[Any], *, full: bool = True) -> api.Relay:
         link = self._hub.relays.get(RelayID(row.id))
@@ -329,6 +349,17 @@ def _left_without(conn: Connection, relay_id: str) -> list[str]:
         if names
         else []
     )
+
+
+def revoke_tokens(core: Core, conn: Connection, email: str) -> list[str]:
+    """Who may no longer add relays leaves no token for one behind. The ids of those that ended.
+
+    A token names its maker as the audit log does: an address, or one with an API key's name.
+    """
+    t = schema.relay_tokens
+    theirs = sa.or_(t.c.created_by == email, t.c.created_by.startswith(f"{email} by ", autoescape=True))
+    open_ones = sa.and_(theirs, t.c.uses_left > 0, t.c.expires_at > core.now())
+    return sorted(conn.execute(t.update().where(open_ones).values(uses_left=0).returning(t.c.id)).scalars())
 
 
 def _serves(who: Principal) -> sa.ColumnElement[bool]:

@@ -135,6 +135,7 @@ class Services:
     async def follow(self) -> None:
         """Ends what others, or the clock, have taken away."""
         self.watchers.expire(self.core.now())
+        await self.relays.follow()
         if self.core.store.shared:
             await self.following.catch_up()
 

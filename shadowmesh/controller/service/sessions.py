@@ -86,7 +86,8 @@ class Sessions:
             record(self._core, conn, who, "auth.login", row.email, source=source, session=session)
 
         await self._core.write(tx)
-        self._watchers.changed(row.id)
+        if changed is not None:
+            self._watchers.changed(row.id)
         self._at_home.add(f"{source} {wish.email}")
         return self._session(row.id, session, refresh).model_copy(
             update={"device_token": self._device_token(wish.email)}

@@ -15,6 +15,7 @@ from shadowmesh.controller.service.audit_log import difference, record
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.invites import revoke_invites
 from shadowmesh.controller.service.passwords import hash_password, new_password
+from shadowmesh.controller.service.relays import revoke_tokens
 from shadowmesh.controller.service.revocations import rights_changed
 from shadowmesh.controller.service.watchers import Watchers
 from shadowmesh.controller.store import schema
@@ -70,7 +71,7 @@ class Users:
         def tx(conn: Connection) -> api.User:
             # Two administrators who demote each other at once take turns here.
             conn.execute(sa.select(u.c.id).where(u.c.admin).order_by(u.c.id).with_for_update()).all()
-            row, ended = find_user(conn, name), list[str]()
+            row, ended, tokens = find_user(conn, name), list[str](), list[str]()
             if changes:
                 conn.execute(u.update().where(u.c.id == row.id).values(**changes))
                 others = sa.select(u.c.id).where(u.c.admin, u.c.disabled.is_(False)).limit(1)
@@ -79,9 +80,14 @@ class Users:
                 if wish.disabled:
                     conn.execute(t.delete().where(t.c.user_id == row.id))
                     ended = revoke_invites(self._core, conn, row.id)
+                elif row.admin and wish.admin is False:
+                    ended = revoke_invites(self._core, conn, row.id, keep=row.email)
+                if row.admin and (wish.disabled or wish.admin is False):
+                    tokens = revoke_tokens(self._core, conn, row.email)
                 rights_changed(self._core, conn, row.id)
                 more = difference(row, changes)
-                record(self._core, conn, who, "user.set", row.email, id=row.id, invites_ended=ended, **more)
+                gone = {"invites_ended": ended, "relay_tokens_ended": tokens}
+                record(self._core, conn, who, "user.set", row.email, id=row.id, **more, **gone)
             return _user_view(find_user(conn, row.id))
 
         answer = await self._core.write(tx)
