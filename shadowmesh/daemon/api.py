@@ -140,7 +140,7 @@ class Api:
         daemon, loop = self._daemon, asyncio.get_running_loop()
 
         async def check(network_id: NetworkID, name: str, subnet: ipaddress.IPv4Network) -> None:
-            daemon.check_wish(name, subnet, network_id)
+            daemon.carrier.check_wish(name, subnet, network_id)
 
         record = await asyncio.to_thread(
             enrol,
@@ -155,7 +155,7 @@ class Api:
         )
         known = daemon.networks.get(record.network_id)
         if known is not None:
-            daemon.take_down(known)
+            daemon.carrier.take_down(known)
         network = daemon.add(record)
         daemon.links.refresh()
         return network
@@ -189,9 +189,9 @@ class Api:
         chosen, failed = self._chosen(params), None
         for network in chosen:
             if network.interface is None and network.map is not None and network.record.approved:
-                self._daemon.check_wish(network.name, network.map.head.subnet, network.id)
+                self._daemon.carrier.check_wish(network.name, network.map.head.subnet, network.id)
             network.change(wanted=True)
-            self._daemon.bring_up(network)
+            self._daemon.carrier.bring_up(network)
         for network in chosen:
             await self._until(lambda network=network: self._settled(network), ASK_FIRST)  # type: ignore[misc]
             failed = failed or self._not_up(network)
@@ -205,7 +205,7 @@ class Api:
     async def down(self, _caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         chosen, saved = self._chosen(params), True
         for network in chosen:
-            self._daemon.take_down(network)
+            self._daemon.carrier.take_down(network)
             saved = network.change(wanted=False) and saved
         if not saved:
             assert self._daemon.keeper.failure is not None
@@ -311,7 +311,7 @@ class Api:
             network.name, member, export, listen_port=free_port(), epoch=node.epoch(network.id, moment)
         )
         network.change(wanted=False)
-        self._daemon.take_down(network)
+        self._daemon.carrier.take_down(network)
         return {"config": config, "peer": member.name, "network": network.name}
 
     # finding

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import secrets
 import socket
 from collections.abc import Callable, Coroutine
@@ -14,9 +13,8 @@ import msgspec
 import structlog
 
 from shadowmesh.client_api.link import MapChanged
-from shadowmesh.daemon.hostnet import HostEvent, HostSettled, InterfaceChanged, InterfaceGone, UnderlayChanged
-from shadowmesh.daemon.interfaces import Interfaces, own_prefixes
-from shadowmesh.daemon.join import outer_addresses, overlap_error
+from shadowmesh.daemon.carrier import Carrier
+from shadowmesh.daemon.hostnet import HostEvent, UnderlayChanged
 from shadowmesh.daemon.keeper import Keeper
 from shadowmesh.daemon.links import Links
 from shadowmesh.daemon.mesh import Mesh
@@ -32,7 +30,6 @@ from shadowmesh.engine import (
     EpochHeld,
     NatChanged,
     NeedStream,
-    NetworkIdentity,
     NodeEvent,
     PathChanged,
     PeerActive,
@@ -42,17 +39,16 @@ from shadowmesh.engine import (
 )
 from shadowmesh.model import link as wire
 from shadowmesh.model.addresses import IPAddress
-from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
+from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.link import AuditCheckpoint, Grant, Pending, PresenceUpdate, Removed
-from shadowmesh.model.pump import INNER_MTU, AddTun, NetIndex, RemoveTun, SetLocal
+from shadowmesh.model.pump import NetIndex
 from shadowmesh.protocol.signing import IdentityDocument, Signer
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-_RETRY, _LAST_RETRY = 1.0, 60.0  # seconds between tries to bring up a network that can't run
 _OFFSET_NEWS = 5.0  # seconds by which the controller's clock has to move to be noted
 _CLOCK_LOOK = 10.0  # seconds
 ASK_FIRST = 3.0  # seconds in which a controller may tell what couldn't be saved before the old map is used
@@ -81,14 +77,15 @@ class Daemon:
             self.world, state, self.keeper, self.device, on_event=self._node_event, on_start=self._mesh_started,
             on_stop=self._mesh_stopped, on_failure=self._mesh_failed, on_commands=self._traffic.see,
         )  # fmt: skip
-        self._interfaces = Interfaces(self.world, self.host)
         self._streams = Streams(self.world, self.mesh, self.connect)
         self._stun = StunServers(self.world.resolve, self._stun_changed)
+        self.carrier = Carrier(
+            self.world, self.host, self.mesh, self._stun, self.networks, may_run=self._may_run, changed=self._changed
+        )
         self._next_net = 0
         self._public: str | None = None
         self._watchers: set[asyncio.Event] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._retry: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._asking: set[NetworkID] = set()  # networks that wait for their controller's word
         self._asked: asyncio.TimerHandle | None = None
@@ -136,17 +133,20 @@ class Daemon:
         for network_id in list(self._asking):
             self._told(self.networks[network_id])
 
+    def _may_run(self, network: Network) -> bool:
+        if network.id in self._asking:
+            network.error = _ASKING
+        return network.id not in self._asking
+
     def _told(self, network: Network) -> None:
         """The network's controller has spoken of it, or was waited for long enough."""
         if network.id in self._asking:
             self._asking.discard(network.id)
             network.error = None
-            self.bring_up(network)
+            self.carrier.bring_up(network)
 
     async def stop(self) -> None:
         """Undoes all that was changed on the host."""
-        if self._retry is not None:
-            self._retry.cancel()
         await self.links.stop()
         await self._streams.stop()
         await self._stun.stop()
@@ -158,18 +158,13 @@ class Daemon:
         for timer in (self._asked, self._clock_looked_at):
             if timer is not None:
                 timer.cancel()
-        for network in self.networks.values():
-            if network.interface is not None:
-                self._interfaces.remove(network.interface)
-                network.interface = None
+        self.carrier.stop()
         self.host.stop()
         self.keeper.stop()
 
     def _mesh_started(self) -> None:
         self.mesh.node.set_host_addresses(self.host.addresses(), self.world.clock())
-        for network in self.networks.values():
-            if network.interface is not None:
-                self._join_mesh(network)
+        self.carrier.rejoin_mesh()
 
     def _mesh_stopped(self) -> None:
         self._traffic.forget()
@@ -187,115 +182,12 @@ class Daemon:
         self._next_net += 1
         self.networks[network.id] = network
         self.former.pop(network.id, None)
-        self.bring_up(network)
+        self.carrier.bring_up(network)
         return network
-
-    def bring_up(self, network: Network) -> None:
-        """Makes the interface of a wanted network and gives it to Node and pump."""
-        record = network.record
-        if not (record.wanted and record.approved) or network.map is None or network.me is None:
-            return
-        if network.refusal is not None and network.refusal.duplicate:
-            return
-        if network.id in self._asking:
-            network.error = _ASKING
-            return
-        if network.interface is None:
-            try:
-                self.check_overlap(network)
-                network.interface = self._interfaces.make(network)
-            except ShadowMeshError as e:
-                if network.error != str(e):
-                    log.error("network can't run", network=network.name, why=str(e))
-                    network.error = str(e)
-                    self._changed()
-                network.failures += 1
-                backoff = _RETRY if e.kind is Kind.CONFLICT else min(_RETRY * 2.0**network.failures, _LAST_RETRY)
-                network.retry_at = self.world.clock().boot + backoff
-                self._retry_in(_LAST_RETRY)
-                return
-            network.error, network.failures = None, 0
-            self._join_mesh(network)
-        self._changed()
-
-    def _retry_in(self, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        if self._retry is not None and self._retry.when() > loop.time() + seconds:
-            self._retry.cancel()
-            self._retry = None
-        if self._retry is None:
-            self._retry = loop.call_later(seconds, self._retried)
-
-    def _retried(self) -> None:
-        """Tries those again that couldn't run: what they wait for may have come."""
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
-        moment = self.world.clock().boot
-        waiting = [n for n in self.networks.values() if n.error is not None and n.interface is None]
-        for network in waiting:
-            if network.retry_at <= moment:
-                self.bring_up(network)
-            else:
-                self._retry_in(network.retry_at - moment)
-
-    def check_overlap(self, network: Network) -> None:
-        assert network.map is not None
-        self.check_subnet(network.name, network.map.head.subnet, network.id)
-
-    def check_subnet(self, name: str, subnet: ipaddress.IPv4Network, own: NetworkID | None = None) -> None:
-        """Raises ShadowMeshError(CONFLICT) if a subnet is another network's or a LAN's of this host."""
-        self._interfaces.check_subnet(list(self.networks.values()), name, subnet, own)
-
-    def check_wish(self, name: str, subnet: ipaddress.IPv4Network, own: NetworkID | None = None) -> None:
-        """As `check_subnet`, and raises the same if the subnet covers what this host needs outside its networks."""
-        self.check_subnet(name, subnet, own)
-        self._interfaces.check_outer(name, subnet)
-
-    def _join_mesh(self, network: Network) -> None:
-        """Tells Node and pump of a network whose interface stands."""
-        assert network.map is not None and network.me is not None and network.interface is not None
-        moment, node = self.world.clock(), self.mesh.node
-        self._hold_outer(network)
-        self.mesh.apply(AddTun(network.net, network.interface.fd, INNER_MTU, own_prefixes(network.me)))
-        node.add_network(NetworkIdentity(network.net, network.id, network.record.client_id, network.secrets.wg_private))
-        node.set_wall_offset(network.id, network.clock_offset(moment))
-        node.apply_map(network.id, network.map, moment)
-        node.set_stun_servers(network.id, self._stun.of(network.record.controller.fingerprint), moment)
-        node.apply_keys(network.id, network.keys, moment)
-        self._apply_token(network)
-        node.controller_link(network.id, network.connected, moment)
-        node.apply_presence(network.id, network.presence.values(), moment)
-        node.set_host_addresses(self.host.addresses(), moment)
-        self.mesh.poke()
-
-    def _hold_outer(self, network: Network) -> None:
-        assert network.map is not None
-        self.host.hold_outer(network.id, outer_addresses(network.map.head, network.identity.urls))
-
-    def _apply_token(self, network: Network) -> None:
-        try:
-            self.mesh.node.apply_grant(network.id, network.relay_token, self.world.clock())
-        except MalformedError as e:
-            log.warning("relay token refused", network=network.name, why=str(e))
-
-    def take_down(self, network: Network) -> None:
-        """Ends the network on this host; its record stays."""
-        interface, network.interface = network.interface, None  # first: a pump that dies now has a successor at once
-        if interface is not None:
-            self.mesh.node.remove_network(network.id, self.world.clock())
-            self.mesh.flush()
-            self.mesh.apply(RemoveTun(network.net))
-            self._interfaces.remove(interface)
-            self._retry_in(0.0)  # another one may have waited for the subnet
-        self.host.hold_outer(network.id, ())
-        network.error = network.trouble = None
-        network.failures = 0
-        self._changed()
 
     def end(self, network: Network, state: Ending, what: str = "") -> None:
         """Takes a network down for good and deletes its keys. What is left of it tells people why, or the controller."""
-        self.take_down(network)
+        self.carrier.take_down(network)
         self.networks.pop(network.id, None)
         self._watching.forget(network)
         self._asking.discard(network.id)
@@ -336,10 +228,10 @@ class Daemon:
         network.refusal = refusal
         network.answered = True
         if refusal is not None and refusal.duplicate:
-            self.take_down(network)
+            self.carrier.take_down(network)
         elif connected:
             self._stun.look(network.record.controller.fingerprint, network.identity)
-            self.bring_up(network)
+            self.carrier.bring_up(network)
         if network.interface is not None:
             self.mesh.node.controller_link(network.id, connected, self.world.clock())
             if connected:
@@ -353,7 +245,7 @@ class Daemon:
             if network.record.controller.fingerprint == fingerprint:
                 network.change(controller=msgspec.structs.replace(network.record.controller, identity=identity))
                 if network.interface is not None:
-                    self._hold_outer(network)
+                    self.carrier.hold_outer(network)
         for former in list(self.former.values()):
             if former.state == "left" and former.record.controller.fingerprint == fingerprint:
                 controller = msgspec.structs.replace(former.record.controller, identity=identity)
@@ -378,30 +270,14 @@ class Daemon:
         before = network.me, None if network.map is None else network.map.head.subnet
         network.accept_map(change.map)
         if network.me is not None:  # else Removed follows
-            self._use_map(network, before != (network.me, change.map.head.subnet))
+            self.carrier.use_map(network, before != (network.me, change.map.head.subnet))
         self._watching.map_changed(network)
         network.keep_map(change.update)
         self.keeper.confirm(network.id)
         self._told(network)
         if network.interface is None:
-            self.bring_up(network)
+            self.carrier.bring_up(network)
         self._changed()
-
-    def _use_map(self, network: Network, moved: bool) -> None:
-        """Members that the map doesn't name any more are cut off first, whatever else fails."""
-        assert network.map is not None and network.me is not None
-        if network.interface is None:
-            return
-        self.mesh.node.apply_map(network.id, network.map, self.world.clock())
-        self.mesh.flush()
-        self._hold_outer(network)
-        if moved:
-            self.mesh.apply(SetLocal(network.net, own_prefixes(network.me)))
-            try:
-                self._interfaces.configure(network.interface, network)
-            except ShadowMeshError as e:
-                network.error = str(e)
-                log.error("the interface can't be changed", network=network.name, why=str(e))
 
     def message(self, network: Network, message: Grant | PresenceUpdate | Removed | Pending) -> None:
         """What else a network's controller said."""
@@ -411,7 +287,7 @@ class Daemon:
                 network.accept_grant(message)
                 if network.interface is not None:
                     node.apply_keys(network.id, network.keys, moment)
-                    self._apply_token(network)
+                    self.carrier.apply_token(network)
                 network.keep_grant()
             case PresenceUpdate():
                 network.accept_presence(message.changes)
@@ -421,7 +297,7 @@ class Daemon:
                 self._removed(network, message)
             case Pending():
                 if network.record.approved:
-                    self.take_down(network)
+                    self.carrier.take_down(network)
                     network.change(approved=False)
                 self.keeper.confirm(network.id)
         self._changed()
@@ -496,7 +372,7 @@ class Daemon:
         self.state.reset_identity()  # first: what can't be kept isn't begun
         await self.links.stop()
         for network in self.networks.values():
-            self.take_down(network)
+            self.carrier.take_down(network)
             self.keeper.drop(network.id)
         self.networks.clear()
         self.former.clear()
@@ -525,44 +401,8 @@ class Daemon:
         match event:
             case UnderlayChanged(moved=moved):
                 self._underlay_changed(moved)
-            case HostSettled():
-                self._retry_in(0.0)
-            case InterfaceGone(fd=fd):
-                for network in self._with_interface(fd):
-                    self._remake_interface(network)
-            case InterfaceChanged(fd=fd):
-                for network in self._with_interface(fd):
-                    self._interface_changed(network, event)
-
-    def _with_interface(self, fd: int) -> list[Network]:
-        return [n for n in self.networks.values() if n.interface is not None and n.interface.fd == fd]
-
-    def _remake_interface(self, network: Network) -> None:
-        """Another device in place of one that was deleted; sessions and paths stay."""
-        assert network.interface is not None and network.me is not None
-        lost, network.interface = network.interface, None
-        self.mesh.apply(RemoveTun(network.net))
-        self._interfaces.remove(lost)
-        try:
-            network.interface = self._interfaces.make(network)
-        except ShadowMeshError:
-            self.mesh.node.remove_network(network.id, self.world.clock())
-            self.bring_up(network)  # which says why it fails
-            return
-        log.info("interface made anew", network=network.name, interface=network.interface.name)
-        self.mesh.apply(AddTun(network.net, network.interface.fd, INNER_MTU, own_prefixes(network.me)))
-        self._changed()
-
-    def _interface_changed(self, network: Network, event: InterfaceChanged) -> None:
-        assert network.interface is not None and network.map is not None
-        network.interface.name = event.name
-        network.trouble = event.trouble
-        network.error = None
-        if event.overlap is not None:
-            interface, lan = event.overlap
-            network.error = str(overlap_error(network.name, network.map.head.subnet, f"interface {interface}", lan))
-            log.error("network can't run", network=network.name, why=network.error)
-        self._changed()
+            case _:
+                self.carrier.host_event(event)
 
     def _underlay_changed(self, moved: bool) -> None:
         """Addresses or routes of the underlay changed: what hangs on old ones is not waited for."""

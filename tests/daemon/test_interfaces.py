@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from daemonkit import Controller, Machine, controller, until
 
-from shadowmesh.daemon import daemon as daemon_module
+from shadowmesh.daemon import carrier
 from shadowmesh.daemon.hostnet import HostSettled, InterfaceChanged, InterfaceGone, UnderlayChanged
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.pump import AddTun, Install
@@ -57,14 +57,14 @@ async def test_an_interface_that_cant_be_made_anew_is_an_error_until_it_can(ther
 async def test_what_fails_for_good_isnt_tried_at_each_change(
     there: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(daemon_module, "_RETRY", 60.0)
+    monkeypatch.setattr(carrier, "_RETRY", 60.0)
     a = await there.member("a")
     a.tun_error = ShadowMeshError("tun_failed", "no")
     a.host.tell(InterfaceGone(fd(a)))
     tried = a._tuns
     for _ in range(100):
         a.host.tell(HostSettled())
-        a.daemon._retried()
+        a.daemon.carrier.try_again()
     assert a._tuns == tried
 
 
