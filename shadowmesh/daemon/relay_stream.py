@@ -60,7 +60,7 @@ class RelayStream:
                 proxy=None,
                 **arguments,
             )
-        except (WebSocketException, OSError) as e:
+        except (WebSocketException, OSError, ValueError) as e:  # ValueError: a URL that is none
             self._close_sockets()
             raise OSError(f"no WebSocket at {self._url}: {str(e) or type(e).__name__}") from e
         except BaseException:

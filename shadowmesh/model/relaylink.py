@@ -10,6 +10,7 @@ every 15 s. The relay sends `Load` at least every 10 s. One JSON document per me
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -26,6 +27,18 @@ HEARD_SECONDS = 60.0  # a relay that heard nothing for so long serves cut off fr
 
 
 Capacity = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)]  # Mbit/s
+
+
+def is_relay_url(url: str) -> bool:
+    """Whether it is a ws:// or wss:// URL that a client can connect to: with a host, and a port that is one."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
+        (parts.hostname or "").encode("idna")
+    except ValueError:
+        return False
+    return good and not any(c.isspace() for c in url)
+
 
 # registering, over REST
 

@@ -8,7 +8,6 @@ import signal
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import structlog
 
@@ -19,6 +18,7 @@ from shadowmesh.dataplane.tls import ServerTls
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.keys import Secret
+from shadowmesh.model.relaylink import is_relay_url
 from shadowmesh.model.text import safe_part
 from shadowmesh.relay.controllerlink import Advertised, ControllerLink
 from shadowmesh.relay.core import RelayCore
@@ -137,12 +137,7 @@ def _listen(text: str) -> SockAddr:
 
 
 def _check_public_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("ws", "wss") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        good = False
-    if not good:
+    if not is_relay_url(url):
         raise ShadowMeshError(
             "bad_public_url",
             f"{url!r} is not a relay's public URL",

@@ -159,6 +159,15 @@ async def test_from_a_relay(world: World, text: str) -> None:
     assert text not in f"{kept.region} {kept.version} {kept.url}"
 
 
+@pytest.mark.parametrize(
+    "url", ["http://x", "ws://", "wss://[", "ws://r:99999", "ws://r:0", "ws://a b/", f"ws://{'a' * 70}", "ws://r/x y"]
+)
+async def test_a_relays_url_is_one_that_clients_can_connect_to(world: World, url: str) -> None:
+    token = (await world.call("relay_token")).token
+    answer = await register(world, Signer.generate(), token, url=url)
+    assert (answer.status_code, answer.json()["code"]) == (422, "bad_relay")
+
+
 @pytest.mark.parametrize("capacity", [-1, 2**31, 2**63, 2**200])
 async def test_a_relays_capacity_is_a_number_that_can_be_kept(world: World, capacity: int) -> None:
     token = (await world.call("relay_token")).token

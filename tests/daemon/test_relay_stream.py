@@ -153,3 +153,10 @@ async def test_no_relay_there_is_an_oserror_and_leaves_no_descriptor() -> None:
         with pytest.raises(OSError):
             await RelayStream(f"ws://127.0.0.1:{busy.getsockname()[1]}/").open()
     assert _descriptors() <= before
+
+
+@pytest.mark.parametrize("url", ["", "ws://", "wss://[", "ws://relay:99999999/", f"ws://{'a' * 70}:1", "ws://\x00"])
+async def test_a_url_that_is_none_is_a_stream_that_fails(url: str) -> None:
+    """A map says what it says; the engine tries the next relay."""
+    with pytest.raises(OSError, match="no WebSocket at"):
+        await RelayStream(url).open()

@@ -34,6 +34,7 @@ from shadowmesh.model.relaylink import (
     RelayRegistration,
     Revocations,
     TokenKeys,
+    is_relay_url,
 )
 from shadowmesh.model.text import check_text
 from shadowmesh.protocol.signing import Context, hello_message, verify_text
@@ -47,7 +48,7 @@ _REMOVED = 4001
 def _check_place(url: str | None, udp: SockAddr | None, name: str, region: str, version: str) -> None:
     if url is None and udp is None:
         raise usage("bad_relay", "a relay has a WebSocket URL or a UDP address, or both")
-    if url is not None and not check_text("relay's URL", url, 300).startswith(("ws://", "wss://")):
+    if url is not None and not is_relay_url(check_text("relay's URL", url, 300)):
         raise usage("bad_relay", f"{url[:80]!r} is not a ws:// or wss:// URL")
     for what, text in (("name", name), ("region", region), ("version", version)):
         check_text(f"relay's {what}", text, 63)
