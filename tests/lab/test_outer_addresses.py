@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from shadowmesh.dataplane.outer import FirewallMark
 from shadowmesh.lab.internet import Host
 from shadowmesh.lab.plan import LabSpec, SiteSpec
 from shadowmesh.lab.world import CONTROLLER_PORT, RELAY_PORT, World
@@ -100,6 +101,15 @@ def test_the_mesh_goes_on_over_networks_that_cover_controller_relay_and_peer(cov
     (peer,) = network.peers
     assert peer.endpoint and SockAddr.parse(peer.endpoint).host == covered.host("h2").address
     assert covered.host("h1").exec(["ping", "-c", "3", "-i", "0.2", "-w", "5", covered.ips["h2"]]).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["h1", "relay1", "controller1", "controller2"])
+def test_every_socket_of_every_role_is_marked(covered: Covered, name: str) -> None:
+    """TCP and UDP, listening, accepted and connecting, as the kernel lists them."""
+    lines = covered.host(name).exec(["ss", "-Htuanpe"]).stdout.splitlines()
+    sockets = [line for line in lines if "users:" in line and "127.0.0.1" not in line]
+    assert {line.split()[0] for line in sockets} == {"tcp", "udp"}
+    assert [line for line in sockets if f"fwmark:{FirewallMark().value:#x}" not in line] == []
 
 
 def test_programs_that_mark_nothing_reach_controller_relay_and_peers_in_use(covered: Covered) -> None:
