@@ -165,6 +165,10 @@ fn item<'s>(state: &State, to: Target<'s>, lead: usize, raw: &[u8], (start, size
         }
     }
     if let Some(mtu) = peer.mtu.filter(|mtu| size > *mtu as usize) {
+        if let Some(Ok(plan)) = Vnet::of_tcp(packet).map(|vnet| Super::plan(packet, &vnet, peer.mtu)) {
+            let counter = session.take(plan.segments as u64);
+            return Some(Item { peer, session, way, link, counter, packet: (at, size), shape: Shape::Super(plan) });
+        }
         state.refuse_too_big(peer, packet, mtu);
         return None;
     }

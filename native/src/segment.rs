@@ -14,6 +14,9 @@ const GSO_ECN: u8 = 0x80;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const FIN_PSH: u8 = 0x09;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const URG: u8 = 0x20;
 const CWR: u8 = 0x80;
 const SMALLEST_MSS: usize = 128;
 
@@ -37,6 +40,23 @@ impl Vnet {
             csum_start: number(6),
             csum_offset: number(8),
         }
+    }
+}
+
+impl Vnet {
+    /// For a packet on its own that is a TCP segment: as if it were a super-packet, so that it can be cut.
+    pub fn of_tcp(packet: &[u8]) -> Option<Self> {
+        let (ipv4, csum_start, protocol) = match packet.first()? >> 4 {
+            4 => (true, usize::from(packet[0] & 15) * 4, *packet.get(9)?),
+            _ => (false, 40, *packet.get(6)?),
+        };
+        let fragment = ipv4 && (packet[6] & 0x3f != 0 || packet[7] != 0);
+        let flags = *packet.get(csum_start + 13)?;
+        if protocol != 6 || fragment || flags & (SYN | RST | URG) != 0 {
+            return None;
+        }
+        let gso_type = if ipv4 { GSO_TCPV4 } else { GSO_TCPV6 };
+        Some(Self { flags: 0, gso_type, gso_size: packet.len(), csum_start, csum_offset: 16 })
     }
 }
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from shadowmesh.dataplane import counters as c
-from shadowmesh.dataplane import icmp
+from shadowmesh.dataplane import icmp, tcp
 from shadowmesh.dataplane.aead import AeadFactory, Buffer, ChaCha20Poly1305, InvalidTag
 from shadowmesh.dataplane.packets import (
     COOKIE_REPLY_SIZE,
@@ -244,10 +244,19 @@ class PumpCore:
             return
         size = len(packet)
         if peer.mtu is not None and size > peer.mtu:
-            self.refuse_too_big(peer, packet)
+            for part in self.cut(peer, packet):
+                self.transmit(peer, part, now)
             return
         self._emit(peer, self.seal(session, packet, peer.padded(size)), now)
         self.sent(peer, size, 1, now)
+
+    def cut(self, peer: PeerState, packet: Buffer) -> list[bytes]:
+        """A packet above the path's MTU as smaller segments if it is TCP's; else none, and this host's kernel is told."""
+        assert peer.mtu is not None
+        parts = tcp.split(packet, peer.mtu)
+        if parts is None:
+            self.refuse_too_big(peer, packet)
+        return parts or []
 
     def refuse_too_big(self, peer: PeerState, packet: Buffer) -> None:
         """Drops a packet above the path's MTU and tells this host's kernel the size that fits."""

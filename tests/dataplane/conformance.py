@@ -10,7 +10,9 @@ from collections import Counter
 import pytest
 from pump_peer import Keys, Peer, frame_header, initiation, ip_packet
 from pump_rig import Rig
+from tcp_segments import segment
 
+from shadowmesh.dataplane.tcp import split
 from shadowmesh.model import pump as m
 from shadowmesh.model.addresses import SockAddr
 
@@ -456,6 +458,15 @@ class Conformance:
         assert (answer[9], answer[20:22], answer[26:28]) == (1, b"\3\4", (1200).to_bytes(2, "big"))
         assert opened(keys, rig.sent_to("peer", 1)) == [ip_packet(HOST, PEER, bytes(1180))]
         rig.expect_counter(peer.index, "drop_too_big", 1)
+
+    def test_a_tcp_segment_above_the_paths_mtu_goes_in_parts(self, rig: Rig) -> None:
+        rig.add_net(NET, HOST + "/32")
+        rig.add_socket(SLOT)
+        keys = Peer(rig, mtu=700).session(7)
+        rig.sync()
+        whole = segment(4, bytes(range(240)) * 5, ends=(HOST, PEER))
+        rig.host_sends(NET, whole)
+        assert opened(keys, rig.sent_to("peer", 2)) == split(whole, 700)
 
     # edges and keepalives
 

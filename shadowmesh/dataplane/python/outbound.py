@@ -21,6 +21,7 @@ from shadowmesh.dataplane.python.links import Way
 from shadowmesh.dataplane.python.rows import BE2, BE4, LE2, OVERHEAD, U8, Layouts, SendRows, reheaded
 from shadowmesh.dataplane.python.segments import Progressions
 from shadowmesh.dataplane.state import NetState, PeerState, SessionState
+from shadowmesh.dataplane.tcp import SMALLEST_MSS
 from shadowmesh.dataplane.tun import (
     GSO_ECN,
     GSO_NONE,
@@ -41,7 +42,6 @@ _CSUM_PLACE: Final = struct.Struct("=HH")
 _ZEROS: Final = memoryview(bytes(65536))
 _FIN_PSH: Final = 0x09
 _CWR: Final = 0x80
-_SMALLEST_MSS: Final = 128
 
 
 class Ways(Protocol):
@@ -144,7 +144,8 @@ class Outbound:
             if flags & NEEDS_CSUM:
                 complete_checksum(packet, csum_start, csum_offset)
         if peer.mtu is not None and len(packet) > peer.mtu:
-            self._core.refuse_too_big(peer, packet)
+            for part in self._core.cut(peer, packet):
+                self._add(peer, memoryview(part), now)
             return
         self._add(peer, packet, now)
 
@@ -226,7 +227,7 @@ class Outbound:
             peer.record[c.TOO_BIG] += 1
             return
         if peer.mtu is not None and headers + gso_size > peer.mtu:
-            if not tcp or peer.mtu - headers < _SMALLEST_MSS:
+            if not tcp or peer.mtu - headers < SMALLEST_MSS:
                 self._core.refuse_too_big(peer, packet)
                 return
             gso_size = peer.mtu - headers  # a path narrower than the interface: smaller segments, nothing lost
