@@ -17,6 +17,7 @@ from shadowmesh.client_api.unixsocket import answers
 from shadowmesh.daemon.state import State
 from shadowmesh.dataplane.process import PumpProcess
 from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.serving.descriptors import raise_limit
 
 if TYPE_CHECKING:
     from shadowmesh.daemon.daemon import Daemon
@@ -34,6 +35,7 @@ def run_daemon(state_dir: Path, set_up_log: Callable[[], None]) -> None:
             "not_root", "the daemon makes network interfaces and needs root", "run it with sudo or by systemd",
             kind=Kind.NOT_ALLOWED,
         )  # fmt: skip
+    raise_limit()  # before the pump's process is made, which inherits it
     state = _take(state_dir)
     try:
         pump = PumpProcess()

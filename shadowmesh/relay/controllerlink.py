@@ -167,6 +167,8 @@ class ControllerLink:
                     raise
                 self._say(e)
                 self._unknown = e.code in ("relay_unknown", "relay_removed")
+            except Exception:  # whatever the controller sent, the relay serves on and tries again
+                log.exception("the link to the controller failed, and is tried again")
             if self._clock().boot - began > _LAST_RETRY:
                 delay = _FIRST_RETRY
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - spreads, hides nothing
@@ -372,26 +374,30 @@ class ControllerLink:
         )
 
     async def _report(self, connection: ClientConnection) -> None:
-        with contextlib.suppress(WebSocketException, OSError):
-            used, at = time.process_time(), time.monotonic()
-            while True:
-                now_used, now_at = time.process_time(), time.monotonic()
-                cpu = (now_used - used) / (now_at - at) if now_at - at > 1 else 0.0
-                used, at = now_used, now_at
-                counters = self._core.counters
-                await self._tell(
-                    connection,
-                    Load(
-                        sessions=len(self._core.sessions),
-                        networks=self._core.sessions.networks(),
-                        forwarded_frames=counters.forwarded_frames,
-                        forwarded_bytes=counters.forwarded_bytes,
-                        dropped_frames=counters.dropped_frames,
-                        cpu=min(1.0, cpu),
-                        overloaded=cpu > _BUSY or self._core.forwarding.short,
-                    ),
-                )
-                await asyncio.sleep(LOAD_SECONDS)
+        used, at = time.process_time(), time.monotonic()
+        while True:
+            now_used, now_at = time.process_time(), time.monotonic()
+            cpu = (now_used - used) / (now_at - at) if now_at - at > 1 else 0.0
+            used, at = now_used, now_at
+            try:
+                await self._tell(connection, self._load(cpu))
+            except (WebSocketException, OSError):
+                return
+            except Exception:
+                log.exception("the load can't be told")
+            await asyncio.sleep(LOAD_SECONDS)
+
+    def _load(self, cpu: float) -> Load:
+        core, counters = self._core, self._core.counters
+        return Load(
+            sessions=len(core.sessions),
+            networks=core.sessions.networks(),
+            forwarded_frames=counters.forwarded_frames,
+            forwarded_bytes=counters.forwarded_bytes,
+            dropped_frames=counters.dropped_frames,
+            cpu=min(1.0, cpu),
+            overloaded=cpu > _BUSY or core.forwarding.short,
+        )
 
     @staticmethod
     async def _tell(connection: ClientConnection, message: FromRelay) -> None:
@@ -425,6 +431,8 @@ class ControllerLink:
             self._store.save(state)
         except ShadowMeshError as e:
             log.error("state not saved", what=e.what, remedy=e.remedy)
+        except Exception:
+            log.exception("state not saved")
 
 
 def _not_understood(url: str) -> ShadowMeshError:

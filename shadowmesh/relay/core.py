@@ -67,7 +67,8 @@ STALE_MARGIN = 300.0  # a token past renew_after by less than this is still fres
 STALE_GRACE = 120.0  # heard again, the controller has to hand out new tokens before old ones are refused
 SWEEP = 5.0
 ANSWER_INTERVAL = 1.0  # between two NoSession or NoPeer answers about the same thing
-_ANSWERS_PER_SECOND = 1000
+_ANSWERS_PER_SECOND = 1000  # to clients, and as many to strangers
+_ANSWERS_OF_HOST = 250
 _FAILURES_PER_WINDOW = 20  # failed proofs of one host in 10 s, after which it is not listened to for the rest of them
 _FAILURE_WINDOW = 10.0
 _PROOFS_PER_WINDOW = 20  # of one token
@@ -78,6 +79,30 @@ def _transport_bytes(transport: Transport) -> bytes:
     if isinstance(transport, StreamAddr):
         return b"stream" + transport.number.to_bytes(8, "big")
     return b"udp" + transport.port.to_bytes(2, "big") + transport.host.encode()
+
+
+def _host(transport: Transport) -> str:
+    return transport.peer.host if isinstance(transport, StreamAddr) else transport.host
+
+
+class AnswersOfSecond:
+    """How many NoSession or NoPeer may go out: few to one host, so that it can't use up everybody's."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._count = 0
+        self._of_host: dict[str, int] = {}
+
+    def one_more(self, host: str, now: float) -> bool:
+        if int(now) != self._second:
+            self._second, self._count = int(now), 0
+            self._of_host.clear()
+        mine = self._of_host.get(host, 0)
+        if self._count >= _ANSWERS_PER_SECOND or mine >= _ANSWERS_OF_HOST:
+            return False
+        self._count += 1
+        self._of_host[host] = mine + 1
+        return True
 
 
 class RelayCore:
@@ -114,7 +139,7 @@ class RelayCore:
         self._heard_since = 0.0
         self._wall_offset = 0.0
         self._answered: dict[object, float] = {}
-        self._answers: tuple[int, int] = (0, 0)
+        self._to_clients, self._to_strangers = AnswersOfSecond(), AnswersOfSecond()
         self._failures: dict[str, int] = {}
         self._failures_from = 0.0
         self._proofs: dict[bytes, int] = {}  # within the same window, by token
@@ -244,7 +269,7 @@ class RelayCore:
                 self._counters.drop_foreign += frames
             else:
                 self._counters.drop_no_session += frames
-            if octets >= MIN_FRAME and self._may_answer((source, prefix[4:40])):
+            if octets >= MIN_FRAME and self._may_answer((source, prefix[4:40]), source, self._to_strangers):
                 return [(source, NoSession(NetworkID(prefix[4:36]), IPv4Address(prefix[36:40])).encode())]
             return []
         session.heard = self._now
@@ -252,20 +277,16 @@ class RelayCore:
             self._counters.drop_quota += frames
             return []
         self._counters.drop_no_peer += frames
-        if self._may_answer(prefix):
+        if self._may_answer(prefix, source, self._to_clients):
             return [(source, NoPeer(session.network_id, IPv4Address(prefix[40:44])).encode())]
         return []
 
-    def _may_answer(self, about: object) -> bool:
+    def _may_answer(self, about: object, source: Transport, answers: AnswersOfSecond) -> bool:
         last = self._answered.get(about)
         if last is not None and self._now - last < ANSWER_INTERVAL:
             return False
-        second, count = self._answers
-        if second != int(self._now):
-            second, count = int(self._now), 0
-        if count >= _ANSWERS_PER_SECOND:
+        if not answers.one_more(_host(source), self._now):
             return False
-        self._answers = (second, count + 1)
         if len(self._answered) >= _BOUND:
             self._answered.clear()
         self._answered[about] = self._now
@@ -287,7 +308,7 @@ class RelayCore:
         return Challenge(hello.echo, self._cookie(self._last_cookie_time, source, hello.echo, hello.token)).encode()
 
     def _proof(self, source: Transport, proof: Proof, now: Now) -> Out:
-        host = source.peer.host if isinstance(source, StreamAddr) else source.host
+        host = _host(source)
         issued = int.from_bytes(proof.cookie[:8], "big")
         good = hmac.compare_digest(proof.cookie, self._cookie(issued, source, proof.echo, proof.token))
         if not good or now.boot - issued / 1_000_000 > COOKIE_LIFE:
@@ -390,7 +411,7 @@ class RelayCore:
         if session is not None and session.transport == source:
             session.heard = now.boot
             return Pong(ping.network_id, ping.ip, ping.tx_id).encode()
-        if self._may_answer((source, ping.network_id + ping.ip.packed)):
+        if self._may_answer((source, ping.network_id + ping.ip.packed), source, self._to_strangers):
             return NoSession(ping.network_id, ping.ip).encode()
         return None
 

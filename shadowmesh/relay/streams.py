@@ -48,6 +48,8 @@ CLOSE_NOT_OURS = 4426
 NOT_OURS = "This is a ShadowMesh relay of a newer kind: its clients say Hello first. Update the client."
 CLOSE_NO_SESSION = 4408
 _QUEUE_BYTES = 512 * 1024
+_ALL_QUEUES_BYTES = 64 << 20  # of all connections; when so much waits none gets more than
+_SHARE_BYTES = 64 * 1024
 _MESSAGE_BYTES = 64 * 1024  # frames are joined to messages of about this size
 _MAX_MESSAGE = 1 << 20
 _FIRST_MESSAGE = 4096  # of who has no session yet: a Hello or a Proof has some 600 bytes
@@ -57,17 +59,32 @@ _OPEN_TIMEOUT = 10.0  # TLS and the request for a WebSocket
 _ACCEPTS_PER_TURN = 64
 
 
+class _Waiting:
+    """Bytes that wait in all queues together."""
+
+    __slots__ = ("octets",)
+
+    def __init__(self) -> None:
+        self.octets = 0
+
+
 class _Connection:
     """One client's WebSocket: its address for the core, and what waits to be sent."""
 
     __slots__ = (
-        "address", "closing", "controls", "greeted", "messages", "proven", "queue", "queued", "second", "socket", "wake"
+        "address", "closing", "controls", "greeted", "messages", "proven", "queue", "queued", "second", "socket",
+        "waiting", "wake",
     )  # fmt: skip
 
     def __init__(
-        self, address: StreamAddr, connection: ServerConnection, take: Callable[[_Connection, bytes | memoryview], None]
+        self,
+        address: StreamAddr,
+        connection: ServerConnection,
+        take: Callable[[_Connection, bytes | memoryview], None],
+        waiting: _Waiting,
     ) -> None:
         self.address = address
+        self.waiting = waiting
         self.socket = connection
         self.messages = BinaryMessages(
             connection, lambda message: take(self, message), _FIRST_MESSAGE, buffer=2 * _FIRST_MESSAGE
@@ -100,10 +117,13 @@ class _Connection:
 
     def put(self, packed: bytes | memoryview) -> bool:
         """Takes frames that stay as they are until they are sent. False if the queue is full."""
-        if self.queued + len(packed) > _QUEUE_BYTES:
+        size = len(packed)
+        crowded = self.waiting.octets + size > _ALL_QUEUES_BYTES
+        if self.queued + size > (_SHARE_BYTES if crowded else _QUEUE_BYTES):
             return False
         self.queue.append(packed)
-        self.queued += len(packed)
+        self.queued += size
+        self.waiting.octets += size
         self.wake.set()
         return True
 
@@ -125,6 +145,7 @@ class _Connection:
             pieces = self.queue[:taken]
             del self.queue[:taken]
             self.queued -= size
+            self.waiting.octets -= size
             await self.messages.send(pieces)
 
 
@@ -152,6 +173,7 @@ class StreamSide:
         self._numbers = count(1)
         self._connections: dict[int, _Connection] = {}
         self._servers: list[Server] = []
+        self._waiting = _Waiting()
 
     @property
     def connections(self) -> int:
@@ -227,7 +249,7 @@ class StreamSide:
     async def _serve(self, opened: ServerConnection) -> None:
         peer = opened.remote_address
         address = StreamAddr(next(self._numbers), SockAddr(peer[0].removeprefix("::ffff:"), peer[1]))
-        connection = _Connection(address, opened, self._take)
+        connection = _Connection(address, opened, self._take, self._waiting)
         tasks = [asyncio.create_task(connection.write()), asyncio.create_task(self._watch(connection))]
         try:
             async for message in opened:  # those that come in an unusual form
@@ -236,6 +258,9 @@ class StreamSide:
             pass
         finally:
             self._connections.pop(address.number, None)
+            self._waiting.octets -= connection.queued
+            connection.queue.clear()
+            connection.queued = 0
             self._core.gone(address)
             for task in tasks:
                 task.cancel()

@@ -28,8 +28,10 @@ from shadowmesh.relay.core import Out, RelayCore
 from shadowmesh.relay.native import NativeForwarding
 from shadowmesh.relay.runs import rows_with, with_lengths
 from shadowmesh.relay.sessions import Session, StreamAddr
+from shadowmesh.serving.rarelog import RareLog
 
 log = structlog.get_logger(__name__)
+_rare = RareLog(__name__)
 
 _DATAGRAM = 65536
 _ARENA = 16 * _DATAGRAM
@@ -151,7 +153,7 @@ class UdpSide:
             except BlockingIOError:
                 break
             except OSError as e:
-                log.warning("udp receive failed", error=str(e))
+                _rare("udp receive failed", error=str(e))
                 break
             segment, local = size, None
             for level, kind, data in ancillary:

@@ -259,6 +259,24 @@ def test_a_damaged_or_newer_state_is_named(tmp_path: Path, name: str, content: b
     assert e.value.code == code
 
 
+async def test_a_mistake_of_ours_ends_neither_the_link_nor_the_relay(
+    controller: FakeController, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = ControllerLink._take
+    failures = iter([RuntimeError("nobody thought of this")])
+
+    def take(link: ControllerLink, message: object) -> None:
+        for error in failures:
+            raise error
+        taken(link, message)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ControllerLink, "_take", take)
+    async with running(controller, tmp_path) as site:
+        await asyncio.wait_for(controller.hellos.get(), PATIENCE)
+        await asyncio.wait_for(controller.hellos.get(), PATIENCE)
+        assert not site.task.done()
+
+
 def test_a_second_relay_in_one_directory_is_refused(tmp_path: Path) -> None:
     with RelayStore(tmp_path), pytest.raises(ShadowMeshError) as e:
         run(options(tmp_path))

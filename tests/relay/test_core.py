@@ -280,6 +280,21 @@ def test_answers_about_the_missing_are_few(world: World) -> None:
     assert sum(map(bool, flood)) <= 1000
 
 
+def test_no_host_uses_up_the_answers_of_others(world: World) -> None:
+    a = world.client(NET_A, "10.0.0.1", udp(1)).login()
+    b = world.client(NET_B, "10.0.0.1", udp(2)).login()
+    world.sleep(1.1)
+    ghosts = [IPv4Address(f"10.0.{n // 250}.{n % 250 + 2}") for n in range(2000)]
+    greedy = [a.send(a.frame(ghost)) for ghost in ghosts]
+    assert sum(map(bool, greedy)) == 250
+    stranger = world.client(NET_A, "10.0.9.9", udp(3))
+    for n in range(3000):
+        world.core.receive(udp(3)._replace(host=f"198.51.{n // 250}.{n % 250}"), stranger.frame(a), world.now)
+    b.at = b.at._replace(host="203.0.113.7")  # roamed
+    b.login()
+    assert b.send(b.frame(ghosts[0])), "answers to strangers don't count against those to clients"
+
+
 @given(
     st.one_of(
         st.binary(max_size=120),

@@ -131,3 +131,29 @@ async def test_a_flood_of_control_messages_ends_its_connection(relay: RelayServe
     await honest.send(wire.Ping(NET_B, honest.ip, bytes(8)).encode())
     assert isinstance(await honest.hear_control(), wire.Pong)
     await honest.close()
+
+
+async def test_readers_that_do_not_read_take_a_bounded_share_together(
+    relay: RelayServer, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "_ALL_QUEUES_BYTES", 300_000)
+    sender = await client(relay, world, "10.0.0.1")
+    readers = [await client(relay, world, f"10.0.0.{n}") for n in range(2, 8)]
+    for reader in readers:
+        reader.connection.transport.pause_reading()
+    waiting = relay._streams._waiting
+    burst = bytes([4, 0, 0, 0]) + bytes(1400)
+    for _ in range(400):
+        for reader in readers:
+            await sender.send(*[sender.to(reader, burst)] * 40)
+    async with asyncio.timeout(PATIENCE):
+        while relay.core.counters.drop_queue == 0:  # noqa: ASYNC110 - a plain counter
+            await asyncio.sleep(0.01)
+    assert waiting.octets <= 300_000 + len(readers) * streams._SHARE_BYTES
+    for reader in readers:
+        reader.connection.transport.abort()
+        await reader.close()
+    async with asyncio.timeout(PATIENCE):
+        while waiting.octets:  # noqa: ASYNC110 - a plain counter
+            await asyncio.sleep(0.01)
+    await sender.close()
