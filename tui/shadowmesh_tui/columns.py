@@ -57,20 +57,23 @@ def columns_for(width: int, rows: Sequence[PeerRow]) -> list[Column]:
     def spare() -> int:
         return width - sum(c.width for c in columns) - (len(columns) - 1)
 
+    wanted = {
+        SortBy.PATH: longest([text.path_code(r.peer) for r in rows], 14, 31) + 2,
+        SortBy.NAME: longest([r.peer.name for r in rows], 12, 24),
+        SortBy.VIA: longest([r.via for r in rows], 12, 47),
+    }
     for key in _DISPENSABLE:
-        if spare() < 0:
+        # the address is worth less than a whole reason, figures are worth more
+        missing = max(0, wanted[SortBy.PATH] - 18) if key == SortBy.VIA else 0
+        if spare() < missing:
             columns = [c for c in columns if c.key != key]
             if key == SortBy.VIA:
                 columns[-1] = Column(SortBy.HANDSHAKE, "hs", 4, right=True)
-    wanted = {
-        SortBy.NAME: longest([r.peer.name for r in rows], 12, 24),
-        SortBy.PATH: longest([text.path_code(r.peer) for r in rows], 14, 31) + 2,
-        SortBy.VIA: longest([r.via for r in rows], 12, 47),
-    }
-    for i, column in enumerate(columns):
-        if column.key in wanted:
-            grown = max(0, min(spare(), wanted[SortBy(column.key)] - column.width))
-            columns[i] = replace(column, width=column.width + grown)
+    for key, width_wanted in wanted.items():
+        for i, column in enumerate(columns):
+            if column.key == key:
+                grown = max(0, min(spare(), width_wanted - column.width))
+                columns[i] = replace(column, width=column.width + grown)
     return columns
 
 
