@@ -185,9 +185,11 @@ PEER_HEADERS = ("NAME", "ADDRESS", "ONLINE", "PATH", "ENDPOINT/RELAY", "LATENCY"
 
 def _network_text(network: NetworkStatus) -> str:
     here = f"{network.ip} on {network.interface}" if network.interface else network.ip
-    parts = (network.name, here, network.state, f"controller {network.controller}")
-    known = (f"map {network.map_serial}", f"epoch {network.epoch}") if network.map_serial else ()
-    line = "  ".join(part for part in (*parts, *known) if part)
+    parts = [network.name, here, network.state]
+    if network.state not in ("removed", "refused", "expired"):  # of what has ended nobody speaks any more
+        parts.append(f"controller {network.controller}")
+        parts += [f"map {network.map_serial}", f"epoch {network.epoch}"] if network.map_serial else []
+    line = "  ".join(part for part in parts if part)
     if network.error:
         line += f"\n  {network.error}"
     if network.peers:
