@@ -169,6 +169,9 @@ class State:
         with self._transaction() as db:
             for table in ("epoch_keys", "networks", "former", "enrolments", "checkpoints", "device"):
                 db.execute(f"DELETE FROM {table}")  # noqa: S608 - names from the line above
+        self._maps.clear()
+        for path in (self.directory / _MAPS).glob("*.log"):
+            path.unlink(missing_ok=True)
 
     def set_port(self, port: int) -> None:
         with self._transaction() as db:

@@ -51,8 +51,12 @@ def test_what_is_kept_is_there_again(tmp_path: Path, joined: Membership) -> None
     assert state.former_networks() == [former]
     state.put_network(record, keys)
     assert state.former_networks() == [], "joined anew"
+    netmap = a_map(record.network_id, record)
+    state.save_map(netmap, update_of(record, snapshot=netmap.snapshot()))
+    assert state.load_map(record.network_id) == netmap
     state.reset_identity()
     assert state.networks() == [] and state.device()[0] != device
+    assert not list((tmp_path / "maps").iterdir())
     state.close()
 
 
