@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +15,8 @@ from shadowmesh.model.errors import Kind, ShadowMeshError
 
 if TYPE_CHECKING:
     from shadowmesh.model import api
+
+_LONGEST_CHANGE = 100
 
 
 def attach(app: typer.Typer) -> None:
@@ -133,9 +136,21 @@ def audit_list(call: Call) -> None:
         "audit/1",
         {"entries": [e.model_dump(mode="json") for e in found]},
         lambda: table(
-            ("SEQ", "AT", "WHO", "WHAT", "ON"), ([e.seq, when(e.at), e.actor, e.action, e.target] for e in found)
+            ("SEQ", "AT", "WHO", "WHAT", "ON", "CHANGE"),
+            ([e.seq, when(e.at), e.actor, e.action, e.target, _change(e.detail)] for e in found),
         ),
     )
+
+
+def _change(detail: dict[str, Any]) -> str:
+    """What was changed into what; of something made or removed, how it began or ended. `--json` has it whole."""
+    before, after = (side if isinstance(side := detail.get(name), dict) else {} for name in ("before", "after"))
+    said = []
+    for name in dict.fromkeys((*before, *after)):
+        old, new = (json.dumps(side[name], ensure_ascii=False) if name in side else "" for side in (before, after))
+        said.append(f"{name} {old} -> {new}" if old and new else f"{name} {old or new}")
+    text = ", ".join(said)
+    return text if len(text) <= _LONGEST_CHANGE else text[: _LONGEST_CHANGE - 1] + "…"
 
 
 def audit_verify(call: Call) -> None:

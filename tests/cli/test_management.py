@@ -71,6 +71,7 @@ def test_refusals_left_nothing(controller: Controller) -> None:
     found = controller("network", "list", "--json").document("networks/1")
     assert "bad" not in {n["name"] for n in found["networks"]}
     assert controller("audit", "verify", "--json").document("audit-verdict/1")["ok"]
+    assert "the chain holds; no client is connected" in controller("audit", "verify").out
 
 
 @pytest.mark.parametrize("arguments", ["network delete nope", "client remove office nobody", "relay remove nope"])
@@ -323,3 +324,12 @@ def test_tables_align_and_a_dash_stands_for_nothing(controller: Controller) -> N
     assert {line[column:].split()[0] for line in lines[1:]} <= {"open", "used", "expired", "revoked"}
     shown = controller("network", "show", "office").out
     assert "approval:        no\n" in shown and "subnet6:         -\n" in shown and "{" not in shown
+
+
+def test_the_audit_log_says_what_was_changed_into_what(controller: Controller) -> None:
+    assert controller("network", "create", "logged", "--subnet", "10.77.0.0/24").code == 0
+    assert controller("network", "set", "logged", "--max-clients", "7").code == 0
+    lines = controller("audit", "list").out.splitlines()
+    assert any("network.set" in line and line.endswith("max_clients 100 -> 7") for line in lines), lines[-3:]
+    verdict = controller("audit", "verify")
+    assert verdict.code == 0 and "the chain holds" in verdict.out
