@@ -287,6 +287,12 @@ async def test_other_bad_requests(world: World, http: httpx.AsyncClient) -> None
     ):
         answer = await http.request(method, "/api/v1" + path)
         assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), path
+    for path, allowed in (
+        ("/networks", "GET, POST"),
+        ("/networks/office", "DELETE, GET, PATCH"),
+        ("/relays/x", "DELETE"),
+    ):
+        assert (await http.put("/api/v1" + path)).headers["allow"] == allowed
     large = await http.post("/api/v1/networks", content=b" " * 300_000)
     assert (large.status_code, large.json()["code"]) == (413, "body_too_large")
 

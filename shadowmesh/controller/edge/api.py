@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from fastapi import FastAPI, Response
+from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -96,7 +97,7 @@ def make_app(at: Services, trust_bundle: str) -> FastAPI:
     )
     app.state.services = at
     app.state.trust_bundle = trust_bundle
-    problems.install(app)
+    problems.install(app, [route for route in routes.router.routes if isinstance(route, APIRoute)])
     app.include_router(routes.router)
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):

@@ -10,6 +10,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
@@ -77,7 +78,9 @@ def _safe(text: str) -> str:
     return escaped(text)[:1000]
 
 
-def install(app: FastAPI) -> None:
+def install(app: FastAPI, routes: Sequence[APIRoute]) -> None:
+    """`routes`: all that `app` has."""
+
     @app.exception_handler(ShadowMeshError)
     async def _known(_: Request, error: ShadowMeshError) -> JSONResponse:
         if status_of(error) >= HTTPStatus.INTERNAL_SERVER_ERROR:
