@@ -114,8 +114,8 @@ class Api:
             client_id=network.record.client_id,
             subnet=str(network.map.head.subnet) if network.map is not None else "",
             home_relay=daemon.mesh.node.relay_name(network.id) if running else None,
-            error=network.complaint,
-            controller_error=network.away,
+            error=network.complaint if caller.access >= Access.READ else network.public_complaint,
+            controller_error=network.away if caller.access >= Access.READ else None,
             clock_offset_s=round(network.clock_offset(moment), 3),
             peers=tuple(peers),
         )

@@ -115,6 +115,11 @@ class Network:
         """Why it isn't as it should be, in one sentence."""
         return self.error if self.refusal is None else f"{self.refusal.what} ({self.refusal.code})"
 
+    @property
+    def public_complaint(self) -> str | None:
+        """The same without what a controller says of addresses, for whoever may not see endpoints."""
+        return self.error if self.refusal is None else f"its controller refuses this machine ({self.refusal.code})"
+
     def change(self, **fields: object) -> bool:
         """Changes fields of the record. Returns whether that is on disk, too."""
         self.record = msgspec.structs.replace(self.record, **fields)

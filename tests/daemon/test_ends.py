@@ -10,6 +10,8 @@ import pytest
 from daemonkit import Controller, Machine, controller, refused, until
 
 from shadowmesh.daemon import doctor
+from shadowmesh.daemon.api import Api
+from shadowmesh.daemon.local_api import Access, Caller
 from shadowmesh.model.errors import Kind
 
 
@@ -146,3 +148,15 @@ async def test_leaving_while_the_controller_is_away_is_told_to_it_later(there: C
     await until(lambda: not a.daemon.former)
     assert await there.call("client_list", "office") == []
     assert (await a.status()).warnings == ()
+
+
+async def test_where_the_other_one_is_isnt_told_to_everybody(there: Controller) -> None:
+    a = await there.member("a")
+    clone = await (await there.clone(a)).start()
+    await until(lambda: clone.network().run_state == "duplicate")
+    api = Api(clone.daemon)
+    for access, told in ((Access.STATUS, False), (Access.READ, True)):
+        status = await api.status(Caller(access), {})
+        (network,) = status.networks
+        assert network.state == "duplicate" and "client_duplicate" in (network.error or "")
+        assert ("127.0.0.1" in (network.error or "")) is ("127.0.0.1" in " ".join(status.warnings)) is told
