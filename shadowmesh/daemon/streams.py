@@ -10,7 +10,7 @@ from shadowmesh.client_api.dialing import Connect
 from shadowmesh.daemon.mesh import Mesh
 from shadowmesh.daemon.world import World
 from shadowmesh.engine import NeedStream
-from shadowmesh.model.ids import RelayID
+from shadowmesh.engine.surroundings import StreamKey, stream_key
 from shadowmesh.model.pump import AddStream, RemoveStream, Slot
 
 log = structlog.get_logger(__name__)
@@ -23,26 +23,27 @@ class Streams:
         self._world = world
         self._connect = connect
         self._mesh = mesh
-        self._tasks: dict[RelayID, asyncio.Task[None]] = {}
-        self._slots: dict[Slot, RelayID] = {}
+        self._tasks: dict[StreamKey, asyncio.Task[None]] = {}
+        self._slots: dict[Slot, StreamKey] = {}
 
     def open(self, need: NeedStream) -> None:
         """Without effect while one to this relay is open, or being opened."""
-        if need.relay_id not in self._tasks:
-            task = asyncio.create_task(self._carry(need), name=f"stream to relay {need.relay_id}")
-            self._tasks[need.relay_id] = task
-            task.add_done_callback(lambda ended: self._ended(need.relay_id, ended))
+        key = stream_key(need.relay)
+        if key not in self._tasks:
+            task = asyncio.create_task(self._carry(need), name=f"stream to relay {need.relay.relay_id}")
+            self._tasks[key] = task
+            task.add_done_callback(lambda ended: self._ended(key, ended))
 
-    def _ended(self, relay_id: RelayID, task: asyncio.Task[None]) -> None:
-        if self._tasks.get(relay_id) is task:
-            del self._tasks[relay_id]
+    def _ended(self, key: StreamKey, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(key) is task:
+            del self._tasks[key]
 
     def close(self, slot: Slot) -> None:
         """The Node has done with it."""
-        relay_id = self._slots.pop(slot, None)
-        if relay_id is not None:
+        key = self._slots.pop(slot, None)
+        if key is not None:
             self._mesh.apply(RemoveStream(slot))
-            self._tasks.pop(relay_id).cancel()
+            self._tasks.pop(key).cancel()
 
     async def stop(self) -> None:
         tasks = list(self._tasks.values())
@@ -61,12 +62,12 @@ class Streams:
         try:
             fd = await stream.open()
         except OSError as e:
-            log.warning("relay stream failed", relay=need.relay_id, why=str(e))
+            log.warning("relay stream failed", relay=need.relay.relay_id, why=str(e))
             return
         slot = self._mesh.new_slot()
-        self._slots[slot] = need.relay_id
+        self._slots[slot] = stream_key(need.relay)
         self._mesh.apply(AddStream(slot, fd))
-        self._mesh.node.add_stream(slot, need.relay_id, self._world.clock())
+        self._mesh.node.add_stream(slot, need.relay, self._world.clock())
         self._mesh.poke()
         try:
             await stream.run()

@@ -21,10 +21,10 @@ The daemon drives a Node so, with `now = Now(CLOCK_BOOTTIME, time.time())`:
         for event in node.events(): …                          # events.NodeEvent
 
 Commands that carry descriptors (AddTun, AddSocket, AddStream, and their removals) are the daemon's to send; all others come
-from `pump_commands`, and must be applied in order after each call that may have made some. On `NeedStream(relay_id, url)` the
-daemon opens a WebSocket to the relay, gives the pump its end (AddStream), then calls `node.add_stream(slot, relay_id, now)`;
+from `pump_commands`, and must be applied in order after each call that may have made some. On `NeedStream(relay, url)` the
+daemon opens a WebSocket to the relay, gives the pump its end (AddStream), then calls `node.add_stream(slot, relay, now)`;
 when the connection ends, `node.remove_stream(slot, now)` (a GoneEvent from the pump does the same) and RemoveStream; on
-`DropStream(relay_id, slot)` it closes the connection and sends RemoveStream. `WantGrant` → link.RefreshGrant,
+`DropStream(slot)` it closes the connection and sends RemoveStream. `WantGrant` → link.RefreshGrant,
 `ReportPresence` → link.Report, `EpochHeld` → link.EpochHeld, `Woke` → the links to controllers are tried at once. `node.timestamp` belongs on disk from time to time and
 before a restart, and so does `node.warm_start(now)`, which the next Node is given: the peers that it talked with hear it at once.
 

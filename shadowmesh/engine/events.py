@@ -10,6 +10,7 @@ from shadowmesh.model.addresses import IPAddress, SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.model.ids import ClientID, RelayID
 from shadowmesh.model.keys import NetworkID, Secret, WireGuardPublicKey
+from shadowmesh.model.netmap import RelayInfo
 from shadowmesh.model.pump import NetIndex, Slot
 from shadowmesh.model.reasons import Reason
 from shadowmesh.model.status import NatStatus, PathKind
@@ -132,7 +133,7 @@ class NeedStream:
     """UDP doesn't reach this relay: open a WebSocket to `url` and add it (`AddStream` to the pump, then
     `Node.add_stream`). Told again after a minute while there is none."""
 
-    relay_id: RelayID
+    relay: RelayInfo
     url: str
 
 
@@ -140,7 +141,6 @@ class NeedStream:
 class DropStream:
     """UDP works (again), or no session uses it any more: close this stream."""
 
-    relay_id: RelayID
     slot: Slot
 
 

@@ -23,16 +23,16 @@ from shadowmesh.engine.events import (
 from shadowmesh.engine.outbox import Outbox
 from shadowmesh.engine.peer import Peer
 from shadowmesh.engine.reconnects import Reconnects
-from shadowmesh.engine.surroundings import Surroundings, Timestamps
+from shadowmesh.engine.surroundings import Surroundings, Timestamps, stream_key
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.model.errors import Kind as ErrorKind
 from shadowmesh.model.errors import MalformedError, ShadowMeshError
 from shadowmesh.model.hostaddresses import HostAddresses
-from shadowmesh.model.ids import ClientID, RelayID
+from shadowmesh.model.ids import ClientID
 from shadowmesh.model.keys import NetworkID, Secret
 from shadowmesh.model.link import Presence
-from shadowmesh.model.netmap import NetworkMap
+from shadowmesh.model.netmap import NetworkMap, RelayInfo
 from shadowmesh.model.pump import (
     Command,
     Confirmed,
@@ -252,19 +252,19 @@ class Node:
         around.sockets = tuple(s for s in around.sockets if s.slot != slot)
         self._transports_changed(now)
 
-    def add_stream(self, slot: Slot, relay_id: RelayID, now: Now) -> None:
+    def add_stream(self, slot: Slot, relay: RelayInfo, now: Now) -> None:
         """A stream to a relay that the pump has, after NeedStream. One that nobody needs any more is dropped at once."""
         self._surroundings.slots.add(slot)
-        self._surroundings.streams[relay_id] = slot
+        self._surroundings.streams[stream_key(relay)] = slot
         for engine in self._living():
             engine.relays.transport_changed(now)
-        self.stream_unneeded(relay_id)
+        self.stream_unneeded(relay)
 
     def remove_stream(self, slot: Slot, now: Now) -> None:
         """A stream ended."""
         self._surroundings.slots.discard(slot)
-        for relay_id in [r for r, s in self._surroundings.streams.items() if s == slot]:
-            del self._surroundings.streams[relay_id]
+        for key in [k for k, s in self._surroundings.streams.items() if s == slot]:
+            del self._surroundings.streams[key]
         for engine in self._living():
             engine.relays.transport_changed(now)
 
@@ -352,24 +352,24 @@ class Node:
 
     # engine.EngineUser: what the networks share
 
-    def stream_unneeded(self, relay_id: RelayID) -> None:
+    def stream_unneeded(self, relay: RelayInfo) -> None:
         """A session of this relay needs no stream: it goes when no other network's does."""
-        slot = self._surroundings.streams.get(relay_id)
+        key = stream_key(relay)
+        slot = self._surroundings.streams.get(key)
         if slot is None:
             return
-        for engine in self._living():
-            session = engine.relays.sessions.get(relay_id)
-            if session is not None and session.needs_stream(slot):
-                return
-        del self._surroundings.streams[relay_id]
+        sessions = [s for engine in self._living() for s in engine.relays.sessions.values()]
+        if any(stream_key(s.relay) == key and s.needs_stream(slot) for s in sessions):
+            return
+        del self._surroundings.streams[key]
         self._surroundings.slots.discard(slot)
-        self._outbox.publish(DropStream(relay_id, slot))
+        self._outbox.publish(DropStream(slot))
 
-    def stream_failed(self, relay_id: RelayID, now: Now) -> None:
+    def stream_failed(self, relay: RelayInfo, now: Now) -> None:
         """Nothing comes through an open stream any more: closes it; who needs it asks for another."""
-        slot = self._surroundings.streams.get(relay_id)
+        slot = self._surroundings.streams.get(stream_key(relay))
         if slot is not None:
-            self._outbox.publish(DropStream(relay_id, slot))
+            self._outbox.publish(DropStream(slot))
             self.remove_stream(slot, now)
 
     def reflexive_seen(self, addr: SockAddr, now: Now) -> None:

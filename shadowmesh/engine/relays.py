@@ -164,10 +164,10 @@ class RelaySet:
 
     def brings(self, path: Path) -> bool:
         """Whether a transport is that of a relay in the map."""
-        return any(
-            path.remote == s.relay.udp if path.remote is not None else self._surroundings.streams.get(r) == path.via
-            for r, s in self.sessions.items()
-        )
+        if path.remote is not None:
+            return any(path.remote == s.relay.udp for s in self.sessions.values())
+        streams = (self._surroundings.stream_path(s.relay) for s in self.sessions.values())
+        return any(stream is not None and stream.via == path.via for stream in streams)
 
     def choose(self, wishes: Sequence[RelayID | None], absent: dict[RelayID, float], now: Now) -> RelaySession | None:
         """The session to reach a peer by: its home, its standby, then our own, then the map's others; those that

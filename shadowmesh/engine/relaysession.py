@@ -157,7 +157,7 @@ class RelaySession:
         self._retry_at = self._ping_at = self._udp_retry_at = inf
         self._up_lost_at = -inf
         self._outbox.timers.cancel(self)
-        self._shared.stream_unneeded(self.relay.relay_id)
+        self._shared.stream_unneeded(self.relay)
 
     def busy(self, now: float) -> None:
         """Traffic depends on this session just now: the relay's loss has to be seen quickly."""
@@ -255,7 +255,7 @@ class RelaySession:
             return udp
         if udp_only:
             return None
-        stream = self._surroundings.stream_path(self.relay.relay_id)
+        stream = self._surroundings.stream_path(self.relay)
         if stream is None:
             self._ask_stream(now)
             return udp
@@ -264,7 +264,7 @@ class RelaySession:
     def _ask_stream(self, now: Now) -> None:
         if self.relay.url and now.boot - self._stream_asked_at >= STREAM_REASK:
             self._stream_asked_at = now.boot
-            self._outbox.publish(NeedStream(self.relay.relay_id, self.relay.url))
+            self._outbox.publish(NeedStream(self.relay, self.relay.url))
 
     def _step(self, now: Now) -> None:
         attempt, path = self._attempt, self.attempt_path
@@ -274,7 +274,7 @@ class RelaySession:
         if on_udp and now.boot - self._attempt_started >= STREAM_AFTER and not self.up:
             self._udp_failed_at = now.boot
             if self.relay.url:
-                if self._surroundings.stream_path(self.relay.relay_id) is not None:
+                if self._surroundings.stream_path(self.relay) is not None:
                     self._drop_attempt()
                     self._login(now)
                     return
@@ -294,7 +294,7 @@ class RelaySession:
         """The stream is open and nothing comes: another one, and a new login on it."""
         self._drop_attempt()
         self._stream_asked_at = -inf
-        self._shared.stream_failed(self.relay.relay_id, now)
+        self._shared.stream_failed(self.relay, now)
 
     def _wait(self) -> float:
         self._backoff = min(self._backoff * 2, 15.0)
@@ -356,7 +356,7 @@ class RelaySession:
                 self._udp_failed_at = -inf
             if on_udp:
                 self._shared.reflexive_seen(welcome.observed, now)
-                self._shared.stream_unneeded(self.relay.relay_id)
+                self._shared.stream_unneeded(self.relay)
             self._user.welcomed(self, now, moved=old != mine)
         elif attempt.refused is not None:
             refused = attempt.refused

@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from math import inf
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from shadowmesh.engine.counters import CounterReader
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.model.ids import RelayID
-from shadowmesh.model.keys import NetworkID
+from shadowmesh.model.keys import NetworkID, SigningPublicKey
+from shadowmesh.model.netmap import RelayInfo
 from shadowmesh.model.pump import Path, PeerIndex, Slot
 from shadowmesh.paths.candidates import Candidate, HostView, LocalSocket
 from shadowmesh.protocol import disco, noise
@@ -21,13 +22,21 @@ from shadowmesh.protocol.signing import Signer
 TIMESTAMP_STEP = 1e-6
 
 
+StreamKey: TypeAlias = tuple[str | None, SigningPublicKey]
+
+
+def stream_key(relay: RelayInfo) -> StreamKey:
+    """What a stream leads to. An id is one controller's word only: another's could take away a stream, or lead it elsewhere."""
+    return relay.url, relay.key
+
+
 class SharedTransports(Protocol):
     """What the relay sessions of all networks do with the host's sockets and streams together."""
 
-    def stream_failed(self, relay_id: RelayID, now: Now) -> None:
+    def stream_failed(self, relay: RelayInfo, now: Now) -> None:
         """Nothing comes through an open stream any more: it is closed; who needs one asks for another."""
 
-    def stream_unneeded(self, relay_id: RelayID) -> None:
+    def stream_unneeded(self, relay: RelayInfo) -> None:
         """A session needs the stream to this relay no longer: it is closed when no other session does."""
 
     def reflexive_seen(self, addr: SockAddr, now: Now) -> None:
@@ -103,7 +112,7 @@ class Surroundings:
         self.poll_offset = rng.uniform(0.0, 3.0)  # so that the daemons of a network don't poll in step
         self.sockets: tuple[LocalSocket, ...] = ()
         self.slots: set[Slot] = set()
-        self.streams: dict[RelayID, Slot] = {}
+        self.streams: dict[StreamKey, Slot] = {}
         self.stream_first: frozenset[RelayID] = frozenset()  # relays that UDP didn't reach before our restart
         self.view = HostView()
         self.candidates: tuple[Candidate, ...] = ()
@@ -122,7 +131,7 @@ class Surroundings:
         sock = None if server is None else self.socket_for(server)
         return None if sock is None else Path(sock.slot, server)
 
-    def stream_path(self, relay_id: RelayID) -> Path | None:
+    def stream_path(self, relay: RelayInfo) -> Path | None:
         """The open stream to a relay."""
-        slot = self.streams.get(relay_id)
+        slot = self.streams.get(stream_key(relay))
         return None if slot is None else Path(slot)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import ipaddress
+import random
 from dataclasses import dataclass, field
 from math import inf
 
 import pytest
+from msgspec.structs import replace
 
 from shadowmesh.dataplane.counters import CounterTable
 from shadowmesh.engine.counters import CounterReader
 from shadowmesh.engine.epochs import Keyring
+from shadowmesh.engine.surroundings import Surroundings, Timestamps, stream_key
 from shadowmesh.engine.timers import Timers
 from shadowmesh.model.clock import Now
-from shadowmesh.model.ids import NetworkRef
+from shadowmesh.model.ids import NetworkRef, RelayID
 from shadowmesh.model.keys import NetworkID, Secret, WireGuardPublicKey
-from shadowmesh.model.netmap import EpochInfo, MapHead, NetworkMap
-from shadowmesh.model.pump import COUNTER_FIELDS, PeerIndex
+from shadowmesh.model.netmap import EpochInfo, MapHead, NetworkMap, RelayInfo
+from shadowmesh.model.pump import COUNTER_FIELDS, Path, PeerIndex, Slot
+from shadowmesh.protocol.primitives import REAL
+from shadowmesh.protocol.signing import Signer
 
 
 @dataclass(eq=False)
@@ -154,3 +159,17 @@ def test_records_are_found_wherever_the_pump_put_them() -> None:
     found = reader.times(PeerIndex(12))
     assert found is not None
     assert found.tx_data == 7
+
+
+def test_a_stream_is_its_relays_whatever_id_another_controller_gives_to_one_of_its_own() -> None:
+    ours, theirs = (
+        RelayInfo(relay_id=RelayID("rly_1"), name="relay", key=Signer.generate().public, url=f"ws://192.0.2.{n}:9545")
+        for n in (1, 2)
+    )
+    around = Surroundings(random.Random(1), REAL, Signer.generate(), Timestamps(0.0), {})
+    around.streams[stream_key(theirs)] = Slot(16)
+    assert around.stream_path(ours) is None, "nothing of ours goes there"
+    around.streams[stream_key(ours)] = Slot(17)
+    assert (around.stream_path(ours), around.stream_path(theirs)) == (Path(Slot(17)), Path(Slot(16)))
+    claims_our_place = replace(theirs, url=ours.url)
+    assert around.stream_path(claims_our_place) is None, "and what they find silent isn't closed for us"

@@ -386,8 +386,8 @@ class Host:
             case NatChanged():
                 world.note(self.name, f"nat {event.nat.type} {event.nat.public}")
             case NeedStream():
-                world.note(self.name, f"needs a stream to {event.relay_id}")
-                world.open_stream(self, event.relay_id)
+                world.note(self.name, f"needs a stream to {event.relay.relay_id}")
+                world.open_stream(self, event.relay)
             case DropStream():
                 self.streams.pop(event.slot, None)
                 self.pump.apply([RemoveStream(event.slot)])
@@ -869,12 +869,12 @@ class World:
 
     # streams: reliable, in order, never blocked
 
-    def open_stream(self, host: Host, relay_id: RelayID) -> None:
-        relay = next(r for r in self.relays.values() if r.relay_id == relay_id)
+    def open_stream(self, host: Host, info: RelayInfo) -> None:
+        relay = next(r for r in self.relays.values() if r.info.url == info.url)
         if relay.alive:
-            self.after(3 * (host.site.delay + relay.delay), self._opened, host, relay)
+            self.after(3 * (host.site.delay + relay.delay), self._opened, host, relay, info)
 
-    def _opened(self, host: Host, relay: Relay) -> None:
+    def _opened(self, host: Host, relay: Relay, info: RelayInfo) -> None:
         if not host.running or not relay.alive:
             return
         slot = Slot(host.next_slot)
@@ -882,7 +882,7 @@ class World:
         host.streams[slot] = (relay, relay.accept(host, slot))
         now = host.clock()
         host.pump.apply([AddStream(slot, -1)])
-        host.node.add_stream(slot, relay.relay_id, now)
+        host.node.add_stream(slot, info, now)
         host.settle(now)
 
     def close_stream(self, host: Host, slot: Slot) -> None:
