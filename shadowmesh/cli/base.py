@@ -170,8 +170,6 @@ def verb(
         def run_verb(**arguments: Any) -> None:
             shared = {key: arguments.pop(key) for key in common}
             color = not shared.pop("no_color") and not os.environ.get("NO_COLOR")
-            for given in arguments.values():
-                _check_encoding(given)
             function(Call(color=color, **shared), **arguments)
 
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + added
@@ -183,12 +181,6 @@ def verb(
         return function
 
     return register
-
-
-def _check_encoding(given: object) -> None:
-    """Names and words are UTF-8 (paths, also those after @, may be anything). Raises ShadowMeshError(not_text)."""
-    if isinstance(given, str) and not given.startswith("@") and any("\ud800" <= c <= "\udfff" for c in given):
-        raise ShadowMeshError("not_text", f"{given!r} is not UTF-8 text", "write it in UTF-8", kind=Kind.USAGE)
 
 
 def new_app(help_text: str, cls: type[TyperGroup] = TyperGroup) -> typer.Typer:

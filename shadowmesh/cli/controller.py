@@ -122,7 +122,7 @@ def run(
 def set_urls(
     call: Call,
     data_dir: DataDir,
-    urls: Annotated[list[str], typer.Argument(help="https://HOST:8443, all of them, best first.")],
+    urls: Annotated[list[str], typer.Argument(help="https://HOST:8443, all of them, best first.", metavar="URL…")],
 ) -> None:
     """Give the controller other public URLs; clients and relays follow.
 

@@ -87,7 +87,7 @@ def run(arguments: list[str], imported: Callable[[], None] = lambda: None) -> No
             from shadowmesh.cli.completion import prepare
 
             arguments = prepare()
-        for argument in arguments:
+        for argument in options:
             if not argument.isascii():
                 _check_encoding(argument)
         app = build(next((a for a in arguments if not a.startswith("-")), None))
@@ -98,7 +98,7 @@ def run(arguments: list[str], imported: Callable[[], None] = lambda: None) -> No
         raise SystemExit(outcome if isinstance(outcome, int) else 0)
     except ShadowMeshError as error:
         if debug:
-            raise
+            _show_traceback()
         fail(error, as_json=as_json)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
@@ -111,7 +111,7 @@ def run(arguments: list[str], imported: Callable[[], None] = lambda: None) -> No
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
             _wrong_use(error, as_json=as_json)
         if debug:
-            raise
+            _show_traceback()
         what = (str(error).splitlines() or [""])[0]
         if isinstance(error, OSError) and error.strerror:
             what = error.strerror.lower() + (f": {error.filename}" if error.filename else "")
@@ -119,6 +119,14 @@ def run(arguments: list[str], imported: Callable[[], None] = lambda: None) -> No
             what = f"{type(error).__name__}: {what}"
         remedy = "run it again with --debug to see where"
         fail(ShadowMeshError("failed", what, remedy, kind=Kind.FAILED), as_json=as_json)
+
+
+def _show_traceback() -> None:
+    import traceback
+
+    from shadowmesh.cli.base import visible
+
+    print(visible(traceback.format_exc()), end="", file=sys.stderr)
 
 
 def _check_encoding(argument: str) -> None:

@@ -45,7 +45,7 @@ _RIGHT: Column = (
         (
             ("network", "networks and invites"),
             ("client", "the machines in a network"),
-            ("device", "a machine over all of them"),
+            ("device", "a machine in all of them"),
             ("member", "who may manage a network"),
             ("user", "who may sign in"),
             ("api-key", "keys for scripts"),
@@ -76,7 +76,7 @@ class Verb(TyperCommand):
     """Its epilog is the examples, a line each."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+        return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         records: dict[str, list[tuple[str, str]]] = {"argument": [], "option": []}

@@ -152,8 +152,8 @@ def test_words_and_not_a_pattern_say_what_a_name_may_be(controller: Controller, 
     ):
         line = controller(*arguments).refused(USAGE, "at most 63")
         assert "^" not in line and "pattern" not in line
-    controller("network", "create", "b\udcff", "--subnet", "198.18.40.0/24").refused(USAGE, "not UTF-8")
-    sm("join", "smi1_x", "--name", "b\udcff", "--state-dir", tmp_path).refused(USAGE, "not UTF-8")
+    controller("network", "create", "b\udcff", "--subnet", "198.18.40.0/24").refused(USAGE, "is not UTF-8")
+    sm("join", "smi1_x", "--name", "b\udcff", "--state-dir", tmp_path).refused(USAGE, "is not UTF-8")
 
 
 # invites that don't work

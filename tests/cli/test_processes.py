@@ -53,7 +53,7 @@ def test_done_is_code_0_and_waiting_for_approval_7(controller: Controller, proce
 
 def test_debug_shows_where(process: Command, tmp_path: Path) -> None:
     shown = process("status", "--state-dir", tmp_path, "--debug")
-    assert "Traceback" in shown.err and shown.code != 0
+    assert "Traceback" in shown.err and shown.err.splitlines()[-1].startswith("error: ") and shown.code == 3
     assert "Traceback" not in process("status", "--state-dir", tmp_path).err
 
 
