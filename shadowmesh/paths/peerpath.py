@@ -17,6 +17,7 @@ from math import inf
 from typing import Literal
 
 from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.pump import INNER_MTU
 from shadowmesh.model.reasons import Reason
 from shadowmesh.paths.candidates import (
     Candidate,
@@ -101,6 +102,7 @@ class PeerPath:
         "_remote_udp_blocked",
         "_retry_at",
         "_retry_wait",
+        "_rivals",
         "_rng",
         "_route",
         "_session",
@@ -164,6 +166,7 @@ class PeerPath:
         self._reason = Reason.NONE_IDLE
         self.mtu: int | None = None  # of inner packets where data goes now, if less than the interface's
         self._mtu_at = inf
+        self._rivals: tuple[PathKey, ...] = ()
         self._session = False  # the peer can answer: handshakes succeed
         self._mtus: dict[PathKey | Literal["relay"], PathMtu] = {}
         self._mtu_probes: dict[bytes, tuple[PathKey | Literal["relay"], int, float]] = {}
@@ -512,12 +515,19 @@ class PeerPath:
         mtu = self._mtus.get(probe[0])
         if probe[0] == way and mtu is not None:
             mtu.answered(probe[1], now)
+            if way != "relay":
+                self._prefer_wide(self.probes.get(way), now)
             self._resize()
             self._settle(now)
         return True
 
     def _probe_sizes(self, now: float) -> None:
-        for way in self._route:
+        self._rivals = self._other_ways(now)
+        for rival in self._rivals:
+            if rival not in self._mtus:
+                self._mtus[rival] = PathMtu()
+                self._mtus[rival].start(now)
+        for way in (*self._route, *self._rivals):
             if way is None or way not in self._mtus:
                 continue
             rtt = self.relay_rtt if way == "relay" else self.probes[way].rtt if way in self.probes else 0.0
@@ -542,11 +552,36 @@ class PeerPath:
     def _resize(self) -> None:
         """Tells a changed size, and when the next probe is due."""
         taken = [self._mtus[way] for way in self._route if way is not None and way in self._mtus]
-        self._mtu_at = min((m.deadline for m in taken), default=inf)
+        looked_at = [*taken, *(self._mtus[way] for way in self._rivals if way in self._mtus)]
+        self._mtu_at = min((m.deadline for m in looked_at), default=inf)
         limits = [m.limit for m in taken if m.limit is not None]
         if (least := min(limits, default=None)) != self.mtu:
+            if self.mtu is None and not self._rivals:
+                self._mtu_at = -inf  # is another one wider?
             self.mtu = least
             self._actions.append(Resized())
+
+    def _other_ways(self, now: float) -> tuple[PathKey, ...]:
+        """Paths as good as the narrow one in use, which answered of late: perhaps more gets through them."""
+        best = self.best
+        if best is None or self.mtu is None:
+            return ()
+        return tuple(
+            p.path
+            for p in self.probes.values()
+            if p is not best and p.rank == best.rank and now - p.pong_at < MEASURE and p.pong_at > p.lost_at
+        )
+
+    def _prefer_wide(self, probe: Probe | None, now: float) -> None:
+        """A size got through a path: is it a better one than that in use?"""
+        best = self.best
+        if probe is None or best is None or probe is best or probe.rank != best.rank or self._unproven:
+            return
+        if (self.mtu_of(probe.path) or 0) > (self.mtu_of(best.path) or INNER_MTU):
+            self.best = probe
+            probe.pong_at = now
+            self._unanswered_since = inf
+            self._next_beat = now + HEARTBEAT
 
     def wireguard_proven(self, path: PathKey, now: float) -> None:
         """A peer without disco sent an authenticated WireGuard message from there."""
@@ -693,10 +728,11 @@ class PeerPath:
             self._failed = self._lost = False
         self._settle(now)
 
-    @staticmethod
-    def _clearly_better(probe: Probe, best: Probe) -> bool:
+    def _clearly_better(self, probe: Probe, best: Probe) -> bool:
         if probe.rank != best.rank:
             return probe.rank < best.rank
+        if (self.mtu_of(probe.path) or INNER_MTU) < (self.mtu_of(best.path) or INNER_MTU):
+            return False
         return probe.rtt < best.rtt * CLEARLY_FASTER and probe.rtt < best.rtt - CLEARLY_FASTER_BY
 
     def _probe(self, path: PathKey, kind: CandidateKind | None) -> Probe:

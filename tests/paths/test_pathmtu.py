@@ -5,8 +5,11 @@ from __future__ import annotations
 from math import inf
 
 import pytest
+from pathplay import SLOT, Play
 
+from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.pump import INNER_MTU
+from shadowmesh.paths.candidates import Candidate, CandidateKind, PathKey
 from shadowmesh.paths.pathmtu import SIZES, PathMtu
 
 RTT = 0.05
@@ -118,3 +121,25 @@ def test_nothing_is_concluded_where_nothing_answers() -> None:
     way.run(60.0)
     assert way.state.limit is None and way.state.found is None
     assert len(way.sent) <= 3 + 2 * len(SIZES)
+
+
+def test_of_two_paths_alike_the_wider_one_is_used() -> None:
+    play = Play()
+    narrow, wide = (SockAddr(f"203.0.113.{n}", 4500) for n in (7, 8))
+    play.answer = lambda ping: ping.path is not None and ping.mtu <= (1200 if ping.path.remote == narrow else INNER_MTU)
+    play.path.call_received([Candidate(a, CandidateKind.HOST) for a in (narrow, wide)], True, play.now)
+    play.path.session_up(play.now)
+    play.run(10.0, traffic=True)
+    assert play.path.route.primary == PathKey(SLOT, wide) and play.path.mtu is None
+    play.run(100.0, traffic=True)
+    assert play.path.route.primary == PathKey(SLOT, wide)
+
+
+def test_a_narrow_path_is_better_than_none() -> None:
+    play = Play()
+    only = SockAddr("203.0.113.7", 4500)
+    play.answer = lambda ping: ping.path is not None and ping.mtu <= 1200
+    play.path.call_received([Candidate(only, CandidateKind.HOST)], True, play.now)
+    play.path.session_up(play.now)
+    play.run(10.0, traffic=True)
+    assert play.path.route.primary == PathKey(SLOT, only) and play.path.mtu == 1200
