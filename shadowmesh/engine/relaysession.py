@@ -36,6 +36,8 @@ BUSY_PING = 1.5  # seconds between pings while traffic depends on the session â€
 BUSY_FOR = 8.0  # â€¦ that is, for so long after the engine last said so
 PING_REPEAT = 0.2
 PINGS_UNANSWERED = 5  # in a row, after which the relay counts as gone
+REFUSED = 5.0  # seconds until another try after a refusal
+TOKEN_RETRY = 30.0  # the same for a token that was refused, at most; doubled each time. A relay that lost its controller takes it
 GRACE = 2.0  # seconds for which frames still go through a relay that wants a new login
 _TOKEN_TROUBLE = frozenset(
     {
@@ -76,7 +78,7 @@ class RelaySession:
     __slots__ = (
         "_attempt", "_attempt_started", "_attempt_step", "_backoff", "_busy_until", "_last_ping", "_number",
         "_outbox", "_outstanding", "_ping_at", "_retry_at", "_shared", "_stream_asked_at", "_stream_first", "_surroundings",
-        "_udp_failed_at", "_udp_retry_at", "_up_lost_at", "_user", "answered_at", "attempt_path", "login", "path",
+        "_token_wait", "_udp_failed_at", "_udp_retry_at", "_up_lost_at", "_user", "answered_at", "attempt_path", "login", "path",
         "queued_at", "relay", "rtt", "up", "wanted",
     )  # fmt: skip
 
@@ -113,6 +115,7 @@ class RelaySession:
         self._outstanding: dict[bytes, float] = {}
         self._busy_until = -inf
         self._up_lost_at = -inf
+        self._token_wait = REFUSED / 2
         self._stream_first = relay.relay_id in surroundings.stream_first
         self._udp_failed_at = -inf  # while on a stream: since when UDP is taken for dead
         self._udp_retry_at = inf
@@ -174,6 +177,7 @@ class RelaySession:
 
     def login_again(self, now: Now) -> None:
         """A new token, or this host's address may have changed. The present session stays until the new one stands."""
+        self._token_wait = REFUSED / 2
         if self.wanted:
             self._retry_at = inf
             self._backoff = 0.5
@@ -346,6 +350,7 @@ class RelaySession:
             self.up = True
             self._retry_at = inf
             self._backoff = 0.5
+            self._token_wait = REFUSED / 2
             self._outstanding.clear()
             self.answered_at = now.boot
             self._schedule_ping(now.boot)
@@ -367,9 +372,11 @@ class RelaySession:
         if code == Refusal.BAD_COOKIE:
             self._retry_at = now.boot + 0.2
             return
-        if code in _TOKEN_TROUBLE:
+        wait = REFUSED
+        if code in _TOKEN_TROUBLE:  # another one will be tried at once; the same one, should the relay change its mind
             self._user.token_refused(Refusal(code).name.lower(), now)
-        self._retry_at = now.boot + max(float(retry_after), 5.0) * self._surroundings.rng.uniform(1.0, 1.5)
+            wait = self._token_wait = min(2 * self._token_wait, TOKEN_RETRY)
+        self._retry_at = now.boot + max(float(retry_after), wait) * self._surroundings.rng.uniform(1.0, 1.5)
         if self.up and code not in _TOKEN_TROUBLE:
             self._lost(now, grace=False)
 

@@ -136,3 +136,23 @@ def test_no_deadline_outlives_its_owner() -> None:
         world.run(10.0)
         assert not ownerless(a.node)
         assert not ownerless(b.node)
+
+
+def test_a_refused_token_is_not_tried_for_ever_at_the_same_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its relays hear their controller and want a newer one; this host's controller is away, so none comes."""
+    world, a, b = pair()
+    world.run(5.0)
+    b.leave()
+    cores = [relay.core for relay in world.relays.values()]
+    for core in cores:
+        monkeypatch.setattr(core, "_stale", lambda token, now: True)
+    now = a.clock()
+    a.node.network_changed(now)
+    a.settle(now)
+    world.run(600.0)
+    before = sum(core.counters.hellos for core in cores)
+    world.run(3600.0)
+    assert sum(core.counters.hellos for core in cores) - before <= 2 * 3600 / 25
+    monkeypatch.undo()
+    world.run(200.0)
+    assert relays_know(world, a.overlay)
