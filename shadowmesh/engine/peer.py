@@ -271,6 +271,11 @@ class Peer:
         if not self._relays.is_from(self.member.ip, path):
             return
         message = self.box.open(data)
+        if isinstance(message, disco.NoSession):
+            if self.handshake is not None:
+                self.handshake.unknown_to_peer(message.receiver_index, now)
+                self.after(now)
+            return
         handshake, own, _ = self.activate(now)
         boot = now.boot
         was_plain = own.plain is not None
@@ -291,16 +296,13 @@ class Peer:
                 rtt = own.pong_received(direct, tx_id, boot, own_id, nested=nested)
                 if rtt is not None and self._pings is not None:
                     self._publish_pings(self._pings.pong(tx_id, rtt, direct=direct is not None), now)
-            case disco.NoSession(receiver_index=receiver_index):
-                handshake.unknown_to_peer(receiver_index, now)
             case disco.CallMeMaybe() as call:
                 handshake.known_epoch = call.epoch
                 known = tuple(Candidate(c.addr, CandidateKind(c.kind)) for c in call.candidates)
                 own.call_received(known, call.ask, boot, filters_ports=call.filters_ports, udp_blocked=call.udp_blocked)
         if was_plain and own.plain is None:
             self._put()
-        if not isinstance(message, disco.NoSession):
-            handshake.peer_heard(now)
+        handshake.peer_heard(now)
         self.after(now)
 
     # restarts, its and ours

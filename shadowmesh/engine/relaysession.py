@@ -37,7 +37,9 @@ BUSY_FOR = 8.0  # … that is, for so long after the engine last said so
 PING_REPEAT = 0.2
 PINGS_UNANSWERED = 5  # in a row, after which the relay counts as gone
 REFUSED = 5.0  # seconds until another try after a refusal
-TOKEN_RETRY = 30.0  # the same for a token that was refused, at most; doubled each time. A relay that lost its controller takes it
+TOKEN_RETRY = (
+    30.0  # the same for a token that was refused, at most; doubled each time. A relay that lost its controller takes it
+)
 GRACE = 2.0  # seconds for which frames still go through a relay that wants a new login
 _TOKEN_TROUBLE = frozenset(
     {

@@ -45,11 +45,11 @@ from shadowmesh.paths.values import (
     FIRST_MEASURE,
     FORGET,
     HEARTBEAT,
-    LED,
     MAX_TRIGGERED,
     MEASURE,
     NESTED_WANTED,
     NO_ID,
+    PASSIVE,
     PING_MEMORY,
     RELAY_ROUTE,
     REPEAT,
@@ -83,7 +83,7 @@ class PeerPath:
         "_forgotten",
         "_heard_candidates_at",
         "_last_traffic",
-        "_led_until",
+        "_passive_until",
         "_lost",
         "_measure_asked_at",
         "_measure_at",
@@ -147,7 +147,7 @@ class PeerPath:
         self._pinged_at = -inf  # when the peer last pinged us
         self._next_beat = inf
         self._nested_until = -inf  # until then the peer wants nested paths
-        self._led_until = -inf  # until then the peer's pings are awaited instead of sending our own
+        self._passive_until = -inf  # until then the peer's pings are awaited instead of sending our own
         self._unanswered_since = inf  # first heartbeat without an answer since the last pong
         self._unproven = False  # the path is used, doubled by the relay, until a pong
         self._relay_beat = inf
@@ -263,7 +263,7 @@ class PeerPath:
 
     def beat_along(self, now: float) -> None:
         """Other peers' work is being done: the heartbeat of an active path joins it, early but never late."""
-        if self.best is not None and self._unanswered_since == inf and self.active(now) and now >= self._led_until:
+        if self.best is not None and self._unanswered_since == inf and self.active(now) and now >= self._passive_until:
             self._next_beat = self.deadline = now
 
     def local_changed(self, view: HostView, sockets: Sequence[LocalSocket], now: float, *, moved: bool) -> None:
@@ -435,10 +435,10 @@ class PeerPath:
         if entry is not None and entry[0] is best:
             best.pong_at = max(best.pong_at, entry[1])
             if now - best.measured_at < MEASURE:
-                self._led_until = now + LED
-                self._next_beat = max(self._next_beat, self._led_until)
-        elif now < self._led_until:
-            self._led_until = -inf
+                self._passive_until = now + PASSIVE
+                self._next_beat = max(self._next_beat, self._passive_until)
+        elif now < self._passive_until:
+            self._passive_until = -inf
             self._next_beat = now
         self._settle(now)
 

@@ -15,7 +15,9 @@ CHECK_SETTLED = 1.0  # seconds after which a check that found a path ends
 CALL_REPEATS = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds into a check at which an unanswered call-me-maybe is repeated
 TRUST = 6.5
 HEARTBEAT = 3.0
-LED = HEARTBEAT + 0.4  # seconds for which the peer's pings, when they confirm our pongs, do for heartbeats of our own …
+PASSIVE = (
+    HEARTBEAT + 0.4
+)  # seconds for which the peer's pings, when they confirm our pongs, do for heartbeats of our own …
 MEASURE = 30.0  # … but for one in so many seconds, which measures the round trip
 FIRST_MEASURE = 0.5  # seconds with data on a relay, after which its round trip is measured for the first time
 REPEAT = 0.3
