@@ -103,11 +103,13 @@ class StunClient:
 
     @property
     def reflexive(self) -> tuple[SockAddr, ...]:
-        """Reflexive addresses of all sockets, each once: what two hosts agree on, else what each server saw."""
+        """Reflexive addresses of all sockets, each once: what two hosts agree on, else two that were seen, which is enough
+        to tell a peer that there is no one address."""
         seen: dict[SockAddr, None] = {}
         for state in self._states.values():
             common = state.common()
-            seen.update(dict.fromkeys(state.answers.values() if common is None else (common,)))
+            various = list(dict.fromkeys(state.answers.values()))[:2]
+            seen.update(dict.fromkeys(various if common is None else (common,)))
         return tuple(seen)
 
     def verdict(self, view: HostView, *, tcp_works: bool = False) -> NatVerdict:
