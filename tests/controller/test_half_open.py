@@ -17,7 +17,7 @@ from freeport import free_port
 from halfopen import KINDS, HalfOpen, Kind, sources
 
 from shadowmesh.client_api.contact import first_contact
-from shadowmesh.controller.edge import server
+from shadowmesh.controller.edge import connections, server
 from shadowmesh.controller.settings import Timing
 from shadowmesh.serving.admission import Admission
 
@@ -112,6 +112,21 @@ async def test_a_site_that_comes_back_at_once_passes_while_strangers_hold_all_th
         await asyncio.gather(*(device.connect() for device in site))
         await asyncio.gather(*(device.settled() for device in site))
         assert admission.unproven <= 101
+
+
+async def test_of_the_websockets_without_a_hello_the_oldest_go(
+    world: World, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "_MAX_UNPROVEN", 20)
+    object.__setattr__(world.at.core.timing, "hello", 60.0)  # it isn't their time that is over
+    await world.network()
+    waiting = next(kind for kind in KINDS if kind.name == "device link without hello")
+    async with HalfOpen(port, waiting, 60, sources()) as held:
+        async with asyncio.timeout(10):
+            while held.ended() < 40:  # noqa: ASYNC110 - a plain counter
+                await asyncio.sleep(0.01)
+        await world.member()  # says its hello, and stays
+        assert len(connections.Messages._unproven) <= 20
 
 
 async def test_who_is_known_may_send_more_than_a_stranger(world: World, http: httpx.AsyncClient) -> None:

@@ -145,7 +145,9 @@ class Messages(WebSocketsSansIOProtocol):
             self.scope[_PROVEN] = self._proven  # type: ignore[literal-required]
             self._unproven[self] = None
             if len(self._unproven) > _MAX_UNPROVEN:
-                next(iter(self._unproven)).transport.abort()
+                oldest = next(iter(self._unproven))
+                del self._unproven[oldest]
+                oldest.transport.abort()
 
     def _proven(self) -> None:
         self._unproven.pop(self, None)
