@@ -20,6 +20,7 @@ class Row(NamedTuple):
 ROWS = (
     Row("join cpu own", "join: the controller's own CPU, ms", 40, gate=True),
     Row("alone join cpu", "the same in a network of one, ms"),
+    Row("join ratio", "the first beside the second", 2.5, gate=True, digits=2),
     Row("telling cpu a client", "telling a change: CPU for each client, µs", 25, gate=True),
     Row("change cpu", "one change, all told: CPU, ms"),
     Row("change p99 worst", "one change, seen by all: p99, worst of ten, ms", 400),

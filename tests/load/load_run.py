@@ -215,9 +215,11 @@ async def _joins(load: Load) -> None:
 
         cpu.append(await load.cpu_of(join))
     telling = load.figures["telling cpu a client"] / 1e3 * len(load.members)
+    own = max(0.0, statistics.median(cpu) - telling)
     load.figures |= {
         "join cpu": statistics.median(cpu),
-        "join cpu own": max(0.0, statistics.median(cpu) - telling),
+        "join cpu own": own,
+        "join ratio": own / load.figures["alone join cpu"],
         "join answer kB": statistics.median(sizes) / 1e3,
     }
 
