@@ -13,7 +13,7 @@ from shadowmesh.controller.edge.connections import proven
 from shadowmesh.controller.edge.outbox import Outbox
 from shadowmesh.controller.edge.pace import Pace
 from shadowmesh.controller.edge.problems import public
-from shadowmesh.controller.service.hub import encode
+from shadowmesh.controller.service.hub import DeviceLink, encode
 from shadowmesh.controller.service.services import Services
 from shadowmesh.model.codec import from_json
 from shadowmesh.model.errors import MalformedError, ShadowMeshError
@@ -57,6 +57,14 @@ async def _refuse(outbox: Outbox, code: str, what: str, close: int = REFUSED) ->
     await outbox.flush()
 
 
+async def _greet(socket: WebSocket, outbox: Outbox, at: Services) -> DeviceLink:
+    """Challenge and hello: apart, so that an idle link doesn't hold what they took."""
+    nonce = await _challenge(socket, outbox, at)
+    async with asyncio.timeout(at.core.timing.hello):
+        hello = from_json(await receive(socket), Hello)
+    return await at.devices.hello(hello, nonce, remote(socket), outbox.post, outbox.close)
+
+
 async def device_link(socket: WebSocket) -> None:
     """From challenge to end; see `model.link`."""
     at, outbox, link, clean = services(socket), Outbox(socket), None, False
@@ -64,10 +72,7 @@ async def device_link(socket: WebSocket) -> None:
         await socket.close(FORBIDDEN)
         return
     try:
-        nonce = await _challenge(socket, outbox, at)
-        async with asyncio.timeout(at.core.timing.hello):
-            hello = from_json(await receive(socket), Hello)
-        link = await at.devices.hello(hello, nonce, remote(socket), outbox.post, outbox.close)
+        link = await _greet(socket, outbox, at)
         proven(socket)
         pace = Pace(*_DEVICE_PACE)
         while True:
