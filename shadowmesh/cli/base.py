@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from shadowmesh.cli.pages import GENERAL, HELP_NAMES, Verb
+from shadowmesh.cli.pages import GENERAL, HELP_NAMES, Noun, Verb
 from shadowmesh.model.codec import to_builtins
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.text import escaped, is_safe
@@ -183,7 +183,7 @@ def verb(
     return register
 
 
-def new_app(help_text: str, cls: type[TyperGroup] = TyperGroup) -> typer.Typer:
+def new_app(help_text: str, cls: type[TyperGroup] = Noun) -> typer.Typer:
     return typer.Typer(
         cls=cls,
         help=help_text,

@@ -99,6 +99,17 @@ class Verb(TyperCommand):
                     formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
 
 
+class Noun(TyperGroup):
+    """Verbs below a noun, each with its whole first sentence."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return ["VERB", "[ARGUMENTS]"]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, (child.help or "").partition("\n")[0]) for name, child in self.commands.items()])
+
+
 class Top(TyperGroup):
     """The whole tool."""
 

@@ -86,5 +86,8 @@ def not_running(data_dir: Path) -> ShadowMeshError:
 
 def no_permission(data_dir: Path) -> ShadowMeshError:
     return ShadowMeshError(
-        "no_permission", f"{data_dir} may not be used", "run as root or as the controller's user", kind=Kind.NOT_ALLOWED
+        "no_permission",
+        f"{data_dir} may not be used",
+        "run as root or as the controller's user, or sign in with `shadowmesh login URL`",
+        kind=Kind.NOT_ALLOWED,
     )

@@ -57,6 +57,15 @@ def test_every_verb_has_an_example_that_it_takes(sm: Command, path: tuple[str, .
     assert not re.search(r"Usage:.*[{}]", page) and max(map(len, page.splitlines())) <= 100
 
 
+def test_a_nouns_page_has_whole_sentences(sm: Command) -> None:
+    for noun in ("network", "client", "relay", "audit", "lab"):
+        page = sm(noun, "--help").out
+        assert page.startswith(f"Usage: shadowmesh {noun} VERB [ARGUMENTS]\n") and "..." not in page
+        below = TOP.commands[noun].commands  # type: ignore[attr-defined]
+        words = " ".join(page.split())
+        assert all(" ".join((verb.help or "").partition("\n")[0].split()) in words for verb in below.values())
+
+
 def test_what_holds_everywhere_is_explained_once(sm: Command) -> None:
     shown = sm("help", "options").out
     assert all(flag in shown for flag in ("--json", "--quiet", "--no-color", "--yes", "--debug"))
