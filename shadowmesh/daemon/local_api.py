@@ -34,7 +34,8 @@ GROUP = "shadowmesh"
 _MAX_REQUEST = 64 * 1024
 _REQUEST_TIME = 5.0  # seconds for a request to come in
 _ANSWER_TIME = 30.0  # seconds for a caller to take what it is sent
-MAX_OF_USER, MAX_OF_OTHERS = 16, 64  # connections at once: of one user, and of all that may change nothing
+MAX_OF_USER, MAX_OF_OTHERS = 16, 64  # connections at once: of a user who may change nothing, and of all of these
+MAX_OF_OWNER = 64  # of root, or the service's user: their scripts may go wrong, too
 
 
 class Access(IntEnum):
@@ -65,7 +66,7 @@ class LocalApi:
         self._methods = methods
         self._operators = operators
         self._server: asyncio.Server | None = None
-        self._callers: Counter[int] = Counter()  # connections by uid, of those that are limited
+        self._callers: Counter[tuple[bool, int]] = Counter()  # connections by whether they may change things, and uid
         self._connections: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
         self._closing: asyncio.Future[None] | None = None
 
@@ -99,17 +100,16 @@ class LocalApi:
         task.add_done_callback(self._connections.pop)
         _, uid, gid = peer_credentials(writer.get_extra_info("socket"))
         access = self._access(uid, gid)
-        limited = access < Access.CHANGE
+        counted = False
         try:
-            if limited and (self._callers[uid] >= MAX_OF_USER or self._callers.total() >= MAX_OF_OTHERS):
-                limited = False
+            if not self._has_room(uid, access):
                 error = ShadowMeshError(
                     "busy", "too many ask the daemon at once", "try again in a moment", kind=Kind.CONFLICT
                 )
                 writer.write(json.dumps({"error": error_to_wire(error)}).encode() + b"\n")
                 return
-            if limited:
-                self._callers[uid] += 1
+            counted = True
+            self._callers[access >= Access.CHANGE, uid] += 1
             async with asyncio.timeout(_REQUEST_TIME):
                 line = await reader.readline()
             if line:
@@ -117,11 +117,20 @@ class LocalApi:
         except (OSError, ValueError):
             pass  # the caller went away, or sent more than a request is long, or nothing in time
         finally:
-            if limited:
-                self._callers[uid] -= 1
+            if counted:
+                self._callers[access >= Access.CHANGE, uid] -= 1
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
+
+    def _has_room(self, uid: int, access: Access) -> bool:
+        owner = access >= Access.CHANGE
+        mine = self._callers[owner, uid]
+        if owner:
+            return mine < MAX_OF_OWNER
+        return (
+            mine < MAX_OF_USER and sum(n for (of_owner, _), n in self._callers.items() if not of_owner) < MAX_OF_OTHERS
+        )
 
     async def _answer(self, line: bytes, caller: Caller, writer: asyncio.StreamWriter) -> None:
         async def send(message: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from shadowmesh.client_api.local import SOCKET_NAME, AsyncDaemonClient, DaemonClient
 from shadowmesh.client_api.unixsocket import short_path
-from shadowmesh.daemon.local_api import MAX_OF_OTHERS, Access, Caller, LocalApi
+from shadowmesh.daemon.local_api import MAX_OF_OTHERS, MAX_OF_OWNER, Access, Caller, LocalApi
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.status import PingTry
 
@@ -358,3 +358,24 @@ async def test_a_user_without_rights_cant_use_up_the_daemons_descriptors(open_pa
 
 def descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+async def test_who_may_change_things_cant_use_up_the_daemons_descriptors_either(tmp_path: Path) -> None:
+    async with serving(tmp_path):
+        held = []
+        for _ in range(MAX_OF_OWNER + 20):
+            with short_path(tmp_path / SOCKET_NAME) as name:
+                held.append(await asyncio.open_unix_connection(name))
+        with pytest.raises(ShadowMeshError) as caught:
+            await AsyncDaemonClient(tmp_path).call("who")
+        assert caught.value.code == "busy"
+        for _, writer in held:
+            writer.close()
+            await writer.wait_closed()
+        async with asyncio.timeout(5):
+            while True:
+                try:
+                    assert await AsyncDaemonClient(tmp_path).call("who") == "CHANGE"
+                    return
+                except ShadowMeshError as e:
+                    assert e.code == "busy"
