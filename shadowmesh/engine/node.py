@@ -1,4 +1,7 @@
-"""The mind of a client daemon: all networks, sockets and streams; hands each event to whom it concerns."""
+"""The mind of a client daemon: all networks, sockets and streams; hands each event to whom it concerns.
+
+Over 500 lines because it is the one door: what a daemon may call, and where each event goes.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 """One peer: its handshake, its path, its data's timers. A peer that nobody speaks to is little more than its entry in
-the map; it becomes *active* with the first packet either way."""
+the map; it becomes *active* with the first packet either way.
+
+Over 500 lines because here everything that can happen to a peer meets its parts, which are modules of their own.
+"""
 
 from __future__ import annotations
 
