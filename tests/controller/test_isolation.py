@@ -123,6 +123,16 @@ async def test_an_owner_learns_from_no_answer_who_is_a_user(world: World) -> Non
     assert len({(g.status_code, g.text.replace(i, "…")) for g, i in zip(gone, ids, strict=True)}) == 1
 
 
+async def test_addresses_of_nobody_dont_fill_the_database(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from shadowmesh.controller.service import members
+
+    monkeypatch.setattr(members, "MOST_MEMBERS", 3)
+    await world.network("own")
+    ann = await person(world, "ann", {"own": "owner"})
+    put = [await ann.ask("PUT", "/networks/own/members", {"email": f"n{n}@x", "role": "guest"}) for n in (1, 2, 3, 1)]
+    assert [p.status_code for p in put] == [200, 200, 409, 200] and put[2].json()["code"] == "members_full"
+
+
 async def test_a_role_given_to_an_address_waits_for_its_user(world: World) -> None:
     await world.network("own")
     ann = await person(world, "ann", {"own": "owner"})

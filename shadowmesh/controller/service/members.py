@@ -19,6 +19,8 @@ from shadowmesh.controller.service.watchers import Watchers
 from shadowmesh.controller.store import schema
 from shadowmesh.model import api
 
+MOST_MEMBERS = 1000
+
 
 class Members:
     """Members are addresses: whether there is a user of that address shows to administrators only."""
@@ -54,6 +56,7 @@ class Members:
             this = sa.and_(m.c.network_ref == network.ref, m.c.email == wish.email)
             old = conn.execute(sa.select(m.c.role).where(this)).scalar()
             if conn.execute(m.update().where(this).values(role=wish.role)).rowcount == 0:
+                _check_room(conn, network)
                 conn.execute(m.insert().values(network_ref=network.ref, email=wish.email, role=wish.role))
             keeps = Permission.NETWORK_INVITE in ROLES[wish.role]
             ended = self._ended(conn, user_id, None if keeps else network.ref)
@@ -111,6 +114,13 @@ def _view(who: Principal, user_id: str | None, email: str, role: api.Role) -> ap
 def _user_id(conn: Connection, email: str) -> str | None:
     u = schema.users
     return conn.execute(sa.select(u.c.id).where(u.c.email == email)).scalar_one_or_none()
+
+
+def _check_room(conn: Connection, network: Row[Any]) -> None:
+    """Addresses of nobody count as well. Raises ShadowMeshError(members_full). The caller holds the network's row."""
+    m = schema.members
+    if conn.execute(sa.select(sa.func.count()).where(m.c.network_ref == network.ref)).scalar_one() >= MOST_MEMBERS:
+        raise conflict("members_full", f"{network.name} has {MOST_MEMBERS} members, as many as it may", "remove one")
 
 
 def _keep_an_owner(conn: Connection, network: Row[Any], email: str) -> None:
