@@ -278,6 +278,7 @@ async def test_other_bad_requests(world: World, http: httpx.AsyncClient) -> None
         ("GET", "/networks?limit=99999999999999999999", 422),
         ("GET", "/networks?cursor=%00", 422),
         ("GET", "/audit?cursor=x", 422),
+        ("GET", "/events?cursor=None", 422),
         ("GET", "/audit?cursor=9999999999999999999999", 422),
         ("GET", "/networks/%00", 422),
         ("GET", "/networks/%ff%fe", 422),

@@ -365,7 +365,7 @@ async def verify_audit(at: At, who: Administrator) -> api.AuditVerdict:
 
 @router.get("/events", tags=["events"])
 async def list_events(
-    at: At, who: MayReadLogs, cursor: Cursor = None, network: NetworkQuery = None
+    at: At, who: MayReadLogs, cursor: Number = None, network: NetworkQuery = None
 ) -> api.Page[api.Event]:
     """What the WebSocket `/api/v1/ws` tells, for those who would rather ask."""
     items = await at.events.log(who, int(cursor or 0), network)
