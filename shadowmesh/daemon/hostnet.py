@@ -30,7 +30,6 @@ log = structlog.get_logger(__name__)
 
 _SETTLE = 0.1  # seconds in which changes are gathered
 _SHARE = 4.0  # between two looks lie at least so many times what one takes
-NAME = "shadowmesh"  # overlay interfaces are named so, with a number
 # Where only default routes lead: reserved by RFC 7526 and RFC 9637. Nothing is sent there.
 _ELSEWHERE: Final = (ip_address("192.88.99.1"), ip_address("3fff::1"))
 _WATCHED: Final = 64  # addresses whose ways are looked up; more would tell nothing more
