@@ -35,16 +35,18 @@ async def told(stranger: httpx.AsyncClient, world: World) -> int:
 
 
 async def test_a_full_disk_is_not_ready(
-    world: World, stranger: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    world: World, stranger: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(readiness.log, "warning", lambda event, **fields: logged.append(f"{event}: {fields['why']}"))
+    monkeypatch.setattr(readiness.log, "info", logged.append)
     assert await told(stranger, world) == 200
     with monkeypatch.context() as full:
         full.setattr(readiness, "_room", lambda directory: 4096)
         assert await told(stranger, world) == 503
         assert await told(stranger, world) == 503
     assert await told(stranger, world) == 200
-    log = "".join(capfd.readouterr())
-    assert log.count("the disk has 4 KiB left") == 1 and log.count("ready again") == 1
+    assert logged == ["not ready: the disk has 4 KiB left", "ready again"]
 
 
 async def test_a_database_that_cannot_be_written_is_not_ready(

@@ -10,22 +10,12 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-import structlog
 
 from shadowmesh.model.addresses import source_of
 from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.serving.memory import CROWD, Memory
 from shadowmesh.serving.rarelog import RareLog, tame_libraries
 from shadowmesh.serving.tasks import repeat
-
-
-@pytest.fixture(autouse=True)
-def logs_to_the_screen() -> Iterator[None]:
-    """As before any test that configured logging, to a stream of its own."""
-    before = structlog.get_config()
-    structlog.reset_defaults()
-    yield
-    structlog.configure(**before)
 
 
 def test_a_line_comes_once_a_minute_with_how_often_it_happened(capsys: pytest.CaptureFixture[str]) -> None:
