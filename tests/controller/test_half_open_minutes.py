@@ -42,10 +42,18 @@ class Controller:
                 stdout=subprocess.PIPE,
                 stderr=err,
             )
-        assert self.process.stdout is not None and self.process.stdout.readline() == b"ready\n"
+        try:
+            assert self.process.stdout is not None and self.process.stdout.readline() == b"ready\n"
+            self.honest = self._start_honest(data_dir, first)
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+    def _start_honest(self, data_dir: Path, first: InitResult) -> subprocess.Popen[str]:
         arguments = [str(data_dir), self.url, first.fingerprint, first.api_key]
         here = Path(__file__)
-        self.honest = subprocess.Popen(
+        honest = subprocess.Popen(
             [sys.executable, str(here.with_name("honest_client.py")), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -53,7 +61,8 @@ class Controller:
             cwd=here.parents[2],
             env=os.environ | {"PYTHONPATH": f"{here.parents[2]}:{here.parent}"},
         )
-        assert self.honest.stdout is not None and self.honest.stdout.readline() == "ready\n"
+        assert honest.stdout is not None and honest.stdout.readline() == "ready\n"
+        return honest
 
     def memory(self) -> int:
         """Resident, in KiB."""
