@@ -26,6 +26,7 @@ from shadowmesh.model.link import (
     EpochHeld,
     Hello,
     Leave,
+    MapState,
     MapUpdate,
     PathChange,
     Pending,
@@ -449,3 +450,26 @@ def test_an_older_identity_with_the_same_keys_is_no_harm() -> None:
     assert not goes_back(older, document)
     assert goes_back(msgspec.structs.replace(older, signing_keys=()), document)
     assert not goes_back(msgspec.structs.replace(document, signing_keys=(), issued=1e9 - 60), document)
+
+
+async def test_a_hello_of_somebody_who_is_in_no_network_holds_no_link(world: World) -> None:
+    await world.network()
+    stranger = Signer.generate()
+    contact = await asyncio.to_thread(first_contact, world.url, world.fingerprint)
+    url = world.url.replace("https", "wss") + "/api/v1/link"
+    async with connect(url, ssl=contact.tls, proxy=None) as socket:
+        nonce = bytes.fromhex(json.loads(await socket.recv())["nonce"])
+        message = hello_message(nonce, contact.identity.identity, "b")
+        held = NetworkID(bytes(32))
+        hello = Hello(
+            device_key=stranger.device_key,
+            signature=sign_text(stranger, Context.HELLO, message),
+            boot_id="b",
+            version="0",
+            maps=(MapState(network_id=held, generation=1, serial=1),),
+        )
+        await socket.send(to_json(hello).decode())
+        assert json.loads(await socket.recv())["type"] == "removed"
+        await asyncio.wait_for(socket.wait_closed(), 5)
+        assert socket.close_code == 1000
+    await eventually(lambda: asyncio.sleep(0, len(world.at.hub.devices)), lambda count: count == 0)

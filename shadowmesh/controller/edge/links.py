@@ -73,7 +73,8 @@ async def device_link(socket: WebSocket) -> None:
         return
     try:
         link = await _greet(socket, outbox, at)
-        proven(socket)
+        if not outbox.closing:
+            proven(socket)
         pace = Pace(*_DEVICE_PACE)
         while True:
             message = read_message(await receive(socket), FromDevice)

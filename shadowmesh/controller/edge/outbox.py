@@ -23,6 +23,10 @@ class Outbox:
         self._closing: tuple[int, str] | None = None
         self._dead = False
 
+    @property
+    def closing(self) -> bool:
+        return self._closing is not None
+
     def post(self, text: str) -> None:
         if self._dead or self._closing is not None:
             return

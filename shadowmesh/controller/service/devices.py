@@ -22,7 +22,7 @@ from shadowmesh.controller.service.events import Events
 from shadowmesh.controller.service.hub import DeviceLink, Hub, encode
 from shadowmesh.controller.service.limits import Limiter
 from shadowmesh.controller.service.livemap import LiveMap
-from shadowmesh.controller.service.maps import Maps
+from shadowmesh.controller.service.maps import NO_NETWORK_LEFT, Maps
 from shadowmesh.controller.service.memberships import Memberships
 from shadowmesh.controller.service.presence import Presences
 from shadowmesh.controller.service.witnesses import Witnesses
@@ -183,6 +183,8 @@ class Devices:
             elif row.state == "approved" and row.ref in lives:
                 state = held.get(network_id)
                 self._maps.enter(lives[row.ref], link, row, None if state is None else (state.generation, state.serial))
+        if not living and not link.clients:  # it knows now; anyone could say such a hello, and hold a link for nothing
+            link.close(NO_NETWORK_LEFT, "no network left")
         return rows
 
     async def handle(self, link: DeviceLink, message: FromDevice) -> None:
