@@ -13,8 +13,10 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from shadowmesh.client_api.contact import Contact, first_contact
+from shadowmesh.controller.service import revocations
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.codec import from_json, to_json
+from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.model.link import Challenge, LinkError
 from shadowmesh.model.relaylink import (
     Drain,
@@ -191,3 +193,18 @@ async def test_junk_on_the_link_is_refused(world: World, text: str) -> None:
             assert from_json(await socket.recv(), dict)["code"] == "malformed"
             await socket.wait_closed()
             assert socket.close_code == 4002
+
+
+async def test_a_relay_whose_hello_fails_leaves_no_link_behind(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    signer = Signer.generate()
+    relay = await registered(world, signer)
+
+    def fail(*_: object) -> None:
+        raise ShadowMeshError("storage_failed", "the disk is full")
+
+    monkeypatch.setattr(revocations, "for_relays", fail)
+    async with linked(world, signer, relay) as end:
+        await end.next(LinkError)
+    assert not world.at.hub.relays
+    (shown,) = await world.call("relay_list")
+    assert not shown.online

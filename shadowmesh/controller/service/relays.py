@@ -170,12 +170,17 @@ class Relays:
             old.close(_REPLACED, "replaced by a newer link")
         now = self._core.now()
         post(encode(TokenKeys(keys=(self._core.keys.tokens.public,), wall=now.timestamp())))
-        # In the hub before the read: what is revoked meanwhile comes twice rather than never.
-        entries = await self._core.read(lambda conn: revocations.for_relays(conn, now))
-        post(encode(Revocations(complete=True, entries=tuple(entries))))
-        self._set_draining(link, row.draining)
-        if changed:
-            await self._refresh_maps()
+        try:
+            # In the hub before the read: what is revoked meanwhile comes twice rather than never.
+            entries = await self._core.read(lambda conn: revocations.for_relays(conn, now))
+            post(encode(Revocations(complete=True, entries=tuple(entries))))
+            self._set_draining(link, row.draining)
+            if changed:
+                await self._refresh_maps()
+        except BaseException:
+            if self._hub.relays.get(link.relay_id) is link:
+                del self._hub.relays[link.relay_id]
+            raise
         self._events.publish("relay_changed", None, relay_id=row.id, change="online")
         return link
 
