@@ -125,3 +125,20 @@ async def test_what_a_network_may_be_in_the_way_of_is_said_at_once(world: World)
     assert ["lab (10.42.0.0/16)" in w for w in changed.warnings] == [True]
     root = await person(world, "root", {"office": "guest"}, admin=True)
     assert (await root.ask("GET", "/networks/wide")).json()["warnings"] == []
+
+
+async def test_a_device_is_cut_off_everywhere_though_telling_others_fails(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laptop = await everywhere(world)
+    await (await laptop.connect()).settled()
+    shown = await world.call("device_show", "laptop@office")
+
+    async def fail(*_: object, **__: object) -> None:
+        raise ShadowMeshError("storage_failed", "the disk is full")
+
+    monkeypatch.setattr(world.at.maps, "refresh", fail)
+    with pytest.raises(ShadowMeshError):
+        await world.call("device_remove", shown.id)
+    await laptop.until(lambda: sum(isinstance(event, Removed) for event in laptop.events))
+    assert not any(world.at.hub.online(NetworkRef(m.network)) for m in shown.networks)

@@ -208,9 +208,17 @@ class Clients:
 
     async def tell_gone(self, gone: Gone) -> None:
         """To the client, the relays, the members, the watchers."""
+        self.end(gone)
+        await self.tell_others(gone)
+
+    def end(self, gone: Gone) -> None:
+        """At the relays and here, at once."""
         self._hub.to_relays(Revocations(complete=False, entries=(gone.revoked,)))
         assert gone.revoked.device_key is not None
         self.cut_off(gone.ref, gone.network_id, gone.client_id, gone.revoked.device_key, gone.reason)
+
+    async def tell_others(self, gone: Gone) -> None:
+        """The members, the watchers."""
         await self._maps.refresh(gone.ref)
         self._events.publish("client_removed", gone.ref, client_id=gone.client_id, name=gone.name, reason=gone.reason)
 

@@ -73,8 +73,10 @@ class Inventory:
             return shown, gone
 
         shown, gone = await self._core.write(tx)
+        for client in gone:  # out everywhere before anything is waited for, or fails
+            self._clients.end(client)
         for client in gone:
-            await self._clients.tell_gone(client)
+            await self._clients.tell_others(client)
         return shown
 
     def _view(self, rows: _Rows) -> api.Device:
