@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import pytest
 
-from shadowmesh.controller.service import limits
+from shadowmesh.controller.authz import Principal
+from shadowmesh.controller.service import limits, watchers
 from shadowmesh.controller.service.limits import Guesses, Limiter, TooMany
 from shadowmesh.model.addresses import source_of
+from shadowmesh.model.errors import ShadowMeshError
 
 
 def guesses() -> Guesses:
@@ -62,3 +66,22 @@ def test_a_flood_of_keys_neither_grows_memory_nor_forgets_who_tries_now() -> Non
         limiter.take("busy", 2.0)
     limiter.take("one more", 2.0)
     assert len(limiter._buckets) == limits._MOST
+
+
+def test_the_connections_of_one_user_are_counted_together_whatever_key_they_show(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watchers, "MOST", 2)
+    opened = watchers.Watchers()
+
+    def watcher(user: str, key: str) -> Mock:
+        return Mock(who=Principal(f"{user}@x.example by {key}", user, f"{user}@x.example"))
+
+    close = opened.add(watcher("usr_1", "a"))
+    opened.add(watcher("usr_1", "b"))
+    with pytest.raises(ShadowMeshError, match="2 connections") as caught:
+        opened.add(watcher("usr_1", "c"))
+    assert caught.value.code == "too_many_watchers"
+    opened.add(watcher("usr_2", "a"))
+    close()
+    opened.add(watcher("usr_1", "c"))

@@ -32,10 +32,11 @@ class Watchers:
 
     def add(self, watcher: Watcher) -> Callable[[], None]:
         """Returns what to call when the connection has ended. Raises ShadowMeshError(too_many_watchers)."""
-        if sum(w.who.name == watcher.who.name for w in self._open) >= MOST:
+        who = watcher.who
+        if sum(w.who.user_id == who.user_id for w in self._open) >= MOST:  # whichever of their API keys they show
             raise conflict(
                 "too_many_watchers",
-                f"{watcher.who.name} watches on {MOST} connections already",
+                f"{who.email or who.name} watches on {MOST} connections already",
                 "close one of them first",
             )
         self._open.add(watcher)
