@@ -267,3 +267,23 @@ async def test_a_membership_in_another_network_than_the_one_that_was_checked_is_
         monkeypatch.setattr(world.at.enrolment, "challenge", challenge)
         error = await refused(world.device().join((await world.invite()).invite, check=lambda *_: None))
         assert error.code == "bad_answer"
+
+
+async def test_who_asks_again_after_the_members_could_not_be_told_gets_a_map_with_itself(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.network()
+    one, invite, refresh = await world.member(name="one"), (await world.invite()).invite, world.at.maps.refresh
+
+    async def fail(*_: object, **__: object) -> None:
+        raise ShadowMeshError("storage_failed", "the disk is full")
+
+    monkeypatch.setattr(world.at.maps, "refresh", fail)
+    device = world.device()
+    with pytest.raises(ShadowMeshError):
+        await device.join(invite)
+    monkeypatch.setattr(world.at.maps, "refresh", refresh)
+    answer = await device.join(invite)
+    assert answer.map is not None
+    assert answer.client_id in answer.map.apply(None).entries
+    await one.until_map(lambda m: len(m.members) == 2)

@@ -391,7 +391,8 @@ class Enrolment:
         )
 
     async def _answer(self, ref: NetworkRef, client_id: ClientID, request: EnrolRequest, *, fresh: bool) -> EnrolAnswer:
-        live = await self._maps.refresh(ref, gather=True) if fresh else await self._maps.get(ref)
+        # Also for who asks again: telling of them may have failed, or is under way still.
+        live = await self._maps.refresh(ref, gather=True)
         n, c = schema.networks, schema.clients
 
         def tx(conn: Connection) -> tuple[Row[Any] | None, Row[Any] | None]:
