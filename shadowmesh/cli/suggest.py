@@ -46,7 +46,7 @@ def words(*choices: str) -> Suggest:
 def _status(ctx: typer.Context) -> list[dict[str, Any]]:
     from shadowmesh.client_api.local import DaemonClient
 
-    answer = DaemonClient(Path(ctx.params["state_dir"])).call("status", timeout=_ASK_S)
+    answer = DaemonClient(Path(ctx.params["state_dir"])).call("status")
     networks: list[dict[str, Any]] = answer["networks"]
     return networks
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json as codec
+import select
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,6 +41,12 @@ class _Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock: socket.socket = connect(self._path, self.timeout)
 
+    def freshen(self) -> None:
+        """The controller has ended a connection that was idle for long, while a person was asked something."""
+        idle: socket.socket | None = self.sock
+        if idle is not None and select.select([idle], [], [], 0)[0]:
+            self.close()
+
 
 class LocalHttp:
     """One request at a time. Raises ShadowMeshError: controller_unreachable, no_permission."""
@@ -62,6 +69,7 @@ class LocalHttp:
         body = None if json is None else codec.dumps(json).encode()
         sent = {**(headers or {}), **({} if body is None else {"Content-Type": "application/json"})}
         try:
+            self._connection.freshen()
             self._connection.request(method, path, body, sent)
             answer = self._connection.getresponse()
             return Answer(answer.status, answer.read())

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +17,7 @@ from freeport import free_port
 from relay_certificate import self_signed
 
 from shadowmesh.client_api.contact import first_contact, unreachable
+from shadowmesh.client_api.localhttp import SOCKET_NAME, LocalHttp
 from shadowmesh.client_api.rest import ControllerClient
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
@@ -66,3 +70,25 @@ def test_a_url_that_the_certificate_does_not_name_is_told_as_such() -> None:
     error.verify_code, error.verify_message = 64, "IP address mismatch"
     told = unreachable("https://192.0.2.1:8443", error)
     assert "of another name" in told.what and "public URLs" in told.remedy
+
+
+def test_a_connection_that_the_controller_ended_while_idle_is_made_anew(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / SOCKET_NAME))
+        listening.listen()
+
+        def answer_once_each() -> None:
+            for _ in range(2):
+                accepted, _ = listening.accept()
+                with accepted:
+                    accepted.recv(65536)
+                    accepted.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+        answering = threading.Thread(target=answer_once_each, daemon=True)
+        answering.start()
+        local = LocalHttp(tmp_path, 5.0)
+        assert local.request("GET", "/").content == b"{}"
+        time.sleep(0.2)  # a person thinks, the controller hangs up
+        assert local.request("DELETE", "/").is_success
+        local.close()
+        answering.join()
