@@ -321,6 +321,7 @@ class PeerPath:
         if not policy.p2p:
             self.best = self.old = None
             self.probes.clear()
+            self._pings.clear()  # a pong under way proves nothing that may be used
         elif lifted:
             self._failed = False
             if self.active(now):
@@ -349,6 +350,8 @@ class PeerPath:
         self._remote_udp_blocked = udp_blocked
         self._heard_candidates_at = now
         self._call_round = len(CALL_REPEATS)
+        if changed:
+            self._forget_untold()
         if ask:
             self._call(now, ask=False)
         if changed and known_before and self.best is not None:
@@ -373,8 +376,7 @@ class PeerPath:
         self._pinged_at = now
         probe = self.probes.get(path)
         if probe is None:
-            if sum(1 for p in self.probes.values() if p.kind is None) >= MAX_TRIGGERED:
-                self._forget_oldest_triggered()
+            self._make_room_for_triggered(1)
             probe = self._probe(path, None)
         if nested:
             self._nested_until = now + NESTED_WANTED
@@ -469,6 +471,7 @@ class PeerPath:
                 self.old = None
                 self._settle(now)
             return rtt
+        probe = self.probes.setdefault(probe.path, probe)  # it may have been forgotten meanwhile
         probe.heard = own_id
         if probe.told_nested != nested:
             probe.told_nested = nested
@@ -745,10 +748,26 @@ class PeerPath:
             self._judge(probe)
         return probe
 
-    def _forget_oldest_triggered(self) -> None:
-        old = min((p for p in self.probes.values() if p.kind is None), key=lambda p: max(p.pong_at, p.sent_at))
-        if old is not self.best:
-            del self.probes[old.path]
+    def _make_room_for_triggered(self, room: int = 0) -> None:
+        """The oldest go until so many more have room; those that data goes to stay."""
+        triggered = [p for p in self.probes.values() if p.kind is None]
+        unused = [p for p in triggered if p is not self.best and p is not self.old]
+        unused.sort(key=lambda p: max(p.pong_at, p.sent_at))
+        for probe in unused[: max(0, len(triggered) + room - MAX_TRIGGERED)]:
+            del self.probes[probe.path]
+
+    def _forget_untold(self) -> None:
+        """What the peer names no more isn't tried any more: else, ever other addresses would make ever more pings. Where
+        it answered counts as learnt from a ping of its own."""
+        told = {c.addr for c in self._remote}
+        for probe in list(self.probes.values()):
+            if probe.kind is None or probe.path.remote in told or probe is self.best or probe is self.old:
+                continue
+            if probe.pong_at > probe.lost_at:
+                probe.kind = None
+            else:
+                del self.probes[probe.path]
+        self._make_room_for_triggered()
 
     def _send(self, probe: Probe | None, now: float) -> bytes:
         tx_id = self._rng.randbytes(12)

@@ -84,6 +84,50 @@ def test_pings_out_of_the_blue_fill_no_memory(play: Play) -> None:
     assert len(play.path.probes) <= 8
 
 
+def test_pings_out_of_the_blue_fill_no_memory_while_one_of_their_like_is_in_use(play: Play) -> None:
+    punched = PathKey(SLOT, SockAddr("198.51.100.7", 61234))
+    play.answer = lambda ping: ping.path == punched
+    play.path.traffic(play.now)
+    play.path.ping_received(punched, play.now)
+    play.run(1.0)
+    assert play.path.best is not None and play.path.best.path == punched
+    play.now += 1.0
+    for host in range(1, 200):  # of a better kind, so that each is tried at once
+        play.path.ping_received(PathKey(SLOT, SockAddr(f"192.168.1.{host}", 4000)), play.now)
+    assert len(play.path.probes) <= 8
+    assert play.path.best.path in play.path.probes
+
+
+def test_ever_other_candidates_make_no_ever_growing_checks(play: Play) -> None:
+    for call in range(100):
+        told = [Candidate(SockAddr(f"198.51.{call}.{n}", 4000), CandidateKind.REFLEXIVE) for n in range(1, 25)]
+        play.path.call_received(told, False, play.now)
+        play.run(0.1)
+    assert len(play.path.probes) <= 24 + 8
+
+
+def test_a_path_that_answered_is_kept_though_the_peer_names_it_no_more(play: Play) -> None:
+    direct(play)
+    play.answer = lambda ping: ping.path in (WAY, LAN_WAY)
+    play.path.call_received(CANDIDATES, True, play.now)
+    play.run(3.0, traffic=True)
+    best = play.path.best
+    assert best is not None and {WAY, LAN_WAY} <= play.path.probes.keys()
+    play.path.call_received([Candidate(SockAddr("198.51.100.8", 1), CandidateKind.REFLEXIVE)], False, play.now)
+    assert {WAY, LAN_WAY} <= play.path.probes.keys()
+    assert play.path.best is best
+
+
+def test_a_pong_under_way_while_p2p_is_switched_off_makes_nothing_direct(play: Play) -> None:
+    play.path.traffic(play.now)
+    play.path.call_received(CANDIDATES, True, play.now)
+    play.collect()
+    ping = next(p for _, p in play.pings if p.path == WAY)
+    play.path.set_policy(Policy(p2p=False), play.now)
+    play.path.pong_received(WAY, ping.tx_id, play.now + 0.05)
+    assert play.path.route == Route("relay", None)
+
+
 def test_a_lan_path_wins_over_a_punched_one_whatever_the_round_trip(play: Play) -> None:
     direct(play)
     play.answer = lambda ping: ping.path in (WAY, LAN_WAY)
