@@ -29,6 +29,7 @@ from shadowmesh.model.hostaddresses import HostAddresses
 log = structlog.get_logger(__name__)
 
 _SETTLE = 0.1  # seconds in which changes are gathered
+_AFTER_FAILURE = 1.0  # seconds from a look that failed to the next
 _SHARE = 4.0  # between two looks lie at least so many times what one takes
 # Where only default routes lead: reserved by RFC 7526 and RFC 9637. Nothing is sent there.
 _ELSEWHERE: Final = (ip_address("192.88.99.1"), ip_address("3fff::1"))
@@ -100,6 +101,7 @@ class HostNet:
         self._timer: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
         self._again = False
+        self._failure: str | None = None  # of the last look
         self._pause = _SETTLE
         self._addresses = HostAddresses()
         self._ways: dict[IPAddress, Way | None] = {}
@@ -200,6 +202,7 @@ class HostNet:
         self._looking = asyncio.create_task(self._look(), name="host's network")
 
     async def _look(self) -> None:
+        kept = dict(self._kept)
         wanted = {fd: self._clipped(kept.wanted) for fd, kept in self._kept.items()}
         watched = [*_ELSEWHERE, *sorted(self._outer.held(), key=str), *self._outer.all()]
         watched = list(dict.fromkeys(watched))[:_WATCHED]
@@ -207,22 +210,27 @@ class HostNet:
             found = await asyncio.get_running_loop().run_in_executor(
                 self._host.thread, _look, self._host, wanted, watched
             )
-        except (ShadowMeshError, OSError) as e:
-            log.warning("the host's network can't be looked at", why=str(e))
-            found = None
-        self._looking = None
-        if found is not None:
-            self._pause = max(_SETTLE, _SHARE * found.took)
-            self._looked(found, wanted)
+        except Exception as e:  # whatever the kernel or pyroute2 come up with: the next look may succeed
+            if str(e) != self._failure:
+                log.warning("the host's network can't be looked at", why=str(e), kind=type(e).__name__)
+            self._failure, self._looking, self._again = str(e), None, False
+            self._look_in(_AFTER_FAILURE)
+            return
+        self._failure = self._looking = None
+        self._pause = max(_SETTLE, _SHARE * found.took)
+        self._looked(found, kept)
         if self._again:
             self._again = False
             self._look_in(self._pause)
 
-    def _looked(self, found: _Look, wanted: dict[int, Interface]) -> None:
+    def _looked(self, found: _Look, looked_at: dict[int, _Kept]) -> None:
         for fd, name in found.names.items():
             kept = self._kept.get(fd)
             if kept is None:
                 continue  # forgotten meanwhile
+            if kept is not looked_at[fd]:  # configured anew, or another device that got this number
+                self._again = True
+                continue
             if name is None:
                 log.warning("interface gone", interface=kept.wanted.name)
                 self._on_event(InterfaceGone(fd))
