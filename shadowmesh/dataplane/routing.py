@@ -184,9 +184,10 @@ class PolicyRouting:
         """
         if _SRC_VALID_MARK.read_text().strip() == "0":
             _SRC_VALID_MARK.write_text("1")
-            self._ipr.rule(
-                "add", family=socket.AF_INET, priority=_LAST_PRIORITY + 2, action="nop", FRA_PROTOCOL=ROUTE_PROTOCOL
-            )
+            with self._ignored(errno.EEXIST):  # somebody took the setting back since
+                self._ipr.rule(
+                    "add", family=socket.AF_INET, priority=_LAST_PRIORITY + 2, action="nop", FRA_PROTOCOL=ROUTE_PROTOCOL
+                )
 
     def release_sysctl(self) -> None:
         """Puts that back when the last overlay of this host is gone, if it was us."""
