@@ -70,7 +70,7 @@ class Daemon:
         self.stopping = asyncio.Event()
         self.failure: ShadowMeshError | None = None
         self.host = self.world.host(self._host_event)
-        self._traffic = PumpTraffic(self.host.hold_outer, self.host.reaching)
+        self._traffic = PumpTraffic(self.host.hold_outer, self.host.reaching, self._is_member)
         self.links = Links(self, self.world)
         self._watching = Watching(self.links.send)
         self.mesh = Mesh(
@@ -132,6 +132,9 @@ class Daemon:
     def _ask_no_longer(self) -> None:
         for network_id in list(self._asking):
             self._told(self.networks[network_id])
+
+    def _is_member(self, address: IPAddress) -> bool:
+        return self.mesh.node.is_member(address)
 
     def _may_run(self, network: Network) -> bool:
         if network.id in self._asking:

@@ -56,13 +56,20 @@ class PumpTraffic:
     """Reads off the pump's commands which outer addresses are in use: those of paths that carry data, and public ones that are tried.
 
     Private addresses that are merely tried are not: half the world is 192.168.1.2, and an overlay may have such a member.
+    Nor are members' addresses, whatever carries data: who lets itself be heard from another member's address would else
+    draw that one's packets out of the overlay, in the clear. Pumps' own packets are marked, and need no way around.
     """
 
     def __init__(
-        self, hold: Callable[[Hashable, Iterable[IPAddress]], None], reaching: Callable[[IPAddress], None]
+        self,
+        hold: Callable[[Hashable, Iterable[IPAddress]], None],
+        reaching: Callable[[IPAddress], None],
+        is_member: Callable[[IPAddress], bool],
     ) -> None:
+        """`is_member`: whether an address is a member's in a network that is up."""
         self._hold = hold
         self._reaching = reaching
+        self._is_member = is_member
         self._peers: set[PeerIndex] = set()
 
     def see(self, commands: Iterable[Command]) -> None:
@@ -75,11 +82,11 @@ class PumpTraffic:
                 self._peer(command.peer, ())
             elif isinstance(command, Send) and command.path.remote is not None:
                 address = ip_address(command.path.remote.host)
-                if address.is_global:
+                if address.is_global and not self._is_member(address):
                     self._reaching(address)
 
     def _peer(self, peer: PeerIndex, hosts: Iterable[str]) -> None:
-        addresses = [ip_address(host) for host in hosts]
+        addresses = [a for a in map(ip_address, hosts) if not self._is_member(a)]
         if addresses or peer in self._peers:
             self._hold(("peer", peer), addresses)
             (self._peers.add if addresses else self._peers.discard)(peer)

@@ -27,7 +27,7 @@ from shadowmesh.engine.outbox import Outbox
 from shadowmesh.engine.peer import Peer
 from shadowmesh.engine.reconnects import Reconnects
 from shadowmesh.engine.surroundings import Surroundings, Timestamps, stream_key
-from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.addresses import IPAddress, SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.model.errors import Kind as ErrorKind
 from shadowmesh.model.errors import MalformedError, ShadowMeshError
@@ -325,6 +325,12 @@ class Node:
         """For `export wireguard`; None while no network key is held. Raises ShadowMeshError (NOT_FOUND)."""
         engine = self._engine(network)
         return report.export_wireguard(engine, self._peer(engine, client_id), self._surroundings, now)
+
+    def is_member(self, address: IPAddress) -> bool:
+        """Whether another member of a network here has this overlay address."""
+        if address.version == 4:
+            return any(address.packed in engine.by_ip for engine in self.engines.values())
+        return any(peer.member.ip6 == address for engine in self.engines.values() for peer in engine.peers.values())
 
     def relay_name(self, network: NetworkID) -> str | None:
         """The home relay's name, None while there is no session."""

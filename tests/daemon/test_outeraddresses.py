@@ -16,7 +16,8 @@ class Seen:
     def __init__(self) -> None:
         self.addresses = OuterAddresses()
         self.now = 1000.0
-        self.traffic = PumpTraffic(self.hold, self.reach)
+        self.members: set[IPAddress] = set()
+        self.traffic = PumpTraffic(self.hold, self.reach, lambda address: address in self.members)
 
     def hold(self, owner: Hashable, addresses: Iterable[IPAddress]) -> None:
         self.addresses.hold(owner, addresses)
@@ -41,6 +42,13 @@ def test_the_paths_that_carry_data_are_in_use_until_they_change_or_their_peer_go
     seen.traffic.see([SetPath(one, path(PEER))])
     seen.traffic.forget()
     assert seen.addresses.all() == set()
+
+
+def test_a_path_to_another_members_address_leads_none_of_its_packets_out_of_the_overlay() -> None:
+    seen = Seen()
+    seen.members = {PRIVATE, PEER}
+    seen.traffic.see([SetPath(PeerIndex(1), path(PRIVATE), path(RELAY)), Send(path(PEER), b"ping")])
+    assert seen.addresses.all() == {RELAY}
 
 
 def test_public_addresses_that_are_tried_are_in_use_for_a_while_private_ones_not_at_all() -> None:
