@@ -255,3 +255,11 @@ def test_a_member_whose_key_is_no_key_harms_nobody_else() -> None:
     world.stream(a, b, every=0.2, count=20)
     world.run(5.0)
     assert world.flow(a, b).received
+
+
+def test_whose_overlay_address_is_whose_is_known() -> None:
+    _, a, b = pair()
+    assert a.node.is_member(b.overlay)
+    assert not a.node.is_member(a.overlay)
+    assert not a.node.is_member(ipaddress.IPv4Address("192.168.1.2"))
+    assert not a.node.is_member(ipaddress.IPv6Address("2001:db8::1"))
