@@ -23,7 +23,7 @@ from ipaddress import IPv4Address
 from typing import TypeAlias
 
 from shadowmesh.dataplane.pumps import PumpName
-from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.addresses import SockAddr, source_of
 from shadowmesh.model.clock import Now
 from shadowmesh.model.errors import MalformedError
 from shadowmesh.model.keys import NetworkID, SigningPublicKey
@@ -71,7 +71,7 @@ _ANSWERS_PER_SECOND = 1000  # to clients, and as many to strangers
 _ANSWERS_OF_HOST = 250
 _FAILURES_PER_WINDOW = 20  # failed proofs of one host in 10 s, after which it is not listened to for the rest of them
 _FAILURE_WINDOW = 10.0
-_PROOFS_PER_WINDOW = 20  # of one token
+_PROOFS_PER_WINDOW = 20  # of one token from one host
 _BOUND = 65536  # entries of any table that outsiders can fill; a full one is emptied
 
 
@@ -142,7 +142,7 @@ class RelayCore:
         self._to_clients, self._to_strangers = AnswersOfSecond(), AnswersOfSecond()
         self._failures: dict[str, int] = {}
         self._failures_from = 0.0
-        self._proofs: dict[bytes, int] = {}  # within the same window, by token
+        self._proofs: dict[bytes, int] = {}  # within the same window, by token and host
 
     @property
     def counters(self) -> Counters:
@@ -308,12 +308,12 @@ class RelayCore:
         return Challenge(hello.echo, self._cookie(self._last_cookie_time, source, hello.echo, hello.token)).encode()
 
     def _proof(self, source: Transport, proof: Proof, now: Now) -> Out:
-        host = _host(source)
+        host = source_of(_host(source))
         issued = int.from_bytes(proof.cookie[:8], "big")
         good = hmac.compare_digest(proof.cookie, self._cookie(issued, source, proof.echo, proof.token))
         if not good or now.boot - issued / 1_000_000 > COOKIE_LIFE:
             return [(source, self._refusal(proof, Refusal.BAD_COOKIE, 1))]
-        if self._failing(host) or self._too_often(proof.token):
+        if self._failing(host) or self._too_often(proof.token, host):
             return []
         try:
             token = self._admit(proof, now)
@@ -339,9 +339,13 @@ class RelayCore:
             self._failures_from = self._now
         return self._failures.get(host, 0) >= _FAILURES_PER_WINDOW
 
-    def _too_often(self, token: str) -> bool:
-        """A genuine token must not make us check and sign as often as its holder likes."""
-        count = self._proofs[token_hash(token)] = self._proofs.get(token_hash(token), 0) + 1
+    def _too_often(self, token: str, host: str) -> bool:
+        """A genuine token must not make us check and sign as often as its holder likes.
+
+        By host as well: others have seen the token, on the way or as relays, and must not use up its holder's proofs.
+        """
+        key = token_hash(token) + host.encode()
+        count = self._proofs[key] = self._proofs.get(key, 0) + 1
         return count > _PROOFS_PER_WINDOW
 
     def _admit(self, proof: Proof, now: Now) -> RelayTokenBody:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from relay_world import MESSAGE, NET_A, NET_B, Client, World, udp
 
+from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.relaylink import Revocation
 from shadowmesh.protocol import relay as wire
@@ -426,3 +427,19 @@ def test_tables_do_not_grow_with_what_has_gone(world: World) -> None:
     assert len(world.core.sessions) == 0
     assert world.core.sessions.by_transport == {}
     assert world.core.sessions.owners == {}
+
+
+def test_who_has_seen_a_token_keeps_its_holder_from_nothing(world: World) -> None:
+    owner = world.client(NET_A, "10.0.0.1", udp(1))
+    thief = replace(owner, device=Signer.generate(), at=udp(66), log=[])
+    answers = [thief.send(proof_of(thief)) for _ in range(50)]
+    assert len([a for a in answers if a]) == 20
+    assert owner.login().welcome is not None
+
+
+def test_the_addresses_of_one_ipv6_line_are_one_host_that_keeps_failing(world: World) -> None:
+    answers = []
+    for n in range(1, 51):
+        thief = world.client(NET_A, "10.0.0.1", SockAddr(f"2001:db8::{n:x}", 40000), by=Signer.generate())
+        answers.append(thief.send(proof_of(thief)))
+    assert len([a for a in answers if a]) == 20
