@@ -27,6 +27,7 @@ from shadowmesh.model.status import JoinResult, NetworkStatus, PingTry, Status, 
 
 _LEAVE_GRACE = 2.0
 _LOOK = 0.5
+_MOST = 1e9  # of a number in a request
 
 
 class Api:
@@ -439,6 +440,6 @@ def _text(params: dict[str, Any], key: str) -> str:
 
 def _number(params: dict[str, Any], key: str, default: float) -> float:
     value = params.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_MOST < value < _MOST:  # NaN isn't, too
         raise ShadowMeshError("malformed", f"{key} is no number", "update the command", kind=Kind.USAGE)
     return float(value)
