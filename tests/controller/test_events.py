@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from websockets.asyncio.client import ClientConnection, connect
 
 from shadowmesh.client_api.contact import first_contact
+from shadowmesh.controller.authz import LOCAL
+from shadowmesh.controller.service.idempotency import IdempotentRequest
 from shadowmesh.model import api
 
 if TYPE_CHECKING:
@@ -102,3 +104,11 @@ async def test_a_page_of_another_site_is_kept_out(world: World) -> None:
         assert "403" in str(e)
     async with connect(url, ssl=contact.tls, proxy=None, origin=world.url):  # type: ignore[arg-type]
         pass
+
+
+async def test_a_network_whose_creation_is_asked_for_again_was_created_once(world: World) -> None:
+    wish = api.NetworkCreate(name="office", subnet="10.42.0.0/24")
+    for _ in range(2):
+        await world.at.networks.create(LOCAL, wish, IdempotentRequest.of("k", "networks", wish))
+    await world.at.events.flush()
+    assert [e.data["change"] for e in await world.at.events.log(LOCAL, 0)] == ["created"]

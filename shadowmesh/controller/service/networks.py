@@ -69,9 +69,9 @@ class Networks:
         owner = who.user_id or ""
         key = Secret(os.urandom(32))
 
-        def tx(conn: Connection) -> api.Network:
+        def tx(conn: Connection) -> tuple[api.Network, bool]:
             if once and (earlier := once.found(self._core, conn, who, api.Network)):
-                return earlier
+                return earlier, False
             _check_name(conn, owner, wish.name)
             now, ref = self._core.now(), NetworkRef(new_id("net"))
             conn.execute(
@@ -105,10 +105,11 @@ class Networks:
             answer = self._view_of(conn, ref).model_copy(update={"warnings": _warnings(conn, who, ref, subnet)})
             if once:
                 once.keep(self._core, conn, who, answer)
-            return answer
+            return answer, True
 
-        answer = await self._core.write(tx)
-        self._events.publish("network_changed", NetworkRef(answer.id), change="created", name=answer.name)
+        answer, fresh = await self._core.write(tx)
+        if fresh:
+            self._events.publish("network_changed", NetworkRef(answer.id), change="created", name=answer.name)
         return answer
 
     async def list(self, who: Principal, after: str | None, limit: int) -> api.Page[api.Network]:
