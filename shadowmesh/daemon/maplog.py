@@ -32,6 +32,7 @@ class MapLog:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._fresh = path.with_suffix(".new")
         self._order: tuple[int, int] | None = None  # of the map that the file leads to; None: it isn't known
         self._snapshot_end = 0
         self._end = 0
@@ -70,6 +71,7 @@ class MapLog:
         """Nothing is left of it."""
         self._order = None
         self._path.unlink(missing_ok=True)
+        self._fresh.unlink(missing_ok=True)
 
     def _append(self, record: bytes) -> None:
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
@@ -82,14 +84,16 @@ class MapLog:
         self._end += len(record)
 
     def _replace(self, record: bytes) -> None:
-        fresh = self._path.with_suffix(".new")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(self._fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             _write(descriptor, record, 0)
             os.fsync(descriptor)
+        except OSError:
+            self._fresh.unlink(missing_ok=True)  # half of it would take a full disk's last blocks from others
+            raise
         finally:
             os.close(descriptor)
-        fresh.replace(self._path)
+        self._fresh.replace(self._path)
         directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(directory)

@@ -170,7 +170,7 @@ class State:
             for table in ("epoch_keys", "networks", "former", "enrolments", "checkpoints", "device"):
                 db.execute(f"DELETE FROM {table}")  # noqa: S608 - names from the line above
         self._maps.clear()
-        for path in (self.directory / _MAPS).glob("*.log"):
+        for path in (self.directory / _MAPS).glob("*"):
             path.unlink(missing_ok=True)
 
     def set_port(self, port: int) -> None:

@@ -146,3 +146,23 @@ def test_only_its_owner_reads_it(path: Path, record: NetworkRecord) -> None:
     (only,) = maps(record, 1)
     MapLog(path).save(only, whole(record, only))
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_full_disk_is_left_no_fuller(path: Path, record: NetworkRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+    (only,) = maps(record, 1)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(maplog.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        MapLog(path).save(only, whole(record, only))
+    assert list(path.parent.iterdir()) == []
+
+
+def test_nothing_is_left_of_a_network_that_ended_while_its_map_was_written(path: Path, record: NetworkRecord) -> None:
+    log, (only,) = MapLog(path), maps(record, 1)
+    log.save(only, whole(record, only))
+    path.with_suffix(".new").write_bytes(path.read_bytes())  # a crash left it
+    log.delete()
+    assert list(path.parent.iterdir()) == []
