@@ -250,3 +250,26 @@ async def test_the_log_is_for_who_may_read_it(world: World) -> None:
         await world.call("network_set", "office", api.NetworkPatch(p2p=False))
         await watch.until("network_changed", change="set")
         assert len(watch.told) == 2, "the week before is the log's"
+
+
+async def test_what_was_missed_comes_whole_though_rights_change_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.network()
+    for _ in range(3):
+        await touch(world)
+    await world.at.events.flush()
+    ann = await person(world, "ann", {"office": "member"})
+    since, asked = world.at.events.since, []
+
+    async def doubted(*args: Any) -> Any:
+        found = await since(*args)
+        if not asked:
+            world.at.watchers.changed(ann.user)
+        asked.append(args)
+        return found
+
+    monkeypatch.setattr(world.at.events, "since", doubted)
+    async with ann.watching(since=0) as watch:
+        for _ in range(3):
+            await watch.until("network_changed", change="set")

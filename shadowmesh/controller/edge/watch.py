@@ -54,6 +54,7 @@ class _Watcher:
         self._wish: Subscribe | None = None
         self._wanted: frozenset[str] | None = frozenset()  # None: all
         self._last = 0
+        self._behind = False  # what was missed isn't all told
         self._held: list[Event] | None = None  # what happens while what was missed is told, or rights are in doubt
         self._doubts = 0
 
@@ -65,11 +66,20 @@ class _Watcher:
             await self._at.events.flush()
             self._last = wish.since if wish.since is not None else await self._at.events.newest()
             self._outbox.post(json.dumps({"type": "subscribed", "seq": self._last, "network_id": ref}))
-            missed = await self._at.events.since(self.who, self._last, ref)
-            while missed and not self._doubts:
-                self._send(missed)
-                missed = await self._at.events.since(self.who, self._last, ref) if len(missed) == PAGE else []
+            await self._catch_up(ref)
             self._release()
+
+    async def _catch_up(self, ref: NetworkRef | None) -> None:
+        """Tells what was missed; where rights come into doubt meanwhile, `recheck` goes on with it."""
+        self._behind = True
+        while not self._doubts:
+            missed = await self._at.events.since(self.who, self._last, ref)
+            if self._doubts:
+                return
+            self._send(missed)
+            if len(missed) < PAGE:
+                self._behind = False
+                return
 
     async def _see(self, who: Principal, wish: Subscribe) -> NetworkRef | None:
         """Takes up what is wished for, as far as `who` may see it. Raises ShadowMeshError(network_unknown)."""
@@ -86,15 +96,24 @@ class _Watcher:
 
     async def recheck(self) -> None:
         async with self._turn:
+            ref = None
             try:
                 self.who = await who_asks(self._socket)
                 if self._wish is not None:
-                    await self._see(self.who.narrowed(NEEDS[Subscribe]), self._wish)
+                    ref = await self._see(self.who.narrowed(NEEDS[Subscribe]), self._wish)
             except ShadowMeshError as e:
-                self._wanted = frozenset()
-                await _fail(self._outbox, e.code, public(e), _close_code(e))
+                await self._end(e)
             self._doubts -= 1
+            if self._behind:
+                try:
+                    await self._catch_up(ref)
+                except ShadowMeshError as e:
+                    await self._end(e)
             self._release()
+
+    async def _end(self, error: ShadowMeshError) -> None:
+        self._wanted, self._behind = frozenset(), False
+        await _fail(self._outbox, error.code, public(error), _close_code(error))
 
     def happened(self, events: Sequence[Event]) -> None:
         if self._held is not None:
