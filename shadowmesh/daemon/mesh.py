@@ -17,12 +17,12 @@ import structlog
 
 from shadowmesh.daemon.driver import Driver
 from shadowmesh.daemon.keeper import Keeper
-from shadowmesh.daemon.recent import LOOK, RecentFile
+from shadowmesh.daemon.recent import LOOK, LOOK_SOON, RecentFile
 from shadowmesh.daemon.state import State
 from shadowmesh.daemon.world import ANY_IPV4, ANY_IPV6, Socket, World
 from shadowmesh.dataplane.interface import Pump, PumpDied
 from shadowmesh.dataplane.pumps import PumpName
-from shadowmesh.engine import CounterReader, Identity, Node, NodeConfig, NodeEvent, PingResult, WarmStart
+from shadowmesh.engine import CounterReader, HandshakeDone, Identity, Node, NodeConfig, NodeEvent, PingResult, WarmStart
 from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.model.ids import ClientID
 from shadowmesh.model.keys import NetworkID
@@ -96,11 +96,17 @@ class Mesh:
         self._keep_recent()
 
     def _keep_recent(self) -> None:
-        """Whom we talk with is on disk a few seconds later, for a start after a crash."""
+        """Whom we talk with is on disk, for a start after a crash: at once after a handshake, its ways a few seconds later."""
         if self._driver is not None:
             self._recent.keep(self.node.warm_start(self._world.clock()))
             self._reserve_timestamps()
         self._look_at_recent = asyncio.get_running_loop().call_later(LOOK, self._keep_recent)
+
+    def _keep_recent_soon(self) -> None:
+        look, loop = self._look_at_recent, asyncio.get_running_loop()
+        if look is not None and look.when() - loop.time() > LOOK_SOON:
+            look.cancel()
+            self._look_at_recent = loop.call_later(LOOK_SOON, self._keep_recent)
 
     def stop(self) -> None:
         if self._look_at_recent is not None:
@@ -227,8 +233,10 @@ class Mesh:
             waiting = self._pings.pop(event.token, None)
             if waiting is not None and not waiting.done():
                 waiting.set_result(event)
-        else:
-            self._on_event(event)
+            return
+        if isinstance(event, HandshakeDone):
+            self._keep_recent_soon()
+        self._on_event(event)
 
     async def ping(self, network: NetworkID, client_id: ClientID, timeout: float) -> PingResult | None:
         """None if the pump was started anew meanwhile. Raises ShadowMeshError if the peer is gone."""

@@ -21,6 +21,7 @@ log = structlog.get_logger(__name__)
 
 NAME = "recent.json"
 LOOK = 2.0  # seconds between two looks at what has changed
+LOOK_SOON = 0.25  # the same after a handshake: often with one who isn't known here yet
 RENEW = 20.0  # seconds after which times alone are worth writing
 MAX_BYTES = 4 << 20
 

@@ -13,6 +13,7 @@ from shadowmesh.dataplane.icmp import checksum
 
 _REQUEST, _REPLY = 8, 0
 _PACKET = 2048
+_DATA = 56  # bytes, as of ping(8): a peer that lost the session can say so to a packet of this size, and not to a shorter one
 
 
 class EchoSocket:
@@ -33,7 +34,7 @@ class EchoSocket:
     async def once(self, timeout: float) -> float | None:
         """Seconds until one request was answered, None if it wasn't within `timeout`, or couldn't be sent."""
         self._sequence = (self._sequence + 1) & 0xFFFF
-        token = os.urandom(16)
+        token = os.urandom(_DATA)
         request = echo_request(self._identifier, self._sequence, token)
         started = time.monotonic()
         try:

@@ -99,6 +99,12 @@ def test_a_restarted_daemon_comes_back_from_disk_within_3_s(story: Story, peer: 
 @pytest.mark.parametrize("peer", ["h1", "h2"])
 def test_a_peer_reaches_the_restarted_daemon_within_3_s(story: Story, peer: str, told) -> None:
     assert first_answer(story.world, peer, "h3", 5).path == "relay"
+    (client_id,) = (p.client_id for p in story.world.status("h3").networks[0].peers if p.name == peer)
+    kept = story.world.lab.host("h3").state_directory / "recent.json"
+    deadline = time.monotonic() + 3.0  # talked with for that long, it is known after a kill
+    while client_id not in kept.read_text():
+        assert time.monotonic() < deadline, f"{peer} isn't kept"
+        time.sleep(0.01)
     began = restart(story.world, "h3")
     first_answer(story.world, peer, "h3", 20)
     took = time.monotonic() - began

@@ -159,7 +159,7 @@ def mixed(session_lab_factory) -> Iterator[Mixed]:
 def test_the_configuration_is_what_a_standard_wireguard_needs(mixed: Mixed) -> None:
     config = mixed.wireguards["h1"].config.read_text()
     head, peer = config.split("[Peer]")
-    assert re.findall(r"^(\w+) = ", head, re.MULTILINE) == ["PrivateKey", "Address", "MTU"]
+    assert re.findall(r"^(\w+) = ", head, re.MULTILINE) == ["PrivateKey", "ListenPort", "Address", "MTU"]
     assert re.findall(r"^(\w+) = ", peer, re.MULTILINE) == [
         "PublicKey", "PresharedKey", "AllowedIPs", "Endpoint", "PersistentKeepalive",
     ]  # fmt: skip
