@@ -24,6 +24,7 @@ from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.link import Leave
 from shadowmesh.model.netmap import Member
 from shadowmesh.model.status import JoinResult, NetworkStatus, PingTry, Status, Why
+from shadowmesh.protocol.noise import public_key
 
 _LEAVE_GRACE = 2.0
 _LOOK = 0.5
@@ -176,7 +177,8 @@ class Api:
             self._daemon.forget(former.record.network_id)
             return {"name": former.record.name, "controller_told": True}
         network = self._find(name)
-        told = self._daemon.links.send(network.id, Leave(network_id=network.id))
+        leaving = Leave(network_id=network.id, wg_key=public_key(network.secrets.wg_private))
+        told = self._daemon.links.send(network.id, leaving)
         gone = told and await self._until(lambda: network.id not in self._daemon.networks, _LEAVE_GRACE)
         if network.id in self._daemon.networks:
             self._daemon.end(network, "left")

@@ -43,6 +43,7 @@ from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.link import AuditCheckpoint, Grant, Pending, PresenceUpdate, Removed
 from shadowmesh.model.pump import NetIndex
+from shadowmesh.protocol.noise import public_key
 from shadowmesh.protocol.signing import IdentityDocument, Signer
 
 log = structlog.get_logger(__name__)
@@ -194,7 +195,8 @@ class Daemon:
         self.networks.pop(network.id, None)
         self._watching.forget(network)
         self._asking.discard(network.id)
-        former = FormerNetwork(record=network.record, state=state, what=what, at=self._controller_wall(network))
+        at, key = self._controller_wall(network), public_key(network.secrets.wg_private)
+        former = FormerNetwork(record=network.record, state=state, what=what, at=at, wg_key=key)
         self.keeper.drop(network.id)
         self._keep_former(former)
         self.keeper.confirm(network.id)

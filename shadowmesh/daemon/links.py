@@ -76,9 +76,9 @@ class Links:
     def _networks(self, fingerprint: str) -> list[Network]:
         return [n for n in self._user.networks.values() if n.record.controller.fingerprint == fingerprint]
 
-    def _left(self, fingerprint: str) -> list[NetworkRecord]:
+    def _left(self, fingerprint: str) -> list[FormerNetwork]:
         return [
-            f.record
+            f
             for f in self._user.former.values()
             if f.state == "left" and f.record.controller.fingerprint == fingerprint
         ]
@@ -145,8 +145,9 @@ class Links:
                 for network in networks:
                     user.clock_offset(network, event.offset)
                     user.link_changed(network, True)
-                for record in self._left(fingerprint):
-                    self._links[fingerprint].post(Leave(network_id=record.network_id))
+                for former in self._left(fingerprint):
+                    leaving = Leave(network_id=former.record.network_id, wg_key=former.wg_key)
+                    self._links[fingerprint].post(leaving)
             case Disconnected():
                 log.warning("controller away", why=str(event.error), retry_in=round(event.retry_in, 1))
                 for network in networks:
@@ -164,7 +165,7 @@ class Links:
                 testimony = AuditTestimony(nonce=event.nonce, checkpoints=user.checkpoints(fingerprint))
                 self._links[fingerprint].post(testimony)
             case _:
-                if any(r.network_id == event.network_id for r in self._left(fingerprint)):
+                if any(f.record.network_id == event.network_id for f in self._left(fingerprint)):
                     if isinstance(event, Removed):
                         user.forget(event.network_id)
                     return

@@ -21,7 +21,7 @@ from shadowmesh.daemon.maplog import MapLog
 from shadowmesh.model.codec import Struct, from_json, to_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.ids import ClientID, NetworkRef
-from shadowmesh.model.keys import NetworkID, SealingPublicKey, Secret
+from shadowmesh.model.keys import NetworkID, SealingPublicKey, Secret, WireGuardPublicKey
 from shadowmesh.model.link import KEPT_CHECKPOINTS, AuditCheckpoint, MapUpdate
 from shadowmesh.model.netmap import NetworkMap
 from shadowmesh.protocol.signing import IdentityDocument
@@ -66,6 +66,7 @@ class FormerNetwork(Struct, frozen=True, kw_only=True):
     state: Ending
     what: str = ""  # one sentence
     at: float = 0.0  # Unix time by the controller's clock
+    wg_key: WireGuardPublicKey | None = None  # of the membership: one made since has another
 
 
 class NetworkSecrets:

@@ -15,7 +15,7 @@ from shadowmesh.model.clock import UnixTime
 from shadowmesh.model.codec import Struct, from_json
 from shadowmesh.model.errors import MalformedError
 from shadowmesh.model.ids import ClientID, RelayID
-from shadowmesh.model.keys import DevicePublicKey, NetworkID, SigningPublicKey
+from shadowmesh.model.keys import DevicePublicKey, NetworkID, SigningPublicKey, WireGuardPublicKey
 from shadowmesh.model.netmap import Epoch, MapDelta, MapSnapshot, NetworkMap
 
 
@@ -226,9 +226,13 @@ class AuditTestimony(LinkMessage, frozen=True, kw_only=True):
 
 
 class Leave(LinkMessage, frozen=True, kw_only=True):
-    """The device leaves the network for good; the controller answers `Removed` with the reason `left`."""
+    """The device leaves the network for good; the controller answers `Removed` with the reason `left`.
+
+    Only the membership with this key ends (None: whichever there is): told late, it must not end one made since.
+    """
 
     network_id: NetworkID
+    wg_key: WireGuardPublicKey | None = None
 
 
 FromController = (

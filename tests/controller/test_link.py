@@ -21,7 +21,7 @@ from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.errors import Kind
 from shadowmesh.model.ids import RelayID
-from shadowmesh.model.keys import NetworkID
+from shadowmesh.model.keys import NetworkID, WireGuardPublicKey
 from shadowmesh.model.link import (
     EpochHeld,
     Hello,
@@ -300,6 +300,20 @@ async def test_a_device_leaves(world: World) -> None:
     device.link.post(Leave(network_id=device.answer.network_id))
     assert (await device.until_event(Removed)).reason == "left"
     assert await world.call("client_list", "office") == []
+
+
+async def test_leaving_that_is_told_late_ends_no_membership_made_since(world: World) -> None:
+    await world.network()
+    device = await world.member()
+    network = device.answer.network_id
+    first = device.grants[network]
+    world.clock.advance(minutes=16)
+    device.link.post(Leave(network_id=network, wg_key=WireGuardPublicKey(bytes(32))))
+    device.link.post(RefreshGrant(network_id=network))  # read after it
+    await device.until(lambda: device.grants[network].relay_token != first.relay_token)
+    assert len(await world.call("client_list", "office")) == 1
+    device.link.post(Leave(network_id=network, wg_key=device.wg_key))
+    assert (await device.until_event(Removed)).reason == "left"
 
 
 async def test_a_refreshed_grant_has_a_newer_token(world: World) -> None:

@@ -69,7 +69,7 @@ def kept() -> dict[str, Result]:
 def prove(proof: str, at: str) -> Result:
     began, when = time.monotonic(), dt.datetime.now(dt.UTC)
     REPORT.unlink(missing_ok=True)
-    subprocess.run([*PYTEST, "-s", f"--junit-xml={REPORT}", proof], cwd=ROOT, check=False)
+    subprocess.run([*PYTEST, "-s", "-o", "junit_family=xunit1", f"--junit-xml={REPORT}", proof], cwd=ROOT, check=False)
     outcome, figures = "failed", {}
     if REPORT.exists():
         for case in ElementTree.parse(REPORT).iter("testcase"):

@@ -240,16 +240,16 @@ class Devices:
         if row is not None and live.ref in link.clients:
             link.post(encode(self._maps.grant(live, link.device_key, row.ip, SealingPublicKey(row.sealing_key))))
 
-    async def _leave(self, ref: NetworkRef, client_id: ClientID, _message: Leave) -> None:
+    async def _leave(self, ref: NetworkRef, client_id: ClientID, message: Leave) -> None:
         who = Principal(f"device {client_id}")
         c = schema.clients
 
         def tx(conn: Connection) -> Any:
             network = living_network(conn, ref, lock=True)
             row = conn.execute(sa.select(c).where(c.c.id == client_id, c.c.state.in_(ALIVE))).first()
-            return (
-                None if network is None or row is None else remove_client(self._core, conn, who, network, row, "left")
-            )
+            if network is None or row is None or message.wg_key not in (None, row.wg_key):
+                return None  # the membership that it means has ended; the device may have made another since
+            return remove_client(self._core, conn, who, network, row, "left")
 
         gone = await self._core.write(tx)
         if gone is not None:
