@@ -200,7 +200,7 @@ async def test_who_holds_the_newest_map_gets_an_empty_delta_after_a_restart(worl
     event = await back.until_event(MapChanged)
     assert event.map == held
     live = await world.at.maps.get(held.head.network_ref)
-    assert len(live.text_for(one.answer.client_id, held.generation, held.serial)) < 700
+    assert len(live.text_for(one.answer.client_id, held.order)) < 700
 
 
 async def test_a_clone_is_refused_naming_both_and_the_first_goes_on(world: World) -> None:

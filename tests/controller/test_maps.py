@@ -92,13 +92,16 @@ async def test_whatever_serials_a_device_claims_what_is_kept_for_them_is_little(
     live = await world.at.maps.get(device.map.head.network_ref)
     client_id = device.answer.client_id
     for serial in (*range(-5000, 200), 2**63, 2**80):
-        update = read_message(live.text_for(client_id, 1, serial), FromController)
+        update = read_message(live.text_for(client_id, (1, serial)), FromController)
         assert isinstance(update, MapUpdate) and update.client_id == client_id
         known = 1 <= serial <= live.serial
         assert (update.delta is not None, update.snapshot is not None) == (known, not known)
     assert len(live._texts) <= 32
     for generation in (None, 0, 2, -1):
-        assert from_json(live.text_for(client_id, generation, live.serial), MapUpdate).snapshot is not None
+        assert (
+            from_json(live.text_for(client_id, generation and (generation, live.serial)), MapUpdate).snapshot
+            is not None
+        )
 
 
 async def test_a_delta_leads_from_every_older_serial(world: World) -> None:
@@ -115,7 +118,7 @@ async def test_a_delta_leads_from_every_older_serial(world: World) -> None:
         await world.call("client_remove", "office", name)
         older.append(live.map)
     for held in older:
-        update = from_json(live.text_for(device.answer.client_id, *held.order), MapUpdate)
+        update = from_json(live.text_for(device.answer.client_id, held.order), MapUpdate)
         assert update.delta is not None and update.apply(held) == live.map
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from starlette.websockets import WebSocket
+
+from shadowmesh.controller.edge.connections import sender
 
 MAX_WAITING = 8 * 1024 * 1024
 TOO_SLOW = 4008
@@ -13,10 +16,12 @@ _FLUSH = 2.0
 
 
 class Outbox:
-    """A task exists only while something waits: an idle connection costs none."""
+    """What can be sent at once is; a task exists only while something waits: an idle connection costs none."""
 
     def __init__(self, socket: WebSocket) -> None:
         self._socket = socket
+        self._loop = asyncio.get_running_loop()  # which asks the kernel for the process each time
+        self._send_text: Callable[[str], bool] | None = None
         self._waiting: deque[str] = deque()
         self._size = 0
         self._task: asyncio.Task[None] | None = None
@@ -30,6 +35,11 @@ class Outbox:
     def post(self, text: str) -> None:
         if self._dead or self._closing is not None:
             return
+        if self._task is None:
+            if self._send_text is None:
+                self._send_text = sender(self._socket)
+            if self._send_text(text):
+                return
         self._waiting.append(text)
         self._size += len(text)
         if self._size > MAX_WAITING:
@@ -45,7 +55,7 @@ class Outbox:
 
     def _wake(self) -> None:
         if self._task is None and not self._dead:
-            self._task = asyncio.get_running_loop().create_task(self._drain())
+            self._task = self._loop.create_task(self._drain())
 
     async def _drain(self) -> None:
         try:

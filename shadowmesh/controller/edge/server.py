@@ -21,7 +21,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from shadowmesh.controller.edge.access import LocalSocket
-from shadowmesh.controller.edge.connections import FIRST_MESSAGE, Http, Messages
+from shadowmesh.controller.edge.connections import FIRST_MESSAGE, TLS_PIECE, Http, Messages
 from shadowmesh.controller.edge.stun import StunShell
 from shadowmesh.controller.settings import Timing
 from shadowmesh.dataplane.outer import OuterSockets
@@ -36,7 +36,6 @@ from shadowmesh.serving.tasks import repeat
 log = structlog.get_logger("shadowmesh.controller")
 
 _ACCEPTS_PER_TURN = 16
-_TLS_BUFFER = 8192
 _TLS_SHUTDOWN = 5.0
 _SEND_BUFFER = 128 * 1024  # the kernel doubles it: a megabyte a second over 200 ms
 _MEMORY_EVERY = 5.0
@@ -161,7 +160,7 @@ def tune() -> None:
     """Once for a process that does nothing but serve. What isn't there in this Python is left alone, and said."""
     protocol = asyncio.sslproto.SSLProtocol
     if isinstance(getattr(protocol, "max_size", None), int):
-        protocol.max_size = _TLS_BUFFER
+        protocol.max_size = TLS_PIECE
     else:
         log.warning("this Python's asyncio has no SSLProtocol.max_size: connections take more memory")
     gc.set_threshold(50_000, 50, 1_000)

@@ -32,7 +32,9 @@ class LiveMap:
         self.keys: Keys = {}
         self._head_serial = 0
         self._snapshot: MapSnapshot | None = None
-        self._texts: dict[int, tuple[str, str]] = {}  # deltas by the serial they are from, split at the client
+        self._texts: dict[
+            tuple[int, int] | None, tuple[str, str]
+        ] = {}  # deltas by what they are from, split at the client
         self._snapshot_text: tuple[str, str] | None = None
         self.apply(changes)
 
@@ -103,32 +105,26 @@ class LiveMap:
             network_id=self.network_id, client_id=client_id, snapshot=self.snapshot(), signature=self.signature
         )
 
-    def text_for(self, client_id: ClientID, generation: int | None, serial: int | None) -> str:
+    def text_for(self, client_id: ClientID, held: tuple[int, int] | None) -> str:
         """The message for a client that holds the map of this order (None: none).
 
         A claim that no controller made, or made too long ago, is answered as none. What is kept of the texts is bounded.
         """
-        oldest = max(1, self.serial - HISTORY)
-        if generation == self.map.generation and serial is not None and oldest <= serial <= self.serial:
-            before, after = self._delta_text(serial)
-        else:
-            before, after = self._whole_text()
+        before, after = self._texts.get(held) or self._text_from(held)
         return f'{before}"{client_id}"{after}'
 
-    def _delta_text(self, serial: int) -> tuple[str, str]:
-        parts = self._texts.get(serial)
-        if parts is None:
-            parts = self._encode(delta=self.delta_from(serial))
-            if len(parts[1]) <= _LONGEST_KEPT:
-                if len(self._texts) >= _KEPT_TEXTS:
-                    del self._texts[next(iter(self._texts))]
-                self._texts[serial] = parts
+    def _text_from(self, held: tuple[int, int] | None) -> tuple[str, str]:
+        oldest = max(1, self.serial - HISTORY)
+        if held is None or held[0] != self.map.generation or not oldest <= held[1] <= self.serial:
+            if self._snapshot_text is None:
+                self._snapshot_text = self._encode(snapshot=self.snapshot())
+            return self._snapshot_text
+        parts = self._encode(delta=self.delta_from(held[1]))
+        if len(parts[1]) <= _LONGEST_KEPT:
+            if len(self._texts) >= _KEPT_TEXTS:
+                del self._texts[next(iter(self._texts))]
+            self._texts[held] = parts
         return parts
-
-    def _whole_text(self) -> tuple[str, str]:
-        if self._snapshot_text is None:
-            self._snapshot_text = self._encode(snapshot=self.snapshot())
-        return self._snapshot_text
 
     def _encode(self, *, snapshot: MapSnapshot | None = None, delta: MapDelta | None = None) -> tuple[str, str]:
         message = MapUpdate(

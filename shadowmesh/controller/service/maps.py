@@ -183,19 +183,22 @@ class Maps:
             if network.told == network.live.order:
                 return
             network.told = None
-            ref, order, posted = network.live.ref, network.live.order, 0
-            for client_id, link in list(self._hub.networks.get(ref, {}).items()):
-                if link.told.get(ref) != network.live.order and self._hub.link_of(ref, client_id) is link:
-                    self._post_map(network.live, link, client_id)
-                    posted += 1
-                    if posted % FAN_OUT_TURN == 0:
-                        await asyncio.sleep(0)
+            order = network.live.order
+            links = list(self._hub.networks.get(network.live.ref, {}).items())
+            for start in range(0, len(links), FAN_OUT_TURN):
+                if start:
+                    await asyncio.sleep(0)
+                self._post_map(network.live, links[start : start + FAN_OUT_TURN])
             network.told = order
 
-    def _post_map(self, live: LiveMap, link: DeviceLink, client_id: ClientID) -> None:
-        generation, serial = link.told.get(live.ref, (None, None))
-        link.post(live.text_for(client_id, generation, serial))
-        link.told[live.ref] = live.order
+    def _post_map(self, live: LiveMap, links: Sequence[tuple[ClientID, DeviceLink]]) -> None:
+        """To those of them that don't know it and still follow the network."""
+        ref, order, following = live.ref, live.order, self._hub.networks.get(live.ref, {})
+        for client_id, link in links:
+            held = link.told.get(ref)
+            if held != order and following.get(client_id) is link:
+                link.post(live.text_for(client_id, held))
+                link.told[ref] = order
 
     # links
 
@@ -211,10 +214,9 @@ class Maps:
         if live.map.member(client_id) is None:
             return  # removed since: the map already knows
         self._hub.join(link, live.ref, client_id)
-        if held is not None:
-            link.told[live.ref] = held
         link.post(encode(self.grant(live, link.device_key, row.ip, SealingPublicKey(row.sealing_key))))
-        self._post_map(live, link, client_id)
+        link.post(live.text_for(client_id, held))  # an empty delta, too: it says that there is nothing newer
+        link.told[live.ref] = live.order
         self._presences.came(link, live.ref, live.network_id)
 
     def _cut(self, live: LiveMap, clients: Sequence[ClientID], reason: str) -> None:
