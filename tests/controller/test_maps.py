@@ -97,11 +97,8 @@ async def test_whatever_serials_a_device_claims_what_is_kept_for_them_is_little(
         known = 1 <= serial <= live.serial
         assert (update.delta is not None, update.snapshot is not None) == (known, not known)
     assert len(live._texts) <= 32
-    for generation in (None, 0, 2, -1):
-        assert (
-            from_json(live.text_for(client_id, generation and (generation, live.serial)), MapUpdate).snapshot
-            is not None
-        )
+    for held in (None, (0, live.serial), (2, live.serial), (-1, live.serial)):
+        assert from_json(live.text_for(client_id, held), MapUpdate).snapshot is not None
 
 
 async def test_a_delta_leads_from_every_older_serial(world: World) -> None:
