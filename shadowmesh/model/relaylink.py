@@ -17,7 +17,7 @@ import msgspec
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import UnixTime
 from shadowmesh.model.codec import Struct
-from shadowmesh.model.ids import RelayID
+from shadowmesh.model.ids import ClientID, RelayID
 from shadowmesh.model.keys import DevicePublicKey, NetworkID, SigningPublicKey
 from shadowmesh.model.link import Challenge, LinkError, LinkMessage
 
@@ -85,9 +85,12 @@ class Revocation(Struct, frozen=True, kw_only=True):
     """Tokens issued before `before` (Unix time) are void.
 
     For a device in one network; for a whole network where `device_key` is None; for a device everywhere where
-    `network_id` is None. Sessions that live by such a token end at once. It may be forgotten after `until`, when the
-    last such token has run out.
+    `network_id` is None. Where `client_id` is given, a membership has ended: all tokens of that client are void, whenever
+    they were issued, and no others. Sessions that live by such a token end at once. It may be forgotten after `until`,
+    when the last such token has run out.
     """
+
+    client_id: ClientID | None = None
 
     device_key: DevicePublicKey | None = None
     network_id: NetworkID | None = None

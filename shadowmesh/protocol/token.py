@@ -17,6 +17,7 @@ import msgspec
 
 from shadowmesh.model.codec import Struct, from_json, to_json
 from shadowmesh.model.errors import MalformedError
+from shadowmesh.model.ids import ClientID
 from shadowmesh.model.keys import DevicePublicKey, NetworkID, SigningPublicKey
 from shadowmesh.protocol.relay import MAX_TOKEN, Refusal
 from shadowmesh.protocol.signing import SIGNATURE_SIZE, Context, Signer, verify
@@ -33,9 +34,13 @@ class RelayLimits(Struct, frozen=True, kw_only=True):
 
 
 class RelayTokenBody(Struct, frozen=True, kw_only=True):
-    """Times are Unix seconds by the controller's clock. `issued` also orders the tokens of one (network_id, ip)."""
+    """Times are Unix seconds by the controller's clock. `issued` also orders the tokens of one (network_id, ip).
+
+    `client_id` is the membership that the token is for: when that ends the token is void, whenever it was issued.
+    """
 
     device_key: DevicePublicKey
+    client_id: ClientID = ClientID("")
     network_id: NetworkID
     ip: ipaddress.IPv4Address  # the node's IPv4 overlay address: its id on relays
     issued: float

@@ -9,6 +9,7 @@ from ipaddress import IPv4Address
 from typing import NamedTuple, TypeAlias
 
 from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.ids import ClientID
 from shadowmesh.model.keys import DevicePublicKey, NetworkID
 from shadowmesh.model.relaylink import Revocation
 from shadowmesh.protocol.token import RelayTokenBody
@@ -114,16 +115,17 @@ class SessionTable:
 
 
 class RevocationList:
-    """Which tokens are void. One entry per (network, device); the later `before` includes the earlier."""
+    """Which tokens are void. One entry per client that was removed, and per (network, device); the later `before`
+    includes the earlier."""
 
     def __init__(self, entries: Iterable[Revocation] = ()) -> None:
-        self._entries: dict[tuple[NetworkID | None, DevicePublicKey | None], Revocation] = {}
+        self._entries: dict[tuple[NetworkID | None, DevicePublicKey | None, ClientID | None], Revocation] = {}
         self.add(entries)
 
     def add(self, entries: Iterable[Revocation]) -> None:
         for entry in entries:
-            at = (entry.network_id, entry.device_key)
-            if at == (None, None):  # names nobody
+            at = (entry.network_id, entry.device_key, entry.client_id)
+            if at == (None, None, None):  # names nobody
                 continue
             known = self._entries.get(at)
             if known is None or known.before < entry.before:
@@ -134,10 +136,12 @@ class RevocationList:
         self.add(entries)
 
     def revokes(self, token: RelayTokenBody) -> bool:
+        if token.client_id and (token.network_id, token.device_key, token.client_id) in self._entries:
+            return True
         for at in (
-            (token.network_id, token.device_key),
-            (token.network_id, None),
-            (None, token.device_key),
+            (token.network_id, token.device_key, None),
+            (token.network_id, None, None),
+            (None, token.device_key, None),
         ):
             entry = self._entries.get(at)
             if entry is not None and token.issued < entry.before:

@@ -17,6 +17,9 @@ from websockets.asyncio.client import connect
 from shadowmesh.client_api.contact import first_contact
 from shadowmesh.client_api.link import Connected, Disconnected, MapChanged, MapRefused, Refused
 from shadowmesh.controller import pki
+from shadowmesh.controller.authz import LOCAL
+from shadowmesh.controller.service import revocations
+from shadowmesh.controller.service.grants import make_grant
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.errors import Kind
@@ -38,6 +41,8 @@ from shadowmesh.model.link import (
 from shadowmesh.model.netmap import Encoded, MapDelta, MapHead, MapSnapshot, Member, NetworkMap
 from shadowmesh.protocol.sealing import network_key_info, open_sealed
 from shadowmesh.protocol.signing import Context, IdentityDocument, Signer, goes_back, hello_message, sign_map, sign_text
+from shadowmesh.protocol.token import read_token
+from shadowmesh.relay.sessions import RevocationList
 
 if TYPE_CHECKING:
     from tests.controller.conftest import Device, World
@@ -486,4 +491,68 @@ async def test_a_hello_of_somebody_who_is_in_no_network_holds_no_link(world: Wor
         assert json.loads(await socket.recv())["type"] == "removed"
         await asyncio.wait_for(socket.wait_closed(), 5)
         assert socket.close_code == 1000
+    await eventually(lambda: asyncio.sleep(0, len(world.at.hub.devices)), lambda count: count == 0)
+
+
+async def test_no_grant_goes_to_a_client_whose_removal_overtakes_its_hello(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the hello read is from before the removal, and the map is still to be read again."""
+    await world.network()
+    device = world.device()
+    await device.join((await world.invite()).invite)
+    find, refresh, tasks = world.at.devices._memberships.of, world.at.maps.refresh, list[asyncio.Task[None]]()
+    told = asyncio.Event()
+
+    async def late(*args: Any, **options: Any) -> Any:
+        told.set()
+        await asyncio.sleep(0.3)
+        return await refresh(*args, **options)
+
+    async def of(key: Any) -> Any:
+        rows = await find(key)
+        if not tasks:
+            tasks.append(asyncio.create_task(world.at.clients.remove(LOCAL, "office", "laptop")))
+            await told.wait()
+        return rows
+
+    monkeypatch.setattr(world.at.maps, "refresh", late)
+    monkeypatch.setattr(world.at.devices._memberships, "of", of)
+    await device.connect()
+    assert (await device.until_event(Removed)).reason == "removed"
+    assert (await device.until_event(Refused)).code == "device_unknown"
+    await tasks[0]
+    assert device.grants == {}
+
+
+async def test_a_token_made_while_its_client_is_removed_is_void_at_the_relays(world: World) -> None:
+    await world.network()
+    device = await world.member()
+    live = await world.at.maps.get(device.map.head.network_ref)
+    member = live.map.member(device.answer.client_id)
+    await world.call("client_remove", "office", "laptop")
+    world.clock.advance(seconds=2)
+    late = make_grant(world.at.core, live.network_id, live.keys, member, device.sealing_key)
+    now = world.clock()
+    known = RevocationList(await world.at.core.read(lambda conn: revocations.for_relays(conn, now)))
+    token = read_token(late.relay_token)
+    assert known.revokes(token) and max(e.until for e in known.entries()) >= token.valid_until
+
+
+async def test_the_link_of_a_device_that_waits_ends_with_its_network(world: World) -> None:
+    await world.network(approval=True)
+    await world.network("lab", "10.43.0.0/24", approval=True)
+    device = world.device()
+    await device.join((await world.invite()).invite)
+    await device.connect()
+    await device.until_event(Pending)
+    other = world.device()
+    other.signer = device.signer
+    assert device.link is not None
+    device.link.joined((await other.join((await world.invite("lab")).invite)).network_id)
+    await world.call("client_deny", "lab", "laptop")
+    assert (await device.until_event(Removed)).reason == "denied"
+    assert len(world.at.hub.devices) == 1, "it still waits for the other network"
+    await world.call("network_delete", "office")
+    await device.until_event(Removed, lambda e: e.reason == "deleted")
     await eventually(lambda: asyncio.sleep(0, len(world.at.hub.devices)), lambda count: count == 0)

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 from shadowmesh.dataplane.pumps import PUMP_NAMES, native_built
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
+from shadowmesh.model.ids import ClientID
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.protocol import relay as wire
 from shadowmesh.protocol.signing import Signer
@@ -39,10 +40,12 @@ class World:
         valid: float = 30 * 86400.0,
         kbit: int = 0,
         by: Signer | None = None,
+        client_id: str = "",
     ) -> str:
         issued = self.now.wall - age
         body = RelayTokenBody(
             device_key=device.device_key,
+            client_id=ClientID(client_id),
             network_id=network,
             ip=IPv4Address(ip),
             issued=issued,

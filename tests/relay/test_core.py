@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from relay_world import MESSAGE, NET_A, NET_B, Client, World, udp
 
 from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.ids import ClientID
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.relaylink import Revocation
 from shadowmesh.protocol import relay as wire
@@ -200,6 +201,21 @@ def test_a_revoked_client_is_out_at_once_and_stays_out(world: World, how: str) -
     world.now = world.now.after(5)
     a.token = world.token(a.device, NET_A, "10.0.0.1")  # let in again: a newer token counts
     assert a.login().welcome is not None
+
+
+def test_a_removed_clients_token_is_void_whenever_it_was_issued(world: World) -> None:
+    """It may have been made in the moment of the removal; the same device as another client is welcome at once."""
+    client = world.client(NET_A, "10.0.0.1", udp(1))
+    gone, back = ClientID("cli_gone"), ClientID("cli_back")
+    who = {"network_id": NET_A, "device_key": client.device.device_key}
+    until = world.now.wall + 1e7
+    world.core.revoke([Revocation(client_id=gone, before=world.now.wall, until=until, **who)])  # type: ignore[arg-type]
+    world.now = world.now.after(5)
+    client.token = world.token(client.device, NET_A, "10.0.0.1", client_id=gone)
+    refused = client.login().refused
+    assert refused is not None and refused.code == Refusal.REVOKED
+    client.token = world.token(client.device, NET_A, "10.0.0.1", client_id=back)
+    assert client.login().welcome is not None
 
 
 def test_a_complete_list_replaces_and_an_outlived_entry_is_forgotten(world: World) -> None:

@@ -18,7 +18,7 @@ from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.events import Events
 from shadowmesh.controller.service.hub import Hub, encode
 from shadowmesh.controller.service.invites import name_taken
-from shadowmesh.controller.service.maps import NO_NETWORK_LEFT, Maps
+from shadowmesh.controller.service.maps import Maps
 from shadowmesh.controller.service.presence import Presences
 from shadowmesh.controller.service.revocations import revoke_client
 from shadowmesh.controller.store import schema
@@ -26,7 +26,7 @@ from shadowmesh.controller.store.networks import bump
 from shadowmesh.model import api
 from shadowmesh.model.ids import ClientID, NetworkRef, device_id, is_id
 from shadowmesh.model.keys import DevicePublicKey, NetworkID, SealingPublicKey, WireGuardPublicKey
-from shadowmesh.model.link import Presence, Removed
+from shadowmesh.model.link import Presence
 from shadowmesh.model.relaylink import Revocation, Revocations
 
 ALIVE = ("approved", "pending")
@@ -165,21 +165,22 @@ class Clients:
 
         answer = await self._core.write(tx)
         ref = NetworkRef(answer.network)
-        live = await self._maps.refresh(ref)
-        if wish.ip is not None and live is not None:
-            await self._regrant(live.ref, ClientID(answer.id))
+        await self._maps.refresh(ref)
+        if wish.ip is not None:
+            await self._regrant(ref, ClientID(answer.id))
         self._events.publish("network_changed", ref, change="client_set", client_id=answer.id, fields=sorted(changes))
         return answer
 
     async def _regrant(self, ref: NetworkRef, client_id: ClientID) -> None:
         """The relay token names the address: a client that moved needs a new one."""
-        link, live = self._hub.link_of(ref, client_id), await self._maps.get(ref)
-        if link is None or live is None:
-            return
         c = schema.clients
-        row = await self._core.read(lambda conn: conn.execute(sa.select(c).where(c.c.id == client_id)).first())
-        if row is not None:
-            link.post(encode(self._maps.grant(live, link.device_key, row.ip, SealingPublicKey(row.sealing_key))))
+        row = await self._core.read(lambda conn: conn.execute(sa.select(c).where(c.c.id == client_id)).one())
+        grant, link = (
+            self._maps.grant(ref, client_id, SealingPublicKey(row.sealing_key)),
+            self._hub.link_of(ref, client_id),
+        )
+        if grant is not None and link is not None:
+            link.post(encode(grant))
 
     async def deny(self, who: Principal, network_name: str, name: str) -> None:
         """Refuses a client that waits for approval."""
@@ -215,25 +216,12 @@ class Clients:
         """At the relays and here, at once."""
         self._hub.to_relays(Revocations(complete=False, entries=(gone.revoked,)))
         assert gone.revoked.device_key is not None
-        self.cut_off(gone.ref, gone.network_id, gone.client_id, gone.revoked.device_key, gone.reason)
+        self._maps.cut_off(gone.ref, gone.network_id, gone.client_id, gone.revoked.device_key, gone.reason)
 
     async def tell_others(self, gone: Gone) -> None:
         """The members, the watchers."""
         await self._maps.refresh(gone.ref)
         self._events.publish("client_removed", gone.ref, client_id=gone.client_id, name=gone.name, reason=gone.reason)
-
-    def cut_off(
-        self, ref: NetworkRef, network_id: NetworkID, client_id: ClientID, device_key: DevicePublicKey, reason: str
-    ) -> None:
-        """Tells a client that was removed, and closes its link if it has no other network."""
-        link = self._hub.devices.get(device_key)
-        if link is not None:
-            at = self._core.now().timestamp()
-            link.post(encode(Removed(network_id=network_id, reason=reason, at=at)))
-            self._hub.part(link, ref)
-            if not link.clients:
-                link.close(NO_NETWORK_LEFT, "no network left")
-        self._presences.went(ref, client_id, at_once=True)
 
     def _view(self, row: Row[Any], network: Row[Any], relays: Mapping[str, str]) -> api.Client:
         ref, client_id = NetworkRef(network.ref), ClientID(row.id)

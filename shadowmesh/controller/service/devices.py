@@ -22,7 +22,7 @@ from shadowmesh.controller.service.events import Events
 from shadowmesh.controller.service.hub import DeviceLink, Hub, encode
 from shadowmesh.controller.service.limits import Limiter
 from shadowmesh.controller.service.livemap import LiveMap
-from shadowmesh.controller.service.maps import NO_NETWORK_LEFT, Maps
+from shadowmesh.controller.service.maps import Maps, close_if_done
 from shadowmesh.controller.service.memberships import Memberships
 from shadowmesh.controller.service.presence import Presences
 from shadowmesh.controller.service.witnesses import Witnesses
@@ -102,6 +102,7 @@ class Devices:
             since=self._core.now(),
             post=post,
             close=close,
+            greeting=True,
         )
         # One at a time for each device: else two boots that knock together would both get in.
         turn = self._greeting.setdefault(hello.device_key, asyncio.Lock())
@@ -179,12 +180,13 @@ class Devices:
             if row.ref in link.clients:
                 continue  # approved meanwhile, and told so
             if row.state == "pending":
+                self._maps.wait(link, NetworkRef(row.ref), ClientID(row.id))
                 link.post(encode(Pending(network_id=network_id, client_id=ClientID(row.id))))
             elif row.state == "approved" and row.ref in lives:
                 state = held.get(network_id)
                 self._maps.enter(lives[row.ref], link, row, None if state is None else (state.generation, state.serial))
-        if not living and not link.clients:  # it knows now; anyone could say such a hello, and hold a link for nothing
-            link.close(NO_NETWORK_LEFT, "no network left")
+        link.greeting, link.ended = False, set()
+        close_if_done(link)  # it knows now; anyone could say such a hello, and hold a link for nothing
         return rows
 
     async def handle(self, link: DeviceLink, message: FromDevice) -> None:
@@ -237,8 +239,9 @@ class Devices:
         c = schema.clients
         query = sa.select(c).where(c.c.id == client_id, c.c.state == "approved")
         row = await self._core.read(lambda conn: conn.execute(query).first())
-        if row is not None and live.ref in link.clients:
-            link.post(encode(self._maps.grant(live, link.device_key, row.ip, SealingPublicKey(row.sealing_key))))
+        grant = None if row is None else self._maps.grant(live.ref, client_id, SealingPublicKey(row.sealing_key))
+        if grant is not None and live.ref in link.clients:
+            link.post(encode(grant))
 
     async def _leave(self, ref: NetworkRef, client_id: ClientID, message: Leave) -> None:
         who = Principal(f"device {client_id}")
@@ -263,6 +266,8 @@ class Devices:
         if self._hub.devices.get(link.device_key) is link:
             del self._hub.devices[link.device_key]
         were = dict.fromkeys(link.clients.values(), link.version)
+        for ref in list(link.waiting):
+            self._hub.part(link, ref)
         for ref, client_id in list(link.clients.items()):
             self._hub.part(link, ref)
             self._presences.went(ref, client_id, at_once=clean)

@@ -408,8 +408,12 @@ class Enrolment:
             self._events.publish(kind, ref, change="client_joined", client_id=client_id, name=row.name)
         grant = None
         if member:
-            grant = self._maps.grant(live, request.device_key, row.ip, SealingPublicKey(row.sealing_key))
+            grant = self._maps.grant(ref, client_id, SealingPublicKey(row.sealing_key))
+            if grant is None:
+                raise invites.invalid()
             self._maps.admit(live, row)
+        elif (link := self._hub.devices.get(request.device_key)) is not None:
+            self._maps.wait(link, ref, client_id)
         return EnrolAnswer(
             state=row.state,
             network=ref,

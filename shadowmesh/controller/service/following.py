@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy.engine import Connection, Row
 
 from shadowmesh.controller.service import revocations
-from shadowmesh.controller.service.clients import ALIVE, Clients
+from shadowmesh.controller.service.clients import ALIVE
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.hub import Hub
 from shadowmesh.controller.service.maps import Maps
@@ -23,11 +23,10 @@ log = structlog.get_logger("shadowmesh.controller")
 
 
 class Following:
-    def __init__(self, core: Core, hub: Hub, maps: Maps, clients: Clients, watchers: Watchers) -> None:
+    def __init__(self, core: Core, hub: Hub, maps: Maps, watchers: Watchers) -> None:
         self._core = core
         self._hub = hub
         self._maps = maps
-        self._clients = clients
         self._watchers = watchers
         self._done = 0  # the newest revocation that was read
         self._failed: list[Row[Any]] = []  # to be acted on again
@@ -56,8 +55,10 @@ class Following:
         if row.ref is None:
             return
         ref = NetworkRef(row.ref)
-        if row.device_key is not None and not await self._core.read(lambda conn: _is_back(conn, row)):
-            self._clients.cut_off(
+        if row.device_key is None:
+            self._maps.end(ref, NetworkID(row.network_id))
+        elif not await self._core.read(lambda conn: _is_back(conn, row)):
+            self._maps.cut_off(
                 ref, NetworkID(row.network_id), ClientID(row.client_id), DevicePublicKey(row.device_key), row.reason
             )
         await self._maps.refresh(ref)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import base64
-import ipaddress
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from sqlalchemy.engine import Row
 
 from shadowmesh.controller.service.core import Core
-from shadowmesh.model.keys import DevicePublicKey, NetworkID, SealingPublicKey, Secret
+from shadowmesh.model.keys import NetworkID, SealingPublicKey, Secret
 from shadowmesh.model.link import Grant, SealedKey
+from shadowmesh.model.netmap import Member
 from shadowmesh.protocol.sealing import network_key_info, seal
 from shadowmesh.protocol.token import RelayTokenBody, sign_token
 
@@ -31,20 +31,14 @@ def open_keys(core: Core, ref: str, epochs: Iterable[Row[Any]], known: Keys) -> 
     }
 
 
-def make_grant(
-    core: Core,
-    network_id: NetworkID,
-    keys: Keys,
-    device_key: DevicePublicKey,
-    ip: ipaddress.IPv4Address,
-    sealing: SealingPublicKey,
-) -> Grant:
+def make_grant(core: Core, network_id: NetworkID, keys: Keys, member: Member, sealing: SealingPublicKey) -> Grant:
     """Every valid epoch's key, and a fresh relay token."""
     now = core.now().timestamp()
     token = RelayTokenBody(
-        device_key=device_key,
+        device_key=member.device_key,
+        client_id=member.client_id,
         network_id=network_id,
-        ip=ip,
+        ip=member.ip,
         issued=now,
         renew_after=now + core.timing.token_renew,
         valid_until=now + core.timing.offline_grace,

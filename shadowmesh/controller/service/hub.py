@@ -34,6 +34,9 @@ class DeviceLink:
     clients: dict[NetworkRef, ClientID] = field(default_factory=dict)
     told: dict[NetworkRef, tuple[int, int]] = field(default_factory=dict)  # order of the map that it has
     watching: dict[NetworkRef, frozenset[ClientID]] = field(default_factory=dict)
+    waiting: dict[NetworkRef, ClientID] = field(default_factory=dict)  # clients that the map doesn't have yet
+    greeting: bool = False  # its hello is still looked at
+    ended: set[str] = field(default_factory=set)  # clients and networks that ended meanwhile
     probe: asyncio.Future[None] | None = None
 
 
@@ -56,24 +59,27 @@ class Hub:
     def __init__(self) -> None:
         self.devices: dict[DevicePublicKey, DeviceLink] = {}
         self.networks: dict[NetworkRef, dict[ClientID, DeviceLink]] = {}
+        self.waiting: dict[NetworkRef, dict[ClientID, DeviceLink]] = {}  # for approval, or for the map to have them
         self.relays: dict[RelayID, RelayLink] = {}
         self.presence: dict[NetworkRef, dict[ClientID, Presence]] = {}  # kept by `service.presence`
         self._watchers: dict[tuple[NetworkRef, ClientID], set[DeviceLink]] = {}
 
     def join(self, link: DeviceLink, ref: NetworkRef, client_id: ClientID) -> None:
+        _take_out(self.waiting, link.waiting, link, ref)
         link.clients[ref] = client_id
         self.networks.setdefault(ref, {})[client_id] = link
 
+    def wait(self, link: DeviceLink, ref: NetworkRef, client_id: ClientID) -> None:
+        """The link follows the network once its client is in the map."""
+        link.waiting[ref] = client_id
+        self.waiting.setdefault(ref, {})[client_id] = link
+
     def part(self, link: DeviceLink, ref: NetworkRef) -> None:
-        client_id = link.clients.pop(ref, None)
+        _take_out(self.networks, link.clients, link, ref)
+        _take_out(self.waiting, link.waiting, link, ref)
         link.told.pop(ref, None)
         self.watch(link, ref, frozenset())
         link.watching.pop(ref, None)
-        members = self.networks.get(ref)
-        if members and client_id is not None and members.get(client_id) is link:
-            del members[client_id]
-            if not members:
-                del self.networks[ref]
 
     def watch(self, link: DeviceLink, ref: NetworkRef, peers: frozenset[ClientID]) -> frozenset[ClientID]:
         """The link hears of these members only; returns those that it didn't hear of before."""
@@ -92,6 +98,13 @@ class Hub:
         """Who said to talk to this member."""
         return self._watchers.get((ref, client_id), ())
 
+    def following(self, ref: NetworkRef) -> dict[ClientID, DeviceLink]:
+        """The clients of the network whose device is connected, also those that wait."""
+        return self.networks.get(ref, {}) | self.waiting.get(ref, {})
+
+    def waiting_link(self, ref: NetworkRef, client_id: ClientID) -> DeviceLink | None:
+        return self.waiting.get(ref, {}).get(client_id)
+
     def link_of(self, ref: NetworkRef, client_id: ClientID) -> DeviceLink | None:
         return self.networks.get(ref, {}).get(client_id)
 
@@ -105,6 +118,19 @@ class Hub:
         text = encode(message)
         for relay in self.relays.values():
             relay.post(text)
+
+
+def _take_out(
+    table: dict[NetworkRef, dict[ClientID, DeviceLink]],
+    mine: dict[NetworkRef, ClientID],
+    link: DeviceLink,
+    ref: NetworkRef,
+) -> None:
+    client_id, there = mine.pop(ref, None), table.get(ref)
+    if there and client_id is not None and there.get(client_id) is link:
+        del there[client_id]
+        if not there:
+            del table[ref]
 
 
 async def fan_out(links: Iterable[tuple[DeviceLink, str]]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
@@ -63,6 +62,7 @@ class Maps:
         self._refs: dict[NetworkID, NetworkRef] = {}
         self._locks: dict[NetworkRef, asyncio.Lock] = {}
         self._next: dict[NetworkRef, asyncio.Future[LiveMap | None]] = {}
+        self._removed: dict[NetworkRef, set[ClientID]] = {}  # which the newest read may not have shown yet
 
     def __iter__(self) -> Iterator[LiveMap]:
         return iter([network.live for network in self._networks.values()])
@@ -127,10 +127,16 @@ class Maps:
             changes = await self._core.read(lambda conn: read_changes(self._core, conn, ref, since, known))
             if changes is None:
                 self._locks.pop(ref, None)
+                self._removed.pop(ref, None)
                 if network is not None:
                     self._end(network)
                 return None
-            return self._take(network, changes)
+            live = self._take(network, changes)
+            if ref in self._removed:
+                self._removed[ref] &= live.map.entries.keys()
+                if not self._removed[ref]:
+                    del self._removed[ref]
+            return live
 
     def _take(self, network: _Network | None, changes: Changes) -> LiveMap:
         if network is None:
@@ -141,8 +147,9 @@ class Maps:
         before = network.live
         if changes.whole:
             network.live = LiveMap(self._core, changes)
-            gone = [c for c in before.map.ids if c not in network.live.map.entries]
-            self._cut(network.live, gone, "removed")
+            for client_id in before.map.ids:
+                if client_id not in network.live.map.entries:
+                    self._cut(network.live, client_id, "removed")
         elif changes.network.serial > before.serial:
             fresh = changes.keys.keys() - before.keys.keys()
             before.apply(changes)
@@ -158,7 +165,7 @@ class Maps:
         if network.sealing is not None:
             network.sealing.cancel()
         del self._networks[live.ref], self._refs[live.network_id]
-        self._cut(live, list(self._hub.networks.get(live.ref, ())), "deleted")
+        self.end(live.ref, live.network_id)
 
     def _follow(self, live: LiveMap, rows: Sequence[Row[Any]]) -> None:
         """Lets links in and cuts them off as the map says, whichever controller made the change."""
@@ -166,7 +173,7 @@ class Maps:
             if row.state == "approved":
                 self.admit(live, row)
             else:
-                self._cut(live, [ClientID(row.id)], row.state)
+                self._cut(live, ClientID(row.id), row.state)
 
     # telling
 
@@ -211,24 +218,53 @@ class Maps:
     def enter(self, live: LiveMap, link: DeviceLink, row: Row[Any], held: tuple[int, int] | None) -> None:
         """The link follows the network from now on. `held`: order of the map that the device says it has."""
         client_id = ClientID(row.id)
-        if live.map.member(client_id) is None:
-            return  # removed since: the map already knows
+        grant = self.grant(live.ref, client_id, SealingPublicKey(row.sealing_key))
+        if grant is None:
+            self.wait(link, live.ref, client_id)  # another controller let it in: the map will say so
+            return
         self._hub.join(link, live.ref, client_id)
-        link.post(encode(self.grant(live, link.device_key, row.ip, SealingPublicKey(row.sealing_key))))
+        link.post(encode(grant))
         link.post(live.text_for(client_id, held))  # an empty delta, too: it says that there is nothing newer
         link.told[live.ref] = live.order
         self._presences.came(link, live.ref, live.network_id)
 
-    def _cut(self, live: LiveMap, clients: Sequence[ClientID], reason: str) -> None:
-        for client_id in clients:
-            link = self._hub.link_of(live.ref, client_id)
-            if link is not None:
-                at = self._core.now().timestamp()
-                link.post(encode(Removed(network_id=live.network_id, reason=reason, at=at)))
-                self._hub.part(link, live.ref)
-                self._presences.went(live.ref, client_id, at_once=True)
-                if not link.clients:
-                    link.close(NO_NETWORK_LEFT, "no network left")
+    def wait(self, link: DeviceLink, ref: NetworkRef, client_id: ClientID) -> None:
+        """The link follows the network once its client is in the map; nothing if it ended since it was read of."""
+        if not link.ended.intersection((ref, client_id)) and client_id not in self._removed.get(ref, ()):
+            self._hub.wait(link, ref, client_id)
+
+    def _cut(self, live: LiveMap, client_id: ClientID, reason: str) -> None:
+        link = self._hub.link_of(live.ref, client_id) or self._hub.waiting_link(live.ref, client_id)
+        if link is not None:
+            self._part(link, live.ref, live.network_id, client_id, reason)
+
+    def cut_off(
+        self, ref: NetworkRef, network_id: NetworkID, client_id: ClientID, device_key: DevicePublicKey, reason: str
+    ) -> None:
+        """The removal of this client is committed: it is told, and gets nothing more, whatever was read before."""
+        self._removed.setdefault(ref, set()).add(client_id)
+        link = self._hub.devices.get(device_key)
+        if link is not None:
+            if link.greeting:
+                link.ended.add(client_id)
+            self._part(link, ref, network_id, client_id, reason)
+        else:
+            self._presences.went(ref, client_id, at_once=True)
+
+    def end(self, ref: NetworkRef, network_id: NetworkID) -> None:
+        """The network was deleted: tells all whose devices are connected, those that wait for approval, too."""
+        for link in self._hub.devices.values():
+            if link.greeting:
+                link.ended.add(ref)
+        for client_id, link in self._hub.following(ref).items():
+            self._part(link, ref, network_id, client_id, "deleted")
+
+    def _part(self, link: DeviceLink, ref: NetworkRef, network_id: NetworkID, client_id: ClientID, reason: str) -> None:
+        at = self._core.now().timestamp()
+        link.post(encode(Removed(network_id=network_id, reason=reason, at=at)))
+        self._hub.part(link, ref)
+        self._presences.went(ref, client_id, at_once=True)
+        close_if_done(link)
 
     # grants
 
@@ -250,12 +286,26 @@ class Maps:
         rows = await self._core.read(lambda conn: _sealing_keys(conn, list(links)))
         for client_id, link in links.items():
             live, key = network.live, rows.get(client_id)
-            member = live.map.member(client_id)
-            if member is not None and key is not None and self._hub.link_of(live.ref, client_id) is link:
-                link.post(encode(make_grant(self._core, live.network_id, live.keys, member.device_key, member.ip, key)))
+            grant = None if key is None else self.grant(live.ref, client_id, key)
+            if grant is not None and self._hub.link_of(live.ref, client_id) is link:
+                link.post(encode(grant))
 
-    def grant(self, live: LiveMap, device_key: DevicePublicKey, ip: int, sealing: SealingPublicKey) -> Grant:
-        return make_grant(self._core, live.network_id, live.keys, device_key, ipaddress.IPv4Address(ip), sealing)
+    def grant(self, ref: NetworkRef, client_id: ClientID, sealing: SealingPublicKey) -> Grant | None:
+        """What this client gets, to be posted before anything is awaited; None if it is no member, or was removed.
+
+        Membership, address and keys are those of one map: who is out of it gets no key that is newer.
+        """
+        network = self._networks.get(ref)
+        member = None if network is None else network.live.map.member(client_id)
+        if network is None or member is None or client_id in self._removed.get(ref, ()):
+            return None
+        return make_grant(self._core, network.live.network_id, network.live.keys, member, sealing)
+
+
+def close_if_done(link: DeviceLink) -> None:
+    """Closes a link on which no network is followed or waited for. One that says its hello is looked at at its end."""
+    if not (link.greeting or link.clients or link.waiting):
+        link.close(NO_NETWORK_LEFT, "no network left")
 
 
 def _sealing_keys(conn: Connection, clients: Sequence[ClientID]) -> dict[ClientID, SealingPublicKey]:

@@ -16,7 +16,7 @@ from shadowmesh.controller.service.addresses import first, is_public, last, pars
 from shadowmesh.controller.service.audit_log import difference, record, shown
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.events import Events
-from shadowmesh.controller.service.hub import Hub, encode
+from shadowmesh.controller.service.hub import Hub
 from shadowmesh.controller.service.idempotency import IdempotentRequest
 from shadowmesh.controller.service.maps import Maps
 from shadowmesh.controller.service.outer_addresses import outer_addresses, refuse_covering
@@ -26,8 +26,7 @@ from shadowmesh.controller.store import schema
 from shadowmesh.controller.store.networks import bump, living_network
 from shadowmesh.model import api
 from shadowmesh.model.ids import NetworkRef, like_id, new_id
-from shadowmesh.model.keys import DevicePublicKey, NetworkID, Secret
-from shadowmesh.model.link import Removed
+from shadowmesh.model.keys import NetworkID, Secret
 from shadowmesh.model.relaylink import Revocation, Revocations
 
 # What people set, and the audit log shows.
@@ -190,12 +189,10 @@ class Networks:
     async def delete(self, who: Principal, name: str) -> None:
         """Cuts all its clients off, at the relays too, and destroys its keys."""
 
-        def tx(conn: Connection) -> tuple[NetworkRef, Revocation, list[DevicePublicKey]]:
+        def tx(conn: Connection) -> tuple[NetworkRef, Revocation]:
             network = find_network(conn, who, name, Permission.NETWORK_DELETE, lock=True)
             now, ref = self._core.now(), network.ref
             n, c = schema.networks, schema.clients
-            pending = sa.select(c.c.device_key).where(c.c.network_ref == ref, c.c.state == "pending")
-            waiting = [DevicePublicKey(key) for key in conn.execute(pending).scalars()]
             ended = conn.execute(
                 c.update()
                 .where(c.c.network_ref == ref, c.c.state.in_(["approved", "pending"]))
@@ -209,17 +206,13 @@ class Networks:
             revoked = revoke_network(self._core, conn, network)
             before = shown(network._mapping, *_SETTINGS) | {"clients": clients}
             record(self._core, conn, who, "network.delete", network.name, id=ref, before=before)
-            return NetworkRef(ref), revoked, waiting
+            return NetworkRef(ref), revoked
 
-        found = await self._core.read(lambda conn: find_network(conn, who, name, Permission.NETWORK_DELETE))
-        await self._maps.get(NetworkRef(found.ref))  # a live map's links are cut off
-        ref, revoked, waiting = await self._core.write(tx)
+        ref, revoked = await self._core.write(tx)
         self._hub.to_relays(Revocations(complete=False, entries=(revoked,)))
-        await self._maps.refresh(ref)
         assert revoked.network_id is not None
-        told = encode(Removed(network_id=revoked.network_id, reason="deleted", at=self._core.now().timestamp()))
-        for link in filter(None, map(self._hub.devices.get, waiting)):
-            link.post(told)
+        self._maps.end(ref, revoked.network_id)
+        await self._maps.refresh(ref)
         self._presences.forget(ref)
         self._events.publish("network_changed", ref, change="deleted")
 

@@ -13,21 +13,26 @@ from sqlalchemy.engine import Connection, Row
 
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.store import schema
+from shadowmesh.model.ids import ClientID
 from shadowmesh.model.keys import DevicePublicKey, NetworkID
 from shadowmesh.model.relaylink import Revocation
 
 _NUMBERS = "revocations"
+_SLACK = dt.timedelta(
+    hours=1
+)  # a token made while its client was being removed runs out a moment later than the others
 _RIGHTS_KEPT = dt.timedelta(hours=1)  # a controller that was away for longer starts anew, with no open connection
 
 
 def revoke_client(core: Core, conn: Connection, network: Row[Any], client: Row[Any], reason: str) -> Revocation:
-    """The client is cut off, and its relay tokens are void. `reason`: removed, denied, left."""
-    return _revoke_tokens(core, conn, network, device_key=client.device_key, client_id=client.id, reason=reason)
+    """The client is cut off, and all its relay tokens are void. `reason`: removed, denied, left."""
+    what = {"device_key": client.device_key, "client_id": client.id, "reason": reason}
+    return _revoke_tokens(core, conn, network, before=core.now(), **what)
 
 
 def revoke_network(core: Core, conn: Connection, network: Row[Any]) -> Revocation:
-    """The network is no more: all relay tokens for it are void."""
-    return _revoke_tokens(core, conn, network, reason="deleted")
+    """The network is no more: all relay tokens for it are void, whenever they were issued."""
+    return _revoke_tokens(core, conn, network, before=_until(core), reason="deleted")
 
 
 def rights_changed(core: Core, conn: Connection, user_id: str) -> None:
@@ -35,24 +40,20 @@ def rights_changed(core: Core, conn: Connection, user_id: str) -> None:
     _insert(conn, user_id=user_id, before=core.now(), until=core.now() + _RIGHTS_KEPT)
 
 
+def _until(core: Core) -> dt.datetime:
+    """When the last token that is revoked now has run out."""
+    return core.now() + dt.timedelta(seconds=core.timing.offline_grace) + _SLACK
+
+
 def _revoke_tokens(core: Core, conn: Connection, network: Row[Any], **what: Any) -> Revocation:
-    now = core.now()
-    until = now + dt.timedelta(seconds=core.timing.offline_grace)
-    _insert(conn, network_id=network.network_id, before=now, until=until, **what)
-    key = what.get("device_key")
-    return Revocation(
-        device_key=None if key is None else DevicePublicKey(key),
-        network_id=NetworkID(network.network_id),
-        before=now.timestamp(),
-        until=until.timestamp(),
-    )
+    return relay_revocation(_insert(conn, network_id=network.network_id, until=_until(core), **what))
 
 
-def _insert(conn: Connection, **values: Any) -> None:
-    c = schema.counters
+def _insert(conn: Connection, **values: Any) -> Row[Any]:
+    c, t = schema.counters, schema.revocations
     number = c.update().where(c.c.name == _NUMBERS).values(value=c.c.value + 1).returning(c.c.value)
     # The counter stays locked until the transaction ends: who has read number n has seen all below it.
-    conn.execute(schema.revocations.insert().values(id=conn.execute(number).scalar_one(), **values))
+    return conn.execute(t.insert().values(id=conn.execute(number).scalar_one(), **values).returning(t)).one()
 
 
 def newest(conn: Connection) -> int:
@@ -77,6 +78,7 @@ def for_relays(conn: Connection, now: dt.datetime) -> list[Revocation]:
 
 def relay_revocation(row: Row[Any]) -> Revocation:
     return Revocation(
+        client_id=None if row.client_id is None else ClientID(row.client_id),
         device_key=None if row.device_key is None else DevicePublicKey(row.device_key),
         network_id=NetworkID(row.network_id),
         before=row.before.timestamp(),

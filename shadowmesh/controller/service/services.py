@@ -98,7 +98,7 @@ class Services:
         self.credentials = Credentials(self.sessions, self.api_keys)
         self.users = Users(core, self.watchers)
         self.members = Members(core, self.watchers)
-        self.following = Following(core, hub, self.maps, self.clients, self.watchers)
+        self.following = Following(core, hub, self.maps, self.watchers)
         self.readiness = Readiness(core)
         self.audit = Audit(core, self.witnesses)
 
