@@ -31,7 +31,6 @@ from shadowmesh.model.invite import Invite
 from shadowmesh.protocol.signing import IdentityDocument
 
 NETWORK = "load"
-_TIMES = 5
 _CLIENT_CHANGES = 20
 _JOINERS = 64  # joins at once while the network fills
 _QUIET = 0.5  # seconds without news: a change has ended
@@ -63,16 +62,20 @@ class Seen:
 
 @dataclass
 class Load:
-    """The controller, the members, and the figures so far (CPU in milliseconds)."""
+    """The controller, the members, and the figures so far (CPU in milliseconds).
+
+    `times`: a figure is the median of so many; `pause`: what is idle is looked at for so many times 10 s.
+    """
 
     controller: ControllerProcess
     crowd: Crowd
     admin: Http
     invite: Invite
     directory: Path
+    times: int
+    pause: float
     members: list[Member] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
-    rest: list[float] = field(default_factory=list)  # milliseconds of each probe
     _numbers: int = 0
     _tags: int = 0
 
@@ -181,14 +184,14 @@ async def _change(load: Load, number: int) -> list[float]:
 async def _alone(load: Load) -> None:
     """What the same costs in a network of few: the part that isn't telling others."""
     await load.joins(load.member())
-    changes = [await load.cpu_of(partial(_change, load, 0)) for _ in range(_TIMES)]
-    joins = [await load.cpu_of(partial(load.joins, load.member())) for _ in range(_TIMES)]
+    changes = [await load.cpu_of(partial(_change, load, 0)) for _ in range(load.times)]
+    joins = [await load.cpu_of(partial(load.joins, load.member())) for _ in range(load.times)]
     load.figures |= {"alone change cpu": statistics.median(changes), "alone join cpu": statistics.median(joins)}
 
 
 async def _changes(load: Load) -> None:
     cpu, times = [], []
-    for number in range(10):
+    for number in range(2 * load.times):
 
         async def change(number: int = number) -> None:
             times.append(await _change(load, number))
@@ -206,7 +209,7 @@ async def _changes(load: Load) -> None:
 
 async def _joins(load: Load) -> None:
     cpu, sizes = [], []
-    for _ in range(_TIMES):
+    for _ in range(load.times):
         newcomer = load.member()
 
         async def join(newcomer: Member = newcomer) -> None:
@@ -243,9 +246,9 @@ async def _client(load: Load) -> None:
 
     async with asyncio.timeout(120):
         await process.stdout.readline()  # it has joined
-    await asyncio.sleep(3)
+    await asyncio.sleep(3 * load.pause)
     before = await mark()
-    await asyncio.sleep(10)
+    await asyncio.sleep(10 * load.pause)
     idle = await mark()
     for number in range(_CLIENT_CHANGES):
         await _change(load, number)
@@ -255,7 +258,7 @@ async def _client(load: Load) -> None:
     load.figures |= {
         "client cpu a change": (after["cpu"] - idle["cpu"]) / _CLIENT_CHANGES * 1e3,
         "client bytes a change": (after["written"] - idle["written"]) / _CLIENT_CHANGES,
-        "client idle": (idle["cpu"] - before["cpu"]) / 10,
+        "client idle": (idle["cpu"] - before["cpu"]) / (10 * load.pause),
         "client MB": after["resident"] / 1e3,
     }
     process.stdin.close()
@@ -271,7 +274,7 @@ async def _hellos(load: Load) -> None:
             member.leave()
         await asyncio.gather(*(member.connect() for member in some))
 
-    for _ in range(_TIMES):
+    for _ in range(load.times):
         cpu.append(await load.cpu_of(again) / len(some))
     load.figures["hello cpu"] = statistics.median(cpu)
 
@@ -311,11 +314,11 @@ async def _removals(load: Load) -> None:
         p99.append(percentile(times, 0.99))
         latest.append(max(times))
 
-    for _ in range(_TIMES + 1):
+    for _ in range(load.times + 1):
         cpu.append(await load.cpu_of(remove))
     async with load.probing("removals"):
         await load.admin("POST", f"/networks/{NETWORK}/rotate-key")
-        for _ in range(_TIMES):
+        for _ in range(load.times):
             await remove()
             await asyncio.sleep(_QUIET)
     load.figures |= {
@@ -357,28 +360,30 @@ async def _return(load: Load) -> None:
         print("  errors:", crowd.errors[:5])
 
 
-async def measure(number: int, whole: int, *, sustained: float = 10.0) -> dict[str, float]:
-    """All figures of a network of `number` members."""
+async def measure(
+    number: int, whole: int, *, sustained: float = 10.0, times: int = 5, pause: float = 1.0
+) -> dict[str, float]:
+    """All figures of a network of `number` members, `whole` of them whole clients; see `Load` for `times` and `pause`."""
     with tempfile.TemporaryDirectory(prefix="shadowmesh-load-") as name:
         directory = Path(name)
         controller = ControllerProcess(directory)
         controller.launch()
         try:
             await controller.serving()
-            load = await _prepare(controller, directory)
+            load = Load(controller, *await _prepare(controller), directory, times, pause)
             figures = load.figures
-            await asyncio.sleep(2)
+            await asyncio.sleep(2 * pause)
             base = resident_kb(controller.pid)
-            figures["idle"] = await _idle(load, 3.0)
+            figures["idle"] = await _idle(load, 3.0 * pause)
             async with load.probing("quiet"):
-                await asyncio.sleep(3.0)
+                await asyncio.sleep(3.0 * pause)
             await _alone(load)
             print(f"{number} members join", flush=True)
             await _fill(load, number, whole)
             gc.freeze()
-            await asyncio.sleep(4)  # presence is gathered for so long
+            await asyncio.sleep(4 * pause)  # presence is gathered for so long
             figures["kB a client"] = (resident_kb(controller.pid) - base) / number
-            figures["idle"] = await _idle(load, 5.0)
+            figures["idle"] = await _idle(load, 5.0 * pause)
             for what in (_changes, _joins, _hellos, _client, _removals):
                 print(f"{what.__name__.strip('_')}", flush=True)
                 await what(load)
@@ -397,11 +402,11 @@ async def measure(number: int, whole: int, *, sustained: float = 10.0) -> dict[s
             controller.stop()
 
 
-async def _prepare(controller: ControllerProcess, directory: Path) -> Load:
+async def _prepare(controller: ControllerProcess) -> tuple[Crowd, Http, Invite]:
     admin = controller.http()
     signed = json.loads(await admin("GET", "/identity"))["document"]
     document = from_json(signed, IdentityDocument)
     await admin("POST", "/networks", {"name": NETWORK, "subnet": "10.64.0.0/16", "max_clients": 60000})
     invite = Invite.decode((await admin.json("POST", f"/networks/{NETWORK}/invites", {"uses": 100000}))["invite"])
     crowd = Crowd(controller.port, document.identity, document.signing_keys)
-    return Load(controller, crowd, admin, invite, directory)
+    return crowd, admin, invite

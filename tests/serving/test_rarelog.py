@@ -59,11 +59,12 @@ def test_libraries_lines_are_rare_and_without_foreign_tracebacks(capsys: pytest.
     assert "addresses.py" in "".join(capsys.readouterr()), "our own mistakes are shown whole"
 
 
-def test_memory_is_given_back_once_after_a_crowd() -> None:
+def test_memory_is_given_back_after_a_crowd_and_once_more_for_what_outlived_it() -> None:
     memory = Memory()
     assert not memory.look(10, 0.0)
     assert not memory.look(CROWD, 1.0) and not memory.look(CROWD, 2.0)
     assert memory.look(3, 3.0) and not memory.look(3, 4.0)
+    assert memory.look(3, 100.0) and not memory.look(3, 1000.0)
 
 
 async def test_a_failing_task_goes_on() -> None:
