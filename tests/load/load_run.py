@@ -174,7 +174,7 @@ async def _fill(load: Load, number: int, whole: int) -> None:
 
 async def _change(load: Load, number: int) -> list[float]:
     """One member gets a tag; milliseconds until each heard of it."""
-    member = load.members[number]
+    member = load.members[number % len(load.members)]
     async with load.seen() as watch:
         started = time.monotonic()
         await load.admin("PATCH", f"/networks/{NETWORK}/clients/{member.client_id}", {"tags": [f"t{load.tags()}"]})
