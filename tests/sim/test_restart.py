@@ -247,7 +247,8 @@ def test_a_message_of_another_index_or_from_a_stranger_starts_nothing() -> None:
     assert handshake.current is not None
     now = a.clock()
     index = handshake.current.remote_index
-    for data in (told(a, b, index ^ 1), b"\0" * 81, told(a, b, index)[:-1] + b"\0"):
+    genuine = told(a, b, index)
+    for data in (told(a, b, index ^ 1), b"\0" * 81, genuine[:-1] + bytes((genuine[-1] ^ 1,))):
         a.node.receive(Datagram(now.boot, Path(UDP, b.addr), Kind.DISCO, data), now)
     assert not handshake.connecting
 
