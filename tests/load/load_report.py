@@ -64,10 +64,10 @@ def table(found: Mapping[int, Mapping[str, float]]) -> str:
 
 
 def failures(found: Mapping[int, Mapping[str, float]]) -> list[str]:
-    """A line for each gate that a network of 5,000 or more misses: in a smaller one what is there once weighs too much."""
+    """A line for each gate that a network of 1,000 or more misses: in a small one what is there once weighs too much."""
     return [
         f"{number:,} members: {row.what}: {_value(row, figures):.{row.digits}f}, at most {row.limit:g}"
         for number, figures in found.items()
         for row in ROWS
-        if row.gate and row.limit is not None and number >= 5000 and not _value(row, figures) <= row.limit
+        if row.gate and row.limit is not None and number >= 1000 and not _value(row, figures) <= row.limit
     ]

@@ -64,7 +64,7 @@ class Seen:
 class Load:
     """The controller, the members, and the figures so far (CPU in milliseconds).
 
-    `times`: a figure is the median of so many; `pause`: what is idle is looked at for so many times 10 s.
+    `times`: a figure is the median of so many; `pause`: how long is waited where nothing happens, 1.0 in a whole run.
     """
 
     controller: ControllerProcess
