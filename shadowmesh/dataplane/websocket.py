@@ -17,8 +17,10 @@ from websockets.asyncio.server import ServerConnection
 from websockets.frames import apply_mask  # type: ignore[attr-defined]  # of the C extension, where that is there
 from websockets.protocol import State
 
+from shadowmesh.protocol.websocket import BINARY, MASKED, frame_head
+
 _BUFFER = 128 * 1024
-_BINARY, _CONTROLS = 0x82, (0x88, 0x89, 0x8A)  # with FIN: RFC 6455, section 5.2
+_CONTROLS = (0x88, 0x89, 0x8A)  # with FIN: RFC 6455, section 5.2
 
 
 class BinaryMessages(asyncio.BufferedProtocol):
@@ -56,13 +58,8 @@ class BinaryMessages(asyncio.BufferedProtocol):
         if not self._ours or connection.state is not State.OPEN:
             await connection.send(b"".join(pieces))
             return
-        size, mark = sum(map(len, pieces)), 0 if self._masked else 0x80
-        if size < 126:
-            head = bytes((_BINARY, mark | size))
-        elif size < 0x10000:
-            head = bytes((_BINARY, mark | 126)) + size.to_bytes(2, "big")
-        else:
-            head = bytes((_BINARY, mark | 127)) + size.to_bytes(8, "big")
+        mark = 0 if self._masked else MASKED
+        head = frame_head(BINARY, sum(map(len, pieces)), mark)
         if mark:
             mask = secrets.token_bytes(4)
             data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -104,7 +101,7 @@ class BinaryMessages(asyncio.BufferedProtocol):
             if size >= 126:
                 head = 4 if size == 126 else 10
                 size = int.from_bytes(view[at + 2 : at + head], "big") if end - at >= head else 0
-            known = first == _BINARY or first in _CONTROLS
+            known = first == BINARY or first in _CONTROLS
             if not known or (second >= 0x80) != self._masked or size > self._max_size:
                 self._give_back(bytes(view[at:end]))
                 return
@@ -113,7 +110,7 @@ class BinaryMessages(asyncio.BufferedProtocol):
             if stop > end or start > end:
                 wanted = stop - at
                 break
-            if first != _BINARY:
+            if first != BINARY:
                 self._connection.data_received(bytes(view[at:stop]))
             elif self._masked:
                 self._take(apply_mask(view[start:stop], bytes(view[start - 4 : start])))

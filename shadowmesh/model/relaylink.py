@@ -91,7 +91,6 @@ class Revocation(Struct, frozen=True, kw_only=True):
     """
 
     client_id: ClientID | None = None
-
     device_key: DevicePublicKey | None = None
     network_id: NetworkID | None = None
     before: UnixTime

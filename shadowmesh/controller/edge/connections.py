@@ -8,7 +8,6 @@ then a message on a WebSocket is small, and the connection may have to make room
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -22,6 +21,7 @@ from uvicorn.server import ServerState
 from websockets.protocol import State
 
 from shadowmesh.controller.settings import Timing
+from shadowmesh.protocol.websocket import TEXT, frame_head
 from shadowmesh.serving.admission import Admission
 
 FIRST_MESSAGE = 64 * 1024  # a hello with some hundred maps
@@ -30,10 +30,7 @@ _MAX_FRAGMENTS = 256
 _MAX_UNPROVEN = 384
 _MAX_LEFT = 16  # messages that are still read when their connection has gone
 _WRITE_BUFFER = 64 * 1024  # what a reader that doesn't read has waiting; under TLS it would be 512 KiB
-_TEXT = 0x81  # a whole message
-TLS_PIECE = (
-    4096  # bytes: OpenSSL keeps, while a connection lasts, room for the most that it was given, or gave, at once
-)
+TLS_PIECE = 4096  # bytes to or from OpenSSL at once: it keeps room for the most there was while a connection lasts
 _CLOSE_TIMEOUT = 2.0  # for the other side's close frame
 _PROVEN, _ACTIVE, _SEND_TEXT = "shadowmesh.proven", "shadowmesh.active", "shadowmesh.send_text"
 
@@ -136,13 +133,6 @@ class Http(H11Protocol):
         super().connection_lost(exc)
 
 
-def _text_head(size: int) -> bytes:
-    """What precedes the payload of a text that a server sends (RFC 6455, section 5.2)."""
-    if size < 126:
-        return bytes((_TEXT, size))
-    return struct.pack("!BBH", _TEXT, 126, size) if size < 1 << 16 else struct.pack("!BBQ", _TEXT, 127, size)
-
-
 class Messages(WebSocketsSansIOProtocol):
     """A WebSocket on which only who is known may send large messages. Text that is none ends it without a word in the log.
 
@@ -171,11 +161,11 @@ class Messages(WebSocketsSansIOProtocol):
                 oldest.transport.abort()
 
     def _send_text(self, text: str) -> bool:
-        """One frame to the transport, which is a third of what an ASGI message in a task of its own costs."""
+        """One frame to the transport, without an ASGI message and a task."""
         if self.conn.state is not State.OPEN or self.disconnected or not self.writable.is_set():
             return False
         data = text.encode()
-        frame = _text_head(len(data)) + data
+        frame = frame_head(TEXT, len(data)) + data
         for start in range(0, len(frame), TLS_PIECE):
             self.transport.write(frame[start : start + TLS_PIECE])
         return True

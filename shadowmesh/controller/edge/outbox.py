@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 
 from starlette.websockets import WebSocket
 
@@ -20,8 +19,7 @@ class Outbox:
 
     def __init__(self, socket: WebSocket) -> None:
         self._socket = socket
-        self._loop = asyncio.get_running_loop()  # which asks the kernel for the process each time
-        self._send_text: Callable[[str], bool] | None = None
+        self._send_text = sender(socket)
         self._waiting: deque[str] = deque()
         self._size = 0
         self._task: asyncio.Task[None] | None = None
@@ -35,11 +33,8 @@ class Outbox:
     def post(self, text: str) -> None:
         if self._dead or self._closing is not None:
             return
-        if self._task is None:
-            if self._send_text is None:
-                self._send_text = sender(self._socket)
-            if self._send_text(text):
-                return
+        if self._task is None and self._send_text(text):
+            return
         self._waiting.append(text)
         self._size += len(text)
         if self._size > MAX_WAITING:
@@ -55,7 +50,7 @@ class Outbox:
 
     def _wake(self) -> None:
         if self._task is None and not self._dead:
-            self._task = self._loop.create_task(self._drain())
+            self._task = asyncio.get_running_loop().create_task(self._drain())
 
     async def _drain(self) -> None:
         try:

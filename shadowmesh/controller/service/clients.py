@@ -19,7 +19,6 @@ from shadowmesh.controller.service.events import Events
 from shadowmesh.controller.service.hub import Hub, encode
 from shadowmesh.controller.service.invites import name_taken
 from shadowmesh.controller.service.maps import Maps
-from shadowmesh.controller.service.presence import Presences
 from shadowmesh.controller.service.revocations import revoke_client
 from shadowmesh.controller.store import schema
 from shadowmesh.controller.store.networks import bump
@@ -65,11 +64,10 @@ def find_client(conn: Connection, network: Row[Any], name: str) -> Row[Any]:
 
 
 class Clients:
-    def __init__(self, core: Core, hub: Hub, maps: Maps, presences: Presences, events: Events) -> None:
+    def __init__(self, core: Core, hub: Hub, maps: Maps, events: Events) -> None:
         self._core = core
         self._hub = hub
         self._maps = maps
-        self._presences = presences
         self._events = events
 
     async def list(
@@ -175,10 +173,8 @@ class Clients:
         """The relay token names the address: a client that moved needs a new one."""
         c = schema.clients
         row = await self._core.read(lambda conn: conn.execute(sa.select(c).where(c.c.id == client_id)).one())
-        grant, link = (
-            self._maps.grant(ref, client_id, SealingPublicKey(row.sealing_key)),
-            self._hub.link_of(ref, client_id),
-        )
+        grant = self._maps.grant(ref, client_id, SealingPublicKey(row.sealing_key))
+        link = self._hub.link_of(ref, client_id)
         if grant is not None and link is not None:
             link.post(encode(grant))
 

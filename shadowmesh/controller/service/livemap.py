@@ -32,9 +32,8 @@ class LiveMap:
         self.keys: Keys = {}
         self._head_serial = 0
         self._snapshot: MapSnapshot | None = None
-        self._texts: dict[
-            tuple[int, int] | None, tuple[str, str]
-        ] = {}  # deltas by what they are from, split at the client
+        # Deltas by the order of the map they are from, split at the client.
+        self._texts: dict[tuple[int, int] | None, tuple[str, str]] = {}
         self._snapshot_text: tuple[str, str] | None = None
         self.apply(changes)
 

@@ -18,9 +18,7 @@ from shadowmesh.model.keys import DevicePublicKey, NetworkID
 from shadowmesh.model.relaylink import Revocation
 
 _NUMBERS = "revocations"
-_SLACK = dt.timedelta(
-    hours=1
-)  # a token made while its client was being removed runs out a moment later than the others
+_SLACK = dt.timedelta(hours=1)  # a token made while its client was removed runs out later than the others
 _RIGHTS_KEPT = dt.timedelta(hours=1)  # a controller that was away for longer starts anew, with no open connection
 
 

@@ -86,7 +86,7 @@ class Services:
         shared = (core, hub, self.maps, self.presences, self.events)
         self.networks = Networks(*shared)
         self.invites = Invites(core)
-        self.clients = Clients(*shared)
+        self.clients = Clients(core, hub, self.maps, self.events)
         self.inventory = Inventory(core, hub, self.clients)
         self.ephemeral = Ephemeral(core, hub, self.clients)
         self.enrolment = Enrolment(*shared)
