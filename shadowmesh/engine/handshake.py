@@ -285,6 +285,7 @@ class Handshake:
         """Message 1, authenticated. Answers it unless it is a replay or comes too fast. Returns whether it counts."""
         if received.timestamp <= self._last_timestamp or now.boot - self._last_initiation < MIN_INTERVAL:
             return False
+        self._last_timestamp = received.timestamp  # whatever comes of it: what was heard once is a replay from now on
         membership, indices = self._membership, self._surroundings.indices
         crossed = self.initiation is not None and now.boot - self.sent_at < WANT_PATIENCE
         if crossed and not self._plain and membership.static.public > self.key:
@@ -292,7 +293,6 @@ class Handshake:
             if path not in self._sent_on:  # but by the way that is known to be open
                 self._send_on([path], now)
             return True
-        self._last_timestamp = received.timestamp
         if now.boot - self._last_initiation > RETRY_WINDOW or self.pending is None:
             self._epochs_tried = ()
         self._last_initiation = now.boot

@@ -88,6 +88,21 @@ def test_a_replayed_or_older_initiation_is_refused() -> None:
     assert any(isinstance(c, Install) for c in handshake_commands(b, initiation(a, b, wall + 5)))
 
 
+def test_a_replay_is_refused_though_both_sides_began_at_once() -> None:
+    world, a, b = pair()
+    if b.public < a.public:
+        a, b = b, a  # of two that cross, b's goes on
+    first = initiation(a, b, world.now().wall)
+    peer = next(iter(b.node.engines[world.network_id].peers.values()))
+    peer.wants(b.clock())
+    list(b.node.pump_commands())
+    assert [c for c in handshake_commands(b, first) if isinstance(c, Send)]  # b's own by the way that a is heard on
+    anywhere = Path(UDP, SockAddr("203.0.113.77", 7777))
+    assert not handshake_commands(b, first, anywhere)
+    world.time += 3.0  # b's own is no longer young: it would give way to a new one
+    assert not handshake_commands(b, first, anywhere)
+
+
 def test_a_stranger_gets_no_session() -> None:
     world, a, b = pair()
     stranger = Host(world, "x", a.site, 99)
