@@ -102,7 +102,7 @@ def key_create(
     wish = request(api.ApiKeyCreate, name=name, expires_in=None if expires is None else seconds(expires))
     with connect(call) as controller:
         made = controller.api_key_create(wish)
-    call.done("api-key/1", made.model_dump(mode="json"), made.key)
+    call.done("api-key/1", made.model_dump(mode="json"), made.key, shown_once=True)
 
 
 def key_list(call: Call) -> None:

@@ -7,7 +7,9 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -38,13 +40,16 @@ class Call:
     state_dir: Path = DEFAULT_STATE_DIR
     data_dir: Path | None = None
 
-    def done(self, schema: str, value: Any, human: str | Callable[[], str] = "") -> None:
-        """Prints the one result: a JSON document with its schema, or the text for people."""
+    def done(self, schema: str, value: Any, human: str | Callable[[], str] = "", *, shown_once: bool = False) -> None:
+        """Prints the one result: a JSON document with its schema, or the text for people.
+
+        `shown_once`: it holds a secret that can't be had again, so that --quiet doesn't lose it.
+        """
         if self.json:
             plain = to_builtins(value)
             document = {"schema": f"shadowmesh.{schema}"} | (plain if isinstance(plain, dict) else {"items": plain})
             print(json_text(document), flush=True)
-        elif not self.quiet:
+        elif shown_once or not self.quiet:
             text = human() if callable(human) else human
             if text:
                 print(visible(text), flush=True)
@@ -66,6 +71,17 @@ class Call:
         """Progress and hints: on stderr, only for people."""
         if not (self.quiet or self.json):
             print(visible(text), file=sys.stderr, flush=True)
+
+    @contextmanager
+    def waiting(self, text: str, *, after: float = 1.0) -> Iterator[None]:
+        """Notes `text` if what is done inside takes longer than `after` seconds: nobody waits without a word."""
+        timer = threading.Timer(after, self.note, (text,))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def confirm(self, question: str, *, reversible: bool = False) -> None:
         """Goes on after --yes or a typed y; fails with code 2 where nobody can answer, unless it can be undone."""

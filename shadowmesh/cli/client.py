@@ -100,22 +100,26 @@ def _join(
     def by_daemon() -> JoinResult:
         return DaemonClient(call.state_dir).join(invite=invite, wait=not no_wait, timeout=timeout, **options)
 
-    try:
-        result = by_daemon()
-    except ShadowMeshError as error:
-        if error.code != "daemon_unreachable":
-            raise
+    def joined() -> JoinResult:
+        try:
+            return by_daemon()
+        except ShadowMeshError as error:
+            if error.code != "daemon_unreachable":
+                raise
         from shadowmesh.daemon.join import join_offline
 
         try:
-            result = join_offline(call.state_dir, invite, **options, timeout=timeout)
+            return join_offline(call.state_dir, invite, **options, timeout=timeout)
         except ShadowMeshError as busy:
             if busy.code != "daemon_running":
                 raise
             try:
-                result = by_daemon()  # it started just now
+                return by_daemon()  # it started just now
             except ShadowMeshError as error:
                 raise busy if error.code == "daemon_unreachable" else error from None
+
+    with call.waiting(f"joining; {timeout:.0f} s at most …"):
+        result = joined()
     call.done("join/1", result, lambda: _join_text(result))
     if result.state == "pending-approval":
         raise typer.Exit(WAITING_FOR_APPROVAL)
@@ -306,7 +310,9 @@ def wait(
     if state not in ("up", "direct"):
         raise ShadowMeshError("wrong_state", f"no state {state!r}", "say --state up or direct", kind=Kind.USAGE)
     started = time.monotonic()
-    answer: dict[str, Any] = DaemonClient(call.state_dir).call("wait", target=target, state=state, timeout_s=timeout)
+    answer: dict[str, Any]
+    with call.waiting(f"waiting for {target}, {timeout:.0f} s at most …"):
+        answer = DaemonClient(call.state_dir).call("wait", target=target, state=state, timeout_s=timeout)
     took = time.monotonic() - started
     call.done("wait/1", answer, f"{target}: {state} after {took:.1f} s")
 

@@ -102,6 +102,7 @@ def init(
                 f"next: shadowmesh controller run --data-dir {data_dir}",
             ]
         ),
+        shown_once=True,
     )
 
 

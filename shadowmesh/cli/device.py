@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,8 +10,10 @@ import typer
 from shadowmesh.cli import suggest
 from shadowmesh.cli.base import Call, details, new_app, table, verb
 from shadowmesh.cli.managed import by_name, connect, when
+from shadowmesh.model.errors import Kind, ShadowMeshError
 
 if TYPE_CHECKING:
+    from shadowmesh.client_api.rest import ControllerClient
     from shadowmesh.model.api import Device, DeviceMembership
 
 DeviceName = Annotated[
@@ -64,7 +67,29 @@ def remove(call: Call, device: DeviceName) -> None:
         found = controller.device_show(device)
         call.confirm(f"remove {found.name} from {places(found.networks)}?")
         gone = controller.device_remove(found.id)
+        invites = open_invites(controller, [(m.network, m.network_name) for m in gone.networks])
     call.done("device-removed/1", gone.model_dump(mode="json"), f"{gone.name}: removed from {places(gone.networks)}")
+    for warning in invites:
+        call.note(warning)
+
+
+def open_invites(controller: ControllerClient, networks: Iterable[tuple[str, str]]) -> list[str]:
+    """A warning for each invite that lets machines into `networks` (id and name): one that was removed may hold it."""
+    warnings = []
+    for network, name in networks:
+        try:
+            found = controller.invite_list(network)
+        except ShadowMeshError as e:
+            if e.kind is not Kind.NOT_ALLOWED:
+                raise
+            continue  # who may only remove machines of their own
+        warnings += [
+            f"warning: with invite {i.id} it could join {name} again, if it has it; "
+            f"`shadowmesh network revoke-invite {name} {i.id}` ends that"
+            for i in found
+            if i.state == "open"
+        ]
+    return warnings
 
 
 def places(memberships: list[DeviceMembership]) -> str:

@@ -26,4 +26,4 @@ def wireguard(
 ) -> None:
     """This machine's identity as a wg(8) configuration with PEER as its peer. It contains the private key."""
     answer = DaemonClient(call.state_dir).call("export_wireguard", peer=peer, takeover=takeover)
-    call.done("export-wireguard/1", answer, answer["config"].rstrip())
+    call.done("export-wireguard/1", answer, answer["config"].rstrip(), shown_once=True)

@@ -8,7 +8,7 @@ import typer
 
 from shadowmesh.cli import suggest
 from shadowmesh.cli.base import Call, details, new_app, table, verb
-from shadowmesh.cli.device import places
+from shadowmesh.cli.device import open_invites, places
 from shadowmesh.cli.managed import by_name, connect, request, when
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
@@ -35,7 +35,11 @@ MemberEmail = Annotated[
 NewEmail = Annotated[str, typer.Argument(help="The user's e-mail address.", metavar="EMAIL")]
 Role = Annotated[
     str,
-    typer.Option("--role", help="owner, member or guest.", autocompletion=suggest.words("owner", "member", "guest")),
+    typer.Option(
+        "--role",
+        help="owner (runs the network), member (invites one machine of their own at a time) or guest (only looks).",
+        autocompletion=suggest.words("owner", "member", "guest"),
+    ),
 ]
 
 
@@ -133,6 +137,7 @@ def client_remove(call: Call, network: Network, client: Client) -> None:
         call.confirm(f"remove {found.name} ({found.ip}) from {found.network_name}?")
         controller.client_remove(network, found.id)
         elsewhere = _elsewhere(controller, found.device)
+        invites = open_invites(controller, [(found.network, found.network_name)])
     call.done(
         "client-removed/1",
         {
@@ -147,6 +152,8 @@ def client_remove(call: Call, network: Network, client: Client) -> None:
         call.note(
             f"the machine is also {places(elsewhere)}: `shadowmesh device remove {found.device}` cuts it off there"
         )
+    for warning in invites:
+        call.note(warning)
 
 
 def _elsewhere(controller: ControllerClient, device: str) -> list[DeviceMembership]:
@@ -211,7 +218,10 @@ def user_add(
     with connect(call) as controller:
         made = controller.user_create(wish)
     call.done(
-        "user/1", made.model_dump(mode="json"), f"{made.email}: added; password, to be used once: {made.password}"
+        "user/1",
+        made.model_dump(mode="json"),
+        f"{made.email}: added; password, to be used once: {made.password}",
+        shown_once=True,
     )
 
 
@@ -242,4 +252,6 @@ def user_reset_password(call: Call, email: Email) -> None:
     """Give a user a new password, to be used once."""
     with connect(call) as controller:
         made = controller.user_reset_password(email)
-    call.done("user/1", made.model_dump(mode="json"), f"{email}: password, to be used once: {made.password}")
+    call.done(
+        "user/1", made.model_dump(mode="json"), f"{email}: password, to be used once: {made.password}", shown_once=True
+    )

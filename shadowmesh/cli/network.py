@@ -193,6 +193,7 @@ def invite(
 ) -> None:
     """Make an invite: `shadowmesh join` takes it."""
     from shadowmesh.model import api
+    from shadowmesh.model.invite import Invite
 
     wish = request(
         api.InviteCreate,
@@ -206,9 +207,11 @@ def invite(
     )
     with connect(call) as controller:
         made = controller.invite_create(name, wish)
-    call.done("invite/1", made.model_dump(mode="json"), made.invite)
+    call.done("invite/1", made.model_dump(mode="json"), made.invite, shown_once=True)
     machines = "one machine" if uses == 1 else f"{uses} machines"
+    long = Invite.decode(made.invite)
     call.note(f"to type by hand: {made.code}   (for {machines}, until {when(made.expires_at)})")
+    call.note(f"a code typed by hand needs --controller {long.urls[0]} --fingerprint {long.fingerprint}")
 
 
 def invites(call: Call, name: Name) -> None:

@@ -10,7 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 GENERAL = {
     "json": ("--json", "One JSON document on stdout; an error is one on stderr."),
-    "quiet": ("-q/--quiet", "No output but errors."),
+    "quiet": ("-q/--quiet", "Errors alone, and secrets that are shown once."),
     "no_color": ("--no-color", "Plain text, as with NO_COLOR set."),
     "yes": ("-y/--yes", "Don't ask."),
     "debug": ("--debug", "Show tracebacks."),

@@ -130,7 +130,7 @@ def token(
     wish = request(api.RelayTokenCreate, expires_in=seconds(expires), uses=uses)
     with connect(call) as controller:
         made = controller.relay_token(wish)
-    call.done("relay-token/1", made.model_dump(mode="json"), made.token)
+    call.done("relay-token/1", made.model_dump(mode="json"), made.token, shown_once=True)
 
 
 def list_(call: Call) -> None:

@@ -7,6 +7,8 @@ before that signature has been checked.
 from __future__ import annotations
 
 import email.utils
+import errno
+import os
 import socket
 import ssl
 import time
@@ -115,7 +117,10 @@ def first_contact(
         error = unreachable(url, e)
         if error.code == "certificate_refused":
             error = ShadowMeshError(
-                error.code, error.what, "give its --fingerprint, as `controller init` printed it", kind=error.kind
+                error.code,
+                f"the certificate of {url} is of no authority that this machine trusts",
+                "give its --fingerprint, as `controller init` printed it",
+                kind=error.kind,
             )
         raise error from e
     if answer.status_code != httpx.codes.OK or len(body) > _MAX_IDENTITY:
@@ -184,7 +189,9 @@ def unreachable(url: str, cause: BaseException, *, offset: float = 0.0) -> Shado
             why = "timed out"
             break
         if isinstance(found, OSError) and found.strerror:
-            why = found.strerror.lower()
+            # asyncio's own text names the address once more, and not the cause; an SSLError's errno is none of the system's
+            number = 0 if isinstance(found, ssl.SSLError) else found.errno or 0
+            why = (os.strerror(number) if number in errno.errorcode else found.strerror).lower()
             break
         found = found.__cause__ or found.__context__
         if isinstance(found, ShadowMeshError):

@@ -283,20 +283,22 @@ class Api:
                 return network.run_state in ("up", "duplicate", "refused") or network.id in self._daemon.former
 
             reached = await self._until(over, timeout - (self._now().boot - started))
+            hint = "`shadowmesh status` follows it"
+            if network.run_state == "pending-approval":
+                hint = "it waits for an administrator: `shadowmesh client approve` there lets it in"
             failed = self._not_up(network) if reached else None
             if failed is not None:
                 raise failed
         else:
             reached = False
+            hint = f"see `shadowmesh why {target}`"
             want_direct = state == "direct"
             async for attempt in self.ping(caller, {"peer": target, "until_direct": True, "timeout_s": timeout}):
                 if attempt.ok and (attempt.path == "direct" or not want_direct):
                     reached = True
                     break
         if not reached:
-            raise ShadowMeshError(
-                "not_reached", f"{target} was not {state} within {timeout:.0f} s", f"see `shadowmesh why {target}`"
-            )
+            raise ShadowMeshError("not_reached", f"{target} was not {state} within {timeout:.0f} s", hint)
         return {"target": target, "state": state, "seconds": round(self._now().boot - started, 3)}
 
     async def export_wireguard(self, _caller: Caller, params: dict[str, Any]) -> dict[str, Any]:

@@ -94,7 +94,11 @@ def pump(running: str | None) -> Check:
         return _warn("pump", f"the daemon runs the {running} one, this installation has the {chosen} one", "restart it")
     if os.environ.get(ENVIRONMENT):
         return _ok("pump", f"{name}, as {ENVIRONMENT} says")
-    why = "it was built in this installation" if native_built() else "the native one was not built in this installation"
+    why = (
+        "it was built in this installation"
+        if native_built()
+        else "the native one was not built in this installation; where cargo is, installing again builds it"
+    )
     return _ok("pump", f"{name}: {why}")
 
 

@@ -187,7 +187,7 @@ def test_why_an_invite_is_no_good_is_said_and_nobody_gets_in(
     unknown = ("join", "office-zzzz-zzzzzzzz", "--controller", controller.url, "--state-dir", tmp_path / "u")
     sm(*unknown, "--fingerprint", controller.fingerprint).refused(NOT_ALLOWED, "not valid")
     sm(*unknown, "--fingerprint", "sha256:" + "0" * 64).refused(NOT_ALLOWED, controller.fingerprint, "administrator")
-    sm(*unknown).refused(UNREACHABLE, "give its --fingerprint")
+    sm(*unknown).refused(UNREACHABLE, "no authority that this machine trusts", "give its --fingerprint")
     assert controller.clients("office") == before
     assert all(enrolments(tmp_path / how) == 0 for how in spoilt), "no keys of what can't succeed are kept"
 
@@ -314,8 +314,40 @@ def test_an_invite_on_stdout_is_the_invite_alone(controller: Controller) -> None
     made = controller("network", "invite", "office", "--uses", "2")
     assert made.out.startswith("smi1_") and made.out.count("\n") == 1, "so that a shell can take it"
     assert "to type by hand: office-" in made.err and "2 machines" in made.err
+    assert f"--controller {controller.url} --fingerprint {controller.fingerprint}" in made.err
     quiet = controller("network", "invites", "office", "--quiet")
     assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "secret"),
+    [
+        ("network invite office", "smi1_"),
+        ("api-key create --name quiet", "sk_"),
+        ("relay token", "smr1_"),
+        ("user add quiet@example.org", "password, to be used once: "),
+        ("user reset-password quiet@example.org", "password, to be used once: "),
+    ],
+)
+def test_quiet_doesnt_lose_what_is_shown_once(controller: Controller, arguments: str, secret: str) -> None:
+    made = controller(*arguments.split(), "--quiet")
+    assert made.code == 0 and secret in made.out and made.err == ""
+
+
+def test_removing_a_machine_warns_of_invites_that_would_let_it_in_again(
+    controller: Controller, sm: Command, tmp_path: Path
+) -> None:
+    controller.network("doors", "198.18.60.0/24")
+    for command in (("client", "remove", "doors", "thief"), ("device", "remove", "thief@doors")):
+        invite = controller("network", "invite", "doors", "--uses", "2", "--json").document("invite/1")
+        state = tmp_path / command[0]
+        assert sm("join", invite["invite"], "--name", "thief", "--state-dir", state).code == 0
+        remedy = f"shadowmesh network revoke-invite doors {invite['id']}"
+        assert remedy in controller(*command, "--yes").err
+        assert controller(*remedy.split()[1:]).code == 0
+    assert sm("join", controller.invite("doors")["invite"], "--name", "used", "--state-dir", tmp_path / "u").code == 0
+    assert "invite" not in controller("client", "remove", "doors", "used", "--yes").err
+    controller("network", "delete", "doors", "--yes")
 
 
 def test_tables_align_and_a_dash_stands_for_nothing(controller: Controller) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import typer.main
@@ -20,6 +21,27 @@ from shadowmesh.model.errors import Kind, ShadowMeshError
 
 if TYPE_CHECKING:
     from clikit import Command
+
+
+class _Heard(Call):
+    """What was noted, as an event to wait for."""
+
+    heard: ClassVar = threading.Event()
+
+    def note(self, text: str) -> None:
+        self.heard.set()
+
+
+def test_who_waits_long_is_told() -> None:
+    call = _Heard()
+    with call.waiting("soon done", after=3600):
+        pass
+    assert not call.heard.is_set()
+    for timer in [t for t in threading.enumerate() if isinstance(t, threading.Timer) and t.interval == 3600]:
+        timer.join(30)
+        assert not timer.is_alive(), "it ends with what it was made for"
+    with call.waiting("waiting", after=0):
+        assert call.heard.wait(30)
 
 
 def _walk(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
 import threading
@@ -70,6 +71,11 @@ def test_a_url_that_the_certificate_does_not_name_is_told_as_such() -> None:
     error.verify_code, error.verify_message = 64, "IP address mismatch"
     told = unreachable("https://192.0.2.1:8443", error)
     assert "of another name" in told.what and "public URLs" in told.remedy
+
+
+def test_what_the_system_said_is_told_and_not_the_address_once_more() -> None:
+    error = OSError(errno.EHOSTUNREACH, "Connect call failed ('192.0.2.1', 8443)")  # as asyncio words it
+    assert "(no route to host)" in unreachable("https://192.0.2.1:8443", error).what
 
 
 def test_a_connection_that_the_controller_ended_while_idle_is_made_anew(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ def test_which_pump_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pumps, "native_built", lambda: False)
     monkeypatch.setattr(doctor, "native_built", lambda: False)
     assert "python: the native one was not built" in doctor.pump(None).what
+    assert "cargo" in doctor.pump(None).what
     assert doctor.pump("native").state == "warn"
     monkeypatch.setenv(pumps.ENVIRONMENT, "native")
     assert doctor.pump(None).state == "fail"

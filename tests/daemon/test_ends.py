@@ -69,6 +69,14 @@ async def test_the_network_was_deleted(there: Controller) -> None:
     await is_told(a, "removed", "the network was deleted at 20")
 
 
+async def test_waiting_for_a_network_says_that_it_wants_approval(there: Controller) -> None:
+    await there.network("guarded", "10.45.0.0/24", approval=True)
+    a = await there.machine("a")
+    await a.join(await there.invite("guarded"))
+    error = await refused(a.client.call("wait", target="guarded", state="up", timeout_s=0.2))
+    assert error.code == "not_reached" and "client approve" in error.remedy
+
+
 @pytest.mark.parametrize("online", [True, False])
 async def test_a_join_that_was_denied(there: Controller, online: bool) -> None:
     await there.network("guarded", "10.45.0.0/24", approval=True)
