@@ -153,6 +153,8 @@ class State:
                     yield self._db
             except sqlite3.Error as e:
                 raise _failed(self.directory, e) from e
+            except (MalformedError, TypeError, ValueError) as e:  # what is there isn't what was written
+                raise _unreadable(self.directory, e) from e
 
     # the device
 
@@ -161,9 +163,11 @@ class State:
         with self._transaction() as db:
             row = db.execute("SELECT private_key, port FROM device").fetchone()
             if row is None:
+                if db.execute("SELECT 1 FROM networks").fetchone() is not None:
+                    raise MalformedError("the device's key is missing")  # a new one would be another machine
                 row = (secrets.token_bytes(32), 20000 + secrets.randbelow(40000))
                 db.execute("INSERT INTO device VALUES (1, ?, ?)", row)
-        return Secret(row[0]), int(row[1])
+            return _key(row[0]), int(row[1])
 
     def reset_identity(self) -> None:
         """Forgets the device's key and every membership with all that belongs to it: the next start is another machine."""
@@ -182,7 +186,7 @@ class State:
         """No handshake timestamp above this was ever used: Unix time, 0.0 if none was."""
         with self._transaction() as db:
             row = db.execute("SELECT value FROM meta WHERE key = 'timestamp'").fetchone()
-        return float(row[0]) if row else 0.0
+            return float(row[0]) if row else 0.0
 
     def keep_timestamp(self, timestamp: float) -> None:
         with self._transaction() as db:
@@ -193,10 +197,7 @@ class State:
     def networks(self) -> list[NetworkRecord]:
         with self._transaction() as db:
             rows = db.execute("SELECT record FROM networks").fetchall()
-        try:
             return sorted((from_json(r[0], NetworkRecord) for r in rows), key=lambda n: n.name)
-        except MalformedError as e:
-            raise _unreadable(self.directory, e) from e
 
     def secrets_of(self, network_id: NetworkID) -> NetworkSecrets:
         with self._transaction() as db:
@@ -204,7 +205,9 @@ class State:
                 "SELECT wg_private, sealing_private, sealing_public FROM networks WHERE network_id = ?",
                 (bytes(network_id),),
             ).fetchone()
-        return NetworkSecrets(Secret(row[0]), Secret(row[1]), SealingPublicKey(row[2]))
+            if row is None:
+                raise MalformedError("a network's keys are missing")
+            return _secrets(row)
 
     def put_network(self, record: NetworkRecord, keys: NetworkSecrets) -> None:
         """A new membership; what was kept of a former one in the same network goes."""
@@ -246,10 +249,7 @@ class State:
     def former_networks(self) -> list[FormerNetwork]:
         with self._transaction() as db:
             rows = db.execute("SELECT record FROM former").fetchall()
-        try:
             return [from_json(row[0], FormerNetwork) for row in rows]
-        except MalformedError as e:
-            raise _unreadable(self.directory, e) from e
 
     # map, keys, token
 
@@ -290,7 +290,7 @@ class State:
         with self._transaction() as db:
             rows = db.execute("SELECT epoch, key FROM epoch_keys WHERE network_id = ?", (bytes(network_id),)).fetchall()
             token = db.execute("SELECT relay_token FROM networks WHERE network_id = ?", (bytes(network_id),)).fetchone()
-        return {int(epoch): Secret(key) for epoch, key in rows}, str(token[0]) if token else ""
+            return {int(epoch): _key(key) for epoch, key in rows}, str(token[0]) if token else ""
 
     # checkpoints of controllers' audit logs, which this machine is a witness of
 
@@ -313,10 +313,7 @@ class State:
             rows = db.execute(
                 "SELECT checkpoint FROM checkpoints WHERE fingerprint = ? ORDER BY at", (fingerprint,)
             ).fetchall()
-        try:
             return [from_json(row[0], AuditCheckpoint) for row in rows]
-        except MalformedError as e:
-            raise _unreadable(self.directory, e) from e
 
     def forget_checkpoints(self, fingerprint: str) -> None:
         with self._transaction() as db:
@@ -332,7 +329,7 @@ class State:
                 (invite_hash,),
             ).fetchone()
             if row is not None:
-                return NetworkSecrets(Secret(row[0]), Secret(row[1]), SealingPublicKey(row[2])), False
+                return _secrets(row), False
             keys = make()
             db.execute(
                 "INSERT INTO enrolments VALUES (?, ?, ?, ?)",
@@ -343,6 +340,17 @@ class State:
     def end_enrolment(self, invite_hash: bytes) -> None:
         with self._transaction() as db:
             db.execute("DELETE FROM enrolments WHERE invite_hash = ?", (invite_hash,))
+
+
+def _key(value: object) -> Secret:
+    """A key of 32 bytes. Raises MalformedError for what else may be there."""
+    if not isinstance(value, bytes) or len(value) != 32:
+        raise MalformedError("a key isn't 32 bytes long")
+    return Secret(value)
+
+
+def _secrets(row: tuple[object, bytes, bytes]) -> NetworkSecrets:
+    return NetworkSecrets(_key(row[0]), Secret(row[1]), SealingPublicKey(row[2]))
 
 
 def _lock_directory(directory: Path) -> int:
@@ -387,6 +395,8 @@ def _open(directory: Path) -> sqlite3.Connection:
         connection.close()
         if isinstance(e, sqlite3.Error):
             raise _failed(directory, e) from e
+        if isinstance(e, (TypeError, ValueError)):  # as of text that isn't UTF-8
+            raise _unreadable(directory, e) from e
         raise
     return connection
 
@@ -418,6 +428,9 @@ def _check_format(db: sqlite3.Connection, directory: Path) -> bool:
             f"the state in {directory} was written by a newer version (format {found}, this one knows {FORMAT})",
             "install that version again",
         )
+    damage = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
+    if damage != "ok":  # rows on a damaged page would be missed without a word
+        raise _unreadable(directory, damage)
     return True
 
 

@@ -209,3 +209,81 @@ def test_the_newest_hundred_checkpoints_of_each_controller_are_kept(tmp_path: Pa
     state.forget_checkpoints("sha256:a")
     assert (state.checkpoints("sha256:a"), len(state.checkpoints("sha256:b"))) == ([], 1)
     state.close()
+
+
+def read_all(directory: Path) -> None:
+    """What a daemon reads at its start, and a join."""
+    state = State(directory)
+    try:
+        state.device()
+        state.timestamp()
+        state.former_networks()
+        state.checkpoints("sha256:x")
+        for record in state.networks():
+            state.secrets_of(record.network_id)
+            state.load_grant(record.network_id)
+        state.enrolment_keys(b"mark", pytest.fail)
+    finally:
+        state.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE device SET private_key = 'text'",
+        "UPDATE device SET private_key = x'01'",
+        "UPDATE device SET port = 'many'",
+        "DELETE FROM device",
+        "UPDATE meta SET value = CAST(x'c1' AS TEXT) WHERE key = 'format'",
+        "UPDATE meta SET value = 'noon' WHERE key = 'timestamp'",
+        "UPDATE networks SET record = 5",
+        "UPDATE networks SET network_id = x'02'",
+        "UPDATE networks SET wg_private = x'02'",
+        "UPDATE networks SET sealing_public = 7",
+        "UPDATE epoch_keys SET key = 'k'",
+        "UPDATE enrolments SET wg_private = ''",
+        "INSERT INTO former VALUES (x'02', 5)",
+        "INSERT INTO checkpoints VALUES ('sha256:x', 'c', 1.0, 5)",
+    ],
+)
+def test_what_was_not_written_like_this_is_told_and_left_as_it_is(
+    tmp_path: Path, joined: Membership, damage: str
+) -> None:
+    record, keys = joined
+    state = State(tmp_path)
+    state.device()
+    state.put_network(record, keys)
+    state.save_grant(record.network_id, {3: Secret(b"k" * 32)}, "token")
+    state.keep_timestamp(1.5)
+    state.enrolment_keys(b"mark", lambda: keys)
+    state.close()
+    read_all(tmp_path)
+    db = sqlite3.connect(tmp_path / "state.db")
+    with db:
+        db.execute(damage)
+    before = list(db.iterdump()) if "c1" not in damage else []
+    db.close()
+    for _ in range(2):
+        with pytest.raises(ShadowMeshError) as caught:
+            read_all(tmp_path)
+        assert caught.value.code == "state_unreadable"
+    db = sqlite3.connect(tmp_path / "state.db")
+    assert not before or list(db.iterdump()) == before
+    db.close()
+
+
+def test_rows_lost_with_a_damaged_page_are_told(tmp_path: Path, joined: Membership) -> None:
+    state = State(tmp_path)
+    state.device()
+    state.put_network(*joined)
+    state.close()
+    db = sqlite3.connect(tmp_path / "state.db")
+    (page,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'networks'").fetchone()
+    (size,) = db.execute("PRAGMA page_size").fetchone()
+    db.close()
+    with (tmp_path / "state.db").open("r+b") as file:
+        file.seek((page - 1) * size + 3)  # the page's number of rows
+        file.write(b"\0\0")
+    with pytest.raises(ShadowMeshError) as caught:
+        State(tmp_path)
+    assert caught.value.code == "state_unreadable"
