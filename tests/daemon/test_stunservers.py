@@ -11,6 +11,7 @@ from freeport import free_port
 from shadowmesh.controller.settings import DataDir, Settings
 from shadowmesh.daemon.stunservers import host_names, resolve
 from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.pump import Send
 
 
 async def test_a_controller_by_name_serves_stun_by_address(tmp_path: Path) -> None:
@@ -23,8 +24,11 @@ async def test_a_controller_by_name_serves_stun_by_address(tmp_path: Path) -> No
         assert a.network().map.head.stun == ()  # type: ignore[union-attr]
         expected = {SockAddr("127.0.0.1", port), SockAddr("127.0.0.1", port + 1)}
         await until(lambda: expected <= set(a.daemon.mesh.node._stun_servers()))
-        asked = {c.path.remote for pump in a.pumps for c in pump.applied if type(c).__name__ == "Send"}
-        assert SockAddr("127.0.0.1", port) in asked
+
+        def asked() -> set[SockAddr | None]:
+            return {c.path.remote for pump in a.pumps for c in pump.applied if isinstance(c, Send)}
+
+        await until(lambda: SockAddr("127.0.0.1", port) in asked())
 
         (pump,) = a.pumps
         pump.die()
