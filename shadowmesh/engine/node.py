@@ -524,7 +524,8 @@ class Node:
         if session is None:
             return
         if isinstance(message, relay_wire.NoPeer):
-            engine.no_peer(message, session, now)
+            if session.is_current(message.session):
+                engine.no_peer(message, session, now)
         else:
             session.receive(message, path, now)
 

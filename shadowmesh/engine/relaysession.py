@@ -40,6 +40,8 @@ REFUSED = 5.0  # seconds until another try after a refusal
 TOKEN_RETRY = (
     30.0  # the same for a token that was refused, at most; doubled each time. A relay that lost its controller takes it
 )
+DOUBT_INTERVAL = 1.0  # seconds between two pings that unproven words of the relay cause
+RELOGIN_INTERVAL = 3.0  # seconds between two logins that its answers to pings cause
 GRACE = 2.0  # seconds for which frames still go through a relay that wants a new login
 _TOKEN_TROUBLE = frozenset(
     {
@@ -78,8 +80,8 @@ class RelaySession:
     """States: idle (not wanted), logging in, up. `path` is how control messages go; frames add a prefix."""
 
     __slots__ = (
-        "_attempt", "_attempt_started", "_attempt_step", "_backoff", "_busy_until", "_last_ping", "_number",
-        "_outbox", "_outstanding", "_ping_at", "_retry_at", "_shared", "_stream_asked_at", "_stream_first", "_surroundings",
+        "_attempt", "_attempt_started", "_attempt_step", "_backoff", "_busy_until", "_doubted_at", "_last_ping", "_number",
+        "_outbox", "_outstanding", "_ping_at", "_relogin_at", "_retry_at", "_shared", "_stream_asked_at", "_stream_first", "_surroundings",
         "_token_wait", "_udp_failed_at", "_udp_retry_at", "_up_lost_at", "_user", "answered_at", "attempt_path", "login", "path",
         "queued_at", "relay", "rtt", "up", "wanted",
     )  # fmt: skip
@@ -117,6 +119,7 @@ class RelaySession:
         self._outstanding: dict[bytes, float] = {}
         self._busy_until = -inf
         self._up_lost_at = -inf
+        self._doubted_at = self._relogin_at = -inf  # when the relay last said that it doesn't know us: unproven, proven
         self._token_wait = REFUSED / 2
         self._stream_first = relay.relay_id in surroundings.stream_first
         self._udp_failed_at = -inf  # while on a stream: since when UDP is taken for dead
@@ -136,6 +139,10 @@ class RelaySession:
     def logs_in_with(self, echo: bytes) -> bool:
         """Whether an answer with this echo is one to the login under way."""
         return self._attempt is not None and self._attempt.echo == echo
+
+    def is_current(self, number: bytes) -> bool:
+        """Whether this is the number of the session that stands, which outsiders don't know."""
+        return self.up and number == self._number
 
     def needs_stream(self, slot: Slot) -> bool:
         """Whether the stream at `slot` is in use, or may soon be: UDP has not got through."""
@@ -172,8 +179,8 @@ class RelaySession:
             self._outbox.schedule(self)
 
     def verify(self, now: Now) -> None:
-        """Whether the session still stands is in doubt: asks at once."""
-        if self.up and self._ping_at > now.boot + 0.05:
+        """Whether the session still stands is in doubt: asks at once, unless an answer is awaited already."""
+        if self.up and not self._outstanding and self._ping_at > now.boot + 0.05:
             self._ping_at = now.boot
             self._outbox.schedule(self)
 
@@ -251,6 +258,11 @@ class RelaySession:
         self._attempt_step = 0
         self._step(now)
 
+    def _ensure_login(self, now: Now) -> None:
+        """Logs in, unless that began within the last second: who was told of the loss may have asked for it already."""
+        if self._attempt is None or now.boot - self._attempt_started > 1.0:
+            self._login(now)
+
     def _choose_transport(self, now: Now, *, udp_only: bool) -> Path | None:
         if self._stream_first:
             self._stream_first = False
@@ -316,7 +328,7 @@ class RelaySession:
         match message:
             case NoSession():
                 if self._is_mine(path):
-                    self._no_session(now)
+                    self._no_session(message, now)
             case Pong():
                 self._pong(message, path, now)
             case Bye():
@@ -399,7 +411,7 @@ class RelaySession:
             self._udp_failed_at = now.boot
             self._lost(now, grace=False)
             self._shared.udp_in_doubt(now)
-            self._login(now)
+            self._ensure_login(now)
             return
         tx_id = self._surroundings.rng.randbytes(8)
         self._outstanding[tx_id] = now.boot
@@ -416,13 +428,21 @@ class RelaySession:
         self.answered_at = now.boot
         self._schedule_ping(now.boot)
 
-    def _no_session(self, now: Now) -> None:
-        """The relay restarted, or we have another address: log in again at once."""
-        if self.up:
+    def _no_session(self, message: NoSession, now: Now) -> None:
+        """The relay restarted, or we have another address: logs in again at once, if this answers a ping of ours. What
+        doesn't may be anybody's, so a ping asks. More often than each RELOGIN_INTERVAL it counts as no answer."""
+        boot = now.boot
+        if not self.up or message.ip != self.login.ip:
+            return
+        if message.tx_id not in self._outstanding:
+            if boot - self._doubted_at >= DOUBT_INTERVAL:
+                self._doubted_at = boot
+                self.verify(now)
+        elif boot - self._relogin_at >= RELOGIN_INTERVAL:
+            self._relogin_at = boot
             self._lost(now, grace=True)
             self._shared.relays_in_doubt(now)
-        if self._attempt is None or now.boot - self._attempt_started > 1.0:
-            self._login(now)
+            self._ensure_login(now)
 
     def _bye(self, bye: Bye, now: Now) -> None:
         self._lost(now, grace=bye.reason in (ByeReason.IDLE, ByeReason.STALE_TOKEN))
@@ -431,7 +451,7 @@ class RelaySession:
         if bye.reason in (ByeReason.REPLACED, ByeReason.DRAINING, ByeReason.REVOKED):
             self._retry_at = now.boot + self._surroundings.rng.uniform(5.0, 10.0)
         else:
-            self._login(now)
+            self._ensure_login(now)
 
     def _lost(self, now: Now, *, grace: bool) -> None:
         self.up = False

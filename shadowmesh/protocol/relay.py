@@ -297,38 +297,44 @@ class Refuse(Control):
 
 @dataclass(frozen=True, slots=True)
 class NoSession(Control):
-    """Relay → whoever sent a frame or Ping from an address that has no session as (network_id, ip): say Hello."""
+    """Relay → whoever sent a frame or Ping from an address that has no session as (network_id, ip).
+
+    `tx_id` is the Ping's, which only who sees the client's packets knows: then say Hello. In answer to a frame it is
+    zeros, and anybody may have sent it: a Ping finds out.
+    """
 
     TYPE: ClassVar[int] = 6
-    _LAYOUT: ClassVar[struct.Struct] = struct.Struct(">32s4s")
+    _LAYOUT: ClassVar[struct.Struct] = struct.Struct(">32s4s8s")
     network_id: NetworkID
     ip: IPv4Address
+    tx_id: bytes = bytes(8)
 
     def _body(self) -> bytes:
-        return self._LAYOUT.pack(self.network_id, self.ip.packed)
+        return self._LAYOUT.pack(self.network_id, self.ip.packed, self.tx_id)
 
     @classmethod
     def _parse(cls, body: bytes) -> Self:
-        network_id, ip = _exact(body, cls._LAYOUT)
-        return cls(NetworkID(network_id), IPv4Address(ip))
+        network_id, ip, tx_id = _exact(body, cls._LAYOUT)
+        return cls(NetworkID(network_id), IPv4Address(ip), tx_id)
 
 
 @dataclass(frozen=True, slots=True)
 class NoPeer(Control):
-    """Relay → client with a session: `dest` is not here, try its standby."""
+    """Relay → client with a session: `dest` is not here, try its standby. Counts only with the session's own number."""
 
     TYPE: ClassVar[int] = 7
-    _LAYOUT: ClassVar[struct.Struct] = struct.Struct(">32s4s")
+    _LAYOUT: ClassVar[struct.Struct] = struct.Struct(">32s4s8s")
     network_id: NetworkID
     dest: IPv4Address
+    session: bytes
 
     def _body(self) -> bytes:
-        return self._LAYOUT.pack(self.network_id, self.dest.packed)
+        return self._LAYOUT.pack(self.network_id, self.dest.packed, self.session)
 
     @classmethod
     def _parse(cls, body: bytes) -> Self:
-        network_id, dest = _exact(body, cls._LAYOUT)
-        return cls(NetworkID(network_id), IPv4Address(dest))
+        network_id, dest, session = _exact(body, cls._LAYOUT)
+        return cls(NetworkID(network_id), IPv4Address(dest), session)
 
 
 @dataclass(frozen=True, slots=True)

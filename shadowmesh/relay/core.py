@@ -278,7 +278,7 @@ class RelayCore:
             return []
         self._counters.drop_no_peer += frames
         if self._may_answer(prefix, source, self._to_clients):
-            return [(source, NoPeer(session.network_id, IPv4Address(prefix[40:44])).encode())]
+            return [(source, NoPeer(session.network_id, IPv4Address(prefix[40:44]), session.number).encode())]
         return []
 
     def _may_answer(self, about: object, source: Transport, answers: AnswersOfSecond) -> bool:
@@ -415,8 +415,9 @@ class RelayCore:
         if session is not None and session.transport == source:
             session.heard = now.boot
             return Pong(ping.network_id, ping.ip, ping.tx_id).encode()
-        if self._may_answer((source, ping.network_id + ping.ip.packed), source, self._to_strangers):
-            return NoSession(ping.network_id, ping.ip).encode()
+        # A matter of its own, beside the frames': it is by this answer that the client knows.
+        if self._may_answer((source, ping.network_id + ping.ip.packed, "ping"), source, self._to_strangers):
+            return NoSession(ping.network_id, ping.ip, ping.tx_id).encode()
         return None
 
     def _bye(self, session: Session, reason: ByeReason) -> bytes:

@@ -53,8 +53,8 @@ messages = st.one_of(
         signature=st.binary(min_size=64, max_size=64),
     ),
     st.builds(relay.Refuse, b8, u8, u16),
-    st.builds(relay.NoSession, nets, ips),
-    st.builds(relay.NoPeer, nets, ips),
+    st.builds(relay.NoSession, nets, ips, b8),
+    st.builds(relay.NoPeer, nets, ips, b8),
     st.builds(relay.Ping, nets, ips, b8),
     st.builds(relay.Pong, nets, ips, b8),
     st.builds(relay.Bye, nets, ips, b8, u8),
@@ -105,7 +105,8 @@ def test_answers_to_unproven_addresses_are_shorter_than_what_they_answer() -> No
     refuse = relay.Refuse(bytes(8), relay.Refusal.FULL, 5).encode()
     proof = relay.Proof(bytes(8), bytes(24), bytes(64), "t").encode()
     assert len(challenge) <= len(hello) + 200  # a real token has far more; the relay checks it, see its own tests
-    assert len(no_session) <= relay.PREFIX_SIZE
+    assert len(no_session) <= relay.MIN_FRAME
+    assert len(relay.NoPeer(NET, IP, bytes(8)).encode()) <= relay.MIN_FRAME
     assert len(no_session) <= len(relay.Ping(NET, IP, bytes(8)).encode())
     assert len(refuse) <= len(proof)
 

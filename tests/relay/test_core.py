@@ -276,9 +276,11 @@ def test_silence_ends_a_session_and_pings_keep_it(world: World) -> None:
     assert talker.log[-1] == wire.Pong(NET_A, talker.ip, b"12345678")
     assert world.core.sessions.at(talker.at)
     assert not world.core.sessions.at(silent.at)
-    assert talker.send(talker.frame(silent)) == [(talker.at, wire.NoPeer(NET_A, silent.ip).encode())]
+    assert talker.welcome is not None
+    no_peer = wire.NoPeer(NET_A, silent.ip, talker.welcome.session)
+    assert talker.send(talker.frame(silent)) == [(talker.at, no_peer.encode())]
     silent.send(wire.Ping(NET_A, silent.ip, b"12345678").encode())
-    assert silent.log[-1] == wire.NoSession(NET_A, silent.ip)
+    assert silent.log[-1] == wire.NoSession(NET_A, silent.ip, b"12345678")
 
 
 def test_answers_about_the_missing_are_few(world: World) -> None:

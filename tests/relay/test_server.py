@@ -254,8 +254,9 @@ async def test_a_revoked_client_hears_it_and_is_out(site: Site) -> None:
     refused = await b.login()
     assert isinstance(refused, wire.Refuse)
     assert refused.code is wire.Refusal.REVOKED
+    number = site.relay.core.sessions.by_key[NET_A + a.ip.packed].number
     await a.send(a.to(b, numbered(1)))
-    assert await a.hear_control() == wire.NoPeer(NET_A, b.ip)
+    assert await a.hear_control() == wire.NoPeer(NET_A, b.ip, number)
 
 
 async def test_a_client_moves_from_udp_to_websocket_and_its_peer_goes_on(site: Site) -> None:
@@ -276,8 +277,9 @@ async def test_a_closed_websocket_ends_its_sessions(site: Site) -> None:
     await b.connection.close()
     while site.relay.core.sessions.by_key.get(NET_A + b.ip.packed):  # noqa: ASYNC110 - the relay's own task notices
         await asyncio.sleep(0)
+    number = site.relay.core.sessions.by_key[NET_A + a.ip.packed].number
     await a.send(a.to(b, numbered(1)))
-    assert await a.hear_control() == wire.NoPeer(NET_A, b.ip)
+    assert await a.hear_control() == wire.NoPeer(NET_A, b.ip, number)
 
 
 @pytest.mark.parametrize("first", ["text", b"\x00\x05hello", b"\x16\x03\x01", b""])
