@@ -56,6 +56,8 @@ from shadowmesh.paths.values import (
     RETRY,
     RETRY_JITTER,
     RETRY_LOST,
+    STRANGE_PINGS,
+    STRANGE_PINGS_RATE,
     TRUST,
     WORRY,
     WORRY_UNPROVEN,
@@ -67,6 +69,7 @@ from shadowmesh.paths.values import (
     Probe,
     Resized,
     Route,
+    TokenBucket,
 )
 
 
@@ -107,6 +110,7 @@ class PeerPath:
         "_route",
         "_session",
         "_sockets",
+        "_strange_pings",
         "_unanswered_since",
         "_unproven",
         "_view",
@@ -144,6 +148,7 @@ class PeerPath:
         self._actions: list[Action] = []
         self._pings: dict[bytes, tuple[Probe | None, float]] = {}
         self._last_traffic = -inf
+        self._strange_pings = TokenBucket(STRANGE_PINGS, STRANGE_PINGS_RATE)
         self._pinged_at = -inf  # when the peer last pinged us
         self._next_beat = inf
         self._nested_until = -inf  # until then the peer wants nested paths
@@ -843,10 +848,14 @@ class PeerPath:
                 self._retry_wait = min(RETRY, 2 * self._retry_wait)
 
     def _ping_all(self, now: float) -> None:
+        """Pings all pairs, the longest untried first. Where nobody ever answered, it may be a third party that the peer
+        names: there, few at a time, and what must wait comes in the check's next round."""
         for path, kind in pair(self._view, self._sockets, self._remote):
             self._probe(path, kind)
-        for probe in list(self.probes.values()):
-            if now - probe.sent_at >= 0.1 and (probe is not self.best or self._unproven) and self._allowed(probe, now):
+        for probe in sorted(self.probes.values(), key=lambda p: (p.sent_at, p.rank)):
+            if now - probe.sent_at < 0.1 or (probe is self.best and not self._unproven) or not self._allowed(probe, now):
+                continue
+            if probe.pong_at > -inf or self._strange_pings.take(now):
                 self._ping(probe, now)
 
     @property

@@ -31,6 +31,8 @@ RETRY = 60.0
 RETRY_JITTER = 10.0
 RETRY_LOST = 10.0  # the first wait after a path that had worked was lost; doubled each time, up to RETRY
 MAX_TRIGGERED = 8  # addresses learnt from pings out of the blue, per peer
+STRANGE_PINGS = 12  # pings at once to addresses that never answered: a peer may name those of third parties …
+STRANGE_PINGS_RATE = 6.0  # … and as many a second after that
 PING_MEMORY = 10.0  # seconds for which a pong to a ping still counts
 CLEARLY_FASTER = 0.7  # share of the present round trip below which a path of the same rank is taken …
 CLEARLY_FASTER_BY = 0.005  # … if it also gains so many seconds
@@ -91,6 +93,26 @@ class Probe:
     measured_at: float = -inf  # last round trip; `pong_at` also counts what the peer's pings confirm
     heard: bytes = NO_ID  # own id of the last pong on it
     told_nested: bool = False  # the peer says that this path is inside another tunnel
+
+
+class TokenBucket:
+    """So many at once, and so many a second after that."""
+
+    __slots__ = ("_at", "_burst", "_left", "_rate")
+
+    def __init__(self, burst: float, rate: float) -> None:
+        self._burst = self._left = burst
+        self._rate = rate
+        self._at = -inf
+
+    def take(self, now: float) -> bool:
+        """Takes one, if there is one at `now`, in seconds that never go back."""
+        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+        self._at = now
+        if self._left < 1.0:
+            return False
+        self._left -= 1.0
+        return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pathplay import SLOT, Play
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.reasons import Reason
 from shadowmesh.paths.candidates import Candidate, CandidateKind, PathKey
-from shadowmesh.paths.values import Policy, Route
+from shadowmesh.paths.values import STRANGE_PINGS, STRANGE_PINGS_RATE, Policy, Route
 
 PUNCHED = SockAddr("198.51.100.7", 5000)
 LAN = SockAddr("192.168.1.9", 5000)
@@ -104,6 +104,41 @@ def test_ever_other_candidates_make_no_ever_growing_checks(play: Play) -> None:
         play.path.call_received(told, False, play.now)
         play.run(0.1)
     assert len(play.path.probes) <= 24 + 8
+
+
+def strangers(call: int) -> list[Candidate]:
+    """As many addresses as a call may name, others in each call."""
+    return [Candidate(SockAddr(f"198.51.{call}.{n}", 4000), CandidateKind.REFLEXIVE) for n in range(1, 25)]
+
+
+def test_a_member_that_names_third_parties_makes_few_pings_to_them(play: Play) -> None:
+    for call in range(100):
+        play.path.call_received(strangers(call), True, play.now)
+        play.run(0.1)
+    to_strangers = [at for at, ping in play.pings if ping.path is not None]
+    assert len([at for at in to_strangers if at == 1000.0]) <= STRANGE_PINGS
+    assert len(to_strangers) <= STRANGE_PINGS + STRANGE_PINGS_RATE * 10.0
+
+
+def test_each_of_many_addresses_is_tried_within_two_seconds(play: Play) -> None:
+    many = strangers(0)
+    play.path.traffic(play.now)
+    play.path.call_received(many, False, play.now)
+    play.run(2.1, traffic=True)
+    assert all(play.pinged(PathKey(SLOT, c.addr)) for c in many)
+
+
+def test_who_answered_before_waits_for_no_stranger(play: Play) -> None:
+    direct(play)
+    play.answer = lambda ping: ping.path in (WAY, LAN_WAY)
+    play.path.call_received(CANDIDATES, True, play.now)
+    play.run(3.0, traffic=True)
+    assert play.path.route == Route(LAN_WAY, None)
+    for call in range(2):
+        play.path.call_received([*strangers(call)[:20], *CANDIDATES], True, play.now)
+        play.run(0.15, traffic=True)
+    assert len([at for at, _ in play.pings if at > play.now - 0.15]) < 10, "the strangers have to wait"
+    assert play.pinged(WAY)[-1] > play.now - 0.16
 
 
 def test_a_path_that_answered_is_kept_though_the_peer_names_it_no_more(play: Play) -> None:
