@@ -33,8 +33,9 @@ def wireguard_config(
     if export.endpoint is None:
         raise ShadowMeshError(
             "no_endpoint",
-            f"{peer.name} has no endpoint that this machine could reach, and standard WireGuard has neither disco nor relay",
-            "choose a peer with a public address or a forwarded port",
+            f"{peer.name} is known to have no endpoint that is open to anyone, and standard WireGuard has neither disco nor relay",
+            "choose a peer on this LAN or with a public address; if this is one, `shadowmesh ping` it first, which asks for its "
+            "addresses",
             kind=Kind.CONFLICT,
         )
     lines = [

@@ -8,13 +8,13 @@ from math import inf
 from shadowmesh.engine.counters import CounterReader
 from shadowmesh.engine.engine import Engine
 from shadowmesh.engine.events import PathChanged, WireGuardExport
-from shadowmesh.engine.peer import Peer
+from shadowmesh.engine.peer import Peer, endpoint_candidates
 from shadowmesh.engine.surroundings import Surroundings
 from shadowmesh.model.addresses import IPAddress, SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.model.reasons import EXPLANATIONS, FALLBACK_FORBIDDEN, NO_RELAY_REACHED, Reason
 from shadowmesh.model.status import PathAttempt, PeerStatus, Why
-from shadowmesh.paths.candidates import CandidateKind, HostView, Rank, is_site_local, parse_ip
+from shadowmesh.paths.candidates import CandidateKind, HostView, Rank, reachable
 from shadowmesh.paths.values import Probe
 
 _KIND_NAMES = {
@@ -106,7 +106,7 @@ def _clock(wall: float) -> str:
 
 
 def export_wireguard(engine: Engine, peer: Peer, around: Surroundings, now: Now) -> WireGuardExport | None:
-    """None while no network key is held. The endpoint is where the peer is reached now, else a public one of its own."""
+    """None while no network key is held. The endpoint is one that needs no hole in a NAT."""
     membership, me = engine.membership, engine.me
     epoch = membership.keyring.current(around.controller_wall(membership.network_id, now))
     if epoch is None or me is None:
@@ -126,14 +126,11 @@ def _ips(ip: IPAddress, ip6: IPAddress | None) -> tuple[IPAddress, ...]:
 
 
 def _endpoint(peer: Peer, view: HostView) -> SockAddr | None:
+    """Of the addresses that are reachable by themselves, the one in use, else one that answered, else the best."""
     path = peer.path
-    if path is not None and path.plain is not None:
-        return path.plain.remote
-    if path is not None and path.best is not None:
-        return path.best.path.remote
-    known = [c.addr for c in path.remote_candidates] if path is not None else []
-    for addr in [*known, *(peer.presence.endpoints if peer.presence is not None else ())]:
-        ip = parse_ip(addr.host)
-        if view.on_link(ip) or not is_site_local(ip):
-            return addr
-    return None
+    candidates = path.remote_candidates if path is not None else ()
+    if not candidates and peer.presence is not None:
+        candidates = endpoint_candidates(peer.presence.endpoints)
+    open_ones = reachable(view, candidates)
+    heard = path.heard_from() if path is not None else []
+    return next((addr for addr in (*heard, *open_ones) if addr in open_ones), None)

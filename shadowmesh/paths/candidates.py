@@ -207,6 +207,25 @@ def open_to(view: HostView, candidates: Iterable[Candidate]) -> bool:
     )
 
 
+def reachable(view: HostView, candidates: Iterable[Candidate]) -> list[SockAddr]:
+    """Where whoever knows nothing but an address reaches a peer, best first: on one's own LAN, at a mapped port, at a
+    public address of its own. A reflexive one, or one where a ping came from, is a hole in a NAT: made by the peer's own
+    pings, and often for one source alone (RFC 4787)."""
+    ipv6 = any(i.version == 6 and usable(i.ip) and not is_site_local(i.ip) for i in view.host.real)
+    found: dict[SockAddr, int] = {}
+    for addr, kind in candidates:
+        ip = parse_ip(addr.host)
+        if not usable(ip) or view.is_nested(ip):
+            continue
+        if kind in (CandidateKind.HOST, CandidateKind.IPV6) and view.on_link(ip):
+            found.setdefault(addr, 0)
+        elif kind is CandidateKind.MAPPED or (kind is CandidateKind.HOST and not is_site_local(ip)):
+            found.setdefault(addr, 1)
+        elif kind is CandidateKind.IPV6 and ipv6:
+            found.setdefault(addr, 2)
+    return sorted(found, key=found.__getitem__)
+
+
 def looks_symmetric(candidates: Iterable[Candidate]) -> bool:
     """Whether reflexive addresses show one public host with several ports: an endpoint-dependent NAT."""
     ports: dict[str, set[int]] = {}

@@ -853,7 +853,11 @@ class PeerPath:
         for path, kind in pair(self._view, self._sockets, self._remote):
             self._probe(path, kind)
         for probe in sorted(self.probes.values(), key=lambda p: (p.sent_at, p.rank)):
-            if now - probe.sent_at < 0.1 or (probe is self.best and not self._unproven) or not self._allowed(probe, now):
+            if (
+                now - probe.sent_at < 0.1
+                or (probe is self.best and not self._unproven)
+                or not self._allowed(probe, now)
+            ):
                 continue
             if probe.pong_at > -inf or self._strange_pings.take(now):
                 self._ping(probe, now)

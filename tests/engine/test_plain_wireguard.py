@@ -119,3 +119,32 @@ def test_when_the_daemon_is_back_it_is_an_ordinary_peer_again() -> None:
     assert b.to(a).reason == "direct.public"
     assert a.to(b).path == "direct"
     assert a.ping(b).ok
+
+
+@pytest.mark.parametrize("kind", ["full_cone", "port_restricted"])
+def test_a_peer_that_is_reached_through_a_hole_in_its_nat_has_no_endpoint_for_wireguard(kind: str) -> None:
+    world = World(3)
+    world.relay("relay1")
+    a, b = world.host("a", "port_restricted"), world.host("b", kind)
+    world.start()
+    world.run(2.5)
+    world.stream(a, b, every=0.2, count=20)
+    world.run(5.0)
+    assert a.to(b).path == "direct"
+    export = a.node.export_wireguard(world.network_id, b.client_id, a.clock())
+    assert export is not None
+    assert export.endpoint is None
+
+
+def test_a_peer_on_the_lan_has_its_address_there_as_endpoint() -> None:
+    world = World(3)
+    world.relay("relay1")
+    home = world.site("port_restricted")
+    a, b = world.host("a", home), world.host("b", home)
+    world.start()
+    world.run(2.5)
+    world.stream(a, b, every=0.2, count=20)
+    world.run(5.0)
+    export = a.node.export_wireguard(world.network_id, b.client_id, a.clock())
+    assert export is not None
+    assert export.endpoint == b.addr

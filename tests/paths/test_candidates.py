@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 
+import pytest
+
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.hostaddresses import HostAddresses
 from shadowmesh.model.pump import Slot
@@ -21,6 +23,7 @@ from shadowmesh.paths.candidates import (
     looks_symmetric,
     obstacle,
     pair,
+    reachable,
 )
 from shadowmesh.protocol import disco
 
@@ -100,3 +103,32 @@ def test_two_behind_one_public_address_are_told_apart_from_those_that_just_do_no
     assert obstacle(view(HOME, reflexive=(PUBLIC,)), (theirs,), False) == (Reason.RELAY_NO_HAIRPIN, False)
     elsewhere = Candidate(SockAddr("203.0.113.5", 1), CandidateKind.REFLEXIVE)
     assert obstacle(view(HOME, reflexive=(PUBLIC,)), (elsewhere,), False) == (Reason.RELAY_NO_ANSWER, False)
+
+
+@pytest.mark.parametrize(
+    ("host", "kind", "open_to_anyone"),
+    [
+        ("192.168.1.9", CandidateKind.HOST, True),  # on our LAN
+        ("192.168.1.9", CandidateKind.REFLEXIVE, False),  # a router on our LAN, and the peer behind it
+        ("192.168.7.9", CandidateKind.HOST, False),
+        ("203.0.113.7", CandidateKind.HOST, True),
+        ("203.0.113.7", CandidateKind.MAPPED, True),
+        ("203.0.113.7", CandidateKind.REFLEXIVE, False),
+        ("203.0.113.7", CandidateKind.GUESS, False),
+        ("203.0.113.7", CandidateKind.TURN, False),  # lets in those that its client named to it
+        ("203.0.113.7", CandidateKind.NESTED, False),
+        ("2001:db8::7", CandidateKind.IPV6, False),  # we have no IPv6
+    ],
+)
+def test_an_address_is_reachable_by_itself_or_a_hole_in_a_nat(
+    host: str, kind: CandidateKind, open_to_anyone: bool
+) -> None:
+    view = HostView(HostAddresses((ipaddress.IPv4Interface("192.168.1.5/24"),)))
+    addr = SockAddr(host, 4000)
+    assert reachable(view, [Candidate(addr, kind)]) == ([addr] if open_to_anyone else [])
+
+
+def test_ipv6_is_reachable_from_where_there_is_ipv6() -> None:
+    view = HostView(HostAddresses((ipaddress.IPv6Interface("2001:db8:5::5/64"),)))
+    addr = SockAddr("2001:db8::7", 4000)
+    assert reachable(view, [Candidate(addr, CandidateKind.IPV6)]) == [addr]
