@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Final
+from typing import Final, Protocol
 
 from shadowmesh.model.addresses import IPAddress, IPNetwork
 
@@ -29,7 +29,8 @@ _RTM_NEWLINK, _RTM_DELLINK, _RTM_NEWADDR, _RTM_DELADDR, _RTM_NEWROUTE, _RTM_DELR
 )  # fmt: skip
 _RTM_NEWRULE, _RTM_DELRULE = 32, 33
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
+_NLM_F_REQUEST, _NLM_F_DUMP_INTR, _NLM_F_DUMP = 0x1, 0x10, 0x300
+_DUMPS: Final = 5  # of one table, while it changes underneath
 _SOL_NETLINK, _NETLINK_GET_STRICT_CHK = 270, 12
 _RTM_F_CLONED: Final = 0x200  # an entry of a cache, no route
 _HEADER, _RTMSG = struct.Struct("=IHHII"), struct.Struct("=BBBBBBBBI")
@@ -64,25 +65,55 @@ def dump_routes(
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as sock:
         with contextlib.suppress(OSError):
             sock.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
-        sock.send(_HEADER.pack(16 + len(request), _RTM_GETROUTE, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0) + request)
-        found: list[Route] = []
-        while True:
-            for kind, body in _messages(sock.recv(_BUFFER)):
-                if kind == _NLMSG_DONE:
-                    return found
-                if kind == _NLMSG_ERROR:
-                    number = -struct.unpack_from("=i", body)[0]
-                    if number in (
-                        errno.ENOENT,
-                        errno.ENODEV,
-                    ):  # a table that was never used, an interface that just went
-                        return found
-                    raise OSError(number, os.strerror(number))
-                route = _route(body) if kind == _RTM_NEWROUTE else None
-                if route is None or route.network.version != version or interface not in (None, route.interface):
-                    continue
-                if table in (None, route.table) and protocol in (None, route.protocol):
-                    found.append(route)
+        found = [route for route in map(_route, _dump(sock, request)) if route is not None]
+    return [
+        route
+        for route in found
+        if route.network.version == version
+        and interface in (None, route.interface)
+        and table in (None, route.table)
+        and protocol in (None, route.protocol)
+    ]
+
+
+class _Socket(Protocol):
+    def send(self, data: bytes, /) -> int: ...
+
+    def recv(self, size: int, /) -> bytes: ...
+
+
+def _dump(sock: _Socket, request: bytes) -> list[bytes]:
+    """The bodies of all routes that the kernel has for this request. Raises OSError.
+
+    A table that changes meanwhile may have been told with gaps or doubles: the kernel says so, and is asked again. Where it
+    never stands still, the last answer has to do: whoever keeps routes hears of each change (`HostWatcher`) and looks anew.
+    """
+    bodies: list[bytes] = []
+    for number in range(1, _DUMPS + 1):
+        header = _HEADER.pack(16 + len(request), _RTM_GETROUTE, _NLM_F_REQUEST | _NLM_F_DUMP, number, 0)
+        sock.send(header + request)
+        bodies, interrupted = _dumped(sock)
+        if not interrupted:
+            break
+    return bodies
+
+
+def _dumped(sock: _Socket) -> tuple[list[bytes], bool]:
+    """One dump up to its end, and whether the table changed meanwhile."""
+    bodies: list[bytes] = []
+    interrupted = False
+    while True:
+        for kind, flags, body in _messages(sock.recv(_BUFFER)):
+            interrupted |= bool(flags & _NLM_F_DUMP_INTR)
+            if kind == _NLMSG_DONE:
+                return bodies, interrupted
+            if kind == _NLMSG_ERROR:
+                number = -struct.unpack_from("=i", body)[0]
+                if number in (errno.ENOENT, errno.ENODEV):  # a table that was never used, an interface that just went
+                    return bodies, False
+                raise OSError(number, os.strerror(number))
+            if kind == _RTM_NEWROUTE:
+                bodies.append(body)
 
 
 class Changed(Enum):
@@ -135,7 +166,7 @@ class HostWatcher:
                     raise
                 changes[Change(Changed.UNKNOWN)] = None
                 continue
-            for kind, body in _messages(data):
+            for kind, _, body in _messages(data):
                 change = _change(kind, body)
                 if change is not None:
                     changes[change] = None
@@ -144,12 +175,12 @@ class HostWatcher:
         self._socket.close()
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Types and bodies of netlink messages."""
+def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Types, flags and bodies of netlink messages."""
     at = 0
     while at + 16 <= len(data):
-        size, kind = struct.unpack_from("=IH", data, at)
-        yield kind, data[at + 16 : at + size]
+        size, kind, flags = struct.unpack_from("=IHH", data, at)
+        yield kind, flags, data[at + 16 : at + size]
         at += max(16, (size + 3) & ~3)
 
 
