@@ -13,7 +13,11 @@ from shadowmesh.client_api.local import DaemonClient
 
 def attach(app: typer.Typer) -> None:
     group = new_app("Hand a configuration to other software.")
-    verb(group, "wireguard", "export wireguard laptop --takeover > wg0.conf", client=True)(wireguard)
+    examples = [
+        "export wireguard laptop --takeover > wg0.conf",
+        "export wireguard server --takeover --endpoint vpn.example.org:41641 > wg0.conf",
+    ]
+    verb(group, "wireguard", examples, client=True)(wireguard)
     app.add_typer(group, name="export")
 
 
@@ -23,7 +27,14 @@ def wireguard(
     takeover: Annotated[
         bool, typer.Option("--takeover", help="Stop this network's daemon side here; the file takes its place.")
     ] = False,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where PEER is reached, taken as you say it: a forwarded port, a 1:1 NAT; this machine can't know these.",
+        ),
+    ] = None,
 ) -> None:
     """This machine's identity as a wg(8) configuration with PEER as its peer. It contains the private key."""
-    answer = DaemonClient(call.state_dir).call("export_wireguard", peer=peer, takeover=takeover)
+    answer = DaemonClient(call.state_dir).call("export_wireguard", peer=peer, takeover=takeover, endpoint=endpoint)
     call.done("export-wireguard/1", answer, answer["config"].rstrip(), shown_once=True)

@@ -18,7 +18,7 @@ from shadowmesh.daemon.local_api import Access, Caller, Method
 from shadowmesh.daemon.network import Network
 from shadowmesh.daemon.ping import pings
 from shadowmesh.daemon.state import FormerNetwork
-from shadowmesh.daemon.wgexport import free_port, wireguard_config
+from shadowmesh.daemon.wgexport import free_port, stated_endpoint, wireguard_config
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.link import Leave
@@ -302,6 +302,7 @@ class Api:
         return {"target": target, "state": state, "seconds": round(self._now().boot - started, 3)}
 
     async def export_wireguard(self, _caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        endpoint = None if params.get("endpoint") is None else stated_endpoint(str(params["endpoint"]))
         network, member = self.peer(_text(params, "peer"))
         takeover = bool(params.get("takeover"))
         if not takeover:
@@ -313,7 +314,12 @@ class Api:
         node, moment = self._daemon.mesh.node, self._now()
         export = node.export_wireguard(network.id, member.client_id, moment)
         config = wireguard_config(
-            network.name, member, export, listen_port=free_port(), epoch=node.epoch(network.id, moment)
+            network.name,
+            member,
+            export,
+            listen_port=free_port(),
+            epoch=node.epoch(network.id, moment),
+            endpoint=endpoint,
         )
         network.change(wanted=False)
         self._daemon.carrier.take_down(network)

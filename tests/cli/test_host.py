@@ -151,7 +151,8 @@ def test_the_doctor_looks_at_a_running_daemon(host: Host, as_nobody: tuple[str, 
         ("wait nobody --timeout 1", NOT_FOUND, "no peer nobody"),
         ("wait single --state direct --timeout 0.5", FAILED, "shadowmesh why single"),
         ("export wireguard single", CONFLICT, "--takeover"),
-        ("export wireguard single --takeover", CONFLICT, "no endpoint"),
+        ("export wireguard single --takeover", CONFLICT, "--endpoint HOST:PORT"),
+        ("export wireguard single --takeover --endpoint 203.0.113.4", USAGE, "is no HOST:PORT"),
     ],
 )
 def test_what_the_daemon_refuses(host: Host, arguments: str, code: int, words: str) -> None:

@@ -212,3 +212,11 @@ async def test_in_a_large_network_a_machine_hears_of_those_it_speaks_to(
     assert await c.reaches(a)
     await until(lambda: online("c") is True)
     assert c.running
+
+
+async def test_a_wireguard_export_takes_the_endpoint_that_the_operator_says(there: Controller) -> None:
+    a, _ = await there.member("a"), await there.member("b")
+    wrong = await refused(a.client.call("export_wireguard", peer="b", takeover=True, endpoint="192.0.2.7"))
+    assert wrong.kind is Kind.USAGE and a.network().run_state == "up"
+    answer = await a.client.call("export_wireguard", peer="b", takeover=True, endpoint="192.0.2.7:4000")
+    assert "Endpoint = 192.0.2.7:4000\n" in answer["config"] and a.network().run_state == "down"

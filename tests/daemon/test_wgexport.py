@@ -10,7 +10,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from shadowmesh.daemon.wgexport import wireguard_config
+from shadowmesh.daemon.wgexport import stated_endpoint, wireguard_config
 from shadowmesh.engine import WireGuardExport
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.errors import Kind, ShadowMeshError
@@ -64,6 +64,34 @@ def test_what_cant_be_exported_says_why() -> None:
     with pytest.raises(ShadowMeshError) as caught:
         wireguard_config("office", MEMBER, None, listen_port=1)
     assert caught.value.code == "no_network_key"
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["vpn.example.org:41641", "router:1", "203.0.113.4:65535", "[2001:db8::1]:51820", "xn--bcher-kva.example.:9"],
+)
+@pytest.mark.parametrize("known", [None, SockAddr("192.168.1.9", 4000)])
+def test_the_operator_knows_of_a_forwarded_port(endpoint: str, known: SockAddr | None) -> None:
+    export = replace(EXPORT, endpoint=known)
+    text = wireguard_config("office", MEMBER, export, listen_port=1, endpoint=stated_endpoint(endpoint))
+    assert [line for line in text.splitlines() if line.startswith("Endpoint")] == [f"Endpoint = {endpoint}"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", ":", "host", "host:", ":51820", "host:0", "host:65536", "host:１２", "host:+5", "host:1_0", "host:9" + "0" * 5000, "host:0" * 9 + "1",
+        "2001:db8::1:51820", "[2001:db8::1]", "[2001:db8::1", "[203.0.113.4]:5", "[fe80::1%eth0]:5", "300.1.1.1:5", "1.2.3:5",
+        "a..b:5", ".a:5", "-a:5", "a b:5", "bücher.example:5", "a" * 254 + ":5", "https://host:5", "user@host:5",
+        "host:5\nPostUp = x", "host\nPostUp = x:5", "host:5\n", "[::1%\nPostUp = x]:5",
+    ],
+)  # fmt: skip
+def test_what_is_no_endpoint_is_wrong_use(text: str) -> None:
+    with pytest.raises(ShadowMeshError) as caught:
+        stated_endpoint(text)
+    assert (caught.value.code, caught.value.kind) == ("bad_endpoint", Kind.USAGE)
+    assert "HOST:PORT" in caught.value.what
+    assert "\n" not in str(caught.value)
 
 
 def test_a_name_adds_no_setting() -> None:
