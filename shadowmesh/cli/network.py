@@ -43,7 +43,7 @@ def attach(app: typer.Typer) -> None:
     verb(
         group,
         "create",
-        ["network create home --subnet 10.20.0.0/24", "network create office --subnet 10.30.0.0/16 --approval"],
+        ["network create home", "network create office --subnet 10.30.0.0/16 --approval"],
         managed=True,
     )(create)
     verb(group, "list", "network list", managed=True)(list_)
@@ -66,11 +66,11 @@ def create(
     call: Call,
     name: NewName,
     subnet: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--subnet", help="IPv4 subnet, such as 10.20.0.0/16; it may grow, and shrink while it holds all members."
+            "--subnet", help="IPv4 subnet, such as 10.20.0.0/16; default: the next free /24 of the controller's pool."
         ),
-    ],
+    ] = None,
     subnet6: Subnet6 = None,
     description: Description = None,
     approval: Approval = None,

@@ -17,6 +17,7 @@ from shadowmesh.model.codec import Struct, from_json, to_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 
 DEFAULT_PORT = 8443
+DEFAULT_SUBNET = "10.100.0.0/16"
 FORMER_URL_LIFE = 30 * 86400.0  # seconds
 CONFIG_NAME = "controller.json"
 SOCKET_NAME = "controller.sock"
@@ -40,6 +41,15 @@ class Settings(Struct, frozen=True, kw_only=True):
     database_url: str | None = None  # without its password; None: SQLite in the data directory
     tls_cert: str | None = None  # None: certificates of our own authority
     tls_key: str | None = None
+    default_subnet: str = DEFAULT_SUBNET  # networks made without a subnet get a /24 of it
+
+    @property
+    def default_pool(self) -> ipaddress.IPv4Network:
+        """`default_subnet`. Raises ValueError where it is none, or has no room for a /24."""
+        pool = ipaddress.IPv4Network(self.default_subnet)
+        if not 8 <= pool.prefixlen <= 24:
+            raise ValueError(f"default_subnet {pool} has a prefix of /{pool.prefixlen}, not /8 to /24")
+        return pool
 
     @property
     def address(self) -> SockAddr:
@@ -144,7 +154,9 @@ class DataDir:
     def read(self) -> Settings:
         """Raises ShadowMeshError: not_initialized, unreadable_config, no_permission."""
         try:
-            return from_json(self.config.read_bytes(), Settings)
+            settings = from_json(self.config.read_bytes(), Settings)
+            settings.default_pool  # noqa: B018 - raises where it isn't usable
+            return settings
         except FileNotFoundError as e:
             raise ShadowMeshError(
                 "not_initialized",
@@ -159,7 +171,7 @@ class DataDir:
                 "run as root or as the controller's user",
                 kind=Kind.NOT_ALLOWED,
             ) from e
-        except (MalformedError, OSError) as e:
+        except (MalformedError, ValueError, OSError) as e:
             raise ShadowMeshError("unreadable_config", f"{self.config} can't be read ({e})", "repair it") from e
 
 

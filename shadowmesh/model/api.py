@@ -90,7 +90,7 @@ class Problem(Answer):
 
 class NetworkCreate(Request):
     name: NetworkName
-    subnet: Text
+    subnet: Text | None = None  # None: the next free /24 of the controller's `default_subnet`
     subnet6: Text | None = None
     description: Text = ""
     approval: bool = False

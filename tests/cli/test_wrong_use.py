@@ -34,7 +34,7 @@ INVITE = Invite(urls=(NOWHERE,), fingerprint=ZEROES, invite_id=InviteID("inv_x")
         ("bogus", "no such command 'bogus'; see `shadowmesh --help`"),
         ("status --bogus", "see `shadowmesh status --help`"),
         ("network show", "'NAME'; see `shadowmesh network show --help`"),
-        ("network create x", "'--subnet'; see"),
+        ("network invite", "'NAME'; see"),
         ("network show a b", "extra argument"),
         ("ping x --count none", "'none' is not a valid int"),
         ("ping x --count 0", "'--count'"),

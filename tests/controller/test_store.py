@@ -287,6 +287,10 @@ async def test_two_controllers_on_one_database_give_nothing_twice_and_follow_eac
         return [r for r in results if isinstance(r, EnrolAnswer)]
 
     await nodes[0].networks.create(LOCAL, NetworkCreate(name="office", subnet="10.42.0.0/24"))
+    made = await asyncio.gather(
+        *(nodes[i % 2].networks.create(LOCAL, NetworkCreate(name=f"auto{i}")) for i in range(12))
+    )
+    assert {network.subnet for network in made} == {f"10.100.{i}.0/24" for i in range(12)}
     assert len(await storm(uses=1)) == 1
     many = await storm(uses=30)
     assert len(many) == 30

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from ipaddress import IPv4Network
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy.engine import Connection
 
+from shadowmesh.controller.service.addresses import next_free
+from shadowmesh.controller.settings import DataDir, Settings, write_settings
 from shadowmesh.controller.store import schema
-from shadowmesh.model.api import NetworkPatch
+from shadowmesh.model.api import NetworkCreate, NetworkPatch
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
 if TYPE_CHECKING:
@@ -65,6 +69,44 @@ async def test_a_network_cant_grow_over_the_controller(world: World) -> None:
         "subnet_covers"
     )
     assert (await world.call("network_show", "office")).subnet == "198.51.101.0/24"
+
+
+async def test_a_network_made_without_a_subnet_gets_the_next_free_24(world: World) -> None:
+    async def made(name: str) -> str:
+        return str((await world.call("network_create", NetworkCreate(name=name))).subnet)
+
+    await world.network("wide", subnet="10.100.1.0/25")  # takes its /24
+    assert [await made("one"), await made("two")] == ["10.100.0.0/24", "10.100.2.0/24"]
+    await world.call("network_delete", "one")
+    assert await made("three") == "10.100.0.0/24"
+    await world.network("rest", subnet="10.100.0.0/16")
+    error = await refused(made("four"))
+    assert (error.code, error.kind) == ("no_free_subnet", Kind.CONFLICT) and "--subnet" in error.remedy
+
+
+@pytest.mark.parametrize(
+    ("pool", "taken", "free"),
+    [
+        ("10.0.0.0/8", [], "10.0.0.0/24"),
+        ("10.9.0.0/16", ["10.9.0.7/32", "10.9.1.0/30"], "10.9.2.0/24"),
+        ("10.9.0.0/16", ["10.8.0.0/13", "10.9.0.0/24"], None),
+        ("10.9.0.0/23", ["10.9.0.0/24", "10.9.0.0/30", "10.10.0.0/16"], "10.9.1.0/24"),
+        ("10.9.0.0/24", ["10.9.0.128/25"], None),
+        ("10.9.0.0/16", ["10.9.1.0/24", "10.7.0.0/16"], "10.9.0.0/24"),
+    ],
+)
+def test_the_next_free_24(pool: str, taken: list[str], free: str | None) -> None:
+    found = next_free(IPv4Network(pool), map(IPv4Network, taken))
+    assert found == (free and IPv4Network(free))
+
+
+@pytest.mark.parametrize("pool", ["lan", "10.9.0.1/16", "10.9.0.0/25", "fd00::/64"])
+def test_a_default_subnet_that_cant_be_is_refused_at_the_start(tmp_path: Path, pool: str) -> None:
+    where = DataDir(tmp_path)
+    settings = Settings(public_urls=("https://h:1",), listen="0.0.0.0:1", default_subnet=pool)
+    write_settings(where.config, settings)
+    with pytest.raises(ShadowMeshError, match=r"controller\.json can't be read"):
+        where.read()
 
 
 async def test_nobody_is_told_of_another_tenants_subnet(world: World) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -57,6 +58,18 @@ def _unfit(subnet: ipaddress.IPv4Network) -> ShadowMeshError | None:
             "bad_subnet", f"{subnet} is reserved for other purposes", "10.0.0.0/8 has room for private networks"
         )
     return None
+
+
+def next_free(pool: ipaddress.IPv4Network, taken: Iterable[ipaddress.IPv4Network]) -> ipaddress.IPv4Network | None:
+    """The lowest /24 of `pool` that overlaps none of `taken`; None if there is none."""
+    start, end = int(pool.network_address), int(pool.broadcast_address)
+    for other in sorted(taken):
+        if int(other.broadcast_address) < start:
+            continue
+        if int(other.network_address) > start + 255:
+            break
+        start = (int(other.broadcast_address) | 255) + 1
+    return ipaddress.IPv4Network((start, 24)) if start + 255 <= end else None
 
 
 def is_public(subnet: ipaddress.IPv4Network) -> bool:

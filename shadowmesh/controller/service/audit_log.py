@@ -32,13 +32,20 @@ def record(core: Core, conn: Connection, who: Principal, action: str, target: st
     A change of something tells what it was and what it is: `before` and `after`, see `difference` and `shown`.
     """
     head, log = schema.audit_head, schema.audit
-    before = conn.execute(sa.select(head).with_for_update()).one()
+    before = one_at_a_time(conn)
     at, seq, text = core.now(), before.seq + 1, to_json(detail).decode()
     digest = audit_hash(core.keys.vault, before.hash, seq, at, who.name, action, target, text)
     conn.execute(
         log.insert().values(seq=seq, at=at, actor=who.name, action=action, target=target, detail=text, hash=digest)
     )
     conn.execute(head.update().values(seq=seq, hash=digest))
+
+
+def one_at_a_time(conn: Connection) -> Row[Any]:
+    """Until this transaction ends, on no node does another that records an entry get past here. Returns the chain's head."""
+    return conn.execute(
+        sa.select(schema.audit_head).with_for_update()
+    ).one()  # SQLite has one writer, and no FOR UPDATE
 
 
 def audit_hash(

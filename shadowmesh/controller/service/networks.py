@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,8 +13,8 @@ from sqlalchemy.engine import Connection, Row
 from shadowmesh.controller.authz import Permission, Principal, find_network, require_permission, visible
 from shadowmesh.controller.errors import conflict, not_found, usage
 from shadowmesh.controller.service import epochs
-from shadowmesh.controller.service.addresses import first, is_public, last, parse_subnet, parse_subnet6
-from shadowmesh.controller.service.audit_log import difference, record, shown
+from shadowmesh.controller.service.addresses import first, is_public, last, next_free, parse_subnet, parse_subnet6
+from shadowmesh.controller.service.audit_log import difference, one_at_a_time, record, shown
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.events import Events
 from shadowmesh.controller.service.hub import Hub
@@ -25,6 +26,7 @@ from shadowmesh.controller.service.revocations import revoke_network
 from shadowmesh.controller.store import schema
 from shadowmesh.controller.store.networks import bump, living_network
 from shadowmesh.model import api
+from shadowmesh.model.addresses import IPAddress
 from shadowmesh.model.ids import NetworkRef, like_id, new_id
 from shadowmesh.model.keys import NetworkID, Secret
 from shadowmesh.model.relaylink import Revocation, Revocations
@@ -60,10 +62,10 @@ class Networks:
         self, who: Principal, wish: api.NetworkCreate, once: IdempotentRequest | None = None
     ) -> api.Network:
         require_permission(who, Permission.NETWORK_CREATE)
-        subnet = parse_subnet(wish.subnet)
+        wanted = None if wish.subnet is None else parse_subnet(wish.subnet)
         subnet6 = None if wish.subnet6 is None else parse_subnet6(wish.subnet6)
         outer = await outer_addresses(self._core)
-        refuse_covering(subnet, outer)
+        refuse_covering(wanted, outer)
         refuse_covering(subnet6, outer)
         owner = who.user_id or ""
         key = Secret(os.urandom(32))
@@ -72,6 +74,8 @@ class Networks:
             if once and (earlier := once.found(self._core, conn, who, api.Network)):
                 return earlier, False
             _check_name(conn, owner, wish.name)
+            one_at_a_time(conn)  # two that choose a subnet don't choose the same
+            subnet = wanted or _free_subnet(conn, self._core.settings.default_pool, outer)
             now, ref = self._core.now(), NetworkRef(new_id("net"))
             conn.execute(
                 schema.networks.insert().values(
@@ -276,6 +280,21 @@ def _renamed(conn: Connection, who: Principal, network: Row[Any], name: str) -> 
     if (owner, name.lower()) != (network.owner_id, network.name_key):
         _check_name(conn, owner, name)
     return {"owner_id": owner, "name_key": name.lower()}
+
+
+def _free_subnet(conn: Connection, pool: ipaddress.IPv4Network, outer: Iterable[IPAddress]) -> ipaddress.IPv4Network:
+    """A /24 of `pool` that overlaps no network of this controller, whoever owns it, and covers none of `outer`.
+    Raises ShadowMeshError(no_free_subnet, CONFLICT)."""
+    n = schema.networks
+    taken = [
+        ipaddress.IPv4Network(text)
+        for text in conn.execute(sa.select(n.c.subnet).where(n.c.deleted_at.is_(None))).scalars()
+    ]
+    taken += [ipaddress.IPv4Network(address) for address in outer if isinstance(address, ipaddress.IPv4Address)]
+    found = next_free(pool, taken)
+    if found is None:
+        raise conflict("no_free_subnet", f"no /24 of {pool} is free", "choose a subnet yourself: --subnet CIDR")
+    return found
 
 
 def _warnings(conn: Connection, who: Principal, ref: str, subnet: ipaddress.IPv4Network) -> list[str]:
