@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.frames import CloseCode
 
 from shadowmesh import __version__
 from shadowmesh.client_api.contact import API, first_contact, tls_context, unreachable
@@ -71,7 +72,7 @@ _MAX_MESSAGE = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The controller has taken this device's hello. `offset`: the controller's clock minus this machine's, in seconds."""
+    """The controller has taken this device's hello, perhaps anew without a `Disconnected`. `offset`: the controller's clock minus this machine's, in seconds."""
 
     url: str
     offset: float
@@ -180,6 +181,7 @@ class ControllerLink:
         self._failures = 0
         self._served = False
         self._given_up = False
+        self._renewing = False
         self._ready = False
         self._unsent: asyncio.Queue[str] = asyncio.Queue()
 
@@ -199,7 +201,7 @@ class ControllerLink:
         if network not in self.networks:
             self.networks.add(network)
             if self._ready and self._socket is not None:
-                self._ready, self._given_up = False, True
+                self._ready, self._renewing = False, True
                 self._socket.transport.abort()
 
     def hold(self, netmap: NetworkMap) -> None:
@@ -229,7 +231,7 @@ class ControllerLink:
         """Events until `close`; never raises for what happens on the way."""
         while not self._closed:
             error = ShadowMeshError("link_lost", "the controller closed the connection")
-            self._served = self._given_up = refused = False
+            self._served = self._given_up = self._renewing = refused = False
             for url in self._candidates():
                 try:
                     async for event in self._once(url):
@@ -250,11 +252,12 @@ class ControllerLink:
                 self._failures += 1
             if self._closed:
                 return
-            if refused:
+            if refused or self._renewing:  # ended on purpose, and nothing is wrong: the next try tells if something is
                 continue
             wait = self._jitter(min(LAST_RETRY, FIRST_RETRY * 2 ** max(0, self._failures - 1)))
             if self._given_up:  # by us, for a reason of this host alone: nobody else comes back at the same time
-                wait = 0.0
+                what = "the connection to the controller didn't outlive a change of this host's network"
+                error, wait = ShadowMeshError("link_lost", what, kind=Kind.UNREACHABLE), 0.0
             yield Disconnected(error, wait)
             await self._wait(wait)
 
@@ -276,6 +279,15 @@ class ControllerLink:
             return cause
         if isinstance(cause, MalformedError):
             return ShadowMeshError("bad_answer", f"{url} sent what isn't understood ({cause})")
+        if isinstance(cause, ConnectionClosed) and self._served:
+            if cause.rcvd is None:
+                what = f"the connection to the controller at {url} was lost"
+            elif cause.rcvd.code == CloseCode.SERVICE_RESTART:
+                what = f"the controller at {url} restarts"
+            else:
+                why = escaped(cause.rcvd.reason) or f"code {cause.rcvd.code}"
+                what = f"the controller at {url} closed the connection ({why})"
+            return ShadowMeshError("link_lost", what, "it is tried again", kind=Kind.UNREACHABLE)
         return unreachable(url, cause)
 
     # one connection
@@ -388,8 +400,9 @@ class ControllerLink:
                 answered = await socket.ping()
                 await asyncio.wait_for(answered, _KICK_TIMEOUT)
             except (TimeoutError, ConnectionClosed):
-                self._given_up = True
-                socket.transport.abort()
+                if socket.close_code is None:  # else the other side ended it, and all come back at once
+                    self._given_up = True
+                    socket.transport.abort()
                 return
 
     async def _take(self, url: str, message: FromController) -> LinkEvent | None:

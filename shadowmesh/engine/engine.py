@@ -272,14 +272,14 @@ class Engine:
             self._outbox.publish(PeerOnline(self.network_id, peer.member.client_id, online))
 
     def controller_link(self, connected: bool, now: Now) -> None:
-        """Without a controller nobody's presence is known; what was told of relays still serves."""
-        if connected == self.controller_online:
-            return
-        self.controller_online = connected
-        for client_id, presence in self._presence.items():
-            peer = self.peers.get(client_id)
-            if peer is not None:
-                self._set_online(peer, presence.online if connected else None)
+        """Without a controller nobody's presence is known; what was told of relays still serves. Connected again, by
+        another connection: it knows nothing of this one yet."""
+        if connected != self.controller_online:
+            self.controller_online = connected
+            for client_id, presence in self._presence.items():
+                peer = self.peers.get(client_id)
+                if peer is not None:
+                    self._set_online(peer, presence.online if connected else None)
         if connected:
             self._reported = None
             self.report_presence()

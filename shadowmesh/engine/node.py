@@ -198,7 +198,8 @@ class Node:
         self._engine(network).apply_presence(changes, now)
 
     def controller_link(self, network: NetworkID, connected: bool, now: Now) -> None:
-        """Whether the controller of this network is connected: presence is known only then."""
+        """Whether the controller of this network is connected: presence is known only then. To be called for each new
+        connection, which is told of this machine anew."""
         self._engine(network).controller_link(connected, now)
 
     def set_wall_offset(self, network: NetworkID, seconds: float) -> None:

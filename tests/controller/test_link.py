@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 from websockets.asyncio.client import connect
+from websockets.frames import CloseCode
 
 from shadowmesh.client_api.contact import first_contact
 from shadowmesh.client_api.link import Connected, Disconnected, MapChanged, MapRefused, Refused
@@ -556,3 +557,19 @@ async def test_the_link_of_a_device_that_waits_ends_with_its_network(world: Worl
     await world.call("network_delete", "office")
     await device.until_event(Removed, lambda e: e.reason == "deleted")
     await eventually(lambda: asyncio.sleep(0, len(world.at.hub.devices)), lambda count: count == 0)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [(CloseCode.SERVICE_RESTART, "restarts"), (CloseCode.INTERNAL_ERROR, "closed the connection")]
+)
+async def test_a_connection_that_was_there_and_ended_isnt_called_out_of_reach(
+    world: World, code: CloseCode, words: str
+) -> None:
+    await world.network()
+    device = await world.member()
+    (link,) = world.at.hub.devices.values()
+    link.close(code, "")
+    gone = await device.until_event(Disconnected)
+    assert (gone.error.code, gone.error.kind) == ("link_lost", Kind.UNREACHABLE)
+    assert words in gone.error.what and "can't be reached" not in gone.error.what
+    assert gone.retry_in > 0.0, "all others come back as well"

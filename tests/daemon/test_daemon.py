@@ -8,6 +8,7 @@ import socket
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from daemonkit import Controller, controller, refused, until
@@ -16,8 +17,11 @@ from shadowmesh.client_api.local import SOCKET_NAME
 from shadowmesh.client_api.unixsocket import short_path
 from shadowmesh.controller.service import presence
 from shadowmesh.daemon import heartbeat, watching
+from shadowmesh.daemon.network import Network
 from shadowmesh.engine import Woke
 from shadowmesh.model.errors import Kind
+from shadowmesh.model.keys import NetworkID
+from shadowmesh.model.link import LinkMessage, Report
 from shadowmesh.model.pump import AddStream
 
 
@@ -220,3 +224,30 @@ async def test_a_wireguard_export_takes_the_endpoint_that_the_operator_says(ther
     assert wrong.kind is Kind.USAGE and a.network().run_state == "up"
     answer = await a.client.call("export_wireguard", peer="b", takeover=True, endpoint="192.0.2.7:4000")
     assert "Endpoint = 192.0.2.7:4000\n" in answer["config"] and a.network().run_state == "down"
+
+
+async def test_a_second_network_of_a_controller_doesnt_look_like_its_loss(
+    there: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link says hello anew for it, on a connection whose other end knows nothing of this machine yet."""
+    a = await there.member("a")
+    office, heard, reported = a.network(), [], []
+    link_changed, send = a.daemon.link_changed, a.daemon.links.send
+
+    def changed(network: Network, connected: bool, *rest: Any, **more: Any) -> None:
+        heard.append((network.name, connected))
+        link_changed(network, connected, *rest, **more)
+
+    def sent(network_id: NetworkID, message: LinkMessage) -> bool:
+        reported.extend([network_id] if isinstance(message, Report) else [])
+        return send(network_id, message)
+
+    monkeypatch.setattr(a.daemon, "link_changed", changed)
+    monkeypatch.setattr(a.daemon.links, "send", sent)
+    await there.network("shop", "10.43.0.0/24")
+    await a.join(await there.invite("shop"))
+    await until(lambda: a.network("shop").connected)
+    assert sorted(heard) == [("office", True), ("shop", True)]
+    await until(lambda: office.id in reported)
+    b = await there.member("b")
+    assert await a.reaches(b)
