@@ -38,7 +38,8 @@ from shadowmesh.relay.core import Out, RelayCore
 from shadowmesh.relay.runs import rows_with, without_lengths
 from shadowmesh.relay.sessions import Session, StreamAddr
 from shadowmesh.relay.udp import UdpSide
-from shadowmesh.serving.admission import Admission, listen
+from shadowmesh.serving.admission import Admission
+from shadowmesh.serving.listening import listen
 
 log = structlog.get_logger(__name__)
 
@@ -184,7 +185,14 @@ class StreamSide:
         try:
             for host in hosts:
                 family = socket.AF_INET6 if ":" in host else socket.AF_INET
-                sock = listen(family, (host, port), self._admission, prepare=self._outer.mark, both_versions=False)
+                sock = listen(
+                    family,
+                    (host, port),
+                    self._admission,
+                    prepare=self._outer.mark,
+                    both_versions=False,
+                    first_word=_OPEN_TIMEOUT,
+                )
                 port = int(sock.getsockname()[1])
                 self._servers.append(await self._serve_on(sock, tls))
         except OSError:

@@ -6,8 +6,8 @@ did nothing for longest. An honest connection proves itself within a second or t
 old. That is why there is no small limit per source: behind one address may be a site of 500 machines that come back at once, and
 these pass. Only where all are young, so many come, does each source get its share: who has more makes room for itself.
 
-`ListeningSocket` is where it happens: asyncio accepts from it as from any other. Running out of descriptors neither stops it nor
-makes it spin: with a descriptor kept for that purpose the connection is taken and closed.
+Running out of descriptors neither stops the listening nor makes it spin: with a descriptor kept for that purpose the connection is
+taken and closed.
 """
 
 from __future__ import annotations
@@ -21,17 +21,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from shadowmesh.model.addresses import source_of
 from shadowmesh.serving.rarelog import RareLog
 
-BACKLOG = 8192
 _RESERVED = 128  # descriptors for the database, logs and outgoing connections
 _MOST_UNPROVEN = 4096
 _FEWEST_UNPROVEN = 64
 _YOUNG = 2.0  # seconds in which an honest connection proves itself
-_REFUSALS_PER_CALL = 64
-_NO_LINGER = struct.pack("ii", 1, 0)  # close(2) sends RST and keeps no state
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+NO_LINGER = struct.pack("ii", 1, 0)  # close(2) sends RST and keeps no state
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 Peer = tuple[str, int]
 
@@ -39,12 +36,15 @@ Peer = tuple[str, int]
 class Accepted(socket.socket):
     """A connection's socket, which says when it is closed."""
 
-    __slots__ = ("active", "admission", "peer", "source")
+    __slots__ = ("active", "address", "admission", "deadline", "expected", "peer", "source")
 
     admission: Admission | None
     peer: Peer
     source: str
     active: float  # when an honest one did something last
+    address: Any  # as accept(2) gave it
+    deadline: float  # seconds on the loop's clock by which the client's first word is to be there
+    expected: int  # how many bytes of it are waited for
 
     def close(self) -> None:
         super().close()
@@ -133,7 +133,7 @@ class Admission:
         self._log("closing unproven connections", why="too many at once", unproven=len(self._unproven))
         self._forget(connection)
         try:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
             connection.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # it has just gone
@@ -154,66 +154,3 @@ class Admission:
         if self._spare >= 0:
             os.close(self._spare)
             self._spare = -1
-
-
-class ListeningSocket(socket.socket):
-    """Listens with a deep backlog, whatever it is asked (asyncio takes the same number for accepts per turn), and admits."""
-
-    __slots__ = ("admission",)
-
-    admission: Admission
-
-    def listen(self, _backlog: int = 0, /) -> None:
-        super().listen(BACKLOG)
-
-    def accept(self) -> tuple[socket.socket, Any]:
-        """The next connection that is admitted. Raises BlockingIOError if there is none now, which asyncio waits out."""
-        for _ in range(_REFUSALS_PER_CALL):
-            try:
-                plain, address = super().accept()
-            except OSError as e:
-                if e.errno not in _EXHAUSTED:
-                    raise
-                self.admission.shed(self, e)
-                continue
-            connection = Accepted(plain.family, plain.type, plain.proto, plain.detach())
-            connection.admission = None
-            connection.peer = (address[0], address[1])
-            connection.source = source_of(address[0])
-            if self.admission.enter(connection):
-                return connection, address
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-            connection.close()
-        raise BlockingIOError(errno.EAGAIN, "enough for now")
-
-
-def listen(
-    family: socket.AddressFamily,
-    address: tuple[str, int],
-    admission: Admission,
-    *,
-    prepare: Callable[[socket.socket], object] = lambda _: None,
-    send_buffer: int | None = None,
-    both_versions: bool = True,
-) -> ListeningSocket:
-    """A listening TCP socket whose connections `admission` counts. Raises OSError.
-
-    `prepare` gets it before it is bound. `both_versions`: an IPv6 one takes IPv4, too. `send_buffer`: bytes that the kernel keeps for each reader that doesn't read; else it decides itself, and takes megabytes.
-    """
-    # The protocol is named, or asyncio would leave Nagle's algorithm on.
-    sock = ListeningSocket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        sock.admission = admission
-        sock.setblocking(False)
-        prepare(sock)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if send_buffer is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)  # what is accepted inherits it
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both_versions)
-        sock.bind(address)
-        sock.listen()  # now, so that a taken port is found before anything else starts
-    except BaseException:
-        sock.close()
-        raise
-    return sock

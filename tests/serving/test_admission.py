@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import socket
 from collections.abc import Iterator
 
 import pytest
 
-from shadowmesh.serving import admission as rooms
-from shadowmesh.serving.admission import Accepted, Admission, ListeningSocket, listen
+from shadowmesh.serving.admission import Accepted, Admission
 from shadowmesh.serving.rarelog import RareLog
 
 
@@ -110,31 +106,3 @@ def test_when_all_that_may_be_held_are_known_newcomers_are_refused(admission: Ad
     late.admission, late.source, late.peer = None, "b", ("b", 1)
     assert not admission.enter(late)
     assert admission.held == 3
-
-
-def test_without_descriptors_it_neither_stops_nor_spins(
-    admission: Admission, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    plain, out = socket.socket.accept, 0
-
-    def accept(self: socket.socket) -> tuple[socket.socket, object]:
-        nonlocal out
-        if isinstance(self, ListeningSocket) and out == 0:  # the spare descriptor is still taken
-            out = 1
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        out = 0
-        return plain(self)
-
-    with listen(socket.AF_INET, ("127.0.0.1", 0), admission) as listener:
-        monkeypatch.setattr(socket.socket, "accept", accept)
-        clients = [socket.create_connection(listener.getsockname()) for _ in range(5)]
-        with pytest.raises(BlockingIOError):
-            listener.accept()
-        assert [client.recv(1) for client in clients] == [b""] * 5, "each was taken and closed"
-        assert "".join(capsys.readouterr()).count("no descriptor for a connection") == 1
-        monkeypatch.setattr(socket.socket, "accept", plain)
-        with socket.create_connection(listener.getsockname()) as last:
-            connection, address = listener.accept()
-            assert address == last.getsockname() and isinstance(connection, Accepted)
-            connection.close()
-    assert rooms.BACKLOG >= 5000

@@ -27,8 +27,9 @@ from shadowmesh.controller.settings import Timing
 from shadowmesh.dataplane.outer import OuterSockets
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.errors import Kind, ShadowMeshError
-from shadowmesh.serving.admission import Admission, listen
+from shadowmesh.serving.admission import Admission
 from shadowmesh.serving.descriptors import raise_limit
+from shadowmesh.serving.listening import listen
 from shadowmesh.serving.memory import Memory
 from shadowmesh.serving.rarelog import RareLog
 from shadowmesh.serving.tasks import repeat
@@ -117,10 +118,17 @@ def _taken(address: SockAddr, transport: str, error: OSError) -> ShadowMeshError
     )
 
 
-def _tcp(address: SockAddr, admission: Admission, outer: OuterSockets) -> socket.socket:
+def _tcp(address: SockAddr, admission: Admission, outer: OuterSockets, first_word: float) -> socket.socket:
     try:
         family = socket.AF_INET6 if address.is_ipv6 else socket.AF_INET
-        return listen(family, (address.host, address.port), admission, prepare=outer.mark, send_buffer=_SEND_BUFFER)
+        return listen(
+            family,
+            (address.host, address.port),
+            admission,
+            prepare=outer.mark,
+            send_buffer=_SEND_BUFFER,
+            first_word=first_word,
+        )
     except OSError as e:
         raise _taken(address, "TCP", e) from e
 
@@ -178,7 +186,9 @@ class Serving:
         with contextlib.ExitStack() as undo:
             undo.callback(self.admission.close)
             outer = OuterSockets(required=False)
-            self._tcp = undo.enter_context(contextlib.closing(_tcp(address, self.admission, outer)))
+            self._tcp = undo.enter_context(
+                contextlib.closing(_tcp(address, self.admission, outer, timing.tls_handshake))
+            )
             self._udp = [
                 undo.enter_context(contextlib.closing(_udp(address._replace(port=address.port + i), outer)))
                 for i in (0, 1)
