@@ -11,7 +11,7 @@ import re
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from shadowmesh.model.text import is_safe
 
@@ -37,6 +37,13 @@ def _encodable(text: str) -> str:
     return text
 
 
+def _number(value: object) -> object:
+    """JSON's numbers only, as the description says: 5.0 is an integer there, "5" and true are none."""
+    if isinstance(value, str | bool):
+        raise ValueError("is no number")
+    return value
+
+
 def _unique(values: list[str]) -> list[str]:
     return sorted(set(values))
 
@@ -50,8 +57,9 @@ Tags = Annotated[list[Tag], Field(max_length=32), AfterValidator(_unique)]
 Email = Annotated[str, StringConstraints(pattern=r"^[^@\s]{1,64}@[^@\s]{1,255}$", to_lower=True), AfterValidator(_safe)]
 Password = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_encodable)]
 NewPassword = Annotated[str, StringConstraints(min_length=10, max_length=200), AfterValidator(_encodable)]
-Seconds = Annotated[int, Field(ge=1, le=MAX_SECONDS)]
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Seconds = Annotated[int, Field(ge=1, le=MAX_SECONDS), BeforeValidator(_number)]
+Count = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_number)]
+Flag = Annotated[bool, Field(strict=True)]  # true or false: 0, "no" and "off" are refused, as the description says
 
 
 class Request(BaseModel):
@@ -93,11 +101,11 @@ class NetworkCreate(Request):
     subnet: Text | None = None  # None: the next free /24 of the controller's `default_subnet`
     subnet6: Text | None = None
     description: Text = ""
-    approval: bool = False
-    code_approval: bool = True  # who joins by the short code waits for approval
+    approval: Flag = False
+    code_approval: Flag = True  # who joins by the short code waits for approval
     max_clients: Count = 100
-    p2p: bool = True
-    relay_fallback: bool = True
+    p2p: Flag = True
+    relay_fallback: Flag = True
     relay: RelayName | None = None
 
 
@@ -107,11 +115,11 @@ class NetworkPatch(Request):
     name: NetworkName | None = None
     subnet: Text | None = None
     description: Text | None = None
-    approval: bool | None = None
-    code_approval: bool | None = None
+    approval: Flag | None = None
+    code_approval: Flag | None = None
     max_clients: Count | None = None
-    p2p: bool | None = None
-    relay_fallback: bool | None = None
+    p2p: Flag | None = None
+    relay_fallback: Flag | None = None
     relay: RelayName | Literal[""] | None = None
 
 
@@ -154,7 +162,7 @@ class InviteCreate(Request):
     client_name: ClientName | None = None
     ip: ipaddress.IPv4Address | None = None
     tags: Tags = []
-    ephemeral: bool = False
+    ephemeral: Flag = False
     idle: Seconds = 3600  # an ephemeral client that was away for so long is removed
 
 
@@ -324,12 +332,12 @@ class ApiKeyCreated(ApiKey):
 
 class UserCreate(Request):
     email: Email
-    admin: bool = False
+    admin: Flag = False
 
 
 class UserPatch(Request):
-    disabled: bool | None = None
-    admin: bool | None = None
+    disabled: Flag | None = None
+    admin: Flag | None = None
 
 
 class User(Answer):

@@ -149,6 +149,48 @@ async def test_the_description_says_which_permission_a_route_needs(world: World)
     assert list(answer) == ["application/problem+json"]
 
 
+async def test_answers_are_as_the_description_declares_them(world: World) -> None:
+    """Each route once as it is meant, once with a body that isn't one: status, content type and fields are declared ones."""
+    found, who = await things(world), await person(world, "who", admin=True)
+    wrong = {}
+    async with web(world) as client:
+        client.headers["Authorization"] = f"Bearer {who.token}"
+        document = (await client.get(f"{api.API}/openapi.json")).json()
+        for route, (body, _) in sorted(TABLE.items(), key=lambda row: row[0].startswith("DELETE")):
+            method, path = route.split(" ")
+            declared = document["paths"][api.API + path][method.lower()]["responses"]
+            for kind, name in (found | THINGS.get(route, {})).items():
+                path = path.replace("{" + kind + "}", name)
+            for sent in ([], body):
+                got = await client.request(method, api.API + path, json=sent)
+                answer = declared.get(str(got.status_code)) or declared.get(f"{got.status_code // 100}XX")
+                kinds = list((answer or {}).get("content", {}))
+                kind = got.headers.get("content-type", "").partition(";")[0]
+                if answer is None or (kinds != [kind] if got.content else kinds != []):
+                    wrong[f"{route} with {sent}"] = (got.status_code, kind, sorted(declared))
+    assert wrong == {}
+
+
+async def test_bodies_are_described_by_their_fields(world: World) -> None:
+    async with web(world) as client:
+        described = (await client.get(f"{api.API}/openapi.json")).json()["paths"]
+    for path, field in (("/enroll", "nonce"), ("/enroll/challenge", "invite_id"), ("/relays/register", "token")):
+        body = described[api.API + path]["post"]["requestBody"]
+        assert field in body["content"]["application/json"]["schema"]["properties"]
+        assert body["required"] is (path != "/enroll/challenge")
+
+
+async def test_a_number_is_no_yes_or_no_and_a_text_no_number(world: World) -> None:
+    who = await person(world, "who", admin=True)
+    async with web(world) as client:
+        client.headers["Authorization"] = f"Bearer {who.token}"
+        got = await client.post(f"{api.API}/networks", json={"name": "five", "max_clients": 5.0})
+        assert got.json()["max_clients"] == 5
+        for wish in ({"p2p": 0}, {"p2p": "off"}, {"approval": 1}, {"max_clients": "5"}, {"max_clients": True}):
+            got = await client.post(f"{api.API}/networks", json={"name": "x", "subnet": "10.9.0.0/24"} | wish)
+            assert (got.status_code, got.json()["code"]) == (422, "invalid_request"), wish
+
+
 async def test_a_method_that_a_path_lacks_names_all_that_it_has(world: World) -> None:
     async with web(world) as client:
         for method, path, allowed in (

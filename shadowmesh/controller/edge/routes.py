@@ -68,8 +68,21 @@ def _in_pieces(answer: EnrolAnswer) -> Response:
     return StreamingResponse(pieces(), media_type=_JSON, headers={"Content-Length": str(size)})
 
 
-def _struct_body(name: str) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {_JSON: {"schema": {"type": "object", "title": name}}}}}
+def _struct_body(kind: type[msgspec.Struct], *, required: bool = True) -> dict[str, Any]:
+    """A body that msgspec reads, for the API's description. Keys and the like are text."""
+    (schema,), known = msgspec.json.schema_components([kind], schema_hook=lambda _: {"type": "string"})
+
+    def whole(part: Any) -> Any:
+        """With what it refers to in its place."""
+        if isinstance(part, list):
+            return [whole(p) for p in part]
+        if not isinstance(part, dict):
+            return part
+        if "$ref" in part:
+            return whole(known[part["$ref"].rpartition("/")[2]])
+        return {name: whole(value) for name, value in part.items()}
+
+    return {"requestBody": {"required": required, "content": {_JSON: {"schema": whole(schema)}}}}
 
 
 # first contact and enrolment
@@ -91,23 +104,26 @@ async def identity(at: At, request: Request) -> Response:
     return Response(sign_identity(core.keys.identity, document), media_type=_JSON)
 
 
-@router.post("/enroll/challenge", tags=["enrolment"], dependencies=[Anyone])
+@router.post(
+    "/enroll/challenge",
+    tags=["enrolment"],
+    openapi_extra=_struct_body(ChallengeRequest, required=False),
+    dependencies=[Anyone],
+)
 async def challenge(at: At, request: Request) -> Response:
     """A nonce for the signature of an enrolment or a relay's registration. A body may name an invite; see `model.enrol`."""
     wish = from_json(await request.body() or b"{}", ChallengeRequest)
     return _json(await at.enrolment.challenge(wish, source(request)))
 
 
-@router.post("/enroll", tags=["enrolment"], openapi_extra=_struct_body("EnrolRequest"), dependencies=[Anyone])
+@router.post("/enroll", tags=["enrolment"], openapi_extra=_struct_body(EnrolRequest), dependencies=[Anyone])
 async def enroll(at: At, request: Request) -> Response:
     """Redeems an invite or a short code; see `model.enrol`."""
     wish = from_json(await request.body(), EnrolRequest)
     return _in_pieces(await at.enrolment.enrol(wish, source(request)))
 
 
-@router.post(
-    "/relays/register", tags=["relays"], openapi_extra=_struct_body("RelayRegistration"), dependencies=[Anyone]
-)
+@router.post("/relays/register", tags=["relays"], openapi_extra=_struct_body(RelayRegistration), dependencies=[Anyone])
 async def register_relay(at: At, request: Request) -> Response:
     """Registers a relay by its token; see `model.relaylink`."""
     return _json(await at.relays.register(from_json(await request.body(), RelayRegistration)))
