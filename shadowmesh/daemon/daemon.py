@@ -378,7 +378,8 @@ class Daemon:
         await self.links.stop()
         for network in self.networks.values():
             self.carrier.take_down(network)
-            self.keeper.drop(network.id)
+        self._watching.stop()
+        self.keeper.forget()
         self.networks.clear()
         self.former.clear()
         self._asking.clear()

@@ -60,6 +60,12 @@ class Keeper:
         """What waits for this network is void: other things are on disk now."""
         self._waiting = {key: write for key, write in self._waiting.items() if key[0] != network}
 
+    def forget(self) -> None:
+        """The state was emptied: what waits for it is void, and nothing in it is in doubt."""
+        self._waiting.clear()
+        self._unconfirmed.clear()
+        self.write()
+
     def write(self) -> bool:
         """Tries all that waits, in order. Returns whether nothing does any more."""
         if self._timer is not None:

@@ -72,6 +72,7 @@ class Links:
         self._world = world
         self._links: dict[str, ControllerLink] = {}  # by fingerprint
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._again: asyncio.TimerHandle | None = None
 
     def _networks(self, fingerprint: str) -> list[Network]:
         return [n for n in self._user.networks.values() if n.record.controller.fingerprint == fingerprint]
@@ -134,7 +135,10 @@ class Links:
             await link.close()
             if self._links.get(fingerprint) is link:
                 del self._links[fingerprint]
-                asyncio.get_running_loop().call_later(_ANEW, self.refresh)
+                del self._tasks[fingerprint]
+                if self._again is not None:
+                    self._again.cancel()
+                self._again = asyncio.get_running_loop().call_later(_ANEW, self.refresh)
 
     def _event(self, fingerprint: str, event: LinkEvent) -> None:
         user = self._user
@@ -200,3 +204,6 @@ class Links:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         self._links.clear()
         self._tasks.clear()
+        if self._again is not None:  # last: one of these may have failed while it was ended
+            self._again.cancel()
+            self._again = None

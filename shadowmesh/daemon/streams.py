@@ -11,6 +11,7 @@ from shadowmesh.daemon.mesh import Mesh
 from shadowmesh.daemon.world import World
 from shadowmesh.engine import NeedStream
 from shadowmesh.engine.surroundings import StreamKey, stream_key
+from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.model.pump import AddStream, RemoveStream, Slot
 
 log = structlog.get_logger(__name__)
@@ -61,7 +62,7 @@ class Streams:
         stream = self._world.stream(need.url, self._connect)
         try:
             fd = await stream.open()
-        except OSError as e:
+        except (OSError, ShadowMeshError) as e:
             log.warning("relay stream failed", relay=need.relay.relay_id, why=str(e))
             return
         slot = self._mesh.new_slot()

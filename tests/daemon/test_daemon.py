@@ -8,18 +8,21 @@ import socket
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from daemonkit import Controller, controller, refused, until
+from daemonkit import Controller, controller, refused, timers_left, until
 
 from shadowmesh.client_api.local import SOCKET_NAME
 from shadowmesh.client_api.unixsocket import short_path
 from shadowmesh.controller.service import presence
-from shadowmesh.daemon import heartbeat, watching
+from shadowmesh.daemon import heartbeat, links, watching
 from shadowmesh.daemon.network import Network
+from shadowmesh.daemon.streams import Streams
 from shadowmesh.engine import Woke
-from shadowmesh.model.errors import Kind
+from shadowmesh.model.api import NetworkPatch
+from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.link import LinkMessage, Report
 from shadowmesh.model.pump import AddStream
@@ -251,3 +254,34 @@ async def test_a_second_network_of_a_controller_doesnt_look_like_its_loss(
     await until(lambda: office.id in reported)
     b = await there.member("b")
     assert await a.reaches(b)
+
+
+async def test_a_link_that_failed_isnt_opened_anew_after_the_daemons_end(
+    there: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The block's end looks for timers that were left."""
+    a = await there.member("a")
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("an event that can't be taken")
+
+    failed = asyncio.Event()
+    monkeypatch.setattr(a.daemon.links, "_event", fails)
+    monkeypatch.setattr(links.log, "exception", lambda *_, **__: failed.set())
+    await there.call("network_set", "office", NetworkPatch(description="news"))
+    await asyncio.wait_for(failed.wait(), 10)
+    await a.stop()
+    assert "Links.refresh" not in timers_left()
+
+
+async def test_a_relay_stream_that_is_refused_here_is_one_that_failed() -> None:
+    """As where this host's network can't be told from the overlay: `connect` says so."""
+
+    class Refused:
+        async def open(self) -> int:
+            raise ShadowMeshError("no_mark", "the socket can't be marked")
+
+    world = SimpleNamespace(stream=lambda *_: Refused())
+    streams = Streams(world, SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
+    need = SimpleNamespace(url="ws://192.0.2.1", relay=SimpleNamespace(relay_id="rly_1"))
+    await streams._carry(need)  # type: ignore[arg-type]

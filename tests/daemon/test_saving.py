@@ -151,3 +151,16 @@ async def test_a_held_database_is_no_reason_to_move_ones_identity_away(tmp_path:
 
 def is_current(machine: Machine) -> bool:
     return (machine.directory / "current").exists()
+
+
+async def test_another_identity_owes_the_old_one_nothing(there: Controller) -> None:
+    """What was in doubt of it, and what waited to be saved, is void."""
+    a = await there.member("a")
+    a.daemon.keeper.doubt([a.network().id])
+    with held(a):
+        a.network().change(wanted=False)
+        assert a.daemon.keeper.warning is not None and not a.daemon.state.is_current
+    await a.client.call("reset_identity")
+    assert a.daemon.state.is_current and a.daemon.keeper.warning is None
+    await a.restart()
+    assert a.daemon.state.is_current
