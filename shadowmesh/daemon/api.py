@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -25,9 +26,11 @@ from shadowmesh.model.link import Leave
 from shadowmesh.model.netmap import Member
 from shadowmesh.model.status import JoinResult, NetworkStatus, PingTry, Status, Why
 from shadowmesh.protocol.noise import public_key
+from shadowmesh.serving.tasks import in_thread
 
 _LEAVE_GRACE = 2.0
 _LOOK = 0.5
+_CHECK = 10.0  # seconds for the event loop to say whether this host can carry a network
 _MOST = 1e9  # of a number in a request
 
 
@@ -144,17 +147,18 @@ class Api:
         async def check(network_id: NetworkID, name: str, subnet: ipaddress.IPv4Network) -> None:
             daemon.carrier.check_wish(name, subnet, network_id)
 
-        record = await asyncio.to_thread(
+        work = partial(
             enrol,
             daemon.state,
             _text(params, "invite"),
             name=params.get("name"),
             controller=params.get("controller"),
             fingerprint=params.get("fingerprint"),
-            refuse=lambda *what: asyncio.run_coroutine_threadsafe(check(*what), loop).result(),
+            refuse=lambda *what: asyncio.run_coroutine_threadsafe(check(*what), loop).result(_CHECK),
             connect=daemon.connect,
             timeout=timeout,
         )
+        record = await in_thread(work)  # a daemon that ends doesn't wait for it: the same invite joins again
         known = daemon.networks.get(record.network_id)
         if known is not None:
             daemon.carrier.take_down(known)

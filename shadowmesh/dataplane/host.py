@@ -67,6 +67,8 @@ class Way:
     source: str | None
 
 
+_LONGEST = 10.0  # seconds for a call; one takes milliseconds
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -78,7 +80,14 @@ def _on_its_thread(method: Callable[Concatenate[HostNetwork, P], R]) -> Callable
     def run(self: HostNetwork, /, *args: P.args, **kwargs: P.kwargs) -> R:
         if threading.get_ident() == self._ident:
             return method(self, *args, **kwargs)
-        return self.thread.submit(method, self, *args, **kwargs).result()
+        waiting = self.thread.submit(method, self, *args, **kwargs)
+        try:
+            return waiting.result(_LONGEST)
+        except TimeoutError as e:
+            waiting.cancel()  # if it hasn't begun: what was given up isn't carried out later
+            raise ShadowMeshError(
+                "host_busy", f"the kernel's netlink says nothing for {_LONGEST:.0f} s", "see the kernel's log"
+            ) from e
 
     return run
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import select
 import subprocess
+import threading
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_interface, ip_network
 
@@ -290,3 +291,18 @@ def test_works_while_an_event_loop_runs(space: str, tun: str) -> None:
             host.close()
 
     assert asyncio.run(daemon())
+
+
+def test_a_netlink_that_says_nothing_is_told_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waited would be the daemon's event loop."""
+    monkeypatch.setattr("shadowmesh.dataplane.host._LONGEST", 0.05)
+    network, go_on = HostNetwork(), threading.Event()
+    network.thread.submit(go_on.wait)
+    try:
+        with pytest.raises(ShadowMeshError) as caught:
+            network.find_overlaps(SUBNET, set())
+    finally:
+        go_on.set()
+    assert caught.value.code == "host_busy"
+    network.close()
+    assert network._netlink is None, "what was given up isn't carried out later"
