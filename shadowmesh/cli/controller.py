@@ -112,12 +112,15 @@ def run(
     listen: Annotated[str | None, typer.Option("--listen", help="ADDRESS:PORT, instead of what init wrote.")] = None,
 ) -> None:
     """Run the controller in the foreground."""
-    from shadowmesh.cli.logs import set_up
     from shadowmesh.controller.run import RunOptions
     from shadowmesh.controller.run import run as serve
 
-    set_up(call)
-    serve(RunOptions(data_dir=data_dir, listen=listen))
+    def set_up_log() -> None:
+        from shadowmesh.cli.logs import set_up
+
+        set_up(call)
+
+    serve(RunOptions(data_dir=data_dir, listen=listen), set_up_log)
 
 
 def set_urls(

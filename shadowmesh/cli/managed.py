@@ -21,7 +21,7 @@ M = TypeVar("M", bound="BaseModel")
 N = TypeVar("N", "api.Network", "api.Client", "api.Device", "api.Relay")
 
 CONFIG_NAME = "controller.json"  # there from `controller init` on
-_STARTS_S = 5.0  # that long a `controller run` may need until it holds its lock
+_STARTS_S = 1.0  # that long a `controller run &` of a moment ago may need until it holds its lock
 
 # what to do about a field that the API doesn't take
 _HINTS = {

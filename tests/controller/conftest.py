@@ -21,7 +21,7 @@ from shadowmesh.client_api.link import ControllerLink, MapChanged
 from shadowmesh.client_api.rest import ControllerClient
 from shadowmesh.controller.initialise import InitOptions, InitResult, init
 from shadowmesh.controller.keys import KeyRing
-from shadowmesh.controller.run import serving
+from shadowmesh.controller.process import serving
 from shadowmesh.controller.service.services import Services
 from shadowmesh.controller.settings import DataDir, Settings, Timing
 from shadowmesh.controller.store.database import Store, database_url, open_store

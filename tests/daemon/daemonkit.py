@@ -34,7 +34,7 @@ from shadowmesh.client_api.rest import ControllerClient
 from shadowmesh.controller import pki
 from shadowmesh.controller.initialise import InitOptions, InitResult, init
 from shadowmesh.controller.keys import KeyRing
-from shadowmesh.controller.run import serving
+from shadowmesh.controller.process import serving
 from shadowmesh.controller.service.hub import encode
 from shadowmesh.controller.service.services import Services
 from shadowmesh.controller.settings import DataDir, Settings, Timing

@@ -1,0 +1,141 @@
+"""A controller that holds its directory: from the database to one that serves, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import signal
+import ssl
+import sys
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.engine import Engine
+
+from shadowmesh.controller import pki
+from shadowmesh.controller.keys import KeyRing
+from shadowmesh.controller.settings import DataDir, Settings, Timing
+from shadowmesh.controller.store import schema
+from shadowmesh.controller.store.database import database_url, make_engine, open_store
+from shadowmesh.controller.store.migrate import migrate
+from shadowmesh.model.clock import utc_now
+from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.text import escape_log
+from shadowmesh.serving.rarelog import tame_libraries
+from shadowmesh.serving.tasks import repeat
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from shadowmesh.controller.run import RunOptions
+    from shadowmesh.controller.service.services import Services
+
+log = structlog.get_logger("shadowmesh.controller")
+
+
+def run_locked(where: DataDir, settings: Settings, options: RunOptions) -> None:
+    """Serves until SIGTERM or SIGINT; the caller holds the directory's lock. Raises ShadowMeshError as `run.run` does."""
+    if not structlog.is_configured():  # logs go to stderr, whoever started this
+        structlog.configure(
+            processors=[
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                structlog.processors.add_log_level,
+                structlog.processors.format_exc_info,
+                escape_log,
+                structlog.processors.JSONRenderer(),
+            ],
+            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        )
+    tame_libraries("shadowmesh.controller")
+    keys = KeyRing.load(where.keys)
+    if settings.tls_cert is None and pki.needs_renewal(where.path, settings, utc_now()):
+        pki.make_server_certificate(where.path, settings, utc_now())
+    url = database_url(settings.database_url, where.database, where.database_password())
+    if settings.database_url is None and not where.database.exists():
+        raise ShadowMeshError(
+            "database_missing", f"{where.database} is missing", "put it back from a backup", kind=Kind.FAILED
+        )
+    engine = make_engine(url)
+    try:
+        migrate(engine)
+        _check_owner(engine, keys)
+    finally:
+        engine.dispose()
+    asyncio.run(_serve(where, settings, keys, url, options))
+
+
+def _check_owner(engine: Engine, keys: KeyRing) -> None:
+    query = sa.select(schema.meta.c.value).where(schema.meta.c.key == "fingerprint")
+    with engine.connect() as connection:
+        owner = connection.execute(query).scalar()
+    if owner != keys.identity.public.fingerprint:
+        raise ShadowMeshError(
+            "wrong_database",
+            "this database belongs to a controller with another identity key",
+            "put keys and database of one controller together",
+        )
+
+
+async def _serve(where: DataDir, settings: Settings, keys: KeyRing, url: sa.URL, options: RunOptions) -> None:
+    from shadowmesh.controller.edge.server import tune
+
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with serving(where, settings, keys, url, options.timing):
+        tune()
+        log.info("controller ready", listen=settings.listen, urls=settings.public_urls)
+        if options.ready is not None:
+            options.ready()
+        await stopping.wait()
+        log.info("controller stopping")
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    where: DataDir,
+    settings: Settings,
+    keys: KeyRing,
+    url: sa.URL,
+    timing: Timing,
+    clock: Callable[[], dt.datetime] = utc_now,
+) -> AsyncIterator[Services]:
+    """A controller that serves inside the block, on a migrated database. Raises ShadowMeshError as `run` does."""
+    from shadowmesh.controller.edge.api import Front, make_app
+    from shadowmesh.controller.edge.server import Serving
+    from shadowmesh.controller.service.core import Core
+    from shadowmesh.controller.service.services import Services
+
+    tls = pki.server_context(where.path, settings)
+    store = open_store(url)
+    try:
+        at = Services(Core(store, keys, settings, timing, clock))
+        app = make_app(at, pki.trust_bundle(where.path, settings))
+        sockets = Serving(Front(app), tls, settings.address, where.socket, timing)
+        await at.start()
+        await sockets.start()
+        renewing = asyncio.create_task(
+            repeat(timing.certificate_check, partial(_renew_certificate, where, settings, tls, app))
+        )
+        try:
+            yield at
+        finally:
+            renewing.cancel()
+            await sockets.stop()
+            await at.stop()
+    finally:
+        store.close()
+
+
+async def _renew_certificate(where: DataDir, settings: Settings, tls: ssl.SSLContext, app: FastAPI) -> None:
+    """Our certificate before it ends; the operator's, when its file has changed."""
+    if settings.tls_cert is None and pki.needs_renewal(where.path, settings, utc_now()):
+        pki.make_server_certificate(where.path, settings, utc_now())
+        log.info("server certificate renewed")
+    pki.load_into(tls, where.path, settings)
+    app.state.trust_bundle = pki.trust_bundle(where.path, settings)
