@@ -81,7 +81,13 @@ class Daemon:
         self._streams = Streams(self.world, self.mesh, self.connect)
         self._stun = StunServers(self.world.resolve, self._stun_changed)
         self.carrier = Carrier(
-            self.world, self.host, self.mesh, self._stun, self.networks, may_run=self._may_run, changed=self._changed
+            self.world,
+            self.host,
+            self.mesh,
+            self._stun,
+            self.networks,
+            may_run=self._may_run,
+            changed=self._carried,
         )
         self._next_net = 0
         self._public: str | None = None
@@ -136,6 +142,11 @@ class Daemon:
 
     def _is_member(self, address: IPAddress) -> bool:
         return self.mesh.node.is_member(address)
+
+    def _carried(self) -> None:
+        """A network is up, or isn't any more; or its interface is another."""
+        self._traffic.members_changed()
+        self._changed()
 
     def _may_run(self, network: Network) -> bool:
         if network.id in self._asking:
@@ -276,6 +287,7 @@ class Daemon:
         network.accept_map(change.map)
         if network.me is not None:  # else Removed follows
             self.carrier.use_map(network, before != (network.me, change.map.head.subnet))
+            self._traffic.members_changed()
         self._watching.map_changed(network)
         network.keep_map(change.update)
         self.keeper.confirm(network.id)

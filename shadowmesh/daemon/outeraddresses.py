@@ -70,28 +70,34 @@ class PumpTraffic:
         self._hold = hold
         self._reaching = reaching
         self._is_member = is_member
-        self._peers: set[PeerIndex] = set()
+        self._peers: dict[PeerIndex, frozenset[IPAddress]] = {}  # where their paths lead, members' addresses among them
 
     def see(self, commands: Iterable[Command]) -> None:
         for command in commands:
             if isinstance(command, SetPath):
                 paths = (command.primary, command.also)
                 hosts = {p.remote.host for p in paths if p is not None and p.remote is not None}
-                self._peer(command.peer, hosts)
+                self._peer(command.peer, frozenset(map(ip_address, hosts)))
             elif isinstance(command, RemovePeer):
-                self._peer(command.peer, ())
+                self._peer(command.peer, frozenset())
             elif isinstance(command, Send) and command.path.remote is not None:
                 address = ip_address(command.path.remote.host)
                 if address.is_global and not self._is_member(address):
                     self._reaching(address)
 
-    def _peer(self, peer: PeerIndex, hosts: Iterable[str]) -> None:
-        addresses = [a for a in map(ip_address, hosts) if not self._is_member(a)]
+    def _peer(self, peer: PeerIndex, addresses: frozenset[IPAddress]) -> None:
         if addresses or peer in self._peers:
-            self._hold(("peer", peer), addresses)
-            (self._peers.add if addresses else self._peers.discard)(peer)
+            self._peers[peer] = addresses
+            self._hold(("peer", peer), [a for a in addresses if not self._is_member(a)])
+            if not addresses:
+                del self._peers[peer]
+
+    def members_changed(self) -> None:
+        """Other addresses are members' now: what was held before one got it is held no more, and the other way round."""
+        for peer, addresses in list(self._peers.items()):
+            self._peer(peer, addresses)
 
     def forget(self) -> None:
         """The pump has gone, with all its paths."""
         for peer in list(self._peers):
-            self._peer(peer, ())
+            self._peer(peer, frozenset())

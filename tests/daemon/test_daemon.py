@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import socket
 import sqlite3
@@ -285,3 +286,15 @@ async def test_a_relay_stream_that_is_refused_here_is_one_that_failed() -> None:
     streams = Streams(world, SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
     need = SimpleNamespace(url="ws://192.0.2.1", relay=SimpleNamespace(relay_id="rly_1"))
     await streams._carry(need)  # type: ignore[arg-type]
+
+
+async def test_a_map_that_gives_a_member_a_peers_outer_address_takes_it_from_those_routed_around(
+    there: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await there.member("a"), await there.member("b")
+    assert await a.reaches(b)
+    outer = ipaddress.ip_address(b.address)
+    await until(lambda: outer in a.host.outer.all())
+    monkeypatch.setattr(a.daemon._traffic, "_is_member", lambda address: address == outer)
+    await there.call("network_set", "office", NetworkPatch(description="news"))
+    await until(lambda: outer not in a.host.outer.all())

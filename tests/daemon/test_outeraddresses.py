@@ -51,6 +51,19 @@ def test_a_path_to_another_members_address_leads_none_of_its_packets_out_of_the_
     assert seen.addresses.all() == {RELAY}
 
 
+def test_an_address_that_becomes_a_members_while_a_path_leads_there_is_held_no_more() -> None:
+    seen = Seen()
+    seen.traffic.see([SetPath(PeerIndex(1), path(PRIVATE), path(RELAY))])
+    seen.members = {PRIVATE}
+    seen.traffic.members_changed()
+    assert seen.addresses.all() == {RELAY}
+    seen.members = set()
+    seen.traffic.members_changed()
+    assert seen.addresses.all() == {PRIVATE, RELAY}
+    seen.traffic.forget()
+    assert seen.addresses.all() == set()
+
+
 def test_public_addresses_that_are_tried_are_in_use_for_a_while_private_ones_not_at_all() -> None:
     seen = Seen()
     for address in (PEER, PRIVATE):
