@@ -111,7 +111,11 @@ def run(
     data_dir: DataDir,
     listen: Annotated[str | None, typer.Option("--listen", help="ADDRESS:PORT, instead of what init wrote.")] = None,
 ) -> None:
-    """Run the controller in the foreground."""
+    """Run the controller in the foreground.
+
+    Back up `keys/` once, apart from the rest, and the database regularly, while it runs: `sqlite3 DIR/controller.db
+    ".backup FILE"`, or pg_dump. docs/controller.md says how it is put back.
+    """
     from shadowmesh.controller.run import RunOptions
     from shadowmesh.controller.run import run as serve
 

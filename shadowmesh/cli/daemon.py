@@ -21,7 +21,11 @@ def attach(app: typer.Typer) -> None:
 
 
 def run(call: Call) -> None:
-    """Run the client daemon in the foreground."""
+    """Run the client daemon in the foreground.
+
+    Its directory needs no backup: a machine that lost it joins by a new invite. A copy that runs elsewhere is the same
+    machine twice, and refused.
+    """
     from shadowmesh.daemon.app import run_daemon
 
     def set_up_log() -> None:

@@ -36,6 +36,14 @@ MEANT = {
     "invite": "say `shadowmesh network invite NAME`",
     "create": "say `shadowmesh network create NAME`",
 }
+# verbs that tools have for the same thing: who types one that isn't here is shown the one that is
+ALIKE = (
+    {"add", "create", "new", "make"},
+    {"remove", "delete", "rm", "del", "destroy", "revoke"},
+    {"list", "ls"},
+    {"show", "get", "info", "describe", "inspect"},
+    {"set", "edit", "update", "change", "modify", "configure"},
+)
 HELP = "Private networks that you run yourself: controller, blind relay and client in one tool."
 
 
@@ -157,4 +165,8 @@ def _wrong_use(error: Any, *, as_json: bool) -> NoReturn:
     word = re.fullmatch(r"no such command '(\w+)'", what)
     if word and path == "shadowmesh":
         remedy = MEANT.get(word[1], remedy)
+    elif word:
+        there = getattr(context.command, "commands", {}) if context is not None else {}
+        alike = [verb for verb in there if any({word[1].lower(), verb} <= same for same in ALIKE)]
+        remedy = f"did you mean '{alike[0]}'?" if alike else remedy
     fail(ShadowMeshError("wrong_use", what, remedy, kind=Kind.USAGE), as_json=as_json)

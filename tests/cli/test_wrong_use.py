@@ -31,6 +31,11 @@ INVITE = Invite(urls=(NOWHERE,), fingerprint=ZEROES, invite_id=InviteID("inv_x")
     [
         ("netwrk", "did you mean 'network'?"),
         ("network crate", "did you mean 'create'?"),
+        ("user create", "did you mean 'add'?"),
+        ("network add", "did you mean 'create'?"),
+        ("api-key delete", "did you mean 'revoke'?"),
+        ("device rm", "did you mean 'remove'?"),
+        ("client edit", "did you mean 'set'?"),
         ("bogus", "no such command 'bogus'; see `shadowmesh --help`"),
         ("status --bogus", "see `shadowmesh status --help`"),
         ("network show", "'NAME'; see `shadowmesh network show --help`"),
