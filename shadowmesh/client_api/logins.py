@@ -17,6 +17,7 @@ from pathlib import Path
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.serving.files import write_private
 
 _LOCK_WAIT = 30.0  # a request that renews takes so long at most
 _LOCK_POLL = 0.05
@@ -87,14 +88,8 @@ def keep(login: SavedLogin) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".new")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_private(path, text.encode())
     except OSError as e:
         raise _not_kept(e) from e
 

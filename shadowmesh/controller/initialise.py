@@ -27,7 +27,6 @@ from shadowmesh.controller.settings import (
     check_public_url,
     parse_listen,
     private_files,
-    write_private,
     write_settings,
 )
 from shadowmesh.controller.store import schema
@@ -36,6 +35,7 @@ from shadowmesh.controller.store.migrate import migrate
 from shadowmesh.model.clock import utc_now
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.keys import Secret
+from shadowmesh.serving.files import write_private
 
 DEFAULT_ADMIN = "admin@localhost"
 _FILES = ("keys", "ca.key", "ca.pem", "server.pem", "controller.db", "controller.json")  # the last one makes it whole

@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from shadowmesh.controller.settings import write_private
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.keys import Secret
 from shadowmesh.protocol.signing import Signer
+from shadowmesh.serving.files import write_private
 
 _NONCE = 12
 

@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from shadowmesh.controller.settings import Settings, write_private
+from shadowmesh.controller.settings import Settings
 from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.serving.files import write_private
 
 _SLOW_CLOCKS = dt.timedelta(hours=48)
 _CA_LIFE = dt.timedelta(days=3650)

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.codec import Struct, from_json, to_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
+from shadowmesh.serving.files import write_private
 
 DEFAULT_PORT = 8443
 DEFAULT_SUBNET = "10.100.0.0/16"
@@ -173,17 +174,6 @@ class DataDir:
             ) from e
         except (MalformedError, ValueError, OSError) as e:
             raise ShadowMeshError("unreadable_config", f"{self.config} can't be read ({e})", "repair it") from e
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Writes a file that only its owner reads, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from shadowmesh.model.ids import RelayID
 from shadowmesh.model.keys import Secret, SigningPublicKey
 from shadowmesh.model.relaylink import Revocation
 from shadowmesh.protocol.signing import Signer
+from shadowmesh.serving.files import write_private
 
 FORMAT = 1
 
@@ -124,20 +125,8 @@ class RelayStore:
         self._write(self._dir / "relay.json", to_json(state))
 
     def _write(self, path: Path, content: bytes) -> None:
-        """Whole or not at all, also through a crash."""
-        fresh = path.with_suffix(path.suffix + ".new")
         try:
-            fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(path)
-            folder = os.open(self._dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            write_private(path, content)
         except OSError as e:
             raise self._unwritable(e) from e
 
