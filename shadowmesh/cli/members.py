@@ -232,7 +232,7 @@ def user_disable(call: Call, email: Email) -> None:
     with connect(call) as controller:
         if not any(email.lower() in (u.email.lower(), u.id) for u in controller.user_list()):
             raise ShadowMeshError(
-                "user_unknown", f"no user {email!r}", "`shadowmesh user list` has them", kind=Kind.NOT_FOUND
+                "user_unknown", f"no user {email!r}", "`shadowmesh user list` names them", kind=Kind.NOT_FOUND
             )
         call.confirm(f"shut {email} out, wherever they are signed in?", reversible=True)
         controller.user_set(email, request(api.UserPatch, disabled=True))

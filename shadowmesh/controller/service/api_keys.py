@@ -117,7 +117,9 @@ class ApiKeys:
             revoked = k.update().where(this).values(revoked_at=self._core.now())
             row = conn.execute(revoked.returning(k.c.user_id, k.c.name, k.c.expires_at)).first()
             if row is None:
-                raise not_found("api_key_unknown", f"there is no API key {key_id[:60]!r}", "`shadowmesh api-key list`")
+                raise not_found(
+                    "api_key_unknown", f"there is no API key {key_id[:60]!r}", "`shadowmesh api-key list` names them"
+                )
             rights_changed(self._core, conn, row.user_id)
             before = shown(row._mapping, "name", "user_id", "expires_at")
             record(self._core, conn, who, "api-key.revoke", row.name or key_id, id=key_id, before=before)

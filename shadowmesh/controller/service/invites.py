@@ -116,7 +116,9 @@ class Invites:
             row = conn.execute(sa.select(t).where(this).with_for_update()).first()
             if row is None:
                 raise not_found(
-                    "invite_unknown", f"{network.name} has no invite {invite_id[:60]!r}", "`network invites` lists them"
+                    "invite_unknown",
+                    f"{network.name} has no invite {invite_id[:60]!r}",
+                    f"`shadowmesh network invites {network.name}` names them",
                 )
             values = {"revoked_at": self._core.now()}
             conn.execute(t.update().where(t.c.id == row.id).values(**values))
