@@ -20,7 +20,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 from shadowmesh.dataplane.links import Link, LinkRole, roles
 from shadowmesh.dataplane.outer import FirewallMark
 from shadowmesh.dataplane.routing import PolicyRouting
-from shadowmesh.dataplane.rtnetlink import MAIN_TABLE, ROUTE_PROTOCOL, UNICAST, Route, dump_routes
+from shadowmesh.dataplane.rtnetlink import MAIN_TABLE, ROUTE_PROTOCOL, UNICAST, Route, dump_routes, whole_dump
 from shadowmesh.model.addresses import IPAddress, IPNetwork
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.hostaddresses import HostAddresses, IPInterface
@@ -220,7 +220,7 @@ class HostNetwork:
         """
         with _told("leftovers"), contextlib.suppress(OSError):
             return self._routing.clean(
-                {link["index"] for link in self._ipr().get_links() if Link.of(link).kind == "tun"}
+                {link["index"] for link in whole_dump(self._ipr().get_links) if Link.of(link).kind == "tun"}
             )
         return []
 
@@ -294,7 +294,7 @@ class HostNetwork:
         with _told("addresses"):
             ipr = self._ipr()
             overlays = self._routing.overlays()
-            links = [Link.of(message) for message in ipr.get_links()]
+            links = [Link.of(message) for message in whole_dump(ipr.get_links)]
             role = roles(links, in_use)
             good = {
                 k.index for k in links if k.up and not k.loopback and k.index not in overlays and k.name not in ignore
@@ -315,7 +315,7 @@ class HostNetwork:
 
     @staticmethod
     def _names(ipr: Any) -> dict[int, str]:
-        return {link["index"]: link.get_attr("IFLA_IFNAME") for link in ipr.get_links()}
+        return {link["index"]: link.get_attr("IFLA_IFNAME") for link in whole_dump(ipr.get_links)}
 
     @staticmethod
     def _index(name: str) -> int:
@@ -352,7 +352,7 @@ def _indexed_addresses(
     ipr: Any, index: int | None = None, *, usable: bool = False
 ) -> Iterator[tuple[int, IPInterface]]:
     """Addresses, of one interface or all, with the interface's index. `usable`: without those that may not, or no more, be used."""
-    for entry in ipr.get_addr(**({} if index is None else {"index": index})):
+    for entry in whole_dump(lambda: ipr.get_addr(**({} if index is None else {"index": index}))):
         flags = entry.get_attr("IFA_FLAGS") or entry["flags"]
         if not usable or not flags & _UNUSABLE:
             address = entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from shadowmesh.dataplane.outer import FirewallMark
-from shadowmesh.dataplane.rtnetlink import MAIN_TABLE, ROUTE_PROTOCOL, THROW, UNICAST, Route, dump_routes
+from shadowmesh.dataplane.rtnetlink import MAIN_TABLE, ROUTE_PROTOCOL, THROW, UNICAST, Route, dump_routes, whole_dump
 from shadowmesh.model.addresses import IPAddress, IPNetwork
 
 TABLE_BASE: Final = 5_300_000
@@ -206,7 +206,11 @@ class PolicyRouting:
         """All rules of one IP version; none where the kernel doesn't have that."""
         family = _family(version)
         with self._ignored(errno.EAFNOSUPPORT):
-            return [_rule(version, r) for r in self._ipr.get_rules(family=family) if r["family"] == family]
+            return [
+                _rule(version, r)
+                for r in whole_dump(lambda: self._ipr.get_rules(family=family))
+                if r["family"] == family
+            ]
         return []
 
     def _add_rule(self, rule: Rule) -> None:

@@ -12,11 +12,11 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from shadowmesh.model.addresses import IPAddress, IPNetwork
 
@@ -74,6 +74,16 @@ def dump_routes(
         and table in (None, route.table)
         and protocol in (None, route.protocol)
     ]
+
+
+def whole_dump(dump: Callable[[], Iterable[Any]]) -> list[Any]:
+    """What a dump of pyroute2's says, asked again where the kernel says that it changed meanwhile, as `dump_routes` does."""
+    found: list[Any] = []
+    for _ in range(_DUMPS):
+        found = list(dump())
+        if not any(message["header"]["flags"] & _NLM_F_DUMP_INTR for message in found):
+            break
+    return found
 
 
 class _Socket(Protocol):

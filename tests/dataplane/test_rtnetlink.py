@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from shadowmesh.dataplane.rtnetlink import _dump
+from shadowmesh.dataplane.rtnetlink import _dump, whole_dump
 
 NEW_ROUTE, ERROR, DONE = 24, 2, 3
 MULTI, INTERRUPTED = 0x2, 0x10  # flags
@@ -67,3 +67,12 @@ def test_a_table_that_was_never_used_is_empty_and_other_errors_are_raised() -> N
 def test_the_kernel_of_this_host_answers() -> None:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as sock:
         _dump(sock, struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0))
+
+
+def test_a_dump_of_pyroute2s_that_changed_meanwhile_is_asked_again() -> None:
+    interrupted, whole = (
+        [{"header": {"flags": flags}, "name": name}] for flags, name in ((0x12, "half"), (0x2, "all"))
+    )
+    answers = iter([interrupted, whole])
+    assert whole_dump(lambda: next(answers)) == whole
+    assert whole_dump(lambda: interrupted) == interrupted, "one that never stands still"
