@@ -501,7 +501,7 @@ class PeerPath:
         for way in self._route:
             if way is not None and way in self._mtus:
                 self._mtus[way].confirm(now)
-        self._resize()
+        self._resize(now)
         self._settle(now)
 
     def relay_changed(self, now: float) -> None:
@@ -525,7 +525,7 @@ class PeerPath:
             mtu.answered(probe[1], now)
             if way != "relay":
                 self._prefer_wide(self.probes.get(way), now)
-            self._resize()
+            self._resize(now)
             self._settle(now)
         return True
 
@@ -543,7 +543,7 @@ class PeerPath:
                 tx_id = self._rng.randbytes(12)
                 self._mtu_probes[tx_id] = way, size, now
                 self._actions.append(Ping(None if way == "relay" else way, tx_id, mtu=size))
-        self._resize()
+        self._resize(now)
         if len(self._mtu_probes) > 64:
             self._mtu_probes = {t: p for t, p in self._mtu_probes.items() if now - p[2] < PING_MEMORY}
 
@@ -555,9 +555,9 @@ class PeerPath:
             if taken is not None and taken not in self._mtus and taken != self.plain and self._session:
                 mtu = self._mtus[taken] = PathMtu()
                 mtu.start(now)
-        self._resize()
+        self._resize(now)
 
-    def _resize(self) -> None:
+    def _resize(self, now: float) -> None:
         """Tells a changed size, and when the next probe is due."""
         taken = [self._mtus[way] for way in self._route if way is not None and way in self._mtus]
         looked_at = [*taken, *(self._mtus[way] for way in self._rivals if way in self._mtus)]
@@ -565,7 +565,7 @@ class PeerPath:
         limits = [m.limit for m in taken if m.limit is not None]
         if (least := min(limits, default=None)) != self.mtu:
             if self.mtu is None and not self._rivals:
-                self._mtu_at = -inf  # is another one wider?
+                self._mtu_at = now  # is another one wider?
             self.mtu = least
             self._actions.append(Resized())
 
@@ -615,11 +615,11 @@ class PeerPath:
             self._start_check(now, ask=True)
         self._settle(now)
 
-    def forget(self) -> None:
+    def forget(self, now: float) -> None:
         """Back to where nothing is known."""
         self.best = self.old = self.plain = None
         self._mtus.clear()
-        self._resize()
+        self._resize(now)
         self.probes.clear()
         self._pings.clear()
         self._end_check()
@@ -660,7 +660,7 @@ class PeerPath:
         if now >= self._mtu_at:
             self._probe_sizes(now)
         if self.probes and now >= self._forget_at():
-            self.forget()
+            self.forget(now)
         self._settle(now)
 
     # inside
@@ -932,7 +932,7 @@ class PeerPath:
             at = min(at, self._next_beat)
             if self._unanswered_since < inf:
                 at = min(at, self._trust_ends())
-            if route.also is None and self.relay_up and self._last_traffic + ACTIVE < at:
+            if route.also is None and self._has_relay and self._last_traffic + ACTIVE < at:
                 at = self._last_traffic + ACTIVE  # from then on the first packets go both ways again
             if self.best.rank is Rank.NESTED and self._nested_until > now:
                 at = min(at, self._nested_until)

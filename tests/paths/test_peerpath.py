@@ -8,7 +8,7 @@ from pathplay import SLOT, Play
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.reasons import Reason
 from shadowmesh.paths.candidates import Candidate, CandidateKind, PathKey
-from shadowmesh.paths.values import STRANGE_PINGS, STRANGE_PINGS_RATE, Policy, Route
+from shadowmesh.paths.values import ACTIVE, DORMANT_PING, STRANGE_PINGS, STRANGE_PINGS_RATE, Policy, Route
 
 PUNCHED = SockAddr("198.51.100.7", 5000)
 LAN = SockAddr("192.168.1.9", 5000)
@@ -306,3 +306,16 @@ def test_early_ticks_do_no_harm(play: Play, seconds: float) -> None:
     play.path.tick(play.path.deadline - 0.001)
     play.collect()
     assert len(play.pings) == pings
+
+
+def test_a_dormant_path_waits_for_its_next_ping_whether_a_relay_may_carry_data_or_not() -> None:
+    for fallback in (True, False):
+        play = Play(Policy(relay_fallback=fallback))
+        direct(play)
+        play.now += ACTIVE + 1.0  # the conversation is over
+        play.path.tick(play.now)
+        play.collect()
+        way, ping = play.pings[-1]
+        play.path.pong_received(WAY, ping.tx_id, play.now)
+        assert play.path.direct
+        assert play.path.deadline == pytest.approx(way + DORMANT_PING)

@@ -70,3 +70,10 @@ def test_what_is_small_is_never_probed_again() -> None:
     a.site.mtu = 1280
     world.run(30.0)
     assert a.to(b).mtu is None
+
+
+def test_a_path_that_turns_out_narrow_is_not_taken_for_a_night_slept() -> None:
+    world, a, b = talking("port_restricted", a=1340)
+    world.run(3.0)
+    assert a.to(b).mtu is not None
+    assert not [what for _, _, what in world.log if "woke" in what]
