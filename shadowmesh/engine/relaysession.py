@@ -36,7 +36,8 @@ BUSY_PING = 1.5  # seconds between pings while traffic depends on the session �
 BUSY_FOR = 8.0  # … that is, for so long after the engine last said so
 PING_REPEAT = 0.2
 PINGS_UNANSWERED = 5  # in a row, after which the relay counts as gone
-REFUSED = 5.0  # seconds until another try after a refusal
+REFUSED = 5.0  # seconds until another try after a refusal …
+LONGEST_REFUSAL = 60.0  # … also where the relay, or somebody in its name, wants more: a refusal isn't signed
 TOKEN_RETRY = (
     30.0  # the same for a token that was refused, at most; doubled each time. A relay that lost its controller takes it
 )
@@ -390,9 +391,9 @@ class RelaySession:
         if code in _TOKEN_TROUBLE:  # another one will be tried at once; the same one, should the relay change its mind
             self._user.token_refused(Refusal(code).name.lower(), now)
             wait = self._token_wait = min(2 * self._token_wait, TOKEN_RETRY)
-        self._retry_at = now.boot + max(float(retry_after), wait) * self._surroundings.rng.uniform(1.0, 1.5)
-        if self.up and code not in _TOKEN_TROUBLE:
-            self._lost(now, grace=False)
+        wait = max(min(float(retry_after), LONGEST_REFUSAL), wait)
+        self._retry_at = now.boot + wait * self._surroundings.rng.uniform(1.0, 1.5)
+        self.verify(now)  # a session that stands is lost when the relay no longer answers for it
 
     # a session that stands
 
