@@ -45,6 +45,8 @@ from shadowmesh.paths.values import (
     FIRST_MEASURE,
     FORGET,
     HEARTBEAT,
+    MAX_PINGS,
+    MAX_PONG_IDS,
     MAX_TRIGGERED,
     MEASURE,
     NESTED_WANTED,
@@ -98,6 +100,7 @@ class PeerPath:
         "_passive_until",
         "_pinged_at",
         "_pings",
+        "_pong_ids",
         "_reason",
         "_relay_beat",
         "_remote",
@@ -146,7 +149,10 @@ class PeerPath:
         self._remote_filters_ports = False
         self._remote_udp_blocked = False
         self._actions: list[Action] = []
-        self._pings: dict[bytes, tuple[Probe | None, float]] = {}
+        self._pings: dict[bytes, tuple[Probe | None, float]] = {}  # under way, by transaction id, the oldest first
+        self._pong_ids: dict[
+            bytes, tuple[Probe | None, float]
+        ] = {}  # own ids of our pongs on the present path, likewise
         self._last_traffic = -inf
         self._strange_pings = TokenBucket(STRANGE_PINGS, STRANGE_PINGS_RATE)
         self._pinged_at = -inf  # when the peer last pinged us
@@ -327,6 +333,7 @@ class PeerPath:
             self.best = self.old = None
             self.probes.clear()
             self._pings.clear()  # a pong under way proves nothing that may be used
+            self._pong_ids.clear()
         elif lifted:
             self._failed = False
             if self.active(now):
@@ -430,13 +437,13 @@ class PeerPath:
         if self.best is None or path != self.best.path or not self.active(now):
             return NO_ID
         own_id = self._rng.randbytes(12)
-        self._remember(own_id, self.best, now)
+        _remember(self._pong_ids, own_id, self.best, now, MAX_PONG_IDS)
         return own_id
 
     def _heard(self, best: Probe, heard: bytes, now: float) -> None:
         """A ping on the present path. If it confirms our last pong, that proves the path as a pong to us would, as of
         when that was sent; if it doesn't, the peer may not hear us any more."""
-        entry = None if heard == NO_ID else self._pings.pop(heard, None)
+        entry = None if heard == NO_ID else self._pong_ids.pop(heard, None)
         if self._unproven or self._unanswered_since < inf or not self.active(now):
             return  # our own pings are under way and will tell
         if entry is not None and entry[0] is best:
@@ -622,6 +629,7 @@ class PeerPath:
         self._resize(now)
         self.probes.clear()
         self._pings.clear()
+        self._pong_ids.clear()
         self._end_check()
         self._remote = ()
         self._last_traffic = self._retry_at = -inf
@@ -776,7 +784,7 @@ class PeerPath:
 
     def _send(self, probe: Probe | None, now: float) -> bytes:
         tx_id = self._rng.randbytes(12)
-        self._remember(tx_id, probe, now)
+        _remember(self._pings, tx_id, probe, now, MAX_PINGS)
         if probe is None:
             self._actions.append(Ping(None, tx_id))
         else:
@@ -785,12 +793,6 @@ class PeerPath:
                 Ping(probe.path, tx_id, probe.heard, probe.rank is Rank.NESTED and not self._has_relay)
             )
         return tx_id
-
-    def _remember(self, tx_id: bytes, probe: Probe | None, now: float) -> None:
-        if len(self._pings) > 64:
-            for old in [t for t, (_, at) in self._pings.items() if now - at > PING_MEMORY]:
-                del self._pings[old]
-        self._pings[tx_id] = (probe, now)
 
     def _ping(self, probe: Probe, now: float) -> None:
         self._send(probe, now)
@@ -947,3 +949,15 @@ class PeerPath:
         if self.probes:
             at = min(at, self._forget_at())
         self.deadline = min(at, self._mtu_at)
+
+
+def _remember(
+    table: dict[bytes, tuple[Probe | None, float]], own_id: bytes, probe: Probe | None, now: float, most: int
+) -> None:
+    """Notes what was sent, among the last `most` of PING_MEMORY seconds."""
+    while table:
+        oldest = next(iter(table))
+        if len(table) < most and now - table[oldest][1] <= PING_MEMORY:
+            break
+        del table[oldest]
+    table[own_id] = (probe, now)

@@ -33,7 +33,9 @@ RETRY_LOST = 10.0  # the first wait after a path that had worked was lost; doubl
 MAX_TRIGGERED = 8  # addresses learnt from pings out of the blue, per peer
 STRANGE_PINGS = 12  # pings at once to addresses that never answered: a peer may name those of third parties …
 STRANGE_PINGS_RATE = 6.0  # … and as many a second after that
-PING_MEMORY = 10.0  # seconds for which a pong to a ping still counts
+PING_MEMORY = 10.0  # seconds for which a pong to a ping still counts …
+MAX_PINGS = 512  # … if it is one of the last so many; a check sends some fifty in a round
+MAX_PONG_IDS = 16  # of our last pongs that the peer may confirm; pings may be replayed, and each is answered
 CLEARLY_FASTER = 0.7  # share of the present round trip below which a path of the same rank is taken …
 CLEARLY_FASTER_BY = 0.005  # … if it also gains so many seconds
 

@@ -21,7 +21,8 @@ from shadowmesh.model.keys import NetworkID, Secret, WireGuardPublicKey
 from shadowmesh.model.link import Presence
 from shadowmesh.model.netmap import Member, NetworkMap
 from shadowmesh.model.pump import Datagram, Install, Kind, NetIndex, Path, RemovePeer, Send, SetPath
-from shadowmesh.protocol import noise
+from shadowmesh.paths.values import MAX_PINGS, MAX_PONG_IDS
+from shadowmesh.protocol import disco, noise
 from shadowmesh.protocol.relay import frame_prefix
 from shadowmesh.protocol.signing import Signer
 
@@ -138,6 +139,26 @@ def test_under_a_flood_only_a_proven_source_is_answered() -> None:
             handshake_commands(b, flood)
         world.run(0.1)
     assert world.flow(a, b).received
+
+
+def test_a_ping_replayed_ten_thousand_times_leaves_little_behind() -> None:
+    world, a, b = pair()
+    world.stream(a, b, every=0.2, count=1000)
+    world.run(6.0)
+    mine = a.node.engines[world.network_id].peers[b.client_id]
+    theirs = b.node.engines[world.network_id].peers[a.client_id]
+    assert mine.path is not None and mine.path.best is not None
+    ways = [mine.path.best.path.remote, *(SockAddr("203.0.113.9", port) for port in range(1000, 2000))]
+    ping = theirs.box.seal(disco.Ping(bytes(12), 0))
+    for number in range(10_000):
+        now = a.clock()
+        a.node.receive(Datagram(now.boot, Path(UDP, ways[number % len(ways)]), Kind.DISCO, ping), now)
+        a.node.pump_commands()
+    assert len(mine.path._pings) <= MAX_PINGS
+    assert len(mine.path._pong_ids) <= MAX_PONG_IDS
+    world.run(20.0)
+    assert a.to(b).path == "direct"
+    assert world.flow(a, b).all_arrived
 
 
 def test_ping_of_a_peer_that_is_away_ends_in_time() -> None:
