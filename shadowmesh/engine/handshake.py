@@ -173,6 +173,12 @@ class Handshake:
             self._repeats = 0
             self._set_repeat(now)
 
+    def peer_holds(self, epoch: int) -> None:
+        """The peer says that it holds the network key of this epoch. What says less is old, or replayed to have an older
+        key used."""
+        if self.known_epoch is None or epoch > self.known_epoch:
+            self.known_epoch = epoch
+
     def peer_heard(self, now: Now) -> None:
         """A sign of life of the peer: if our message has waited for its answer for a while, it may have come to nobody.
         Sent once more, it counts if it is the first to arrive, and does no harm if it isn't."""
@@ -365,8 +371,7 @@ class Handshake:
         self._unknown_there = None
         self.done_at = now.boot
         self._epochs_tried = ()
-        if self.known_epoch is None or epoch > self.known_epoch:
-            self.known_epoch = epoch
+        self.peer_holds(epoch)
 
     def close(self) -> None:
         """Ends everything: the peer was removed."""

@@ -288,7 +288,7 @@ class Peer:
             case disco.Ping(tx_id=tx_id, mtu_probe=True):
                 self._outbox.send(path, self.box.seal(disco.Pong(tx_id, direct.remote if direct else NOWHERE)))
             case disco.Ping(tx_id=tx_id, epoch=epoch, heard=heard, nested=nested):
-                handshake.known_epoch = epoch
+                handshake.peer_holds(epoch)
                 if direct is not None:
                     own.ping_received(direct, boot, heard, nested=nested)
                     answer = disco.Pong(tx_id, direct.remote, own.pong_id(direct, boot), own.is_nested(direct))
@@ -300,7 +300,7 @@ class Peer:
                 if rtt is not None and self._pings is not None:
                     self._publish_pings(self._pings.pong(tx_id, rtt, direct=direct is not None), now)
             case disco.CallMeMaybe() as call:
-                handshake.known_epoch = call.epoch
+                handshake.peer_holds(call.epoch)
                 known = tuple(Candidate(c.addr, CandidateKind(c.kind)) for c in call.candidates)
                 own.call_received(known, call.ask, boot, filters_ports=call.filters_ports, udp_blocked=call.udp_blocked)
         if was_plain and own.plain is None:

@@ -353,7 +353,8 @@ class PeerPath:
         NAT."""
         if not self.policy.p2p:
             return
-        self.plain = None
+        if self.plain is not None:
+            self._send(None, now)  # is it back, or is this old?
         remote = tuple(candidates)
         changed = remote != self._remote
         known_before = bool(self._remote)
@@ -381,10 +382,10 @@ class PeerPath:
         """An authenticated ping came on this direct path: answer it with a check of that very path.
 
         `heard`: the own id of a pong of ours, which arrived, then. `nested`: the peer has nothing but this way through a tunnel.
+        It may be replayed: only the answer to our own ping shows that a plain peer speaks disco again.
         """
         if not self.policy.p2p:
             return
-        self.plain = None
         self._pinged_at = now
         probe = self.probes.get(path)
         if probe is None:
@@ -474,14 +475,14 @@ class PeerPath:
                 self.ping_received(path, now)
             return None
         rtt = now - sent_at
+        self.plain = None  # it speaks disco
         if probe is None:
             self.relay_pong_at = now
             self.relay_rtt = rtt if self.relay_rtt == 0.0 else 0.75 * self.relay_rtt + 0.25 * rtt
             self._measure_at = inf
             self._relay_beat = inf
-            if self.old is not None:
-                self.old = None
-                self._settle(now)
+            self.old = None
+            self._settle(now)
             return rtt
         probe = self.probes.setdefault(probe.path, probe)  # it may have been forgotten meanwhile
         probe.heard = own_id

@@ -161,6 +161,22 @@ def test_a_ping_replayed_ten_thousand_times_leaves_little_behind() -> None:
     assert world.flow(a, b).all_arrived
 
 
+def test_a_replayed_ping_has_no_older_network_key_used() -> None:
+    world, a, b = pair()
+    world.stream(a, b, every=0.5, count=20)
+    world.run(12.0)
+    mine = b.node.engines[world.network_id].peers[a.client_id]
+    old = a.node.engines[world.network_id].peers[b.client_id].box.seal(disco.Ping(bytes(12), 0))
+    world.controller.rotate()
+    world.run(60.0)
+    world.stream(a, b, every=0.5, count=20)
+    world.run(12.0)
+    assert mine.handshake is not None and mine.handshake.known_epoch == 1
+    now = b.clock()
+    b.node.receive(Datagram(now.boot, Path(UDP, ELSEWHERE), Kind.DISCO, old), now)
+    assert mine.handshake.known_epoch == 1
+
+
 def test_ping_of_a_peer_that_is_away_ends_in_time() -> None:
     world, a, b = pair()
     b.stop()

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 from plainwg import PlainWireGuard
-from simworld import Host, World
+from simworld import UDP, Host, World
+
+from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.pump import Datagram, Kind, Path
+from shadowmesh.protocol import disco
+from shadowmesh.protocol.relay import frame_prefix
 
 
 def taken_over(kind: str = "port_restricted") -> tuple[World, Host, PlainWireGuard]:
@@ -148,3 +153,24 @@ def test_a_peer_on_the_lan_has_its_address_there_as_endpoint() -> None:
     export = a.node.export_wireguard(world.network_id, b.client_id, a.clock())
     assert export is not None
     assert export.endpoint == b.addr
+
+
+def test_disco_replayed_from_before_the_takeover_takes_no_path_away() -> None:
+    world, b, wg = taken_over()
+    for n in range(12):
+        wg.send_packet(1000 + n)
+        world.run(1.0)
+    assert b.to(wg.host).reason == "direct.wireguard"
+    elsewhere = SockAddr("203.0.113.66", 6666)
+    relay = Path(UDP, world.relays["relay1"].addr, None, frame_prefix(world.network_id, b.overlay, wg.host.overlay))
+    box = disco.DiscoBox(wg.config.private, b.public, world.primitives)
+    candidates = (disco.Candidate(elsewhere, disco.CandidateKind.HOST),)
+    messages = (disco.Ping(bytes(12)), disco.Pong(bytes(12), elsewhere), disco.CallMeMaybe(candidates, True))
+    for n, message in enumerate(messages):
+        for path in (Path(UDP, elsewhere), relay):
+            now = b.clock()
+            b.node.receive(Datagram(now.boot, path, Kind.DISCO, box.seal(message)), now)
+            b.settle(now)
+            world.run(0.5)
+            assert b.to(wg.host).reason == "direct.wireguard", message
+        assert exchange(world, b, wg, 2000 + n), message
