@@ -94,7 +94,7 @@ class Engine:
         self._udp_blocked = False
         self._strangers_at: dict[WireGuardPublicKey, float] = {}  # when a key that isn't in the map sent an initiation
         self._presence: dict[ClientID, Presence] = {}
-        self._known_at: dict[SockAddr, Peer] = {}  # who may be at an address …
+        self._known_at: dict[SockAddr, list[Peer]] = {}  # who may be at an address …
         self._known_at_age = -inf  # … as it was then
         self._reported: ReportPresence | None = None
         outbox.emit(AddIdentity(identity.net, self.membership.mac1_key))
@@ -226,21 +226,24 @@ class Engine:
                 found.append((traffic.rx + traffic.tx if traffic is not None else 0, recent))
         return found
 
-    def sender_on(self, path: Path, now: Now) -> Peer | None:
+    def senders_on(self, path: Path, now: Now) -> list[Peer]:
         """Whose a datagram on `path` may be that can't be told from within: by relay, of whom its frame names; directly,
-        of whom is known to be there."""
+        of all who are known to be there. What a member says of where it is may be another's address."""
         if path.prefix:
             peer = self.by_ip.get(path.prefix[40:44])
             own = peer is not None and self.relays.is_from(peer.member.ip, path) and self.relays.brings(path)
-            return peer if own else None
+            return [peer] if peer is not None and own else []
         if path.remote is None:
-            return None
-        peer = self._known_at.get(path.remote)
-        if peer is None and now.boot - self._known_at_age >= KNOWN_AT_AGE:
+            return []
+        found = self._known_at.get(path.remote)
+        if found is None and now.boot - self._known_at_age >= KNOWN_AT_AGE:
             self._known_at_age = now.boot
-            self._known_at = {addr: peer for peer in self.peers.values() for addr in peer.known_at()}
-            peer = self._known_at.get(path.remote)
-        return peer if peer is not None and self.peers.get(peer.member.client_id) is peer else None
+            self._known_at = {}
+            for peer in self.peers.values():
+                for addr in peer.known_at():
+                    self._known_at.setdefault(addr, []).append(peer)
+            found = self._known_at.get(path.remote)
+        return [peer for peer in found or () if self.peers.get(peer.member.client_id) is peer]
 
     def apply_token(self, token: str, now: Now) -> None:
         """A relay token. Raises MalformedError."""

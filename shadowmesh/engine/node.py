@@ -551,10 +551,10 @@ class Node:
             peer.source(event.path, now)
 
     def _unclaimed(self, event: Unclaimed, now: Now) -> None:
-        """A session's packet that nobody here has: if a member may have sent it, it is told so. Of several networks'
-        members at one place, the one without a session."""
-        found = (engine.sender_on(event.path, now) for engine in self._living())
-        peer = min((p for p in found if p is not None), key=lambda p: p.no_session_order(now), default=None)
+        """A session's packet that nobody here has: if a member may have sent it, it is told so. Of several at one place,
+        of whatever networks, one without a session, in turn."""
+        found = (peer for engine in self._living() for peer in engine.senders_on(event.path, now) if not peer.plain)
+        peer = min(found, key=lambda p: p.no_session_order(now), default=None)
         if peer is not None:
             peer.answer_unclaimed(event.receiver_index, event.size, event.path, now)
 

@@ -12,6 +12,7 @@ from shadowmesh.dataplane.aead import FakeAead
 from shadowmesh.engine import RecentPeer, WarmStart
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.ids import ClientID
+from shadowmesh.model.link import Presence
 from shadowmesh.model.pump import Datagram, Kind, Path, Send, Unclaimed
 from shadowmesh.protocol import disco
 
@@ -263,3 +264,32 @@ def test_a_peer_that_left_the_map_meanwhile_is_not_called() -> None:
     b.start(warm_start=gone)
     world.run(2.0)
     assert a.to(b).path == "direct"
+
+
+def test_a_member_that_claims_anothers_address_keeps_it_from_being_told_of_nothing() -> None:
+    world = World(1, primitives=Fake(1), aead=FakeAead)
+    world.relay("relay1")
+    a, b, m = (world.host(name, "none") for name in "abm")
+    world.start()
+    world.run(2.5)
+    now = a.clock()
+    claims = [
+        Presence(client_id=b.client_id, online=True, endpoints=(b.addr,)),
+        Presence(client_id=m.client_id, online=True, endpoints=(m.addr, b.addr)),
+    ]
+    a.node.apply_presence(world.network_id, claims, now)
+    told = []
+    for _ in range(2):  # two packets of a session that a doesn't have
+        a.node.receive(Unclaimed(now.boot, Path(UDP, b.addr), 77, 116), now)
+        told += [c.data for c in a.node.pump_commands() if isinstance(c, Send)]
+    for host in (b, m):
+        box = disco.DiscoBox(host.private, a.public, world.primitives)
+        assert any(_opens(box, data) for data in told), host.name
+
+
+def _opens(box: disco.DiscoBox, data: bytes) -> bool:
+    try:
+        box.open(data)
+    except disco.AuthFailure:
+        return False
+    return True
