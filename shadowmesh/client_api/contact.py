@@ -12,7 +12,7 @@ import os
 import socket
 import ssl
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -22,7 +22,13 @@ from shadowmesh.model.codec import Struct, from_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.invite import is_fingerprint
 from shadowmesh.model.text import escaped, is_safe
-from shadowmesh.protocol.signing import ForgedError, IdentityDocument, read_fingerprint, verify_identity
+from shadowmesh.protocol.signing import (
+    ForgedError,
+    IdentityDocument,
+    read_fingerprint,
+    succeeding,
+    verify_identity,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -140,6 +146,28 @@ def first_contact(
     except MalformedError as e:
         raise ShadowMeshError("not_a_controller", f"{url} doesn't answer as a controller", "check the URL") from e
     return Contact(url, identity, _offset(answer.headers.get("date"), (before + after) / 2), tls=context)
+
+
+def contact_again(
+    url: str,
+    fingerprint: str | None,
+    known: IdentityDocument | None,
+    *,
+    timeout: float = 10.0,
+    connect: Connect | None = None,
+) -> Contact:
+    """As `first_contact`, with a controller whose identity may be `known` already. Raises the same, and identity_older
+    (NOT_ALLOWED) for an identity that is played back."""
+    contact = first_contact(url, fingerprint, timeout=timeout, connect=connect)
+    try:
+        return replace(contact, identity=succeeding(contact.identity, known))
+    except ForgedError as e:
+        raise ShadowMeshError(
+            "identity_older",
+            f"{url} shows an identity that is older than the one known here, with other keys",
+            "someone may be in between; if the controller was put back from a backup, join anew (a relay: register anew)",
+            kind=Kind.NOT_ALLOWED,
+        ) from e
 
 
 def _bounded(answer: httpx.Response, timeout: float) -> bytes:

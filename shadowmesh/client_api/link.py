@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.frames import CloseCode
 
 from shadowmesh import __version__
-from shadowmesh.client_api.contact import API, first_contact, tls_context, unreachable
+from shadowmesh.client_api.contact import API, contact_again, tls_context, unreachable
 from shadowmesh.client_api.dialing import Connect
 from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
@@ -52,7 +52,6 @@ from shadowmesh.protocol.signing import (
     Context,
     IdentityDocument,
     Signer,
-    goes_back,
     hello_message,
     sign_text,
     verify_map,
@@ -349,14 +348,7 @@ class ControllerLink:
     async def _meet(self, url: str) -> None:
         """The identity anew, checked by the fingerprint. Raises ShadowMeshError, identity_older for one played back."""
         fingerprint = self._fingerprint or (self.identity.identity.fingerprint if self.identity else None)
-        contact = await asyncio.to_thread(first_contact, url, fingerprint, connect=self._dial)
-        if self.identity is not None and goes_back(contact.identity, self.identity):
-            raise ShadowMeshError(
-                "identity_older",
-                f"{url} shows an identity that is older than the one known here, with other keys",
-                "someone may be in between; if the controller was put back from a backup, join anew",
-                kind=Kind.NOT_ALLOWED,
-            )
+        contact = await asyncio.to_thread(contact_again, url, fingerprint, self.identity, connect=self._dial)
         self.identity, self._tls = contact.identity, contact.tls
 
     async def _hello(self, socket: ClientConnection) -> float:

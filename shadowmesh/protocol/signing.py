@@ -13,6 +13,7 @@ import struct
 from collections.abc import Collection
 from enum import StrEnum
 
+import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -222,6 +223,19 @@ def goes_back(new: IdentityDocument, known: IdentityDocument) -> bool:
         known.signing_keys,
         known.audit_keys,
     )
+
+
+def succeeding(new: IdentityDocument, known: IdentityDocument | None) -> IdentityDocument:
+    """`new`, as it is to be kept in place of the `known` document (None: none is known). Raises ForgedError if it goes back.
+
+    The time that is kept never falls: else an older document of today's keys, played back, would make room for the one
+    before these.
+    """
+    if known is None:
+        return new
+    if goes_back(new, known):
+        raise ForgedError("an identity document that is older than the one known, with other keys")
+    return msgspec.structs.replace(new, issued=max(new.issued, known.issued))
 
 
 class _SignedIdentity(Struct, frozen=True, kw_only=True):

@@ -25,7 +25,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from shadowmesh import __version__
-from shadowmesh.client_api.contact import Contact, first_contact, unreachable
+from shadowmesh.client_api.contact import Contact, contact_again, unreachable
 from shadowmesh.client_api.dialing import Connect, http_client
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
@@ -195,13 +195,19 @@ class ControllerLink:
         for url in urls:
             try:
                 contact = await asyncio.to_thread(
-                    first_contact, url, self._state.fingerprint, timeout=_TIMEOUT, connect=self._dial
+                    contact_again,
+                    url,
+                    self._state.fingerprint,
+                    self._state.identity,
+                    timeout=_TIMEOUT,
+                    connect=self._dial,
                 )
             except ShadowMeshError as e:
                 last = last or e
                 continue
-            if self._state.relay_id is not None and contact.identity.urls:  # it may move: what it announces is kept
-                self._keep(msgspec.structs.replace(self._state, controller_urls=contact.identity.urls))
+            if self._state.relay_id is not None:  # it may move: what it announces is kept
+                announced = contact.identity.urls or self._state.controller_urls
+                self._keep(msgspec.structs.replace(self._state, identity=contact.identity, controller_urls=announced))
             return contact
         assert last is not None
         raise last
@@ -235,6 +241,7 @@ class ControllerLink:
                 relay_id=answer.relay_id,
                 name=answer.name,
                 fingerprint=contact.identity.identity.fingerprint,
+                identity=contact.identity,
                 controller_urls=answer.controller_urls or (contact.url,),
                 token_keys=answer.token_keys,
                 wall_offset=challenge.wall - self._clock().wall,

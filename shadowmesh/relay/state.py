@@ -17,19 +17,21 @@ from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.ids import RelayID
 from shadowmesh.model.keys import Secret, SigningPublicKey
 from shadowmesh.model.relaylink import Revocation
-from shadowmesh.protocol.signing import Signer
+from shadowmesh.protocol.signing import IdentityDocument, Signer
 from shadowmesh.serving.files import write_private
 
 FORMAT = 1
 
 
 class RelayState(Struct, frozen=True, kw_only=True):
-    """`wall_offset`: the controller's clock minus ours, as of the last contact. `relay_id` is None before registering."""
+    """`identity`: the controller's document, as of the last contact; an older one with other keys is not taken any more.
+    `wall_offset`: its clock minus ours. `relay_id` is None before registering."""
 
     format: int = FORMAT
     relay_id: RelayID | None = None
     name: str = ""
     fingerprint: str | None = None
+    identity: IdentityDocument | None = None
     controller_urls: tuple[str, ...] = ()
     token_keys: tuple[SigningPublicKey, ...] = ()
     wall_offset: float = 0.0

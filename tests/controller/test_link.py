@@ -41,7 +41,17 @@ from shadowmesh.model.link import (
 )
 from shadowmesh.model.netmap import Encoded, MapDelta, MapHead, MapSnapshot, Member, NetworkMap
 from shadowmesh.protocol.sealing import network_key_info, open_sealed
-from shadowmesh.protocol.signing import Context, IdentityDocument, Signer, goes_back, hello_message, sign_map, sign_text
+from shadowmesh.protocol.signing import (
+    Context,
+    ForgedError,
+    IdentityDocument,
+    Signer,
+    goes_back,
+    hello_message,
+    sign_map,
+    sign_text,
+    succeeding,
+)
 from shadowmesh.protocol.token import read_token
 from shadowmesh.relay.sessions import RevocationList
 
@@ -470,6 +480,17 @@ def test_an_older_identity_with_the_same_keys_is_no_harm() -> None:
     assert not goes_back(older, document)
     assert goes_back(msgspec.structs.replace(older, signing_keys=()), document)
     assert not goes_back(msgspec.structs.replace(document, signing_keys=(), issued=1e9 - 60), document)
+
+
+def test_an_identity_of_todays_keys_makes_no_room_for_the_one_before_them() -> None:
+    old, new = Signer.generate().public, Signer.generate().public
+    before = IdentityDocument(identity=old, ca_pem="x", signing_keys=(old,), urls=(), issued=1e9)
+    first = msgspec.structs.replace(before, signing_keys=(new,), issued=1e9 + 10)
+    today = msgspec.structs.replace(first, issued=2e9)
+    known = succeeding(first, today)
+    assert known == today
+    with pytest.raises(ForgedError):
+        succeeding(before, known)
 
 
 async def test_a_hello_of_somebody_who_is_in_no_network_holds_no_link(world: World) -> None:

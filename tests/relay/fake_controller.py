@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.enrol import EnrolChallenge
 from shadowmesh.model.ids import RelayID
+from shadowmesh.model.keys import SigningPublicKey
 from shadowmesh.model.link import Challenge, LinkError, LinkMessage
 from shadowmesh.model.relaylink import Load, RelayHello, RelayRegistered, RelayRegistration, Revocations, TokenKeys
 from shadowmesh.protocol.signing import (
@@ -39,6 +40,8 @@ class FakeController:
         self.certificate, self.tokens = certificate, tokens
         self.identity = Signer.generate()
         self.announced: tuple[str, ...] = ()  # further URLs in its identity document
+        self.signing_keys: tuple[SigningPublicKey, ...] = ()
+        self.issued_ago = 0.0  # seconds: a document that is played back
         self.token = "smr_" + secrets.token_urlsafe(16)
         self.registrations: list[RelayRegistration] = []
         self.hellos: asyncio.Queue[RelayHello] = asyncio.Queue()
@@ -95,9 +98,9 @@ class FakeController:
             document = IdentityDocument(
                 identity=self.identity.public,
                 ca_pem=self.certificate[0].read_text(),
-                signing_keys=(),
+                signing_keys=self.signing_keys,
                 urls=(self.url, *self.announced),
-                issued=self.wall(),
+                issued=self.wall() - self.issued_ago,
             )
             return Response(sign_identity(self.identity, document))
 

@@ -120,6 +120,22 @@ async def test_where_the_controller_says_that_it_will_be_is_kept(controller: Fak
         assert store.load().controller_urls == (controller.url, "https://127.0.0.1:1")
 
 
+async def test_an_identity_played_back_brings_no_old_keys_back(
+    controller: FakeController, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controller.signing_keys = (Signer.generate().public,)
+    async with running(controller, tmp_path):
+        await asyncio.wait_for(controller.hellos.get(), PATIENCE)
+    refused: asyncio.Queue[str] = asyncio.Queue()
+    monkeypatch.setattr(ControllerLink, "_say", lambda _, error: refused.put_nowait(error.code))
+    controller.signing_keys, controller.issued_ago = (Signer.generate().public,), 86400.0
+    async with running(controller, tmp_path):
+        assert await asyncio.wait_for(refused.get(), PATIENCE) == "identity_older"
+        assert controller.hellos.empty()
+        controller.issued_ago = 0.0  # they are the keys from now on
+        await asyncio.wait_for(controller.hellos.get(), PATIENCE)
+
+
 async def test_a_wrong_token_ends_it_with_the_controllers_words(controller: FakeController, tmp_path: Path) -> None:
     async with running(controller, tmp_path, token="wrong") as site:
         with pytest.raises(ShadowMeshError, match="wrong or used up; make another") as e:
