@@ -55,7 +55,7 @@ from shadowmesh.protocol.relay import (
     token_hash,
 )
 from shadowmesh.protocol.signing import Context, Signer, verify
-from shadowmesh.protocol.token import RelayTokenBody, TokenError, verify_token
+from shadowmesh.protocol.token import RelayTokenBody, TokenError, read_token, verify_token
 from shadowmesh.relay.forwarding import Counters, Forwarding, PythonForwarding
 from shadowmesh.relay.native import NativeForwarding
 from shadowmesh.relay.sessions import Owner, RevocationList, Session, SessionTable, StreamAddr, Transport
@@ -71,7 +71,7 @@ _ANSWERS_PER_SECOND = 1000  # to clients, and as many to strangers
 _ANSWERS_OF_HOST = 250
 _FAILURES_PER_WINDOW = 20  # failed proofs of one host in 10 s, after which it is not listened to for the rest of them
 _FAILURE_WINDOW = 10.0
-_PROOFS_PER_WINDOW = 20  # of one token from one host
+_PROOFS_PER_WINDOW = 20  # of one token, or of one who proved an address before, from one host
 _BOUND = 65536  # entries of any table that outsiders can fill; a full one is emptied
 
 
@@ -142,7 +142,7 @@ class RelayCore:
         self._to_clients, self._to_strangers = AnswersOfSecond(), AnswersOfSecond()
         self._failures: dict[str, int] = {}
         self._failures_from = 0.0
-        self._proofs: dict[bytes, int] = {}  # within the same window, by token and host
+        self._proofs: dict[bytes, int] = {}  # within the same window, by token, or proven address, and host
 
     @property
     def counters(self) -> Counters:
@@ -313,7 +313,8 @@ class RelayCore:
         good = hmac.compare_digest(proof.cookie, self._cookie(issued, source, proof.echo, proof.token))
         if not good or now.boot - issued / 1_000_000 > COOKIE_LIFE:
             return [(source, self._refusal(proof, Refusal.BAD_COOKIE, 1))]
-        if self._failing(host) or self._too_often(proof.token, host):
+        lane = self._lane(proof.token)
+        if (self._failing(host) and lane is None) or self._too_often(lane or token_hash(proof.token), host):
             return []
         try:
             token = self._admit(proof, now)
@@ -339,12 +340,23 @@ class RelayCore:
             self._failures_from = self._now
         return self._failures.get(host, 0) >= _FAILURES_PER_WINDOW
 
-    def _too_often(self, token: str, host: str) -> bool:
+    def _lane(self, token: str) -> bytes | None:
+        """Of one that says to be who proved an address last: that address. It has attempts of its own, which no stranger
+        behind the same router uses up. None of anyone else."""
+        try:
+            body = read_token(token)
+        except MalformedError:
+            return None
+        key = body.network_id + body.ip.packed
+        owner = self.sessions.owners.get(key)
+        return key if owner is not None and owner.device_key == body.device_key else None
+
+    def _too_often(self, whose: bytes, host: str) -> bool:
         """A genuine token must not make us check and sign as often as its holder likes.
 
         By host as well: others have seen the token, on the way or as relays, and must not use up its holder's proofs.
         """
-        key = token_hash(token) + host.encode()
+        key = whose + host.encode()
         count = self._proofs[key] = self._proofs.get(key, 0) + 1
         return count > _PROOFS_PER_WINDOW
 

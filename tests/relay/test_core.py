@@ -455,6 +455,23 @@ def test_who_has_seen_a_token_keeps_its_holder_from_nothing(world: World) -> Non
     assert owner.login().welcome is not None
 
 
+def test_a_neighbour_that_keeps_failing_keeps_nobody_out_who_was_here_before(world: World) -> None:
+    """Behind one router, all have one address."""
+
+    def near(port: int) -> SockAddr:
+        return SockAddr("192.0.2.50", port)
+
+    owner = world.client(NET_A, "10.0.0.1", near(1)).login()
+    for claim in ("10.0.0.9", "10.0.0.1"):  # its own address, and the owner's
+        thief = world.client(NET_A, claim, near(9), by=Signer.generate())
+        for _ in range(30):
+            thief.send(proof_of(thief))
+    owner.token = world.token(owner.device, NET_A, "10.0.0.1")
+    owner.welcome = None
+    assert owner.login().welcome is not None
+    assert [bool(owner.send(proof_of(owner))) for _ in range(30)].count(True) < 20, "though not as often as it likes"
+
+
 def test_the_addresses_of_one_ipv6_line_are_one_host_that_keeps_failing(world: World) -> None:
     answers = []
     for n in range(1, 51):
