@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from shadowmesh.client_api import enroll as enrolment
+from shadowmesh.controller.service.enrolment import _free_number
 from shadowmesh.model.enrol import EnrolChallenge
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.invite import Invite
@@ -287,3 +288,15 @@ async def test_who_asks_again_after_the_members_could_not_be_told_gets_a_map_wit
     assert answer.map is not None
     assert answer.client_id in answer.map.apply(None).entries
     await one.until_map(lambda m: len(m.members) == 2)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 5000])
+def test_a_free_number_is_found_in_few_looks(count: int) -> None:
+    looks: list[int] = []
+
+    def taken(n: int) -> bool:
+        looks.append(n)
+        return 2 <= n < 2 + count
+
+    assert _free_number(taken) == 2 + count
+    assert len(looks) <= 30

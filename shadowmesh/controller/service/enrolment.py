@@ -118,6 +118,22 @@ def _check_free(conn: Connection, network: Row[Any], wg_key: WireGuardPublicKey,
         raise conflict("key_taken", "another client of this network has the same key", "make a fresh one")
 
 
+def _is_taken(conn: Connection, alive: sa.ColumnElement[bool], name: str) -> bool:
+    c = schema.clients
+    return conn.execute(sa.select(c.c.id).where(alive, c.c.name == name)).first() is not None
+
+
+def _free_number(taken: Callable[[int], bool]) -> int:
+    """A number from 2 on that isn't taken, the lowest where they are taken without gaps; in a logarithm of looks."""
+    low, high = 1, 2  # low is taken
+    while taken(high):
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if taken(middle) else (low, middle)
+    return high
+
+
 class Enrolment:
     def __init__(self, core: Core, hub: Hub, maps: Maps, presences: Presences, events: Events) -> None:
         self._core = core
@@ -361,8 +377,7 @@ class Enrolment:
             return str(base)
         if fixed:
             raise invites.name_taken(fixed, network.name)
-        taken = set(conn.execute(sa.select(c.c.name).where(alive, c.c.name.like(f"{base}-%"))).scalars())
-        return next(name for n in range(2, len(taken) + 3) if (name := f"{base}-{n}") not in taken)
+        return f"{base}-{_free_number(lambda n: _is_taken(conn, alive, f'{base}-{n}'))}"
 
     async def _pool_empty(self, request: EnrolRequest) -> Exception:
         """Says how large the pool is and who would be missed least."""
