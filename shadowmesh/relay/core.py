@@ -86,7 +86,7 @@ def _host(transport: Transport) -> str:
 
 
 class AnswersOfSecond:
-    """How many NoSession or NoPeer may go out: few to one host, so that it can't use up everybody's."""
+    """How many NoSession or NoPeer may go out: few to one host (IPv6: one /64), so that it can't use up everybody's."""
 
     def __init__(self) -> None:
         self._second = 0
@@ -97,8 +97,11 @@ class AnswersOfSecond:
         if int(now) != self._second:
             self._second, self._count = int(now), 0
             self._of_host.clear()
+        if self._count >= _ANSWERS_PER_SECOND:
+            return False  # before anything is parsed: a flood costs little
+        host = source_of(host)
         mine = self._of_host.get(host, 0)
-        if self._count >= _ANSWERS_PER_SECOND or mine >= _ANSWERS_OF_HOST:
+        if mine >= _ANSWERS_OF_HOST:
             return False
         self._count += 1
         self._of_host[host] = mine + 1

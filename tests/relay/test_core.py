@@ -18,6 +18,7 @@ from shadowmesh.model.relaylink import Revocation
 from shadowmesh.protocol import relay as wire
 from shadowmesh.protocol.relay import ByeReason, Refusal
 from shadowmesh.protocol.signing import Signer
+from shadowmesh.relay.core import AnswersOfSecond
 from shadowmesh.relay.sessions import StreamAddr
 
 
@@ -478,3 +479,10 @@ def test_the_addresses_of_one_ipv6_line_are_one_host_that_keeps_failing(world: W
         thief = world.client(NET_A, "10.0.0.1", SockAddr(f"2001:db8::{n:x}", 40000), by=Signer.generate())
         answers.append(thief.send(proof_of(thief)))
     assert len([a for a in answers if a]) == 20
+
+
+def test_strangers_of_one_ipv6_line_are_answered_as_one_host() -> None:
+    answers = AnswersOfSecond()
+    sent = [answers.one_more(f"2001:db8:1:2::{n:x}", 1.0) for n in range(1, 400)]
+    assert sum(sent) == 250
+    assert answers.one_more("2001:db8:1:3::1", 1.0), "another line has its own"
