@@ -594,3 +594,16 @@ async def test_a_connection_that_was_there_and_ended_isnt_called_out_of_reach(
     assert (gone.error.code, gone.error.kind) == ("link_lost", Kind.UNREACHABLE)
     assert words in gone.error.what and "can't be reached" not in gone.error.what
     assert gone.retry_in > 0.0, "all others come back as well"
+
+
+async def test_a_clone_that_tries_again_and_again_is_one_entry_in_the_audit_log(world: World) -> None:
+    await world.network()
+    first = await world.member(name="web")
+    clone = world.device()
+    clone.signer, clone.boot_id, clone.identity = first.signer, "boot-2", first.identity
+    await clone.connect()
+    await clone.until_event(Refused)
+    assert clone.link is not None
+    clone.link.kick()
+    await clone.until(lambda: sum(isinstance(e, Refused) for e in clone.events) >= 2)
+    assert [e.action for e in await world.call("audit_list")].count("client.duplicate") == 1

@@ -74,6 +74,8 @@ class Devices:
         self._memberships = Memberships(core)
         self._greeting: WeakValueDictionary[DevicePublicKey, asyncio.Lock] = WeakValueDictionary()
         self._hellos = Limiter(20, 3.0)  # each is answered with all that the device has to know
+        self._clones = Limiter(1, 3600.0)  # entries in the audit log for one clone, which tries again every few seconds
+        self._cloned = Limiter(10, 360.0)  # and for one device, whatever its clones call themselves
         self._grants = Limiter(10, 2.0)
         self._epochs = Limiter(20, 1.0)
         self._path_changes = Limiter(100, 0.2)
@@ -126,12 +128,19 @@ class Devices:
             return
         if old.boot_id != link.boot_id and await self._alive(old):
             names = await self._core.read(lambda conn: _names(conn, link.device_key))
-            who = Principal("controller")
-            await self._core.write(
-                lambda conn: record(
-                    self._core, conn, who, "client.duplicate", ", ".join(names), first=old.remote, second=link.remote
+            who, now, key = Principal("controller"), self._core.now().timestamp(), str(link.device_key)
+            if self._clones.allows(f"{key} {link.boot_id}", now) and self._cloned.allows(key, now):
+                await self._core.write(
+                    lambda conn: record(
+                        self._core,
+                        conn,
+                        who,
+                        "client.duplicate",
+                        ", ".join(names),
+                        first=old.remote,
+                        second=link.remote,
+                    )
                 )
-            )
             raise conflict(
                 "client_duplicate",
                 f"{', '.join(names) or 'this device'} is connected from {old.remote} since "
