@@ -60,10 +60,14 @@ class Inventory:
         """Cuts the device off in all these networks, together. Returns it as it was."""
 
         def tx(conn: Connection) -> tuple[api.Device, list[Gone]]:
-            found = _find(conn, who, name)
-            for ref in sorted(row.network_ref for row in found):  # in one order, as whoever else takes several
-                living_network(conn, ref, lock=True)
-            rows = _find(conn, who, device_id(found[0].device_key))
+            rows, held = _find(conn, who, name), set[str]()
+            device = device_id(rows[0].device_key)
+            # Until all that the device is in is held: it may join, or be let in, while others' changes are waited for.
+            while more := {row.network_ref for row in rows} - held:
+                for ref in sorted(more):  # in one order, as whoever else takes several
+                    living_network(conn, ref, lock=True)
+                held |= more
+                rows = _find(conn, who, device)
             shown = self._view(rows)
             gone = []
             for row in rows:
