@@ -176,6 +176,6 @@ def _verdict(verdict: api.AuditVerdict) -> str:
 
 def _witnesses(verdict: api.AuditVerdict) -> str:
     if not verdict.asked:
-        return "no client is connected that could be a witness of its end"
-    heard = f"{verdict.witnesses} of {verdict.asked} clients answered as witnesses"
+        return "no client is connected to this controller that could be a witness of its end"
+    heard = f"{verdict.witnesses} of {verdict.asked} clients answered as witnesses on this controller"
     return heard if verdict.vouched_for is None else f"{heard} and vouch for it up to entry {verdict.vouched_for}"

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from shadowmesh import __version__
+from shadowmesh.controller.authz import no_such_network
 from shadowmesh.controller.edge.access import MAX_BODY, At, Cursor, IdempotencyKey, Limit, is_local, source
 from shadowmesh.controller.edge.needs import (
     Administrator,
@@ -191,7 +192,8 @@ async def network_map(at: At, who: MayView, network: Name) -> Response:
     """The map as the members get it, with its signature."""
     shown = await at.networks.show(who, network)
     live = await at.maps.get(NetworkRef(shown.id))
-    assert live is not None
+    if live is None:  # deleted a moment ago
+        raise no_such_network(network)
     return _json({"map": live.map.snapshot(), "signature": live.signature})
 
 
