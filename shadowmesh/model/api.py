@@ -391,8 +391,8 @@ class AuditVerdict(Answer):
     """`entries` follow from each other, `head` is the last one's hash.
 
     `broken_at` is the first wrong entry: `changed` (or replaced, restamped, taken out), or `missing`: it was cut off, by
-    what the log's own end or a witness says. Of the `asked` clients `witnesses` answered; the newest entry that they
-    vouch for is `vouched_for`.
+    what the log's own end or a witness says. Asked are clients connected to this controller, not those of its other
+    nodes: of `asked` clients `witnesses` answered; the newest entry that they vouch for is `vouched_for`.
     """
 
     entries: int

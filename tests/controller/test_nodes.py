@@ -13,7 +13,9 @@ import pytest
 import sqlalchemy as sa
 from people import person
 
+from shadowmesh.controller.authz import LOCAL, Principal, require_signed_in
 from shadowmesh.controller.service import revocations
+from shadowmesh.controller.service.api_keys import add_key
 from shadowmesh.controller.service.hub import RelayLink
 from shadowmesh.controller.settings import Timing
 from shadowmesh.controller.store import schema
@@ -168,3 +170,24 @@ async def test_revocations_are_numbered_as_they_are_committed(nodes: tuple[World
     with store.connect() as conn:
         numbers = list(conn.execute(sa.select(schema.revocations.c.id).order_by(schema.revocations.c.id)).scalars())
         assert numbers == list(range(1, len(numbers) + 1)) and revocations.newest(conn) == numbers[-1]
+
+
+async def test_no_key_is_made_with_one_that_is_being_revoked(nodes: tuple[World, World]) -> None:
+    one, two = nodes
+    ann = await person(one, "ann")
+    parent = (await ann.ask("POST", "/api-keys", {})).json()
+    who, engine = Principal("ann by key", ann.user, ann.email, credential=parent["id"]), one.at.core.store.engine
+    with engine.connect() as making:
+        with making.begin():
+            require_signed_in(making, who, one.at.core.now())
+            _, child = add_key(one.at.core, making, who, ann.user, "child", None)
+            revoking = asyncio.create_task(two.at.api_keys.revoke(LOCAL, parent["id"]))
+            async with asyncio.timeout(8):
+                while not await two.at.core.read(_someone_waits):
+                    pass
+        await revoking
+    assert [(await ann.ask("GET", "/whoami", token=key)).status_code for key in (parent["key"], child)] == [401, 401]
+
+
+def _someone_waits(conn: sa.Connection) -> bool:
+    return bool(conn.exec_driver_sql("SELECT count(*) FROM pg_locks WHERE NOT granted").scalar_one())

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from people import person, signed_in, web
 
 from shadowmesh.controller.authz import Permission, Principal
-from shadowmesh.controller.service import sessions
+from shadowmesh.controller.service import api_keys, sessions
 from shadowmesh.controller.store import schema
 from shadowmesh.model import api
 from shadowmesh.model.errors import ShadowMeshError
@@ -273,3 +273,62 @@ async def test_what_was_missed_comes_whole_though_rights_change_meanwhile(
     async with ann.watching(since=0) as watch:
         for _ in range(3):
             await watch.until("network_changed", change="set")
+
+
+async def test_an_owner_nobody_can_sign_in_as_is_none_to_who_may_know(world: World) -> None:
+    """An administrator leaves no network to someone disabled or to nobody; an owner can't tell one address from another."""
+    await world.network()
+    ann, bob = await person(world, "ann", {"office": "owner"}), await person(world, "bob", {"office": "owner"})
+    await world.call("user_set", bob.email, api.UserPatch(disabled=True))
+    ghost = {"email": "nobody@example.org", "role": "owner"}
+    assert (await ann.ask("PUT", "/networks/office/members", ghost)).status_code == 200
+    for attempt in (
+        world.call("member_remove", "office", ann.email),
+        world.call("member_set", "office", api.MemberPut(email=ann.email, role="guest")),
+    ):
+        with pytest.raises(ShadowMeshError) as caught:
+            await attempt
+        assert caught.value.code == "last_owner"
+    assert (await ann.ask("DELETE", f"/networks/office/members/{bob.email}")).status_code == 204
+    assert (await ann.ask("DELETE", f"/networks/office/members/{ann.email}")).status_code == 204, (
+        "as if it were someone"
+    )
+
+
+async def test_a_key_made_with_a_key_ends_with_it(world: World) -> None:
+    ann = await person(world, "ann")
+    parent = (await ann.ask("POST", "/api-keys", {"expires_in": 3600})).json()
+    made, token = [], parent["key"]
+    for wish in ({}, {"expires_in": 86400}, {"expires_in": 60}):
+        made.append((await ann.ask("POST", "/api-keys", wish, token=token)).json())
+        token = made[0]["key"]  # of the third generation
+    ends = [key["expires_at"] for key in made]
+    assert ends[:2] == [parent["expires_at"]] * 2 and ends[2] < parent["expires_at"]
+    assert (await ann.ask("DELETE", f"/api-keys/{parent['id']}")).status_code == 204
+    assert [(await ann.ask("GET", "/whoami", token=key["key"])).status_code for key in made] == [401] * 3
+
+
+async def test_there_is_an_end_to_one_users_keys(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_keys, "MOST_KEYS", 2)
+    ann = await person(world, "ann")
+    made = [await ann.ask("POST", "/api-keys", {"expires_in": 60}) for _ in range(3)]
+    assert [m.status_code for m in made] == [201, 201, 409] and made[2].json()["code"] == "api_keys_full"
+    world.clock.advance(seconds=61)
+    assert (await ann.ask("POST", "/api-keys", {})).status_code == 201, "those that ran out don't count"
+
+
+async def test_the_map_of_a_network_deleted_meanwhile_is_not_there(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.network()
+    root = await person(world, "root", admin=True)
+    show = world.at.networks.show
+
+    async def deleted_then(*args: Any) -> Any:
+        found = await show(*args)
+        await world.call("network_delete", "office")
+        return found
+
+    monkeypatch.setattr(world.at.networks, "show", deleted_then)
+    answer = await root.ask("GET", "/networks/office/map")
+    assert (answer.status_code, answer.json()["code"]) == (404, "network_unknown")

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from shadowmesh.controller.authz import Principal, key_lives, require_signed_in
-from shadowmesh.controller.errors import not_found
+from shadowmesh.controller.errors import conflict, not_found
 from shadowmesh.controller.service.audit_log import record, shown
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.idempotency import IdempotentRequest
@@ -20,25 +20,30 @@ from shadowmesh.controller.service.users import first_admin
 from shadowmesh.controller.service.watchers import Watchers
 from shadowmesh.controller.store import schema
 from shadowmesh.model import api
-from shadowmesh.model.ids import new_id
+from shadowmesh.model.ids import is_id, new_id
 
 KEY_PREFIX = "sk_"
 _KEY = "api key"  # the label of its keyed hash
+MOST_KEYS = 100
 _USED_RESOLUTION = dt.timedelta(minutes=1)
 
 
 def add_key(
     core: Core, conn: Connection, who: Principal, user_id: str, name: str, expires_in: int | None
 ) -> tuple[str, str]:
-    """A new API key's id and text."""
+    """A new API key's id and text. One that is made with another key ends with that at the latest."""
     key, key_id, now = KEY_PREFIX + secrets.token_urlsafe(32), new_id("key"), core.now()
     expires_at = None if expires_in is None else now + dt.timedelta(seconds=expires_in)
+    made_by = who.credential if is_id(who.credential or "", "key") else None
+    if made_by is not None and who.expires is not None:
+        expires_at = who.expires if expires_at is None else min(expires_at, who.expires)
     conn.execute(
         schema.api_keys.insert().values(
             id=key_id,
             mac=core.keys.vault.mac(_KEY, key),
             name=name,
             user_id=user_id,
+            made_by=made_by,
             created_at=now,
             expires_at=expires_at,
         )
@@ -90,6 +95,7 @@ class ApiKeys:
             if once and (earlier := once.found(self._core, conn, who, api.ApiKeyCreated)):
                 return earlier
             user_id = who.user_id or first_admin(conn)
+            self._check_room(conn, user_id)
             key_id, key = add_key(self._core, conn, who, user_id, wish.name, wish.expires_in)
             k = schema.api_keys
             shown = _key_view(conn.execute(_keys().where(k.c.id == key_id)).one())
@@ -100,6 +106,16 @@ class ApiKeys:
 
         return await self._core.write(tx)
 
+    def _check_room(self, conn: Connection, user_id: str) -> None:
+        """Raises ShadowMeshError(api_keys_full). The user's row is held until the transaction ends."""
+        k = schema.api_keys
+        _hold_user(conn, user_id)
+        alive = sa.select(sa.func.count()).where(k.c.user_id == user_id, key_lives(self._core.now()))
+        if conn.execute(alive).scalar_one() >= MOST_KEYS:
+            raise conflict(
+                "api_keys_full", f"this user has {MOST_KEYS} API keys, as many as one may have", "revoke one"
+            )
+
     async def list(self, who: Principal) -> Sequence[api.ApiKey]:
         """One's own; an administrator sees all."""
         query = _keys().where(schema.api_keys.c.revoked_at.is_(None))
@@ -108,12 +124,15 @@ class ApiKeys:
         return await self._core.read(lambda conn: [_key_view(row) for row in conn.execute(query)])
 
     async def revoke(self, who: Principal, key_id: str) -> None:
+        """With all that were made with it."""
         k = schema.api_keys
 
         def tx(conn: Connection) -> str:
             this = sa.and_(k.c.id == key_id, k.c.revoked_at.is_(None))
             if not who.admin:
                 this = sa.and_(this, k.c.user_id == who.user_id)
+            owner = sa.select(k.c.user_id).where(this).scalar_subquery()
+            _hold_user(conn, owner)  # one that makes a key with this one waits, and then finds it revoked
             revoked = k.update().where(this).values(revoked_at=self._core.now())
             row = conn.execute(revoked.returning(k.c.user_id, k.c.name, k.c.expires_at)).first()
             if row is None:
@@ -122,10 +141,27 @@ class ApiKeys:
                 )
             rights_changed(self._core, conn, row.user_id)
             before = shown(row._mapping, "name", "user_id", "expires_at")
-            record(self._core, conn, who, "api-key.revoke", row.name or key_id, id=key_id, before=before)
+            ended = self._revoke_made_with(conn, key_id)
+            record(self._core, conn, who, "api-key.revoke", row.name or key_id, id=key_id, before=before, ended=ended)
             return str(row.user_id)
 
         self._watchers.changed(await self._core.write(tx))
+
+    def _revoke_made_with(self, conn: Connection, key_id: str) -> Sequence[str]:
+        """The ids of the keys that were made with this one, or with those, and had not ended."""
+        k, ended, makers = schema.api_keys, list[str](), [key_id]
+        while makers:
+            theirs = sa.and_(k.c.made_by.in_(makers), k.c.revoked_at.is_(None))
+            revoked = k.update().where(theirs).values(revoked_at=self._core.now()).returning(k.c.id)
+            makers = sorted(conn.execute(revoked).scalars())
+            ended += makers
+        return ended
+
+
+def _hold_user(conn: Connection, user_id: str | sa.ScalarSelect[Any]) -> None:
+    """Others who give or take away what is this user's wait until the transaction ends."""
+    u = schema.users
+    conn.execute(sa.select(u.c.id).where(u.c.id == user_id).with_for_update()).all()
 
 
 def _keys() -> sa.Select[Any]:

@@ -52,7 +52,7 @@ class Members:
             network = find_network(conn, who, network_name, Permission.NETWORK_CONFIGURE, lock=True)
             user_id = find_user(conn, wish.email).id if who.admin else _user_id(conn, wish.email)
             if wish.role != "owner":
-                _keep_an_owner(conn, network, wish.email)
+                _keep_an_owner(conn, who, network, wish.email)
             this = sa.and_(m.c.network_ref == network.ref, m.c.email == wish.email)
             old = conn.execute(sa.select(m.c.role).where(this)).scalar()
             if conn.execute(m.update().where(this).values(role=wish.role)).rowcount == 0:
@@ -87,7 +87,7 @@ class Members:
                     f"{name[:80]!r} is no member of {network.name}",
                     f"`shadowmesh member list {network.name}` names them",
                 )
-            _keep_an_owner(conn, network, member.email)
+            _keep_an_owner(conn, who, network, member.email)
             conn.execute(m.delete().where(m.c.network_ref == network.ref, m.c.email == member.email))
             ended = self._ended(conn, member.id, network.ref)
             more = {"before": {"role": member.role}, "after": {"role": None}, "invites_ended": ended}
@@ -123,9 +123,19 @@ def _check_room(conn: Connection, network: Row[Any]) -> None:
         raise conflict("members_full", f"{network.name} has {MOST_MEMBERS} members, as many as it may", "remove one")
 
 
-def _keep_an_owner(conn: Connection, network: Row[Any], email: str) -> None:
-    """Raises ShadowMeshError(last_owner) if this is the only one. The caller holds the network's row."""
-    m = schema.members
-    owners = conn.execute(sa.select(m.c.email).where(m.c.network_ref == network.ref, m.c.role == "owner")).scalars()
-    if set(owners) == {email}:
+def _keep_an_owner(conn: Connection, who: Principal, network: Row[Any], email: str) -> None:
+    """Before this address loses its role: another owner stays. Raises ShadowMeshError(last_owner).
+
+    To an administrator only someone who can sign in counts. Others may not learn who can: to them an address is an owner,
+    and its role waits for the user. The caller holds the network's row.
+    """
+    m, u = schema.members, schema.users
+    query = (
+        sa.select(m.c.email, u.c.disabled)
+        .outerjoin(u, u.c.email == m.c.email)
+        .where(m.c.network_ref == network.ref, m.c.role == "owner")
+    )
+    owners = {row.email: row.disabled is False for row in conn.execute(query)}
+    usable = {owner for owner, enabled in owners.items() if enabled}
+    if owners.keys() == {email} or (who.admin and usable == {email}):
         raise conflict("last_owner", f"{email} is the last owner of {network.name}", "make someone else an owner first")

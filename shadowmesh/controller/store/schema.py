@@ -87,6 +87,7 @@ api_keys = Table(
     Column("mac", String, nullable=False, unique=True),
     Column("name", String, nullable=False),
     Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("made_by", String),  # the key that it was made with: it ends no later
     Column("created_at", Moment, nullable=False),
     Column("expires_at", Moment),
     Column("revoked_at", Moment),
