@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import TypeVar
 
 import structlog
 
 from shadowmesh.model.errors import ShadowMeshError
-
-log = structlog.get_logger("shadowmesh.serving")
+from shadowmesh.serving.rarelog import RareLog
 
 T = TypeVar("T")
+
+log = structlog.get_logger("shadowmesh.serving")
 
 
 async def repeat(every: float, what: Callable[[], Awaitable[object]]) -> None:
@@ -52,6 +53,33 @@ async def in_thread(work: Callable[[], T]) -> T:
 
     threading.Thread(target=run, name=_name(work), daemon=True).start()
     return await future
+
+
+async def for_each(
+    things: Iterable[T],
+    act: Callable[[T], Awaitable[object]],
+    rare: RareLog,
+    event: str,
+    name: Callable[[T], str] = str,
+) -> list[tuple[T, Exception]]:
+    """Awaits `act` of each, one after another, whatever ails one of them. Returns those that failed, and why.
+
+    `event` is what is logged of a failure, with the thing's `name`: once a minute, however many there are.
+    """
+    failed: list[tuple[T, Exception]] = []
+    for thing in things:
+        try:
+            await act(thing)
+        except Exception as e:
+            tell_failure(rare, event, e, name(thing))
+            failed.append((thing, e))
+    return failed
+
+
+def tell_failure(rare: RareLog, event: str, error: Exception, of: str) -> None:
+    """Logs it rarely; with a traceback unless it is the machine's or an operator's doing."""
+    traceback = {} if isinstance(error, OSError | ShadowMeshError) else {"exc_info": error}
+    rare(event, of=of, why=f"{type(error).__name__}: {error}"[:300], **traceback)
 
 
 def _name(what: Callable[..., object]) -> str:

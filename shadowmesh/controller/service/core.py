@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -13,6 +13,7 @@ from shadowmesh.controller.errors import conflict
 from shadowmesh.controller.keys import KeyRing
 from shadowmesh.controller.settings import Settings, Timing
 from shadowmesh.controller.store.database import Store, Transaction, is_lost_race
+from shadowmesh.serving.rarelog import RareLog
 
 T = TypeVar("T")
 
@@ -28,6 +29,7 @@ class Core:
     settings: Settings
     timing: Timing
     clock: Callable[[], dt.datetime]
+    rare: RareLog = field(default_factory=lambda: RareLog("shadowmesh.controller"))  # of what fails again and again
 
     def now(self) -> dt.datetime:
         return self.clock()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -28,6 +28,7 @@ from shadowmesh.controller.service.presence import Presences
 from shadowmesh.controller.service.witnesses import Witnesses
 from shadowmesh.controller.store import schema
 from shadowmesh.controller.store.networks import living_network
+from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.model.ids import ClientID, NetworkRef
 from shadowmesh.model.keys import DevicePublicKey, NetworkID, SealingPublicKey
 from shadowmesh.model.link import (
@@ -47,6 +48,7 @@ from shadowmesh.model.link import (
 )
 from shadowmesh.model.text import check_text
 from shadowmesh.protocol.signing import Context, hello_message, verify_text
+from shadowmesh.serving.tasks import for_each
 
 MAX_ENDPOINTS = 64
 MAX_WATCHED = 10_000
@@ -180,7 +182,7 @@ class Devices:
             raise not_allowed(
                 "device_unknown", "this device is in no network of this controller", "join with an invite"
             )
-        lives = {row.ref: live for row in rows if row.state == "approved" and (live := await self._maps.get(row.ref))}
+        lives = await self._living_maps(NetworkRef(row.ref) for row in rows if row.state == "approved")
         # No waiting from here on: nothing may change between what the link is told and its being in the hub.
         for network_id in held.keys() - living:
             link.post(encode(gone.get(network_id, Removed(network_id=network_id, reason="removed"))))
@@ -197,6 +199,21 @@ class Devices:
         link.greeting, link.ended = False, set()
         close_if_done(link)  # it knows now; anyone could say such a hello, and hold a link for nothing
         return rows
+
+    async def _living_maps(self, refs: Iterable[NetworkRef]) -> dict[NetworkRef, LiveMap]:
+        """Of the networks that are there. Where one's rows are broken the device is connected to its others."""
+        lives: dict[NetworkRef, LiveMap] = {}
+
+        async def load(ref: NetworkRef) -> None:
+            live = await self._maps.get(ref)
+            if live is not None:
+                lives[ref] = live
+
+        failed = await for_each(refs, load, self._core.rare, "a network's map can't be read")
+        for _, error in failed:
+            if isinstance(error, ShadowMeshError) or not lives:  # the database is away, or there is nothing else
+                raise error
+        return lives
 
     async def handle(self, link: DeviceLink, message: FromDevice) -> None:
         """One message of an admitted device."""

@@ -20,6 +20,7 @@ from shadowmesh.controller.service.hub import Hub
 from shadowmesh.controller.store import schema
 from shadowmesh.controller.store.networks import living_network
 from shadowmesh.model.keys import DevicePublicKey
+from shadowmesh.serving.tasks import for_each
 
 _AT_ONCE = 500
 _MISSED = 2.5  # of the notes that another controller makes, so many may be late
@@ -41,10 +42,13 @@ class Ephemeral:
         c = schema.clients
         query = sa.select(c).where(c.c.ephemeral, c.c.state.in_(ALIVE))
         rows = await self._core.read(lambda conn: [row for row in conn.execute(query) if self._is_away(row)])
-        for row in rows:
-            gone = await self._core.write(partial(self._remove, ref=row.network_ref, client_id=row.id))
-            if gone is not None:
-                await self._clients.tell_gone(gone)
+        failed = "an ephemeral client can't be removed"
+        await for_each(rows, self._expire, self._core.rare, failed, lambda row: str(row.id))
+
+    async def _expire(self, row: Row[Any]) -> None:
+        gone = await self._core.write(partial(self._remove, ref=row.network_ref, client_id=row.id))
+        if gone is not None:
+            await self._clients.tell_gone(gone)
 
     def _remove(self, conn: Connection, ref: str, client_id: str) -> Gone | None:
         c = schema.clients

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import sqlalchemy as sa
-import structlog
 from sqlalchemy.engine import Connection, Row
 
 from shadowmesh.controller.service import revocations
@@ -18,8 +17,7 @@ from shadowmesh.controller.store import schema
 from shadowmesh.model.ids import ClientID, NetworkRef
 from shadowmesh.model.keys import DevicePublicKey, NetworkID
 from shadowmesh.model.relaylink import Revocations
-
-log = structlog.get_logger("shadowmesh.controller")
+from shadowmesh.serving.tasks import for_each
 
 
 class Following:
@@ -38,30 +36,29 @@ class Following:
     async def catch_up(self) -> None:
         """Acts on what is new. Of this controller's own it does so again, which is harmless."""
         new = await self._core.read(lambda conn: revocations.after(conn, self._done))
-        rows, self._failed = [*self._failed, *new], []
+        rows = [*self._failed, *new]
         self._done = max([self._done, *(row.id for row in new)])
-        for row in rows:
-            try:
-                await self._act(row)
-            except Exception:  # whatever ails one network, the others' revocations hold
-                log.exception("a revocation could not be acted on yet", number=row.id)
-                self._failed.append(row)
+        event = "a revocation can't be acted on yet"
+        self._failed = [row for row, _ in await for_each(rows, self._act, self._core.rare, event, lambda r: str(r.id))]
+        later = {row.id for row in self._failed}
+        refs = [NetworkRef(row.ref) for row in rows if row.ref is not None and row.id not in later]
+        await self._maps.refresh_all(dict.fromkeys(refs))
 
     async def _act(self, row: Row[Any]) -> None:
         if row.user_id is not None:
             self._watchers.changed(row.user_id)
             return
+        back = row.client_id is not None and await self._core.read(lambda conn: _is_back(conn, row))
+        # No waiting from here on: what can't be acted on yet is acted on as a whole, once.
         self._hub.to_relays(Revocations(complete=False, entries=(revocations.relay_revocation(row),)))
-        if row.ref is None:
+        if row.ref is None or back:
             return
-        ref = NetworkRef(row.ref)
-        if row.device_key is None:
-            self._maps.end(ref, NetworkID(row.network_id))
-        elif not await self._core.read(lambda conn: _is_back(conn, row)):
-            self._maps.cut_off(
-                ref, NetworkID(row.network_id), ClientID(row.client_id), DevicePublicKey(row.device_key), row.reason
-            )
-        await self._maps.refresh(ref)
+        ref, network_id = NetworkRef(row.ref), NetworkID(row.network_id)
+        if row.client_id is None:
+            self._maps.end(ref, network_id)
+        else:
+            device_key = DevicePublicKey(row.device_key)
+            self._maps.cut_off(ref, network_id, ClientID(row.client_id), device_key, row.reason)
 
 
 def _is_back(conn: Connection, row: Row[Any]) -> bool:

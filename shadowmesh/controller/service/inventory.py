@@ -24,6 +24,7 @@ from shadowmesh.model import api
 from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.model.ids import DEVICE_ID_LENGTH, ClientID, NetworkRef, device_id, is_id
 from shadowmesh.model.keys import DevicePublicKey
+from shadowmesh.serving.tasks import for_each
 
 _CANDIDATES = 5
 
@@ -79,8 +80,8 @@ class Inventory:
         shown, gone = await self._core.write(tx)
         for client in gone:  # out everywhere before anything is waited for, or fails
             self._clients.end(client)
-        for client in gone:
-            await self._clients.tell_others(client)
+        untold = "a network's members can't be told of a removal"
+        await for_each(gone, self._clients.tell_others, self._core.rare, untold, lambda client: client.ref)
         return shown
 
     def _view(self, rows: _Rows) -> api.Device:

@@ -26,6 +26,7 @@ from shadowmesh.model.codec import to_json
 from shadowmesh.model.ids import ClientID, NetworkRef, RelayID
 from shadowmesh.model.keys import DevicePublicKey, NetworkID, SigningPublicKey, WireGuardPublicKey
 from shadowmesh.model.netmap import EpochInfo, MapHead, Member, RelayInfo
+from shadowmesh.serving.tasks import tell_failure
 
 HISTORY = 4096
 
@@ -110,7 +111,13 @@ def announce_urls(core: Core, conn: Connection) -> None:
     settings, t = core.settings, schema.networks
     announce(conn, settings.announced_urls, settings.stun_ports[0], core.now(), alone=not core.store.shared)
     for network in conn.execute(sa.select(t).where(t.c.deleted_at.is_(None))).all():
-        head, _ = load_head(conn, network)
+        try:
+            head, _ = load_head(conn, network)
+        except sa.exc.DBAPIError:
+            raise
+        except Exception as e:  # whatever ails one network's rows, the others go on
+            tell_failure(core.rare, "a network's map can't be read", e, network.ref)
+            continue
         digest = hashlib.sha256(to_json(head)).digest()
         if digest != network.head_digest:
             conn.execute(t.update().where(t.c.ref == network.ref).values(serial=t.c.serial + 1, head_digest=digest))

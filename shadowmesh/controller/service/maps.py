@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Any
 
 import sqlalchemy as sa
@@ -27,6 +27,7 @@ from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.model.ids import ClientID, NetworkRef
 from shadowmesh.model.keys import DevicePublicKey, NetworkID, SealingPublicKey
 from shadowmesh.model.link import Grant, Removed
+from shadowmesh.serving.tasks import for_each
 
 log = structlog.get_logger("shadowmesh.controller")
 
@@ -107,9 +108,11 @@ class Maps:
         newest = await self._core.read(
             lambda conn: {row.ref: (row.generation, row.serial) for row in conn.execute(query)}
         )
-        for live in self:
-            if newest.get(live.ref) != live.order:
-                await self.refresh(live.ref)
+        await self.refresh_all([live.ref for live in self if newest.get(live.ref) != live.order])
+
+    async def refresh_all(self, refs: Iterable[NetworkRef]) -> None:
+        """Brings these maps up, whatever ails one of them."""
+        await for_each(refs, self.refresh, self._core.rare, "a network's map can't be read")
 
     # reading
 

@@ -147,8 +147,7 @@ class Relays:
         )
 
     async def _refresh_maps(self) -> None:
-        for live in self._maps:
-            await self._maps.refresh(live.ref)
+        await self._maps.refresh_all([live.ref for live in self._maps])
 
     # links
 

@@ -43,7 +43,7 @@ from shadowmesh.controller.store import schema
 from shadowmesh.controller.store.networks import bump, living_network
 from shadowmesh.model.ids import NetworkRef
 from shadowmesh.model.relaylink import ALIVE_SECONDS, Alive
-from shadowmesh.serving.tasks import repeat
+from shadowmesh.serving.tasks import for_each, repeat
 
 _TIDY = 600.0
 _SEEN_AT_ONCE = 500
@@ -144,23 +144,31 @@ class Services:
         now = self.core.now()
         if self.core.store.shared:
             await self.maps.catch_up()
-        for ref in await self.core.read(lambda conn: epochs.due(conn, now)):
-            await self.core.write(partial(self._rotate_due, ref=ref))
+
+        async def rotate(ref: NetworkRef) -> None:
+            if await self.core.write(partial(self._rotate_due, ref=ref)):
+                self.events.publish("network_changed", ref, change="key_rotated")
             await self.maps.refresh(ref)
-            self.events.publish("network_changed", ref, change="key_rotated")
-        for ref in await self.core.read(epochs.with_old):
+
+        async def retire(ref: NetworkRef) -> None:
             if await self.core.write(partial(epochs.retire, self.core, ref=ref, now=now)):
                 await self.maps.refresh(ref)
+
+        due = await self.core.read(lambda conn: epochs.due(conn, now))
+        await for_each(due, rotate, self.core.rare, "a network's due rotation failed")
+        old = await self.core.read(epochs.with_old)
+        await for_each(old, retire, self.core.rare, "ending a network's old epochs failed")
         await self.ephemeral.remove_idle()
 
-    def _rotate_due(self, conn: Connection, ref: NetworkRef) -> None:
+    def _rotate_due(self, conn: Connection, ref: NetworkRef) -> bool:
         network = living_network(conn, ref, lock=True)
         if network is None or network.rotation_due is None:
-            return  # another controller was faster
+            return False  # another controller was faster
         epoch = epochs.rotate(self.core, conn, ref, self.core.now())
         bump(conn, ref)
         more = {"before": {"epoch": epoch - 1}, "after": {"epoch": epoch}}
         record(self.core, conn, SYSTEM, "network.rotate-key", network.name, id=ref, **more)
+        return True
 
     async def _note_seen(self) -> None:
         here = [(client, link.version) for link in self.hub.devices.values() for client in link.clients.values()]
