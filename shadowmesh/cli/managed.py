@@ -76,7 +76,7 @@ def request(kind: type[M], **fields: Any) -> M:
 
 def seconds(text: str) -> int:
     """Seconds of `90s`, `30m`, `24h`, `7d` or `2w`."""
-    found = re.fullmatch(r"(\d+)\s*([smhdw]?)", text.strip().lower())
+    found = re.fullmatch(r"([0-9]{1,12}) *([smhdw]?)", text.strip().lower())
     if not found or int(found[1]) == 0:
         raise ShadowMeshError(
             "bad_duration", f"{text!r} is not a duration", "write it as 90s, 30m, 24h or 7d", kind=Kind.USAGE

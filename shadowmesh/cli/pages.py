@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
@@ -72,8 +74,16 @@ Usage: shadowmesh VERB [ARGUMENTS]
 """
 
 
+_NUMBERS = {"int": "-?[0-9]{1,18}", "float": r"-?[0-9]{1,18}(\.[0-9]{0,18})?"}
+
+
 class Verb(TyperCommand):
     """Its epilog is the examples, a line each."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        for parameter in self.params:
+            parameter.type = _plain_numbers(parameter.type)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
@@ -97,6 +107,24 @@ class Verb(TyperCommand):
             with formatter.section("Example" if len(examples) == 1 else "Examples"):
                 for line in examples:
                     formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+
+
+def _plain_numbers(kind: Any) -> Any:
+    """The type of a parameter, which takes a number as people write it alone: not `nan`, `inf`, `1_000` or `+5`, as Python does."""
+    word = kind.name.partition(" ")[0]
+    form = _NUMBERS.get(word)
+    if form is None:
+        return kind
+    convert = kind.convert
+
+    def plain(value: Any, parameter: Any, ctx: Any) -> Any:
+        if isinstance(value, str) and re.fullmatch(form, value) is None:
+            kind.fail(f"{value!r} is not a valid {word}.", parameter, ctx)
+        return convert(value, parameter, ctx)
+
+    strict = copy(kind)  # what all parameters share stays as it is
+    strict.convert = plain
+    return strict
 
 
 class Noun(TyperGroup):

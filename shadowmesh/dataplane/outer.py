@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import structlog
 from shadowmesh.dataplane.sockets import open_udp
 from shadowmesh.model.addresses import IPAddress
 from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.text import whole_number
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +29,13 @@ ENVIRONMENT: Final = "SHADOWMESH_FWMARK"
 _ATTEMPT_DELAY: Final = 0.25  # RFC 8305, section 5: between one attempt to connect and the next
 
 _Where: TypeAlias = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
+
+
+def _number(text: str) -> int:
+    """Of decimal digits, or of hexadecimal ones after 0x. Raises ValueError."""
+    if re.fullmatch(r"0[xX][0-9a-fA-F]{1,16}", text):
+        return int(text, 16)
+    return whole_number(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +53,7 @@ class FirewallMark:
         """`MARK/MASK` or `MARK`, decimal or with 0x. Raises ShadowMeshError(USAGE)."""
         value, slash, mask = text.strip().partition("/")
         try:
-            found = cls(int(value, 0), int(mask, 0) if slash else 0xFFFFFFFF)
+            found = cls(_number(value), _number(mask) if slash else 0xFFFFFFFF)
         except ValueError:
             found = cls(0, 0)
         if not 0 < found.value <= found.mask <= 0xFFFFFFFF or found.value & ~found.mask:

@@ -8,6 +8,7 @@ from typing import Annotated, NamedTuple, TypeAlias
 import msgspec
 
 from shadowmesh.model.errors import MalformedError
+from shadowmesh.model.text import whole_number
 
 IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -52,7 +53,7 @@ class SockAddr(NamedTuple):
         elif ":" in host:
             raise MalformedError(f"an IPv6 address stands in brackets before its port: {text!r}")
         try:
-            number = int(port)
+            number = whole_number(port)
             if not 0 < number < 65536 or "%" in host:
                 raise ValueError
             return cls(str(ipaddress.ip_address(host)), number)

@@ -52,6 +52,13 @@ def _escape_value(value: Any, keep: str = "") -> Any:
     return escaped(str(value), keep)
 
 
+def whole_number(text: str) -> int:
+    """The number of 1 to 18 decimal digits. Raises ValueError for what `int` takes besides: signs, spaces, underscores, other scripts' digits."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 18):
+        raise ValueError(f"not a whole number: {text[:20]!r}")
+    return int(text)
+
+
 def check_text(what: str, text: str, most: int) -> str:
     """`text`, if it is safe and has at most `most` characters. Raises ShadowMeshError(bad_text), naming `what`."""
     if len(text) > most:

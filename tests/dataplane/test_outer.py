@@ -99,7 +99,9 @@ async def test_where_nobody_answers_the_reason_is_the_networks() -> None:
         await OuterSockets(required=False).connect("127.0.0.1", port, 5.0)
 
 
-@pytest.mark.parametrize("text", ["", "0", "0x100/0xff", "x", "1/2/3", "-1/0xff", "0x1ffffffff"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "0x100/0xff", "x", "1/2/3", "-1/0xff", "0x1ffffffff", "1_0", "+5", "0x1_0", "5/+7"]
+)
 def test_what_is_no_mark_is_said(text: str) -> None:
     with pytest.raises(ShadowMeshError) as caught:
         FirewallMark.parse(text)

@@ -55,6 +55,12 @@ def test_what_is_read_is_always_an_address(host: str) -> None:
     assert ipaddress.ip_address(found.host)
 
 
+@pytest.mark.parametrize("port", ["1_0", "+5", " 5", "5 ", "٣", "²", "", "-1", "0", "65536", "9" * 5000])
+def test_a_typed_port_is_of_digits_alone(port: str) -> None:
+    with pytest.raises(MalformedError):
+        SockAddr.parse(f"192.0.2.1:{port}")
+
+
 def test_a_typed_address_has_no_zone() -> None:
     with pytest.raises(MalformedError):
         SockAddr.parse("[fe80::1%\x1b[2J]:5")
