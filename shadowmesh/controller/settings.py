@@ -116,6 +116,7 @@ class Timing:
     testimony: float = 3.0  # `audit verify` waits so long for witnesses
     alive_every: float = 60.0  # so often other controllers are told which ephemeral clients are alive
     seen_every: float = 300.0
+    used_every: float = 60.0  # when API keys were used is written so often
     certificate_check: float = 6 * 3600.0
     access_token: float = 600.0
     refresh_token: float = 30 * 86400.0

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import threading
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
+import sqlalchemy as sa
 
+from shadowmesh.controller.authz import LOCAL
 from shadowmesh.controller.service import sessions
 from shadowmesh.controller.service.limits import TooMany
 from shadowmesh.controller.service.passwords import PasswordWorker
+from shadowmesh.controller.store import schema
+from shadowmesh.controller.store.database import StorageFailed
 from shadowmesh.model import api
 from shadowmesh.model.errors import ShadowMeshError
 
@@ -121,3 +127,44 @@ async def test_passwords_are_checked_one_at_a_time_and_every_source_has_its_turn
     assert order.count("stranger") == 8
     assert await ask("afterwards") == "afterwards"
     worker.close()
+
+
+async def test_an_api_key_signs_in_where_the_database_cannot_be_written(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(_: Any) -> Any:
+        raise StorageFailed(sa.exc.OperationalError("x", {}, Exception("attempt to write a readonly database")))
+
+    keys, key = world.at.api_keys, world.first.api_key
+    with monkeypatch.context() as broken:
+        broken.setattr(world.at.core.store, "write", fails)
+        for _ in range(3):
+            assert (await keys.principal(key)) is not None
+        with pytest.raises(StorageFailed):
+            await keys.note_used()
+    await keys.note_used()
+    (kept,) = await world.at.core.read(lambda conn: conn.execute(sa.select(schema.api_keys.c.last_used)).scalars().all())
+    assert kept is not None, "what couldn't be noted is noted later"
+
+
+async def test_when_an_api_key_was_used_is_written_for_many_uses_at_once(world: World) -> None:
+    writes = 0
+    write = world.at.core.store.write
+
+    async def counted(tx: Any) -> Any:
+        nonlocal writes
+        writes += "ApiKeys" in tx.__qualname__
+        return await write(tx)
+
+    with patch.object(world.at.core.store, "write", counted):
+        for _ in range(5):
+            world.clock.advance(minutes=2)
+            await world.at.api_keys.principal(world.first.api_key)
+        assert writes == 0
+        (shown,) = await world.at.api_keys.list(LOCAL)
+        assert shown.last_used is not None and world.clock() - shown.last_used < dt.timedelta(minutes=1)
+        await world.at.api_keys.note_used()
+        await world.at.api_keys.note_used()
+        assert writes == 1
+    (listed,) = await world.at.api_keys.list(LOCAL)
+    assert listed.last_used == shown.last_used

@@ -25,7 +25,6 @@ from shadowmesh.model.ids import is_id, new_id
 KEY_PREFIX = "sk_"
 _KEY = "api key"  # the label of its keyed hash
 MOST_KEYS = 100
-_USED_RESOLUTION = dt.timedelta(minutes=1)
 
 
 def add_key(
@@ -57,13 +56,14 @@ class ApiKeys:
     def __init__(self, core: Core, watchers: Watchers) -> None:
         self._core = core
         self._watchers = watchers
+        self._used: dict[str, dt.datetime] = {}  # when keys were last used, as far as it isn't in the database yet
 
     async def principal(self, text: str) -> Principal | None:
         """Who presents this key, None if it isn't valid, or no longer."""
         k, u = schema.api_keys, schema.users
         now = self._core.now()
         query = (
-            sa.select(k.c.id, k.c.name, k.c.last_used, k.c.expires_at, u.c.email, u.c.admin, u.c.id.label("user_id"))
+            sa.select(k.c.id, k.c.name, k.c.expires_at, u.c.email, u.c.admin, u.c.id.label("user_id"))
             .join(u, u.c.id == k.c.user_id)
             .where(
                 k.c.mac == self._core.keys.vault.mac(_KEY, text),
@@ -74,8 +74,7 @@ class ApiKeys:
         row = await self._core.read(lambda conn: conn.execute(query).first())
         if row is None:
             return None
-        if row.last_used is None or now - row.last_used > _USED_RESOLUTION:
-            await self._core.write(lambda conn: conn.execute(k.update().where(k.c.id == row.id).values(last_used=now)))
+        self._used[row.id] = now
         return Principal(
             f"{row.email} by {row.name or row.id}",
             row.user_id,
@@ -84,6 +83,24 @@ class ApiKeys:
             credential=row.id,
             expires=row.expires_at,
         )
+
+    async def note_used(self) -> None:
+        """Writes when keys were used since the last time. Who signs in doesn't wait for it, and doesn't need it."""
+        k, used = schema.api_keys, self._used
+        if not used:
+            return
+
+        def tx(conn: Connection) -> None:
+            for key_id, at in sorted(used.items()):  # in one order on all controllers, as rows stay locked
+                later = sa.or_(k.c.last_used.is_(None), k.c.last_used < at)
+                conn.execute(k.update().where(k.c.id == key_id, later).values(last_used=at))
+
+        self._used = {}
+        try:
+            await self._core.write(tx)
+        except BaseException:
+            self._used = used | self._used
+            raise
 
     async def create(
         self, who: Principal, wish: api.ApiKeyCreate, once: IdempotentRequest | None = None
@@ -121,7 +138,8 @@ class ApiKeys:
         query = _keys().where(schema.api_keys.c.revoked_at.is_(None))
         if not who.admin:
             query = query.where(schema.api_keys.c.user_id == who.user_id)
-        return await self._core.read(lambda conn: [_key_view(row) for row in conn.execute(query)])
+        rows = await self._core.read(lambda conn: conn.execute(query).all())
+        return [_key_view(row, self._used.get(row.id)) for row in rows]
 
     async def revoke(self, who: Principal, key_id: str) -> None:
         """With all that were made with it."""
@@ -169,12 +187,13 @@ def _keys() -> sa.Select[Any]:
     return sa.select(k, u.c.email).join(u, u.c.id == k.c.user_id).order_by(k.c.created_at)
 
 
-def _key_view(row: Row[Any]) -> api.ApiKey:
+def _key_view(row: Row[Any], used: dt.datetime | None = None) -> api.ApiKey:
+    """`used`: when it was used since `last_used` was written."""
     return api.ApiKey(
         id=row.id,
         name=row.name,
         user=row.email,
         created_at=row.created_at,
         expires_at=row.expires_at,
-        last_used=row.last_used,
+        last_used=used or row.last_used,
     )

@@ -8,6 +8,7 @@ import datetime as dt
 from dataclasses import dataclass, field
 from functools import partial
 
+import structlog
 from sqlalchemy.engine import Connection
 
 from shadowmesh.controller.authz import SYSTEM
@@ -41,9 +42,12 @@ from shadowmesh.controller.service.watchers import Watchers
 from shadowmesh.controller.service.witnesses import Witnesses
 from shadowmesh.controller.store import schema
 from shadowmesh.controller.store.networks import bump, living_network
+from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.model.ids import NetworkRef
 from shadowmesh.model.relaylink import ALIVE_SECONDS, Alive
 from shadowmesh.serving.tasks import for_each, repeat
+
+log = structlog.get_logger("shadowmesh.controller")
 
 _TIDY = 600.0
 _SEEN_AT_ONCE = 500
@@ -112,6 +116,7 @@ class Services:
             (timing.housekeeping, self.keep_house),
             (timing.alive_every, self.ephemeral.note_alive),
             (timing.seen_every, self._note_seen),
+            (timing.used_every, self.api_keys.note_used),
             (ALIVE_SECONDS, self._tell_alive),
             (timing.checkpoint, self.witnesses.tell),
             (_TIDY, self.tidy),
@@ -125,12 +130,15 @@ class Services:
         for task in self._tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        await self._note_seen()
         self.watchers.close()
         self.maps.close()
         self.sessions.close()
         self.presences.close()
-        await self.events.flush()
+        for note in (self._note_seen, self.api_keys.note_used, self.events.flush):
+            try:
+                await note()
+            except ShadowMeshError as e:  # the database is away: the others are tried all the same
+                log.error("not noted at the end", what=note.__qualname__, why=e.what)
 
     async def follow(self) -> None:
         """Ends what others, or the clock, have taken away."""
