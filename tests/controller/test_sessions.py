@@ -143,7 +143,9 @@ async def test_an_api_key_signs_in_where_the_database_cannot_be_written(
         with pytest.raises(StorageFailed):
             await keys.note_used()
     await keys.note_used()
-    (kept,) = await world.at.core.read(lambda conn: conn.execute(sa.select(schema.api_keys.c.last_used)).scalars().all())
+    (kept,) = await world.at.core.read(
+        lambda conn: conn.execute(sa.select(schema.api_keys.c.last_used)).scalars().all()
+    )
     assert kept is not None, "what couldn't be noted is noted later"
 
 
