@@ -98,6 +98,19 @@ async def test_a_device_token_is_of_one_user_and_has_its_own_limit(world: World)
     assert codes == ["bad_credentials"] * 10 + ["rate_limited"] * 2, "who stole it can't guess without end"
 
 
+async def test_a_password_reset_ends_what_the_old_one_gave_to_devices_and_sources(world: World) -> None:
+    """Else a thief of the old one keeps attempts of his own at the new one."""
+    session = await sign_in(world)
+    email, at = world.first.admin_email, world.at.sessions
+    await world.call("user_reset_password", email)
+    for number in range(10):  # these sources' attempts are used up
+        for source in ("192.0.2.1", "198.51.100.1"):
+            await code_of(at.login(api.Login(email=f"nobody{number}@example.org", password="x"), source))
+    wish = api.Login(email=email, password="x", device_token=session.device_token)
+    assert await code_of(at.login(wish, "198.51.100.1")) == "rate_limited", "the device"
+    assert await code_of(at.login(api.Login(email=email, password="x"), "192.0.2.1")) == "rate_limited", "the source"
+
+
 async def test_passwords_are_checked_one_at_a_time_and_every_source_has_its_turn() -> None:
     worker, order, running = PasswordWorker(), [], 0
     gate = threading.Event()

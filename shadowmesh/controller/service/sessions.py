@@ -26,8 +26,8 @@ from shadowmesh.controller.store import schema
 from shadowmesh.model import api
 from shadowmesh.model.codec import from_json
 
-_DEVICE = "device that signed in"
-_REFRESH, _SUCCESSOR = "refresh token", "refresh token's successor"  # labels of keyed hashes
+_DEVICE, _HOME = "device that signed in", "source that signed in"  # labels of keyed hashes
+_REFRESH, _SUCCESSOR = "refresh token", "refresh token's successor"
 
 
 class _Claims(msgspec.Struct):
@@ -51,10 +51,10 @@ class Sessions:
 
     async def login(self, wish: api.Login, source: str) -> api.Session:
         """Raises ShadowMeshError: bad_credentials, password_change_required, rate_limited."""
-        known = self._allow(wish, source)
-        lane = f"known {wish.email}" if known else source
         t, u = schema.refresh_tokens, schema.users
         row = await self._core.read(lambda conn: conn.execute(sa.select(u).where(u.c.email == wish.email)).first())
+        known = self._allow(wish, source, row)
+        lane = f"known {wish.email}" if known else source
         stored = nobodys_hash() if row is None else row.password_hash
         good = await self._passwords.run(lane, partial(verify_password, stored, wish.password), known=known)
         if row is None or not good or row.disabled:
@@ -88,32 +88,36 @@ class Sessions:
         await self._core.write(tx)
         if changed is not None:
             self._watchers.changed(row.id)
-        self._at_home.add(f"{source} {wish.email}")
-        return self._session(row.id, session, refresh).model_copy(
-            update={"device_token": self._device_token(wish.email)}
-        )
+        stands = stored if changed is None else changed
+        self._at_home.add(self._home(source, wish.email, stands))
+        token = self._device_token(secrets.token_urlsafe(16), wish.email, stands)
+        return self._session(row.id, session, refresh).model_copy(update={"device_token": token})
 
-    def _allow(self, wish: api.Login, source: str) -> bool:
+    def _allow(self, wish: api.Login, source: str, user: Row[Any] | None) -> bool:
         """Counts an attempt; whether it is of one who signed in before. Raises TooMany.
 
-        Who did, from this device or this source, has attempts of its own that no stranger uses up.
+        Who did with the password of now, from this device or this source, has attempts of its own that no stranger uses up.
         """
         now = self._core.now().timestamp()
-        if wish.device_token is not None:
-            device = wish.device_token.partition(".")[0]
-            genuine = hmac.compare_digest(wish.device_token.encode(), self._device_token(wish.email, device).encode())
-            if genuine and self._by_device.allows(device, now):
+        if user is not None:
+            shown = wish.device_token or ""
+            device = shown.partition(".")[0]
+            token = self._device_token(device, wish.email, user.password_hash)
+            if hmac.compare_digest(shown.encode(), token.encode()) and self._by_device.allows(device, now):
                 return True
-        home = f"{source} {wish.email}"
-        if home in self._at_home and self._by_device.allows(home, now):
-            return True
+            home = self._home(source, wish.email, user.password_hash)
+            if home in self._at_home and self._by_device.allows(home, now):
+                return True
         self._guesses.take(source, wish.email, now)
         return False
 
-    def _device_token(self, email: str, device: str | None = None) -> str:
-        """Proves that a device signed in as this user once; good for nothing else."""
-        device = device or secrets.token_urlsafe(16)
-        return f"{device}.{self._core.keys.vault.mac(_DEVICE, f'{email} {device}')}"
+    def _device_token(self, device: str, email: str, password_hash: str) -> str:
+        """Proves that a device signed in as this user with the password that stands; good for nothing else."""
+        return f"{device}.{self._core.keys.vault.mac(_DEVICE, f'{device} {email} {password_hash}')}"
+
+    def _home(self, source: str, email: str, password_hash: str) -> str:
+        """What is remembered of a source from which this user signed in with the password that stands."""
+        return self._core.keys.vault.mac(_HOME, f"{source} {email} {password_hash}")
 
     async def refresh(self, token: str) -> api.Session:
         """A new session; the refresh token is used up.
