@@ -14,7 +14,7 @@ from shadowmesh.cli.base import NO_PATH, RELAYED, WAITING_FOR_APPROVAL, Call, re
 from shadowmesh.client_api.local import DaemonClient
 from shadowmesh.model.codec import to_builtins
 from shadowmesh.model.errors import Kind, ShadowMeshError
-from shadowmesh.model.status import JoinResult, NetworkStatus, PeerStatus, PingTry, Status
+from shadowmesh.model.status import SILENT, JoinResult, NetworkStatus, PeerStatus, PingTry, Status
 
 T = TypeVar("T", NetworkStatus, PeerStatus)
 
@@ -191,7 +191,9 @@ def _network_text(network: NetworkStatus) -> str:
     here = f"{network.ip} on {network.interface}" if network.interface else network.ip
     parts = [network.name, here, network.state]
     if network.state not in ("removed", "refused", "expired"):  # of what has ended nobody speaks any more
-        parts.append(f"controller {network.controller}")
+        silence = network.controller_silent_s or 0.0
+        silent = f", nothing heard for {silence:.0f} s" if silence > SILENT else ""
+        parts.append(f"controller {network.controller}{silent}")
         parts += [f"map {network.map_serial}", f"epoch {network.epoch}"] if network.map_serial else []
     line = "  ".join(part for part in parts if part)
     if network.error:

@@ -66,6 +66,8 @@ _OPEN_TIMEOUT = 10.0
 _HELLO_TIMEOUT = 10.0
 _PING = 20.0
 _KICK_TIMEOUT = 3.0
+_QUIET = 2.0  # seconds: a controller that was heard since isn't asked when somebody looks
+_LOOK_TIMEOUT = 10.0  # a busy one may take a while
 _MAX_MESSAGE = 64 * 1024 * 1024
 
 
@@ -135,6 +137,18 @@ LinkEvent: TypeAlias = (
 )
 
 
+def link_lost(url: str, cause: ConnectionClosed) -> ShadowMeshError:
+    """What to tell a person when a connection that stood has ended (a device's link, or a relay's)."""
+    if cause.rcvd is None:
+        what = f"the connection to the controller at {url} was lost"
+    elif cause.rcvd.code == CloseCode.SERVICE_RESTART:
+        what = f"the controller at {url} restarts"
+    else:
+        why = escaped(cause.rcvd.reason) or f"code {cause.rcvd.code}"
+        what = f"the controller at {url} closed the connection ({why})"
+    return ShadowMeshError("link_lost", what, "it is tried again", kind=Kind.UNREACHABLE)
+
+
 class _RefusedError(Exception):
     def __init__(self, error: LinkError) -> None:
         super().__init__(error.what)
@@ -179,7 +193,10 @@ class ControllerLink:
         self._kicked = asyncio.Event()
         self._failures = 0
         self._served = False
-        self._given_up = False
+        self._given_up: ShadowMeshError | None = None  # why we ended the connection ourselves
+        self._moved = False  # … for a reason of this host alone
+        self._heard_at = 0.0  # of the event loop's clock
+        self._asking: asyncio.Task[bool] | None = None
         self._renewing = False
         self._ready = False
         self._unsent: asyncio.Queue[str] = asyncio.Queue()
@@ -220,6 +237,19 @@ class ControllerLink:
         """The host's network changed, or it woke: try now, and don't trust an old connection unseen."""
         self._kicked.set()
 
+    async def silence(self, patience: float) -> float | None:
+        """Seconds since the controller was last heard; None without a connection.
+
+        One that has been quiet is asked, and its answer waited for, `patience` seconds at most. If none comes for
+        `_LOOK_TIMEOUT` the connection is given up, as it is without anybody looking after 40 s.
+        """
+        loop = asyncio.get_running_loop()
+        if self._ready and self._socket is not None and loop.time() - self._heard_at > _QUIET:
+            if self._asking is None or self._asking.done():
+                self._asking = asyncio.create_task(self._ask(self._socket, _LOOK_TIMEOUT))
+            await asyncio.wait({self._asking}, timeout=patience)
+        return max(0.0, loop.time() - self._heard_at) if self._ready else None
+
     async def close(self) -> None:
         self._closed = True
         self._kicked.set()
@@ -230,7 +260,8 @@ class ControllerLink:
         """Events until `close`; never raises for what happens on the way."""
         while not self._closed:
             error = ShadowMeshError("link_lost", "the controller closed the connection")
-            self._served = self._given_up = self._renewing = refused = False
+            self._served = self._moved = self._renewing = refused = False
+            self._given_up = None
             for url in self._candidates():
                 try:
                     async for event in self._once(url):
@@ -254,9 +285,9 @@ class ControllerLink:
             if refused or self._renewing:  # ended on purpose, and nothing is wrong: the next try tells if something is
                 continue
             wait = self._jitter(min(LAST_RETRY, FIRST_RETRY * 2 ** max(0, self._failures - 1)))
-            if self._given_up:  # by us, for a reason of this host alone: nobody else comes back at the same time
-                what = "the connection to the controller didn't outlive a change of this host's network"
-                error, wait = ShadowMeshError("link_lost", what, kind=Kind.UNREACHABLE), 0.0
+            error = self._given_up or error
+            if self._moved:  # nobody else comes back at the same time
+                wait = 0.0
             yield Disconnected(error, wait)
             await self._wait(wait)
 
@@ -278,15 +309,8 @@ class ControllerLink:
             return cause
         if isinstance(cause, MalformedError):
             return ShadowMeshError("bad_answer", f"{url} sent what isn't understood ({cause})")
-        if isinstance(cause, ConnectionClosed) and self._served:
-            if cause.rcvd is None:
-                what = f"the connection to the controller at {url} was lost"
-            elif cause.rcvd.code == CloseCode.SERVICE_RESTART:
-                what = f"the controller at {url} restarts"
-            else:
-                why = escaped(cause.rcvd.reason) or f"code {cause.rcvd.code}"
-                what = f"the controller at {url} closed the connection ({why})"
-            return ShadowMeshError("link_lost", what, "it is tried again", kind=Kind.UNREACHABLE)
+        if isinstance(cause, ConnectionClosed):
+            return link_lost(url, cause)
         return unreachable(url, cause)
 
     # one connection
@@ -306,6 +330,7 @@ class ControllerLink:
             async for text in socket:
                 message: FromController | None = read_message(text, FromController)
                 event = None if message is None else await self._take(url, message)
+                self._heard_at = asyncio.get_running_loop().time()
                 if not self._served:  # what isn't a refusal means that the hello was taken
                     self._failures, self._served, self._ready = 0, True, True
                     yield Connected(url, offset)
@@ -319,7 +344,7 @@ class ControllerLink:
         finally:
             self._ready = False
             self._socket = None
-            for task in tasks:
+            for task in (*tasks, *([self._asking] if self._asking is not None else [])):
                 task.cancel()
             await socket.close()
 
@@ -388,14 +413,26 @@ class ControllerLink:
             await self._kicked.wait()
             if self._closed:
                 return
-            try:
-                answered = await socket.ping()
-                await asyncio.wait_for(answered, _KICK_TIMEOUT)
-            except (TimeoutError, ConnectionClosed):
-                if socket.close_code is None:  # else the other side ended it, and all come back at once
-                    self._given_up = True
-                    socket.transport.abort()
+            if not await self._ask(socket, _KICK_TIMEOUT, moved=True):
                 return
+
+    async def _ask(self, socket: ClientConnection, patience: float, *, moved: bool = False) -> bool:
+        """Whether the controller answers a ping. If not, the connection is given up. `moved`: the host's network changed."""
+        try:
+            async with asyncio.timeout(patience):
+                await (await socket.ping())
+        except (TimeoutError, ConnectionClosed):
+            if socket.close_code is None:  # else the other side ended it, and all come back at once
+                what = (
+                    "the connection to the controller didn't outlive a change of this host's network"
+                    if moved
+                    else f"the controller has said nothing for {asyncio.get_running_loop().time() - self._heard_at:.0f} s"
+                )
+                self._given_up, self._moved = ShadowMeshError("link_lost", what, kind=Kind.UNREACHABLE), moved
+                socket.transport.abort()
+            return False
+        self._heard_at = asyncio.get_running_loop().time()
+        return True
 
     async def _take(self, url: str, message: FromController) -> LinkEvent | None:
         if isinstance(message, Probe):

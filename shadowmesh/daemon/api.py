@@ -30,6 +30,7 @@ from shadowmesh.serving.tasks import in_thread
 
 _LEAVE_GRACE = 2.0
 _LOOK = 0.5
+_LOOK_PATIENCE = 1.0  # seconds for a quiet controller to answer before a status is shown without
 _CHECK = 10.0  # seconds for the event loop to say whether this host can carry a network
 _MOST = 1e9  # of a number in a request
 
@@ -58,25 +59,28 @@ class Api:
     # status
 
     async def status(self, caller: Caller, _params: dict[str, Any]) -> Status:
-        return self._status(caller)
+        return self._status(caller, await self._daemon.links.look(_LOOK_PATIENCE))
 
     async def watch(self, caller: Caller, params: dict[str, Any]) -> AsyncIterator[Status]:
         """A Status now, at each change (at most ten a second), and at least each `interval_s`."""
         interval = max(0.1, _number(params, "interval_s", 1.0))
         changed = asyncio.Event()
         stop = self._daemon.watch(changed)
+        patience = _LOOK_PATIENCE
         try:
             while True:
                 changed.clear()
-                yield self._status(caller)
+                yield self._status(caller, await self._daemon.links.look(patience))
+                patience = 0.0  # the next look shows what the answer to this one was
                 await asyncio.sleep(0.1)
                 await _wait_for(changed, interval - 0.1)
         finally:
             stop()
 
-    def _status(self, caller: Caller) -> Status:
+    def _status(self, caller: Caller, silences: dict[str, float]) -> Status:
+        """`silences`: of controllers, by fingerprint."""
         daemon = self._daemon
-        networks = [self._network_status(n, caller) for n in daemon.networks.values()]
+        networks = [self._network_status(n, caller, silences) for n in daemon.networks.values()]
         networks += [_former_status(f) for f in daemon.former.values() if f.state != "left"]
         nat = daemon.mesh.node.nat
         if caller.access < Access.READ:
@@ -101,8 +105,9 @@ class Api:
             drops=counters.drops(None) if counters is not None else {},
         )
 
-    def _network_status(self, network: Network, caller: Caller) -> NetworkStatus:
+    def _network_status(self, network: Network, caller: Caller, silences: dict[str, float]) -> NetworkStatus:
         daemon, moment = self._daemon, self._now()
+        silence = silences.get(network.record.controller.fingerprint) if network.connected else None
         running = network.interface is not None
         peers = daemon.mesh.node.status(network.id, moment) if running else []
         if caller.access < Access.READ:
@@ -121,6 +126,7 @@ class Api:
             home_relay=daemon.mesh.node.relay_name(network.id) if running else None,
             error=network.complaint if caller.access >= Access.READ else network.public_complaint,
             controller_error=network.away if caller.access >= Access.READ else None,
+            controller_silent_s=None if silence is None else round(silence, 1),
             clock_offset_s=round(network.clock_offset(moment), 3),
             peers=tuple(peers),
         )

@@ -192,6 +192,16 @@ class Links:
         link = None if network is None else self._links.get(network.record.controller.fingerprint)
         return link is not None and link.post(message)
 
+    async def look(self, patience: float) -> dict[str, float]:
+        """Seconds since each connected controller was last heard, by fingerprint. Those that were quiet are asked, and waited for."""
+        links = list(self._links.items())
+        silences = await asyncio.gather(*(link.silence(patience) for _, link in links))
+        return {
+            fingerprint: silence
+            for (fingerprint, _), silence in zip(links, silences, strict=True)
+            if silence is not None
+        }
+
     def kick(self) -> None:
         """The host's network changed, or it woke."""
         for link in self._links.values():

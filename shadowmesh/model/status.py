@@ -31,6 +31,9 @@ class PeerStatus(Struct, frozen=True, kw_only=True):
     mtu: int | None = None  # of inner packets, where the path carries less than the interface's MTU
 
 
+SILENT = 5.0  # seconds: a connected controller's longer silence is worth a word, as who looks makes the daemon ask it
+
+
 class NetworkStatus(Struct, frozen=True, kw_only=True):
     name: str
     network_id: str
@@ -45,6 +48,7 @@ class NetworkStatus(Struct, frozen=True, kw_only=True):
     home_relay: str | None = None
     error: str | None = None
     controller_error: str | None = None  # why it is offline, as far as that is known
+    controller_silent_s: float | None = None  # while connected: since when nothing was heard of it
     clock_offset_s: float | None = None  # the controller's clock minus this machine's
     peers: tuple[PeerStatus, ...] = ()
 

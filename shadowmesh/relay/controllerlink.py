@@ -22,11 +22,12 @@ import httpx
 import msgspec
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from shadowmesh import __version__
 from shadowmesh.client_api.contact import Contact, contact_again, unreachable
 from shadowmesh.client_api.dialing import Connect, http_client
+from shadowmesh.client_api.link import link_lost
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.model.codec import from_json, to_json
@@ -312,6 +313,8 @@ class ControllerLink:
                 open_timeout=_TIMEOUT,
             ) as connection:
                 await self._converse(connection, contact)
+        except ConnectionClosed as e:
+            raise link_lost(contact.url, e) from e
         except (OSError, WebSocketException) as e:  # a TimeoutError is an OSError
             raise unreachable(contact.url, e) from e
 

@@ -15,9 +15,11 @@ import typer.main
 from shadowmesh.__main__ import SYSTEM_PATH, search_path
 from shadowmesh.cli import base, main
 from shadowmesh.cli.base import Call, details, hide_argument, read_secret, table
+from shadowmesh.cli.client import _network_text
 from shadowmesh.daemon.state import State
 from shadowmesh.daemon.unit import NAME, unit_text
 from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.status import NetworkStatus
 
 if TYPE_CHECKING:
     from clikit import Command
@@ -30,6 +32,18 @@ class _Heard(Call):
 
     def note(self, text: str) -> None:
         self.heard.set()
+
+
+def test_a_connected_controller_that_says_nothing_is_shown_as_such() -> None:
+    def shown(silence: float | None) -> str:
+        network = NetworkStatus(
+            name="office", network_id="x", ip="10.0.0.2", interface="shadowmesh0", state="up", controller="connected",
+            controller_silent_s=silence,
+        )  # fmt: skip
+        return _network_text(network)
+
+    assert "controller connected, nothing heard for 17 s" in shown(17.2)
+    assert "heard" not in shown(1.9) and "heard" not in shown(None)
 
 
 def test_who_waits_long_is_told() -> None:

@@ -15,6 +15,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.frames import CloseCode
 
+from shadowmesh.client_api import link as link_module
 from shadowmesh.client_api.contact import first_contact
 from shadowmesh.client_api.link import Connected, Disconnected, MapChanged, MapRefused, Refused
 from shadowmesh.controller import pki
@@ -594,6 +595,26 @@ async def test_a_connection_that_was_there_and_ended_isnt_called_out_of_reach(
     assert (gone.error.code, gone.error.kind) == ("link_lost", Kind.UNREACHABLE)
     assert words in gone.error.what and "can't be reached" not in gone.error.what
     assert gone.retry_in > 0.0, "all others come back as well"
+
+
+async def test_a_controller_that_fell_silent_is_asked_by_who_looks_and_given_up_if_it_says_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "_QUIET", 0.0)
+    await world.network()
+    device = await world.member()
+    assert device.link is not None and device.link._socket is not None
+    before = asyncio.get_running_loop().time()
+    silence = await device.link.silence(5.0)
+    assert silence is not None and silence <= asyncio.get_running_loop().time() - before, "it answered"
+    assert not any(isinstance(e, Disconnected) for e in device.events)
+    monkeypatch.setattr(link_module, "_LOOK_TIMEOUT", 0.05)
+    device.link._socket.transport.pause_reading()  # nothing gets here any more, and nobody says so
+    await device.link.silence(0.0)
+    gone = await device.until_event(Disconnected)
+    assert gone.error.code == "link_lost" and "has said nothing for" in gone.error.what
+    assert await device.link.silence(0.0) is None
+    await device.until(lambda: sum(isinstance(e, Connected) for e in device.events) == 2)
 
 
 async def test_a_clone_that_tries_again_and_again_is_one_entry_in_the_audit_log(world: World) -> None:

@@ -53,6 +53,25 @@ async def test_a_restarted_daemon_works_from_its_disk(there: Controller) -> None
     assert await a.reaches(b)
 
 
+async def test_status_says_since_when_the_controller_was_not_heard(
+    there: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shadowmesh.client_api.link._QUIET", 0.0)
+    a = await there.member("a")
+    (link,) = a.links
+    link._heard_at -= 30.0
+    silence = (await a.network_status()).controller_silent_s
+    assert silence is not None and silence < 30.0, "it was asked, and answered"
+    monkeypatch.setattr("shadowmesh.daemon.api._LOOK_PATIENCE", 0.0)
+    assert link._socket is not None
+    link._socket.transport.pause_reading()
+    link._heard_at -= 30.0
+    found = await a.network_status()
+    assert (
+        found.controller == "connected" and found.controller_silent_s is not None and found.controller_silent_s >= 30.0
+    )
+
+
 async def test_a_pump_that_dies_has_a_successor(there: Controller) -> None:
     a, b = await there.member("a"), await there.member("b")
     assert await a.reaches(b)

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 from fake_controller import FakeController
 from freeport import free_port
 from live_client import UdpClient
@@ -291,6 +292,16 @@ async def test_a_mistake_of_ours_ends_neither_the_link_nor_the_relay(
         await asyncio.wait_for(controller.hellos.get(), PATIENCE)
         await asyncio.wait_for(controller.hellos.get(), PATIENCE)
         assert not site.task.done()
+
+
+async def test_a_controllers_restart_is_told_as_one(controller: FakeController, tmp_path: Path) -> None:
+    with structlog.testing.capture_logs() as told:
+        async with running(controller, tmp_path):
+            await controller.hellos.get()
+            await controller.links[0].close(1012)
+            await controller.hellos.get()
+    (away,) = [entry for entry in told if entry["event"] == "controller away"]
+    assert (away["code"], away["what"]) == ("link_lost", f"the controller at {controller.url} restarts")
 
 
 def test_a_second_relay_in_one_directory_is_refused(tmp_path: Path) -> None:

@@ -224,6 +224,10 @@ def test_the_banner_tells_the_worst_and_when_it_was_known() -> None:
     assert notice and notice.level == "error" and "14:13:20" in notice.title
     mesh.observe(scenarios.status(scenarios.network(scenarios.office_peers(0))), at(31))
     assert banner(mesh) is None
+    silent = msgspec.structs.replace(scenarios.network(scenarios.office_peers(0)), controller_silent_s=17.2)
+    mesh.observe(scenarios.status(silent), at(32))
+    notice = banner(mesh)
+    assert notice and "Nothing was heard of the controller for 17 s" in notice.title
 
 
 def test_unknown_reasons_of_a_newer_daemon_are_shown_as_they_are() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from shadowmesh.model.status import SILENT
 from shadowmesh_tui.state import Mesh
 
 Level = Literal["info", "warning", "error"]
@@ -85,6 +86,9 @@ def banner(mesh: Mesh) -> Notice | None:
             "Peers go on; who is online isn't known.",
             "warning",
         )
+    silence = None if network is None else network.controller_silent_s
+    if silence is not None and silence > SILENT:
+        return Notice(f"Nothing was heard of the controller for {silence:.0f} s.", "It is being asked.", "warning")
     return None
 
 
