@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime as dt
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -18,7 +19,7 @@ from shadowmesh.controller.service import revocations
 from shadowmesh.controller.service.api_keys import add_key
 from shadowmesh.controller.service.hub import RelayLink
 from shadowmesh.controller.settings import Timing
-from shadowmesh.controller.store import schema
+from shadowmesh.controller.store import counters, schema
 from shadowmesh.model import api
 from shadowmesh.model.ids import RelayID
 from shadowmesh.model.link import Removed
@@ -169,7 +170,61 @@ async def test_revocations_are_numbered_as_they_are_committed(nodes: tuple[World
                 revocations.rights_changed(two.at.core, other, user)
     with store.connect() as conn:
         numbers = list(conn.execute(sa.select(schema.revocations.c.id).order_by(schema.revocations.c.id)).scalars())
-        assert numbers == list(range(1, len(numbers) + 1)) and revocations.newest(conn) == numbers[-1]
+        assert (
+            numbers == list(range(1, len(numbers) + 1)) and counters.newest(conn, counters.REVOCATIONS) == numbers[-1]
+        )
+
+
+async def test_a_watcher_hears_of_what_happened_at_the_other_node(nodes: tuple[World, World]) -> None:
+    one, two = nodes
+    await one.network()
+    ann = dataclasses.replace(await person(one, "ann", {"office": "member"}), world=two)
+    async with ann.watching(network_id="office") as watch:
+        await one.call("network_set", "office", api.NetworkPatch(description="x"))
+        await watch.until("network_changed", change="set")
+        gone = await two.member(name="gone")
+        await watch.until("client_online", client_id=gone.answer.client_id)
+        await one.call("client_remove", "office", "gone")
+        await watch.until("client_removed", client_id=gone.answer.client_id)
+        numbers = [message["seq"] for message in watch.told]
+        assert numbers == sorted(set(numbers)), "each once, in order"
+
+
+async def test_a_watcher_misses_no_event_whose_transaction_took_longer(nodes: tuple[World, World]) -> None:
+    """One that was begun before another and is committed after it has the later number."""
+    one, two = nodes
+    network = await one.network()
+    await one.at.events.flush()
+    ann = dataclasses.replace(await person(one, "ann", {"office": "member"}), world=two)
+    write, written, commit = one.at.core.store.write, threading.Event(), threading.Event()
+
+    async def slow(tx: Any) -> Any:
+        if "Events" not in tx.__qualname__:
+            return await write(tx)
+
+        def held(conn: sa.Connection) -> Any:
+            result = tx(conn)
+            written.set()
+            assert commit.wait(8)
+            return result
+
+        return await write(held)
+
+    async with ann.watching(network_id="office") as watch:
+        with patch.object(one.at.core.store, "write", slow):
+            one.at.events.publish("network_changed", network.id, change="first")
+            first = asyncio.create_task(one.at.events.flush())
+            assert await asyncio.to_thread(written.wait, 8)
+            two.at.events.publish("network_changed", network.id, change="second")
+            second = asyncio.create_task(two.at.events.flush())
+            async with asyncio.timeout(8):
+                while not second.done() and not await two.at.core.read(_someone_waits):
+                    pass
+            commit.set()
+            await asyncio.gather(first, second)
+        await watch.until("network_changed", change="second")
+        told = [(m["seq"], m["data"]["change"]) for m in watch.told if m["type"] == "network_changed"]
+        assert [change for _, change in told] == ["first", "second"] and told == sorted(told)
 
 
 async def test_no_key_is_made_with_one_that_is_being_revoked(nodes: tuple[World, World]) -> None:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from shadowmesh.controller.store import schema
+from shadowmesh.controller.store import counters, schema
 from shadowmesh.controller.store.database import (
     SqliteStore,
     StorageFailed,
@@ -153,6 +153,33 @@ def test_networks_whose_names_are_alike_get_names_of_their_own(tmp_path: Path) -
     engine.dispose()
 
 
+def _events_of_before(engine: sa.Engine) -> None:
+    """A database of the version before, in which the newest of three events has run out."""
+    migrate(engine, to="0005")
+    with engine.begin() as conn:
+        for _ in range(3):
+            conn.exec_driver_sql("INSERT INTO events (at, type, data) VALUES ('2026-01-01T00:00:00+00:00', 'x', '{}')")
+        conn.exec_driver_sql("DELETE FROM events WHERE seq > 1")
+
+
+def _numbers(engine: sa.Engine) -> tuple[list[int], int]:
+    """The events' numbers, and the next one."""
+    with engine.begin() as conn:
+        kept = conn.execute(sa.select(schema.events.c.seq).order_by(schema.events.c.seq)).scalars().all()
+        return list(kept), counters.take(conn, counters.EVENTS)
+
+
+def test_the_numbers_of_events_go_on_where_they_were(tmp_path: Path) -> None:
+    engine = make_engine(database_url(None, tmp_path / "db"))
+    _events_of_before(engine)
+    migrate(engine)
+    assert _numbers(engine) == ([1], 4)
+    with engine.connect() as conn:
+        made = conn.exec_driver_sql("SELECT sql FROM sqlite_master WHERE name = 'events'").scalar_one()
+        assert "AUTOINCREMENT" not in made
+    engine.dispose()
+
+
 def test_a_newer_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     engine = make_engine(database_url(None, tmp_path / "db"))
     migrate(engine)
@@ -206,7 +233,7 @@ async def test_the_database_password_lies_in_a_file_of_its_own(pg: Store, postgr
 async def test_times_are_utc_with_zone(store: SqliteStore) -> None:
     at = dt.datetime(2026, 1, 1, 12, 0, 0, 5, tzinfo=dt.timezone(dt.timedelta(hours=2)))
     t = schema.events
-    await store.write(lambda c: c.execute(t.insert().values(at=at, type="x", data={})))
+    await store.write(lambda c: c.execute(t.insert().values(seq=1, at=at, type="x", data={})))
     (found,) = await store.read(lambda c: list(c.execute(sa.select(t.c.at)).scalars()))
     assert found == at and found.utcoffset() == dt.timedelta()
 
@@ -218,6 +245,22 @@ async def test_times_are_utc_with_zone(store: SqliteStore) -> None:
 async def test_postgresql_has_the_same_schema(pg: Store) -> None:
     with pg.engine.connect() as conn:
         assert compare_metadata(MigrationContext.configure(conn), schema.metadata) == []
+
+
+@pytest.mark.lab
+async def test_the_numbers_of_events_go_on_in_postgresql(pg: Store) -> None:
+    for events, following in (True, ([1], 4)), (False, ([], 1)):
+        with pg.engine.begin() as conn:
+            conn.exec_driver_sql("DROP SCHEMA public CASCADE")
+            conn.exec_driver_sql("CREATE SCHEMA public")
+        if events:
+            _events_of_before(pg.engine)
+        else:
+            migrate(pg.engine, to="0005")
+        migrate(pg.engine)
+        assert _numbers(pg.engine) == following
+        with pg.engine.connect() as conn:
+            assert compare_metadata(MigrationContext.configure(conn), schema.metadata) == []
 
 
 @pytest.mark.lab

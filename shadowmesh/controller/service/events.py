@@ -1,4 +1,7 @@
-"""What happened, for people who watch: numbered, kept for a while, so that a watcher who was away can catch up."""
+"""What happened, for people who watch: numbered, kept for a while, so that a watcher who was away can catch up.
+
+Watchers are told in the order of numbers, of what happened at other controllers on the database too.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from shadowmesh.controller.authz import Permission, Principal, find_network, visible
 from shadowmesh.controller.service.core import Core
-from shadowmesh.controller.store import schema
+from shadowmesh.controller.store import counters, schema
 from shadowmesh.model.api import Event
 from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.model.ids import NetworkRef
@@ -36,8 +39,13 @@ class Events:
         self._core = core
         self._waiting: list[dict[str, Any]] = []
         self._flush: asyncio.Task[None] | None = None
-        self._storing = asyncio.Lock()
+        self._turn = asyncio.Lock()  # of who tells
+        self._told = 0  # the number of the newest event that listeners were told
         self._listeners: set[Listener] = set()
+
+    async def start(self) -> None:
+        """Nobody listens yet: there is nothing to tell of what happened before."""
+        self._told = await self.newest()
 
     def publish(self, kind: str, ref: NetworkRef | None, **data: object) -> None:
         self._waiting.append({"at": self._core.now(), "type": kind, "network_ref": ref, "data": data})
@@ -64,7 +72,7 @@ class Events:
 
     async def flush(self) -> None:
         """Stores and tells what waits; when it returns, all that was published before it was called has been told."""
-        async with self._storing:
+        async with self._turn:
             await self._store()
 
     async def _store(self) -> None:
@@ -72,21 +80,43 @@ class Events:
         if not batch:
             return
 
-        def store(conn: Connection) -> Sequence[int]:
-            t = schema.events
-            added = t.insert().returning(t.c.seq, sort_by_parameter_order=True)
-            return conn.execute(added, batch).scalars().all()
+        def store(conn: Connection) -> int:
+            first = counters.take(conn, counters.EVENTS, len(batch))
+            conn.execute(schema.events.insert(), [row | {"seq": first + i} for i, row in enumerate(batch)])
+            return first
 
         try:
-            numbers = await self._core.write(store)
+            first = await self._core.write(store)
         except BaseException:
             self._waiting[:0] = batch
             del self._waiting[:-_MOST_WAITING]
             raise
-        events = [
-            Event(seq=seq, at=row["at"], type=row["type"], network_id=row["network_ref"], data=row["data"])
-            for seq, row in zip(numbers, batch, strict=True)
-        ]
+        if first > self._told + 1:
+            await self._tell_stored()  # another controller's come before
+            return
+        self._tell(
+            [
+                Event(seq=first + i, at=row["at"], type=row["type"], network_id=row["network_ref"], data=row["data"])
+                for i, row in enumerate(batch)
+            ]
+        )
+
+    async def catch_up(self) -> None:
+        """Tells what other controllers have stored."""
+        async with self._turn:
+            await self._tell_stored()
+
+    async def _tell_stored(self) -> None:
+        full = True
+        while full:
+            page = await self._core.read(lambda conn: _load(conn, self._told, None, sa.true()))
+            self._tell(page)
+            full = len(page) == PAGE
+
+    def _tell(self, events: Sequence[Event]) -> None:
+        if not events:
+            return
+        self._told = events[-1].seq
         for listener in list(self._listeners):
             listener(events)
 
@@ -115,9 +145,8 @@ class Events:
         return await self._core.read(tx)
 
     async def newest(self) -> int:
-        """The number of the newest event, 0 if there is none."""
-        query = sa.select(sa.func.coalesce(sa.func.max(schema.events.c.seq), 0))
-        return await self._core.read(lambda conn: int(conn.execute(query).scalar_one()))
+        """The number of the newest event, 0 if there was none."""
+        return await self._core.read(lambda conn: counters.newest(conn, counters.EVENTS))
 
 
 def _within(who: Principal, needed: Permission) -> sa.ColumnElement[bool]:

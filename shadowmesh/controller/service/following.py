@@ -13,7 +13,7 @@ from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.hub import Hub
 from shadowmesh.controller.service.maps import Maps
 from shadowmesh.controller.service.watchers import Watchers
-from shadowmesh.controller.store import schema
+from shadowmesh.controller.store import counters, schema
 from shadowmesh.model.ids import ClientID, NetworkRef
 from shadowmesh.model.keys import DevicePublicKey, NetworkID
 from shadowmesh.model.relaylink import Revocations
@@ -31,7 +31,7 @@ class Following:
 
     async def start(self) -> None:
         """What was revoked before is in force already: nobody is connected yet."""
-        self._done = await self._core.read(revocations.newest)
+        self._done = await self._core.read(lambda conn: counters.newest(conn, counters.REVOCATIONS))
 
     async def catch_up(self) -> None:
         """Acts on what is new. Of this controller's own it does so again, which is harmless."""

@@ -12,12 +12,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from shadowmesh.controller.service.core import Core
-from shadowmesh.controller.store import schema
+from shadowmesh.controller.store import counters, schema
 from shadowmesh.model.ids import ClientID
 from shadowmesh.model.keys import DevicePublicKey, NetworkID
 from shadowmesh.model.relaylink import Revocation
 
-_NUMBERS = "revocations"
 _SLACK = dt.timedelta(hours=1)  # a token made while its client was removed runs out later than the others
 _RIGHTS_KEPT = dt.timedelta(hours=1)  # a controller that was away for longer starts anew, with no open connection
 
@@ -48,16 +47,8 @@ def _revoke_tokens(core: Core, conn: Connection, network: Row[Any], **what: Any)
 
 
 def _insert(conn: Connection, **values: Any) -> Row[Any]:
-    c, t = schema.counters, schema.revocations
-    number = c.update().where(c.c.name == _NUMBERS).values(value=c.c.value + 1).returning(c.c.value)
-    # The counter stays locked until the transaction ends: who has read number n has seen all below it.
-    return conn.execute(t.insert().values(id=conn.execute(number).scalar_one(), **values).returning(t)).one()
-
-
-def newest(conn: Connection) -> int:
-    """The number of the newest revocation, 0 if there was none."""
-    c = schema.counters
-    return int(conn.execute(sa.select(c.c.value).where(c.c.name == _NUMBERS)).scalar_one())
+    t, number = schema.revocations, counters.take(conn, counters.REVOCATIONS)
+    return conn.execute(t.insert().values(id=number, **values).returning(t)).one()
 
 
 def after(conn: Connection, number: int) -> list[Row[Any]]:

@@ -110,6 +110,7 @@ class Services:
         await self.core.write(partial(announce_urls, self.core))
         await self.core.write(lambda conn: note_settings(self.core, conn))
         await self.following.start()
+        await self.events.start()
         timing = self.core.timing
         for every, what in (
             (timing.follow, self.follow),
@@ -146,6 +147,7 @@ class Services:
         await self.relays.follow()
         if self.core.store.shared:
             await self.following.catch_up()
+            await self.events.catch_up()
 
     async def keep_house(self) -> None:
         """What other controllers did; rotations that are due, epochs that may end, ephemeral clients that are gone."""

@@ -54,7 +54,9 @@ class Moment(TypeDecorator[dt.datetime]):
 metadata = MetaData()
 
 ALIVE = text("state IN ('approved', 'pending')")
-SEQUENCE = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only what it calls INTEGER
+NUMBER = BigInteger().with_variant(
+    Integer, "sqlite"
+)  # from `counters`; SQLite's own row numbers are what it calls INTEGER
 
 meta = Table("meta", metadata, Column("key", String, primary_key=True), Column("value", Text, nullable=False))
 
@@ -270,7 +272,7 @@ counters = Table(
 revocations = Table(
     "revocations",
     metadata,
-    Column("id", SEQUENCE, primary_key=True, autoincrement=False),  # from `counters`: in the order of commits
+    Column("id", NUMBER, primary_key=True, autoincrement=False),
     Column("device_key", LargeBinary),
     Column("network_id", LargeBinary),
     Column("client_id", String),
@@ -303,12 +305,11 @@ audit_head = Table(
 events = Table(
     "events",
     metadata,
-    Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
+    Column("seq", NUMBER, primary_key=True, autoincrement=False),
     Column("at", Moment, nullable=False, index=True),
     Column("type", String, nullable=False),
     Column("network_ref", String),
     Column("data", JSON, nullable=False),
-    sqlite_autoincrement=True,
 )
 
 answers = Table(
