@@ -158,6 +158,24 @@ async def test_leaving_while_the_controller_is_away_is_told_to_it_later(there: C
     assert (await a.status()).warnings == ()
 
 
+@pytest.mark.parametrize("connected", [True, False])
+async def test_who_waits_for_approval_leaves_at_the_controller_too(there: Controller, connected: bool) -> None:
+    await there.network("guarded", "10.45.0.0/24", approval=True)
+    a = await there.machine("a")
+    await a.join(await there.invite("guarded"))
+    await until(lambda: a.network("guarded").connected)
+    if connected:
+        assert (await a.client.call("leave", network="guarded"))["controller_told"]
+    else:
+        with there.unreachable():
+            await until(lambda: not a.network("guarded").connected)
+            await a.client.call("leave", network="guarded")
+        a.links[-1].kick()
+        await until(lambda: not a.daemon.former)
+    assert await there.call("client_list", "guarded") == [], "nobody is left there to approve"
+    assert (await a.status()).warnings == ()
+
+
 async def test_where_the_other_one_is_isnt_told_to_everybody(there: Controller) -> None:
     a = await there.member("a")
     clone = await (await there.clone(a)).start()

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection, Row
 from shadowmesh.controller.authz import Principal
 from shadowmesh.controller.errors import conflict, not_allowed
 from shadowmesh.controller.service.audit_log import record
-from shadowmesh.controller.service.clients import ALIVE, Clients, remove_client
+from shadowmesh.controller.service.clients import ALIVE, Clients, Gone, remove_client
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.service.ephemeral import note_alive
 from shadowmesh.controller.service.events import Events
@@ -37,7 +37,6 @@ from shadowmesh.model.link import (
     FromDevice,
     Hello,
     Leave,
-    PathChange,
     Pending,
     Probe,
     ProbeReply,
@@ -226,6 +225,9 @@ class Devices:
             return
         if isinstance(message, Hello):
             raise not_allowed("unexpected", "a second hello")
+        if isinstance(message, Leave):  # who waits for approval may leave as well
+            await self._leave(link, message)
+            return
         found = self._maps.of(message.network_id)
         if found is None or found.ref not in link.clients:
             return  # of a network that it was removed from a moment ago
@@ -243,7 +245,7 @@ class Devices:
         elif isinstance(message, RefreshGrant):
             if self._grants.allows(client_id, self._core.now().timestamp()):
                 await self._refresh_grant(link, found, client_id)
-        elif isinstance(message, PathChange):
+        else:
             peer, reason = check_text("peer", message.peer, 40), check_text("reason", message.reason, 60)
             if (
                 message.path == "direct"
@@ -258,8 +260,6 @@ class Devices:
                     path=message.path,
                     reason=reason,
                 )
-        else:
-            await self._leave(ref, client_id, message)
 
     async def _refresh_grant(self, link: DeviceLink, live: LiveMap, client_id: ClientID) -> None:
         c = schema.clients
@@ -269,16 +269,21 @@ class Devices:
         if grant is not None and live.ref in link.clients:
             link.post(encode(grant))
 
-    async def _leave(self, ref: NetworkRef, client_id: ClientID, message: Leave) -> None:
-        who = Principal(f"device {client_id}")
-        c = schema.clients
+    async def _leave(self, link: DeviceLink, message: Leave) -> None:
+        mine = [*link.clients.values(), *link.waiting.values()]
+        if not mine:
+            return
+        c, n = schema.clients, schema.networks
+        where = sa.select(n.c.ref).where(n.c.network_id == message.network_id, n.c.deleted_at.is_(None))
+        member = sa.select(c).where(c.c.id.in_(mine), c.c.state.in_(ALIVE))
 
-        def tx(conn: Connection) -> Any:
-            network = living_network(conn, ref, lock=True)
-            row = conn.execute(sa.select(c).where(c.c.id == client_id, c.c.state.in_(ALIVE))).first()
+        def tx(conn: Connection) -> Gone | None:
+            ref = conn.execute(where).scalar()
+            network = None if ref is None else living_network(conn, ref, lock=True)
+            row = conn.execute(member.where(c.c.network_ref == ref)).first()
             if network is None or row is None or message.wg_key not in (None, row.wg_key):
                 return None  # the membership that it means has ended; the device may have made another since
-            return remove_client(self._core, conn, who, network, row, "left")
+            return remove_client(self._core, conn, Principal(f"device {row.id}"), network, row, "left")
 
         gone = await self._core.write(tx)
         if gone is not None:
