@@ -157,9 +157,9 @@ class Api:
             enrol,
             daemon.state,
             _text(params, "invite"),
-            name=params.get("name"),
-            controller=params.get("controller"),
-            fingerprint=params.get("fingerprint"),
+            name=_text_or_none(params, "name"),
+            controller=_text_or_none(params, "controller"),
+            fingerprint=_text_or_none(params, "fingerprint"),
             refuse=lambda *what: asyncio.run_coroutine_threadsafe(check(*what), loop).result(_CHECK),
             connect=daemon.connect,
             timeout=timeout,
@@ -455,6 +455,13 @@ def _text(params: dict[str, Any], key: str) -> str:
     value = params.get(key)
     if not isinstance(value, str) or not value:
         raise ShadowMeshError("malformed", f"the request has no {key}", "update the command", kind=Kind.USAGE)
+    return value
+
+
+def _text_or_none(params: dict[str, Any], key: str) -> str | None:
+    value = params.get(key)
+    if value is not None and not isinstance(value, str):
+        raise ShadowMeshError("malformed", f"{key} is no text", "update the command", kind=Kind.USAGE)
     return value
 
 

@@ -107,6 +107,16 @@ async def test_a_join_ends_with_its_timeout_and_names_the_network_as_the_cause(t
         assert "(timed out)" in error.what and asyncio.get_running_loop().time() - started < 4
 
 
+@pytest.mark.parametrize("key", ["name", "controller", "fingerprint"])
+@pytest.mark.parametrize("value", [5, False, [], {"a": 1}])
+async def test_a_join_with_what_is_no_text_is_refused(there: Controller, key: str, value: object) -> None:
+    a = await there.machine("a")
+    invite = await there.invite() if key == "name" else "office-abcd-efgh-jkmn"
+    params = {"controller": there.url} | {key: value}
+    error = await refused(a.client.call("join", invite=invite, **params))
+    assert (error.code, error.kind) == ("malformed", Kind.USAGE) and key in error.what
+
+
 async def test_a_join_whose_caller_has_gone_is_finished(there: Controller) -> None:
     a = await there.machine("a")
     with short_path(a.directory / SOCKET_NAME) as name:
