@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from shadowmesh import __version__
 from shadowmesh.client_api.contact import API, Contact, error_of, first_contact, unreachable
 from shadowmesh.client_api.dialing import Connect, Deadline, http_client
+from shadowmesh.model.addresses import IPNetwork
 from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.enrol import ChallengeRequest, EnrolAnswer, EnrolChallenge, EnrolRequest
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Check = Callable[[NetworkID, str, ipaddress.IPv4Network], None]
+Check = Callable[[NetworkID, str, tuple[IPNetwork, ...]], None]
 
 _TIMEOUT = 20.0
 _JSON = {"Content-Type": "application/json"}
@@ -114,7 +114,8 @@ def enroll(
             if challenge.network_id is None or challenge.subnet is None:
                 raise _bad_answer()
             if check is not None:
-                check(challenge.network_id, challenge.network_name or "", challenge.subnet)
+                subnets = (challenge.subnet,) if challenge.subnet6 is None else (challenge.subnet, challenge.subnet6)
+                check(challenge.network_id, challenge.network_name or "", subnets)
             request = _request(contact, challenge, invite, keys, name, hostname)
             answer = _answer(client.post("/enroll", content=to_json(request), headers=_JSON), EnrolAnswer, contact.url)
         except httpx.HTTPError as e:

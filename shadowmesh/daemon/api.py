@@ -20,6 +20,7 @@ from shadowmesh.daemon.network import Network
 from shadowmesh.daemon.ping import pings
 from shadowmesh.daemon.state import FormerNetwork
 from shadowmesh.daemon.wgexport import free_port, stated_endpoint, wireguard_config
+from shadowmesh.model.addresses import IPNetwork
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.link import Leave
@@ -150,8 +151,8 @@ class Api:
     async def _enrol(self, params: dict[str, Any], timeout: float) -> Network:
         daemon, loop = self._daemon, asyncio.get_running_loop()
 
-        async def check(network_id: NetworkID, name: str, subnet: ipaddress.IPv4Network) -> None:
-            daemon.carrier.check_wish(name, subnet, network_id)
+        async def check(network_id: NetworkID, name: str, subnets: tuple[IPNetwork, ...]) -> None:
+            daemon.carrier.check_wish(name, subnets, network_id)
 
         work = partial(
             enrol,
@@ -202,7 +203,7 @@ class Api:
         chosen, failed = self._chosen(params), None
         for network in chosen:
             if network.interface is None and network.map is not None and network.record.approved:
-                self._daemon.carrier.check_wish(network.name, network.map.head.subnet, network.id)
+                self._daemon.carrier.check_wish(network.name, network.map.head.subnets, network.id)
             network.change(wanted=True)
             self._daemon.carrier.bring_up(network)
         for network in chosen:

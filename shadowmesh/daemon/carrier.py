@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import structlog
 
@@ -16,6 +15,7 @@ from shadowmesh.daemon.network import Network
 from shadowmesh.daemon.stunservers import StunServers
 from shadowmesh.daemon.world import Host, World
 from shadowmesh.engine import NetworkIdentity
+from shadowmesh.model.addresses import IPNetwork
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.pump import INNER_MTU, AddTun, RemoveTun, SetLocal
@@ -72,8 +72,12 @@ class Carrier:
             return
         if network.interface is None:
             try:
+                network.map.check_addresses()
                 self.check_overlap(network)
                 network.interface = self._interfaces.make(network)
+            except MalformedError as e:
+                self._unusable(network, e)
+                return
             except ShadowMeshError as e:
                 if network.error != str(e):
                     log.error("network can't run", network=network.name, why=str(e))
@@ -109,18 +113,16 @@ class Carrier:
             else:
                 self._try_again_in(network.retry_at - moment)
 
-    def check_overlap(self, network: Network) -> None:
+    def check_overlap(self, network: Network, *, lans: bool = True) -> None:
+        """Raises ShadowMeshError(CONFLICT) if a subnet is another network's or (`lans`) a LAN's of this host."""
         assert network.map is not None
-        self.check_subnet(network.name, network.map.head.subnet, network.id)
+        others = list(self.networks.values())
+        self._interfaces.check_subnets(others, network.name, network.map.head.subnets, network.id, lans=lans)
 
-    def check_subnet(self, name: str, subnet: ipaddress.IPv4Network, own: NetworkID | None = None) -> None:
-        """Raises ShadowMeshError(CONFLICT) if a subnet is another network's or a LAN's of this host."""
-        self._interfaces.check_subnet(list(self.networks.values()), name, subnet, own)
-
-    def check_wish(self, name: str, subnet: ipaddress.IPv4Network, own: NetworkID | None = None) -> None:
-        """As `check_subnet`, and raises the same if the subnet covers what this host needs outside its networks."""
-        self.check_subnet(name, subnet, own)
-        self._interfaces.check_outer(name, subnet)
+    def check_wish(self, name: str, subnets: Collection[IPNetwork], own: NetworkID | None = None) -> None:
+        """As `check_overlap`, and raises the same if a subnet covers what this host needs outside its networks."""
+        self._interfaces.check_subnets(list(self.networks.values()), name, subnets, own)
+        self._interfaces.check_outer(name, subnets)
 
     def _join(self, network: Network) -> None:
         try:
@@ -194,6 +196,12 @@ class Carrier:
         self.mesh.flush()
         self.hold_outer(network)
         if moved:
+            try:
+                self.check_overlap(network, lans=False)
+            except ShadowMeshError:
+                self.take_down(network)
+                self.bring_up(network)  # which says why it fails
+                return
             self.mesh.apply(SetLocal(network.net, own_prefixes(network.me)))
             try:
                 self._interfaces.configure(network.interface, network)

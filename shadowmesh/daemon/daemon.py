@@ -283,10 +283,10 @@ class Daemon:
             network.change(controller=msgspec.structs.replace(network.record.controller, clock_offset=offset))
 
     def map_changed(self, network: Network, change: MapChanged) -> None:
-        before = network.me, None if network.map is None else network.map.head.subnet
+        before = network.me, None if network.map is None else network.map.head.subnets
         network.accept_map(change.map)
         if network.me is not None:  # else Removed follows
-            self.carrier.use_map(network, before != (network.me, change.map.head.subnet))
+            self.carrier.use_map(network, before != (network.me, change.map.head.subnets))
             self._traffic.members_changed()
         self._watching.map_changed(network)
         network.keep_map(change.update)

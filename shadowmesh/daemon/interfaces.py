@@ -6,7 +6,7 @@ import ipaddress
 import os
 from collections.abc import Iterable
 
-from shadowmesh.daemon.join import outer_error, overlap_error
+from shadowmesh.daemon.join import outer_error, overlap_error, refuse_overlap
 from shadowmesh.daemon.network import Interface, Network
 from shadowmesh.daemon.world import Host, World
 from shadowmesh.dataplane.host import Interface as HostInterface
@@ -48,28 +48,32 @@ class Interfaces:
         self._host.forget(interface.fd)
         os.close(interface.fd)  # the pump's duplicate goes with RemoveTun; then the device is gone
 
-    def check_subnet(
+    def check_subnets(
         self,
         networks: Iterable[Network],
         name: str,
-        subnet: ipaddress.IPv4Network,
+        subnets: Iterable[IPNetwork],
         own: NetworkID | None = None,
+        *,
+        lans: bool = True,
     ) -> None:
-        """Raises ShadowMeshError(CONFLICT) if a subnet is another running network's or a LAN's of this host."""
+        """Raises ShadowMeshError(CONFLICT) if a subnet is another running network's or (`lans`) a LAN's of this host."""
         running = {n.interface.name: n for n in networks if n.interface is not None}
-        for other in running.values():
-            if other.id != own and other.map is not None and other.map.head.subnet.overlaps(subnet):
-                raise overlap_error(name, subnet, f"network {other.name}", other.map.head.subnet)
-        for interface, lan in self._host.overlaps(subnet, running):
-            raise overlap_error(name, subnet, f"interface {interface}", lan)
+        for subnet in subnets:
+            for other in running.values():
+                if other.id != own and other.map is not None:
+                    refuse_overlap(name, subnet, other.name, other.map.head.subnets)
+            for interface, lan in self._host.overlaps(subnet, running) if lans else ():
+                raise overlap_error(name, subnet, f"interface {interface}", lan)
 
-    def check_outer(self, name: str, subnet: ipaddress.IPv4Network) -> None:
+    def check_outer(self, name: str, subnets: Iterable[IPNetwork]) -> None:
         """Raises ShadowMeshError(CONFLICT) if a subnet covers an address that this host needs outside its networks.
 
         For who asks for a network; one that runs is routed around such addresses.
         """
-        for address in self._host.outer_within(subnet):
-            raise outer_error(name, subnet, address)
+        for subnet in subnets:
+            for address in self._host.outer_within(subnet):
+                raise outer_error(name, subnet, address)
 
 
 def own_prefixes(me: Member) -> tuple[IPNetwork, ...]:

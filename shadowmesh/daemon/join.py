@@ -61,6 +61,13 @@ def overlap_error(name: str, subnet: IPNetwork, what: str, other: IPNetwork) -> 
     )
 
 
+def refuse_overlap(name: str, subnet: IPNetwork, other: str, others: Iterable[IPNetwork]) -> None:
+    """Raises ShadowMeshError if a subnet of network `name` overlaps one of network `other`."""
+    for theirs in others:
+        if theirs.version == subnet.version and theirs.overlaps(subnet):
+            raise overlap_error(name, subnet, f"network {other}", theirs)
+
+
 def enrol(
     state: State,
     text: str,
@@ -96,11 +103,11 @@ def enrol(
                 kind=Kind.CONFLICT,
             )
 
-    def check(network_id: NetworkID, network_name: str, subnet: ipaddress.IPv4Network) -> None:
+    def check(network_id: NetworkID, network_name: str, subnets: tuple[IPNetwork, ...]) -> None:
         nonlocal refused
         refused = True
         member_already(network_id)
-        refuse(network_id, network_name, subnet)
+        refuse(network_id, network_name, subnets)
         refused = False
 
     device, _ = state.device()
@@ -150,20 +157,21 @@ def join_offline(
     state = State(state_dir)
     try:
 
-        def refuse(network_id: NetworkID, wanted: str, subnet: ipaddress.IPv4Network) -> None:
+        def refuse(network_id: NetworkID, wanted: str, subnets: tuple[IPNetwork, ...]) -> None:
             for other in state.networks():
                 kept = state.load_map(other.network_id)
                 if other.network_id == network_id or not other.wanted or kept is None:
                     continue
-                if kept.head.subnet.overlaps(subnet):
-                    raise overlap_error(wanted, subnet, f"network {other.name}", kept.head.subnet)
-                for address in outer_addresses(kept.head, other.controller.identity.urls):
-                    if address in subnet:
-                        raise outer_error(wanted, subnet, address)
+                for subnet in subnets:
+                    refuse_overlap(wanted, subnet, other.name, kept.head.subnets)
+                    for address in outer_addresses(kept.head, other.controller.identity.urls):
+                        if address.version == subnet.version and address in subnet:
+                            raise outer_error(wanted, subnet, address)
             host = HostNetwork()
             try:
-                for interface, lan in host.find_overlaps(subnet, {"lo"}):
-                    raise overlap_error(wanted, subnet, f"interface {interface}", lan)
+                for subnet in subnets:
+                    for interface, lan in host.find_overlaps(subnet, {"lo"}):
+                        raise overlap_error(wanted, subnet, f"interface {interface}", lan)
             finally:
                 host.close()
 

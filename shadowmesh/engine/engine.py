@@ -125,13 +125,15 @@ class Engine:
     # what the controller says
 
     def apply_map(self, netmap: NetworkMap, now: Now) -> None:
-        """Takes over a map that the daemon has verified. Raises MalformedError if this client isn't in it."""
+        """Takes over a map that the daemon has verified. Raises MalformedError if this client isn't in it, or an address is
+        none of the network's."""
         old = self.netmap
         if old is netmap:
             return
         me = netmap.member(self.membership.client_id)
         if me is None or me.wg_key != self.membership.static.public:
             raise MalformedError("this client, with this key, is not a member in the map")
+        netmap.check_addresses(old)
         self.netmap = netmap
         self.membership.ip = me.ip
         self.membership.keyring.apply_map(netmap)

@@ -174,7 +174,7 @@ class Node:
     def apply_map(self, network: NetworkID, netmap: NetworkMap, now: Now) -> None:
         """A map whose signature and order the daemon has checked. Removed members are cut off at once.
 
-        Raises MalformedError if this device isn't a member in it.
+        Raises MalformedError if this device isn't a member in it, or an address in it is none of the network's.
         """
         engine = self._engine(network)
         first = not engine.living

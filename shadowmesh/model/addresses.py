@@ -13,6 +13,11 @@ from shadowmesh.model.text import whole_number
 IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+OVERLAY_PREFIXES = range(8, 31)  # lengths that an overlay's IPv4 subnet may have; an IPv6 one has OVERLAY_PREFIX6
+OVERLAY_PREFIX6 = 64
+NO_OVERLAY = tuple(map(ipaddress.IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")))
+UNIQUE_LOCAL = ipaddress.IPv6Network("fc00::/7")  # RFC 4193
+
 
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
@@ -59,6 +64,13 @@ class SockAddr(NamedTuple):
             return cls(str(ipaddress.ip_address(host)), number)
         except ValueError as e:
             raise MalformedError(f"not an address and port: {text!r}") from e
+
+
+def may_be_overlay(subnet: IPNetwork) -> bool:
+    """Whether a network's members may have their addresses there: not among a host's own, multicast, or all of the internet."""
+    if isinstance(subnet, ipaddress.IPv6Network):
+        return subnet.prefixlen == OVERLAY_PREFIX6 and subnet.subnet_of(UNIQUE_LOCAL)
+    return subnet.prefixlen in OVERLAY_PREFIXES and not any(subnet.overlaps(other) for other in NO_OVERLAY)
 
 
 def source_of(host: str) -> str:

@@ -51,6 +51,7 @@ class EnrolChallenge(Struct, frozen=True, kw_only=True):
     network_name: str | None = None
     network_id: NetworkID | None = None
     subnet: ipaddress.IPv4Network | None = None
+    subnet6: ipaddress.IPv6Network | None = None
 
 
 class EnrolRequest(Struct, frozen=True, kw_only=True):

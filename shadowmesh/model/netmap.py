@@ -17,7 +17,7 @@ from typing import Annotated, Generic, TypeVar
 
 import msgspec
 
-from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.addresses import IPNetwork, SockAddr, may_be_overlay
 from shadowmesh.model.clock import UnixTime
 from shadowmesh.model.codec import Struct, from_json, to_json
 from shadowmesh.model.errors import MalformedError
@@ -78,6 +78,10 @@ class MapHead(Struct, frozen=True, kw_only=True):
     controller_urls: tuple[str, ...] = ()
     stun: tuple[SockAddr, ...] = ()  # the controller's STUN addresses as far as it knows them
     next_signing_key: SigningPublicKey | None = None
+
+    @property
+    def subnets(self) -> tuple[IPNetwork, ...]:
+        return (self.subnet,) if self.subnet6 is None else (self.subnet, self.subnet6)
 
 
 class Encoded(Generic[T]):
@@ -259,6 +263,19 @@ class NetworkMap:
             tuple(e.value for c in self.ids if (e := self.entries[c]) != old.entries.get(c)),
             tuple(c for c in old.ids if c not in self.entries),
         )
+
+    def check_addresses(self, checked: NetworkMap | None = None) -> None:
+        """Raises MalformedError if a member is outside the network's subnets, or these are where no overlay may be: in the
+        name of one network a controller would speak of another's hosts, or of the internet's. `checked`: an earlier map
+        that was looked at."""
+        head = self.head
+        known = checked if checked is not None and checked.encoded_head == self.encoded_head else None
+        if known is None and not all(map(may_be_overlay, head.subnets)):
+            raise MalformedError(f"its subnet is {' and '.join(map(str, head.subnets))}, where no network may be")
+        for member in self.changes_since(known).upsert:
+            inside6 = member.ip6 is None or (head.subnet6 is not None and member.ip6 in head.subnet6)
+            if member.ip not in head.subnet or not inside6:
+                raise MalformedError(f"a member's address is outside {' and '.join(map(str, head.subnets))}")
 
     @property
     def head(self) -> MapHead:

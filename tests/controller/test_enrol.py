@@ -12,6 +12,7 @@ import pytest
 
 from shadowmesh.client_api import enroll as enrolment
 from shadowmesh.controller.service.enrolment import _free_number
+from shadowmesh.model.addresses import IPNetwork
 from shadowmesh.model.enrol import EnrolChallenge
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.invite import Invite
@@ -238,17 +239,17 @@ async def test_no_controller_is_unreachable(world: World) -> None:
 
 
 async def test_where_an_invite_leads_is_told_before_it_is_used_up(world: World) -> None:
-    network = await world.network()
+    network = await world.network(subnet6="fd00:42::/64")
     invite = await world.invite()
     told: list[Any] = []
 
-    def check(*what: Any) -> None:
-        told.append(tuple(map(str, what)))
+    def check(network_id: NetworkID, name: str, subnets: tuple[IPNetwork, ...]) -> None:
+        told.append((str(network_id), name, *map(str, subnets)))
         raise ShadowMeshError("unwanted", "this host can't carry it", kind=Kind.CONFLICT)
 
     for text in (invite.invite, *[invite.code] * 10):  # a right code is no guess: looking doesn't use up attempts
         assert (await refused(world.device().join(text, check=check))).code == "unwanted"
-    assert set(told) == {(network.network_id, "office", "10.42.0.0/24")}
+    assert set(told) == {(network.network_id, "office", "10.42.0.0/24", "fd00:42::/64")}
     assert [i.state for i in await world.call("invite_list", "office")] == ["open"]
     assert (await world.device().join(invite.invite)).state == "approved"
 

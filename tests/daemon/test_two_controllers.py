@@ -6,7 +6,9 @@ import base64
 import datetime as dt
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from ipaddress import ip_address, ip_network
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,6 +17,7 @@ from msgspec.structs import replace
 
 from shadowmesh.client_api.link import ControllerLink
 from shadowmesh.daemon import join
+from shadowmesh.model.api import NetworkPatch
 from shadowmesh.model.errors import Kind
 from shadowmesh.model.link import Grant, MapUpdate, Pending, Presence, PresenceUpdate, Removed, SealedKey
 from shadowmesh.model.netmap import NetworkMap
@@ -137,3 +140,67 @@ async def test_networks_of_one_name_are_told_apart_by_their_controllers(both: Bo
     assert {n.name for n in machine.daemon.networks.values() if n.interface is None} == {"Office"}
     await machine.client.call("down", network="LOUNGE")
     assert machine.network("lounge").interface is None, "one that has no namesake needs no more than its name"
+
+
+async def test_a_network_that_grows_over_anothers_gets_none_of_its_packets(both: Both) -> None:
+    corp, guest, machine = both
+    peer = await corp.member("peer")
+    office = machine.network("office").interface
+    assert office is not None
+    await guest.call("network_set", "lounge", NetworkPatch(subnet="10.42.0.0/15"))
+    await until(lambda: machine.network("lounge").run_state == "error")
+    assert "overlaps 10.42.0.0/24 of network office" in (machine.network("lounge").error or "")
+    assert [set(i.routes) for i in machine.host.interfaces.values()] == [{ip_network("10.42.0.0/24")}]
+    assert machine.network("office").interface is office and await machine.reaches(peer)
+    await guest.call("network_set", "lounge", NetworkPatch(subnet="10.43.0.0/24"))
+    await until(lambda: machine.network("lounge").run_state == "up")
+
+
+async def test_two_networks_of_one_ipv6_subnet_dont_meet(both: Both) -> None:
+    corp, guest, machine = both
+    await corp.network("lab", "10.45.0.0/24", subnet6="fd12:3456:789a::/64")
+    await guest.network("bar", "10.46.0.0/24", subnet6="fd12:3456:789a::/64")
+    await machine.join(await corp.invite("lab"))
+    invite = await guest.invite("bar")
+    error = await refused(machine.join(invite))
+    assert (error.code, error.kind) == ("overlap", Kind.CONFLICT) and "network lab" in error.what
+    await machine.client.call("down", network="lab")
+    assert (await machine.join(invite)).state == "up", "the invite wasn't used up"
+    error = await refused(machine.client.call("up", network="lab"))
+    assert (error.code, error.kind) == ("overlap", Kind.CONFLICT)
+
+
+@pytest.mark.parametrize(
+    ("head", "member"),
+    [
+        ({}, {"ip": ip_address("10.42.0.1")}),  # the other network's
+        ({}, {"ip6": ip_address("fd00::1")}),  # of no subnet
+        ({"subnet": ip_network("0.0.0.0/0")}, {}),
+        ({"subnet6": ip_network("2000::/3")}, {"ip6": ip_address("2001:db8::1")}),
+    ],
+)
+async def test_a_controller_gives_no_addresses_outside_its_network(
+    both: Both, head: dict[str, Any], member: dict[str, Any]
+) -> None:
+    _, guest, machine = both
+    lounge, office = machine.network("lounge"), machine.network("office").interface
+    assert lounge.map is not None and lounge.me is not None and office is not None
+    wrong = NetworkMap(
+        generation=lounge.map.generation,
+        serial=lounge.map.serial + 1,
+        head=replace(lounge.map.head, **head),
+        members=[replace(lounge.me, **member)],
+    )
+    guest.say(
+        machine,
+        MapUpdate(
+            network_id=lounge.id,
+            client_id=lounge.record.client_id,
+            snapshot=wrong.snapshot(),
+            signature=sign_map(guest.at.core.keys.maps, wrong),
+        ),
+    )
+    await until(lambda: lounge.run_state == "error")
+    assert "its map can't be used" in (lounge.error or "")
+    assert list(machine.host.interfaces) == [office.fd], "nothing of it is on the host"
+    assert machine.network("office").interface is office

@@ -15,9 +15,9 @@ from sqlalchemy.engine import Connection, Row
 
 from shadowmesh.controller.errors import conflict, usage
 from shadowmesh.controller.store import schema
+from shadowmesh.model.addresses import OVERLAY_PREFIXES, may_be_overlay
 from shadowmesh.model.errors import ShadowMeshError
 
-_MIN_PREFIX, _MAX_PREFIX = 8, 30
 _WINDOW = 256
 
 
@@ -25,7 +25,6 @@ class PoolEmpty(Exception):
     """No address is free and none rests. The service makes a sentence of it."""
 
 
-_RESERVED = tuple(map(ipaddress.IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")))
 _SHARED = ipaddress.IPv4Network("100.64.0.0/10")  # RFC 6598: carriers' networks, not the internet
 _REMEDY = "give it as for example 10.42.0.0/24"
 
@@ -50,10 +49,10 @@ def parse_subnet(text: str) -> ipaddress.IPv4Network:
 
 
 def _unfit(subnet: ipaddress.IPv4Network) -> ShadowMeshError | None:
-    if not _MIN_PREFIX <= subnet.prefixlen <= _MAX_PREFIX:
-        what = f"a subnet has a prefix of /{_MIN_PREFIX} to /{_MAX_PREFIX}, not /{subnet.prefixlen}"
+    if subnet.prefixlen not in OVERLAY_PREFIXES:
+        what = f"a subnet has a prefix of /{OVERLAY_PREFIXES[0]} to /{OVERLAY_PREFIXES[-1]}, not /{subnet.prefixlen}"
         return usage("bad_subnet", what, _REMEDY)
-    if any(subnet.overlaps(reserved) for reserved in _RESERVED):
+    if not may_be_overlay(subnet):
         return usage(
             "bad_subnet", f"{subnet} is reserved for other purposes", "10.0.0.0/8 has room for private networks"
         )
@@ -85,7 +84,7 @@ def parse_subnet6(text: str) -> ipaddress.IPv6Network:
         raise usage(
             "bad_subnet", f"{text[:60]!r} is not an IPv6 subnet", "give a ULA such as fd12:3456:789a::/64"
         ) from e
-    if found.prefixlen != 64 or not found.subnet_of(ipaddress.IPv6Network("fc00::/7")):
+    if not may_be_overlay(found):
         raise usage("bad_subnet", f"{found} is not a /64 in fc00::/7", "give a ULA such as fd12:3456:789a::/64")
     return found
 

@@ -174,6 +174,7 @@ class Enrolment:
             network_name=network.name,
             network_id=NetworkID(network.network_id),
             subnet=ipaddress.IPv4Network(network.subnet),
+            subnet6=None if network.subnet6 is None else ipaddress.IPv6Network(network.subnet6),
         )
 
     def _preview(self, conn: Connection, wish: ChallengeRequest) -> Row[Any]:
