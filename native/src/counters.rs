@@ -20,7 +20,7 @@ pub enum Field {
     LastRxAny = 11,
     NoSession = 12,
     Auth = 13,
-    Replay = 14,
+    Duplicate = 14,
     Source = 15,
     Destination = 16,
     Filter = 17,

@@ -231,7 +231,7 @@ impl<'s> Delivery<'s, '_> {
         }
         let Some(run) = &mut self.run else { return };
         if !run.window.accept(row.counter) {
-            return peer.record.add(Field::Replay, 1);
+            return peer.record.add(Field::Duplicate, 1);
         }
         run.fresh = true;
         match row.verdict {

@@ -14,7 +14,7 @@ from shadowmesh.cli.base import NO_PATH, RELAYED, WAITING_FOR_APPROVAL, Call, re
 from shadowmesh.client_api.local import DaemonClient
 from shadowmesh.model.codec import to_builtins
 from shadowmesh.model.errors import Kind, ShadowMeshError
-from shadowmesh.model.status import SILENT, JoinResult, NetworkStatus, PeerStatus, PingTry, Status
+from shadowmesh.model.status import SILENT, JoinResult, NetworkStatus, PeerStatus, PingTry, Status, Why
 
 T = TypeVar("T", NetworkStatus, PeerStatus)
 
@@ -274,24 +274,28 @@ _WHY_CODES = {"direct": 0, "relay": RELAYED, "none": NO_PATH}
 def why(call: Call, peer: Peer) -> None:
     """Why the path to a peer is what it is: exit code 0 direct, 10 by relay, 20 no path."""
     value = DaemonClient(call.state_dir).why(peer)
-
-    def text() -> str:
-        p = value.peer
-        lines = [f"{p.name} ({p.ip}) in {value.network}: {p.path}, {p.reason}", p.explanation]
-        if value.attempts:
-            rows = (
-                [a.candidate, a.kind, a.result, None if a.latency_ms is None else f"{a.latency_ms:.1f} ms"]
-                for a in value.attempts
-            )
-            lines += ["", table(("CANDIDATE", "KIND", "RESULT", "LATENCY"), rows)]
-        if value.next_try_s is not None:
-            lines.append(f"next attempt in {value.next_try_s:.0f} s")
-        if value.drops:
-            lines.append("packets dropped: " + ", ".join(f"{n} {cause}" for cause, n in sorted(value.drops.items())))
-        return "\n".join([*lines, *value.history])
-
-    call.done("why/1", value, text)
+    call.done("why/1", value, lambda: _why_text(value))
     raise typer.Exit(_WHY_CODES[value.peer.path])
+
+
+def _why_text(value: Why) -> str:
+    p = value.peer
+    lines = [f"{p.name} ({p.ip}) in {value.network}: {p.path}, {p.reason}", p.explanation]
+    if value.attempts:
+        rows = (
+            [a.candidate, a.kind, a.result, None if a.latency_ms is None else f"{a.latency_ms:.1f} ms"]
+            for a in value.attempts
+        )
+        lines += ["", table(("CANDIDATE", "KIND", "RESULT", "LATENCY"), rows)]
+    if value.next_try_s is not None:
+        lines.append(f"next attempt in {value.next_try_s:.0f} s")
+    dropped = {cause: count for cause, count in value.drops.items() if cause != "duplicate"}
+    if dropped:
+        lines.append("packets dropped: " + ", ".join(f"{n} {cause}" for cause, n in sorted(dropped.items())))
+    duplicates = value.drops.get("duplicate", 0)
+    if duplicates:  # no loss
+        lines.append(f"packets that came twice: {duplicates} (after a pause, or in doubt, a peer sends by two ways)")
+    return "\n".join([*lines, *value.history])
 
 
 def wait(

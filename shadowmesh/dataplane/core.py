@@ -375,7 +375,7 @@ class PumpCore:
             peer.record[c.AUTH] += 1
             return
         if not session.window.accept(int.from_bytes(nonce[4:], "little")):
-            peer.record[c.REPLAY] += 1
+            peer.record[c.DUPLICATE] += 1
             return
         self.authenticated(session, path, now)
         if not packet:  # a keepalive

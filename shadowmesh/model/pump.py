@@ -298,7 +298,8 @@ COUNTER_FIELDS = (
     "tx_bytes_direct", "tx_packets_direct", "rx_bytes_direct", "rx_packets_direct",
     "tx_bytes_relay", "tx_packets_relay", "rx_bytes_relay", "rx_packets_relay",
     "last_tx_data_ns", "last_rx_data_ns", "last_rx_any_ns",  # CLOCK_BOOTTIME nanoseconds, 0: never
-    "drop_no_session", "drop_auth", "drop_replay", "drop_source", "drop_destination", "drop_filter",
+    "drop_no_session", "drop_auth", "drop_duplicate", "drop_source", "drop_destination", "drop_filter",
     "drop_too_big", "drop_queue",
 )  # fmt: skip
-"""Bytes are of inner packets. Record 0 counts what belongs to no peer."""
+"""Bytes are of inner packets. Record 0 counts what belongs to no peer. A duplicate is a packet whose number was received
+before, or is below the replay window: the second of two that were sent on two paths, or a replay; nobody can tell which."""

@@ -15,11 +15,11 @@ import typer.main
 from shadowmesh.__main__ import SYSTEM_PATH, search_path
 from shadowmesh.cli import base, main
 from shadowmesh.cli.base import Call, details, hide_argument, read_secret, table
-from shadowmesh.cli.client import _network_text
+from shadowmesh.cli.client import _network_text, _why_text
 from shadowmesh.daemon.state import State
 from shadowmesh.daemon.unit import NAME, unit_text
 from shadowmesh.model.errors import Kind, ShadowMeshError
-from shadowmesh.model.status import NetworkStatus
+from shadowmesh.model.status import NetworkStatus, PeerStatus, Why
 
 if TYPE_CHECKING:
     from clikit import Command
@@ -44,6 +44,14 @@ def test_a_connected_controller_that_says_nothing_is_shown_as_such() -> None:
 
     assert "controller connected, nothing heard for 17 s" in shown(17.2)
     assert "heard" not in shown(1.9) and "heard" not in shown(None)
+
+
+def test_a_packet_that_came_twice_is_not_told_as_a_loss_or_an_attack() -> None:
+    peer = PeerStatus(name="b", client_id="cli_b", ip="10.0.0.3", path="direct", reason="direct.lan", explanation="…")
+    text = _why_text(Why(network="office", peer=peer, drops={"duplicate": 1}))
+    assert "packets that came twice: 1" in text and "dropped" not in text and "replay" not in text
+    text = _why_text(Why(network="office", peer=peer, drops={"duplicate": 1, "auth": 3}))
+    assert "packets dropped: 3 auth\n" in text
 
 
 def test_who_waits_long_is_told() -> None:

@@ -57,6 +57,7 @@ async def test_status_says_since_when_the_controller_was_not_heard(
     there: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shadowmesh.client_api.link._QUIET", 0.0)
+    monkeypatch.setattr("shadowmesh.daemon.api._LOOK_PATIENCE", 20.0)
     a = await there.member("a")
     (link,) = a.links
     link._heard_at -= 30.0

@@ -273,11 +273,11 @@ class Conformance:
         rig.arrive(SLOT, "peer", *datagrams)
         assert rig.host_got(NET, 50) == numbered(50)
         rig.arrive(SLOT, "peer", *datagrams)
-        rig.expect_counter(peer.index, "drop_replay", 50)
+        rig.expect_counter(peer.index, "drop_duplicate", 50)
         late = keys.seal(numbered(1, start=50)[0])
         rig.arrive(SLOT, "peer", *datagrams[:25], late, *datagrams[25:])
         assert rig.host_got(NET, 1) == numbered(1, start=50)
-        rig.expect_counter(peer.index, "drop_replay", 100)
+        rig.expect_counter(peer.index, "drop_duplicate", 100)
 
     def test_what_comes_late_passes_within_the_window(self, rig: Rig, peer: Peer) -> None:
         keys = peer.session(7)
@@ -288,7 +288,7 @@ class Conformance:
         rig.arrive(SLOT, "peer", keys.seal(packets[2], 99_999))
         assert rig.host_got(NET, 3) == packets[:3]
         rig.arrive(SLOT, "peer", keys.seal(packets[3], 100_000 - m.REPLAY_WINDOW))
-        rig.expect_counter(peer.index, "drop_replay", 1)
+        rig.expect_counter(peer.index, "drop_duplicate", 1)
 
     def test_damaged_packets_are_dropped_and_leave_the_window_alone(self, rig: Rig, peer: Peer) -> None:
         keys = peer.session(7)
@@ -347,7 +347,7 @@ class Conformance:
         inwards = [keys.seal(p) for p in numbered(50)]
         rig.arrive(SLOT, "peer", *inwards)
         rig.arrive(SLOT, "relay", *(frame_header(PEER, HOST) + d for d in inwards))
-        rig.expect_counter(peer.index, "drop_replay", 50)
+        rig.expect_counter(peer.index, "drop_duplicate", 50)
         assert rig.host_got(NET, 50) == numbered(50)
         assert not [e for e in rig.drain() if isinstance(e, m.Source)]  # both paths are known
 

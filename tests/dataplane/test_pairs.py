@@ -45,7 +45,7 @@ def test_transfers_arrive_whole_both_ways(pair: Pair) -> None:
         assert pair.counter(1 - source, "rx_bytes_direct") > megabytes << 20
     assert checksum_errors(pair.spaces) == 0
     for i in (0, 1):
-        assert not any(pair.counter(i, f) for f in ("drop_auth", "drop_replay", "drop_source", "drop_destination"))
+        assert not any(pair.counter(i, f) for f in ("drop_auth", "drop_duplicate", "drop_source", "drop_destination"))
 
 
 def busy_threads(pid: int) -> int:
@@ -83,7 +83,7 @@ def test_threads_share_one_flow_and_keep_its_order(monkeypatch: pytest.MonkeyPat
         assert len(seen) > 20_000
         assert seen == sorted(set(seen))  # some may be lost in a flood; none overtakes, none comes twice
         assert max(busy_threads(pump.pid) for pump in pair.pumps) >= 2
-        assert pair.counter(1, "drop_replay") == 0
+        assert pair.counter(1, "drop_duplicate") == 0
     finally:
         pair.close()
 
@@ -117,7 +117,7 @@ def test_two_hundred_path_switches_lose_and_double_nothing(pair: Pair) -> None:
     sender.sendto(b"\xff" * 4, target)
     reading.join(20)
     assert sorted(seen) == list(range(4000))
-    assert pair.counter(1, "drop_replay") > 0  # the doubles
+    assert pair.counter(1, "drop_duplicate") > 0  # the doubles
 
 
 @pytest.mark.parametrize("pair", [("native", "native"), ("python", "python")], ids="-".join, indirect=True)

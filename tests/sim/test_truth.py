@@ -204,6 +204,17 @@ def test_two_homes_behind_one_carrier_that_turns_nothing_back_are_told_so() -> N
     assert "carrier" in report_why(engine, engine.peers[b.client_id], a.clock(), a.node.counters).peer.explanation
 
 
+def test_the_second_of_two_ways_after_a_pause_is_counted_as_a_duplicate_and_as_nothing_else() -> None:
+    world, a, b = pair("port_restricted", "port_restricted")
+    talk(world, a, b, 5.0)
+    world.run(30.0)
+    assert states(a, b) == [("direct", "direct.punched")] * 2, world.story(a, b)
+    world.stream(a, b, every=1.0, count=1)
+    world.run(3.0)
+    engine = b.node.engines[world.network_id]
+    assert report_why(engine, engine.peers[a.client_id], b.clock(), b.node.counters).drops == {"duplicate": 1}
+
+
 def test_each_reason_has_its_sentence_and_its_page() -> None:
     assert set(EXPLANATIONS) == set(PAGES) == set(Reason)
     assert all(len(page.strip()) > 80 for page in PAGES.values())

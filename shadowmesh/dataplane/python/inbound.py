@@ -297,9 +297,9 @@ class Inbound:
     def _fresh(self, session: SessionState, counters: list[int]) -> Array | None:
         """None if all counters are new, else which of them are."""
         kept = np.fromiter(map(session.window.accept, counters), bool, len(counters))
-        replayed = len(counters) - int(np.count_nonzero(kept))
-        session.peer.record[c.REPLAY] += replayed
-        return kept if replayed else None
+        duplicates = len(counters) - int(np.count_nonzero(kept))
+        session.peer.record[c.DUPLICATE] += duplicates
+        return kept if duplicates else None
 
     def _deliver(self, peer: PeerState, path: m.Path, rows: PlainRows, count: int, now: float) -> None:
         """Checks plaintext rows and hands them to the network's interface."""
