@@ -10,6 +10,7 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -20,7 +21,7 @@ from shadowmesh.controller import pki
 from shadowmesh.controller.keys import KeyRing
 from shadowmesh.controller.settings import DataDir, Settings, Timing
 from shadowmesh.controller.store import schema
-from shadowmesh.controller.store.database import database_url, make_engine, open_store
+from shadowmesh.controller.store.database import StorageFailed, database_url, make_engine, open_store
 from shadowmesh.controller.store.migrate import migrate
 from shadowmesh.model.clock import utc_now
 from shadowmesh.model.errors import Kind, ShadowMeshError
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from shadowmesh.controller.service.services import Services
 
 log = structlog.get_logger("shadowmesh.controller")
+
+_SQLITE_LEAST = 512  # bytes of the smallest database that SQLite writes
 
 
 def run_locked(where: DataDir, settings: Settings, options: RunOptions) -> None:
@@ -55,27 +58,51 @@ def run_locked(where: DataDir, settings: Settings, options: RunOptions) -> None:
     if settings.tls_cert is None and pki.needs_renewal(where.path, settings, utc_now()):
         pki.make_server_certificate(where.path, settings, utc_now())
     url = database_url(settings.database_url, where.database, where.database_password())
-    if settings.database_url is None and not where.database.exists():
-        raise ShadowMeshError(
-            "database_missing", f"{where.database} is missing", "put it back from a backup", kind=Kind.FAILED
-        )
+    if settings.database_url is None:
+        _check_file(where.database)
     engine = make_engine(url)
     try:
-        migrate(engine)
         _check_owner(engine, keys)
+        migrate(engine)
     finally:
         engine.dispose()
     asyncio.run(_serve(where, settings, keys, url, options))
 
 
+def _check_file(path: Path) -> None:
+    """`init` made it: one that isn't there any more, or that was cut short, is not made anew."""
+    size = path.stat().st_size if path.exists() else None
+    if size is None:
+        raise ShadowMeshError("database_missing", f"{path} is missing", "put it back from a backup", kind=Kind.FAILED)
+    if size < _SQLITE_LEAST:  # SQLite would take it for a new database, and throw away the journal beside it
+        raise ShadowMeshError(
+            "database_damaged",
+            f"{path} has {size} bytes: what was in it is gone; it was left as it is",
+            "put it back from a backup",
+            kind=Kind.FAILED,
+        )
+
+
 def _check_owner(engine: Engine, keys: KeyRing) -> None:
+    """Before anything is written to it. Raises ShadowMeshError: database_damaged, wrong_database, storage_failed."""
     query = sa.select(schema.meta.c.value).where(schema.meta.c.key == "fingerprint")
-    with engine.connect() as connection:
-        owner = connection.execute(query).scalar()
+    try:
+        with engine.connect() as connection:
+            made = sa.inspect(connection).has_table(schema.meta.name)
+            owner = connection.execute(query).scalar() if made else None
+    except sa.exc.DBAPIError as e:
+        raise StorageFailed(e) from e
+    if owner is None:
+        raise ShadowMeshError(
+            "database_damaged",
+            "the database holds no controller; it was left as it is",
+            "put it back from a backup, or correct --database-url",
+            kind=Kind.FAILED,
+        )
     if owner != keys.identity.public.fingerprint:
         raise ShadowMeshError(
             "wrong_database",
-            "this database belongs to a controller with another identity key",
+            "this database belongs to a controller with another identity key; it was left as it is",
             "put keys and database of one controller together",
         )
 

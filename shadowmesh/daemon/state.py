@@ -13,7 +13,7 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -25,11 +25,13 @@ from shadowmesh.model.keys import NetworkID, SealingPublicKey, Secret, WireGuard
 from shadowmesh.model.link import KEPT_CHECKPOINTS, AuditCheckpoint, MapUpdate
 from shadowmesh.model.netmap import NetworkMap
 from shadowmesh.protocol.signing import IdentityDocument
+from shadowmesh.serving.files import sync_names
 
 FORMAT = 1
 _DATABASE = "state.db"
 _MAPS = "maps"
 _CURRENT = "current"
+_SQLITE_LEAST = 512  # bytes of the smallest database that SQLite writes
 _LITTLE = 64 * 1024  # bytes free on a disk: less is none
 _BUSY_AT_START, _BUSY = 5000, 100  # milliseconds to wait for another process that holds the database
 
@@ -139,11 +141,7 @@ class State:
         if self.is_current:
             with suppress(OSError):
                 (self.directory / _CURRENT).unlink()
-                directory = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    os.fsync(directory)
-                finally:
-                    os.close(directory)
+                sync_names(self.directory)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -380,14 +378,17 @@ def _lock_directory(directory: Path) -> int:
 def _open(directory: Path) -> sqlite3.Connection:
     path = directory / _DATABASE
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if not path.exists():
+            _create(directory)
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
         path.chmod(0o600)
+        if path.stat().st_size < _SQLITE_LEAST:  # SQLite would take it for a new one
+            raise _unreadable(directory, "it is empty")
         connection = sqlite3.connect(path, check_same_thread=False, timeout=_BUSY_AT_START / 1000)
-    except OSError as e:
+    except (OSError, sqlite3.Error) as e:
         raise _failed(directory, e) from e
     try:
-        if not _check_format(connection, directory):  # first: what a newer version wrote isn't touched
-            _create(connection)
+        _check_format(connection, directory)  # first: what a newer version wrote isn't touched
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA busy_timeout = {_BUSY}")  # from now on it would be the event loop that waits
@@ -401,23 +402,31 @@ def _open(directory: Path) -> sqlite3.Connection:
     return connection
 
 
-def _create(connection: sqlite3.Connection) -> None:
-    """All tables or none; WAL is kept in the file."""
+def _create(directory: Path) -> None:
+    """A state with all tables, under its name once it is whole: one that is there and lacks them is damaged."""
     import sqlite_utils  # brings numpy with it, a sixth of a second: once in a state's life
 
-    sqlite_utils.Database(connection).enable_wal()
-    connection.execute("PRAGMA synchronous = FULL")
-    with connection:
-        connection.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA.split(";"):
-            connection.execute(statement)
-        connection.execute("INSERT INTO meta VALUES ('format', ?)", (str(FORMAT),))
+    new, path = directory / f"{_DATABASE}.new", directory / _DATABASE
+    for name in (new, path):  # of a start that was killed; of a state that somebody moved away without its journal
+        for left in (name.name, f"{name.name}-wal", f"{name.name}-shm"):
+            (directory / left).unlink(missing_ok=True)
+    os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    with closing(sqlite3.connect(new)) as connection:
+        sqlite_utils.Database(connection).enable_wal()  # it is kept in the file
+        connection.execute("PRAGMA synchronous = FULL")
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in _SCHEMA.split(";"):
+                connection.execute(statement)
+            connection.execute("INSERT INTO meta VALUES ('format', ?)", (str(FORMAT),))
+    new.rename(path)
+    sync_names(directory)
 
 
-def _check_format(db: sqlite3.Connection, directory: Path) -> bool:
-    """Whether there is a state in it, one that this version reads; raises ShadowMeshError for another's."""
+def _check_format(db: sqlite3.Connection, directory: Path) -> None:
+    """Raises ShadowMeshError unless there is a whole state in it, one that this version reads."""
     if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone() is None:
-        return False
+        raise _unreadable(directory, "there is none in state.db")
     row = db.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
     found = str(row[0]) if row is not None else "1"
     if not found.isdecimal():
@@ -431,7 +440,6 @@ def _check_format(db: sqlite3.Connection, directory: Path) -> bool:
     damage = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
     if damage != "ok":  # rows on a damaged page would be missed without a word
         raise _unreadable(directory, damage)
-    return True
 
 
 def _failed(directory: Path, error: sqlite3.Error | OSError) -> ShadowMeshError:

@@ -165,6 +165,16 @@ def test_what_keeps_it_from_starting_is_one_code(data_dir: Path, tmp_path: Path,
         database.execute("UPDATE alembic_version SET version_num = 'later'")
         database.commit()
     assert refused(second) == ("database_newer", 1)
+    for left in (b"", b"\0", b"S" * 100):
+        (second / "controller.db").write_bytes(left)
+        assert refused(second) == ("database_damaged", 1)
+        assert (second / "controller.db").read_bytes() == left, "it isn't made anew"
+    (second / "controller.db").unlink()
+    with contextlib.closing(sqlite3.connect(second / "controller.db")) as database:
+        database.execute("CREATE TABLE other (a)")
+    assert refused(second) == ("database_damaged", 1)
+    with contextlib.closing(sqlite3.connect(second / "controller.db")) as database:
+        assert database.execute("SELECT name FROM sqlite_master").fetchall() == [("other",)]
     (second / "controller.db").unlink()
     assert refused(second) == ("database_missing", 1)
     (second / "keys" / "identity.key").write_text("x")

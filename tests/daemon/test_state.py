@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -111,6 +113,55 @@ def test_a_failed_start_holds_nobody_out(tmp_path: Path) -> None:
     State(tmp_path).close()
 
 
+@pytest.mark.parametrize("left", [b"", b"\0", b"S" * 100])
+def test_a_state_that_was_cut_short_is_not_made_anew(tmp_path: Path, left: bytes) -> None:
+    State(tmp_path).close()
+    (tmp_path / "state.db").write_bytes(left)
+    (tmp_path / "state.db-wal").write_bytes(b"the last of what was saved")
+    for _ in range(2):
+        with pytest.raises(ShadowMeshError) as caught:
+            State(tmp_path)
+        assert caught.value.code == "state_unreadable"
+    assert (tmp_path / "state.db").read_bytes() == left
+    assert (tmp_path / "state.db-wal").read_bytes() == b"the last of what was saved"
+
+
+def test_a_state_without_its_tables_is_not_made_anew(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "state.db")) as db:
+        db.execute("CREATE TABLE other (a)")
+    with pytest.raises(ShadowMeshError) as caught:
+        State(tmp_path)
+    assert caught.value.code == "state_unreadable"
+
+
+def test_a_first_start_that_was_killed_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killing:
+        killing.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            State(tmp_path)
+    assert (tmp_path / "state.db.new").exists() and not (tmp_path / "state.db").exists()
+    state = State(tmp_path)
+    state.device()
+    state.close()
+    assert {path.name for path in tmp_path.iterdir()} == {"state.db", "daemon.lock", "current"}
+
+
+def test_a_new_state_takes_nothing_of_the_journal_of_one_that_was_moved_away(
+    tmp_path: Path, joined: Membership
+) -> None:
+    state = State(tmp_path / "old")
+    state.put_network(*joined)  # it is in the journal, as the state is open
+    (tmp_path / "new").mkdir()
+    shutil.copy(tmp_path / "old" / "state.db-wal", tmp_path / "new" / "state.db-wal")
+    state.close()
+    state = State(tmp_path / "new")
+    assert state.networks() == []
+    state.close()
+
+
 def test_a_newer_format_is_not_touched(tmp_path: Path) -> None:
     State(tmp_path).close()
     with sqlite3.connect(tmp_path / "state.db") as db:
@@ -138,6 +189,7 @@ def test_a_record_that_isnt_understood_is_an_error_not_a_loss(tmp_path: Path, jo
 
 WRITER = """
 import sys
+from contextlib import closing
 from pathlib import Path
 from shadowmesh.daemon.state import State
 from shadowmesh.model.keys import Secret
