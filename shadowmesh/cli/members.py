@@ -11,6 +11,7 @@ from shadowmesh.cli.base import Call, details, new_app, table, verb
 from shadowmesh.cli.device import open_invites, places
 from shadowmesh.cli.managed import by_name, connect, request, when
 from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.text import canonical_email
 
 if TYPE_CHECKING:
     from shadowmesh.client_api.rest import ControllerClient
@@ -230,7 +231,7 @@ def user_disable(call: Call, email: Email) -> None:
     from shadowmesh.model import api
 
     with connect(call) as controller:
-        if not any(email.lower() in (u.email.lower(), u.id) for u in controller.user_list()):
+        if not any(canonical_email(email) == u.email or email == u.id for u in controller.user_list()):
             raise ShadowMeshError(
                 "user_unknown", f"no user {email!r}", "`shadowmesh user list` names them", kind=Kind.NOT_FOUND
             )

@@ -24,6 +24,7 @@ from shadowmesh.client_api.logins import SavedLogin
 from shadowmesh.model import api
 from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
+from shadowmesh.model.text import canonical_email
 
 if TYPE_CHECKING:
     import ssl
@@ -382,7 +383,7 @@ def login(
             raise ShadowMeshError(
                 "no_credentials", "there is nothing to sign in with", "give --token, or --email", kind=Kind.USAGE
             )
-        device = f"{contact.identity.identity.fingerprint} {email.lower()}"
+        device = f"{contact.identity.identity.fingerprint} {canonical_email(email)}"
         wish = {
             "email": email,
             "password": password,

@@ -35,6 +35,7 @@ from shadowmesh.controller.store.migrate import migrate
 from shadowmesh.model.clock import utc_now
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.keys import Secret
+from shadowmesh.model.text import canonical_email
 from shadowmesh.serving.files import write_private
 
 DEFAULT_ADMIN = "admin@localhost"
@@ -183,7 +184,7 @@ def _fill_database(options: InitOptions, settings: Settings, keys: KeyRing, stag
     url = database_url(settings.database_url, staging.database)
     store = open_store(url)
     core = Core(store, keys, settings, Timing(), utc_now)
-    email = (options.admin_email or DEFAULT_ADMIN).strip().lower()
+    email = canonical_email((options.admin_email or DEFAULT_ADMIN).strip())
     fingerprint = keys.identity.public.fingerprint
 
     def tx(conn: Connection) -> tuple[str, str]:

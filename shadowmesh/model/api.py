@@ -13,7 +13,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from shadowmesh.model.text import is_safe
+from shadowmesh.model.text import canonical_email, is_safe
 
 T = TypeVar("T")
 
@@ -54,7 +54,12 @@ ClientName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61
 RelayName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Tag = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9:._-]{0,62}$")]
 Tags = Annotated[list[Tag], Field(max_length=32), AfterValidator(_unique)]
-Email = Annotated[str, StringConstraints(pattern=r"^[^@\s]{1,64}@[^@\s]{1,255}$", to_lower=True), AfterValidator(_safe)]
+Email = Annotated[
+    str,
+    StringConstraints(pattern=r"^[^@\s]{1,64}@[^@\s]{1,255}$"),
+    AfterValidator(_safe),
+    AfterValidator(canonical_email),
+]
 Password = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_encodable)]
 NewPassword = Annotated[str, StringConstraints(min_length=10, max_length=200), AfterValidator(_encodable)]
 Seconds = Annotated[int, Field(ge=1, le=MAX_SECONDS), BeforeValidator(_number)]

@@ -71,6 +71,11 @@ def check_text(what: str, text: str, most: int) -> str:
     return text
 
 
+def canonical_email(text: str) -> str:
+    """One spelling of an e-mail address: in lower case, its characters composed (Unicode NFC)."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
+
+
 def _unsafe(c: str) -> bool:
     return unicodedata.category(c) in _UNSAFE_CATEGORIES and c not in _JOINERS
 

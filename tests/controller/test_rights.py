@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 import sqlalchemy as sa
@@ -332,3 +333,37 @@ async def test_the_map_of_a_network_deleted_meanwhile_is_not_there(
     monkeypatch.setattr(world.at.networks, "show", deleted_then)
     answer = await root.ask("GET", "/networks/office/map")
     assert (answer.status_code, answer.json()["code"]) == (404, "network_unknown")
+
+
+@pytest.mark.parametrize(
+    "email",
+    ["jos\u00e9@example.org", "jose\u0301@example.org", "\u0130@example.org", "sales/emea@example.org", "a%2fb@example.org",
+     "x" * 64 + "@" + "y" * 255, "o" * 64 + "@" + "\u0958" * 255],
+    ids=["composed", "decomposed", "longer in lower case", "slash", "percent", "longest", "longer when composed"],
+)  # fmt: skip
+async def test_whatever_address_is_given_a_role_it_can_be_taken_away(world: World, email: str) -> None:
+    await world.network()
+    owner = await person(world, "olga", {"office": "owner"})
+    put = await owner.ask("PUT", "/networks/office/members", {"email": email, "role": "guest"})
+    assert put.status_code == 200, put.text
+    for named in {email, put.json()["email"]}:
+        await owner.ask("PUT", "/networks/office/members", {"email": email, "role": "guest"})
+        gone = await owner.ask("DELETE", f"/networks/office/members/{quote(named, safe='')}")
+        assert gone.status_code == 204, gone.text
+    left = await owner.ask("GET", "/networks/office/members")
+    assert [m["email"] for m in left.json()["items"]] == [owner.email]
+
+
+async def test_one_address_is_one_user_however_its_accents_are_written(world: World) -> None:
+    """Keyboards and file systems differ in it, and nobody sees it."""
+    await world.network()
+    made = await world.call("user_create", api.UserCreate(email="Jose\u0301/x@example.org"))
+    with pytest.raises(ShadowMeshError) as refused:
+        await world.call("user_create", api.UserCreate(email="jos\u00e9/x@example.org"))
+    assert refused.value.code == "user_exists"
+    await world.call("member_set", "office", api.MemberPut(email="jos\u00e9/x@example.org", role="member"))
+    for name in ("jose\u0301/x@example.org", "JOS\u00c9/X@example.org", made.id):
+        assert (await world.call("user_set", name, api.UserPatch(disabled=False))).id == made.id
+        assert (await world.call("user_reset_password", name)).id == made.id
+    await world.call("member_remove", "office", "jose\u0301/x@example.org")
+    assert await world.call("member_list", "office") == []

@@ -37,6 +37,8 @@ router = APIRouter(prefix=api.API)
 
 _NAME = r"^[\x21-\x7e]+$"
 Name = Annotated[str, Path(max_length=100, pattern=_NAME)]
+# An id, or an e-mail address as `api.Email` lets it be: of any script, long, perhaps with a slash in it.
+UserName = Annotated[str, Path(max_length=1000, pattern=r"^[^\x00-\x20\x7f]+$")]
 Number = Annotated[str | None, Query(max_length=18, pattern=r"^[0-9]+$")]
 NetworkQuery = Annotated[str | None, Query(max_length=100, pattern=r"^[\x21-\x7e]+$")]
 _JSON = "application/json"
@@ -293,8 +295,8 @@ async def put_member(at: At, who: MayConfigure, network: Name, wish: api.MemberP
     return await at.members.put(who, network, wish)
 
 
-@router.delete("/networks/{network}/members/{user}", tags=["members"], status_code=204)
-async def remove_member(at: At, who: MayConfigure, network: Name, user: Name) -> None:
+@router.delete("/networks/{network}/members/{user:path}", tags=["members"], status_code=204)
+async def remove_member(at: At, who: MayConfigure, network: Name, user: UserName) -> None:
     await at.members.remove(who, network, user)
 
 
@@ -358,13 +360,13 @@ async def list_users(at: At, who: Administrator) -> api.Page[api.User]:
     return api.Page(items=list(await at.users.list(who)))
 
 
-@router.patch("/users/{user}", tags=["people"])
-async def set_user(at: At, who: Administrator, user: Name, wish: api.UserPatch) -> api.User:
+@router.patch("/users/{user:path}", tags=["people"])
+async def set_user(at: At, who: Administrator, user: UserName, wish: api.UserPatch) -> api.User:
     return await at.users.set(who, user, wish)
 
 
-@router.post("/users/{user}/reset-password", tags=["people"])
-async def reset_password(at: At, who: Administrator, user: Name) -> api.UserCreated:
+@router.post("/users/{user:path}/reset-password", tags=["people"])
+async def reset_password(at: At, who: Administrator, user: UserName) -> api.UserCreated:
     return await at.users.reset_password(who, user)
 
 

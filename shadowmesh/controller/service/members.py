@@ -18,6 +18,7 @@ from shadowmesh.controller.service.users import find_user
 from shadowmesh.controller.service.watchers import Watchers
 from shadowmesh.controller.store import schema
 from shadowmesh.model import api
+from shadowmesh.model.text import canonical_email
 
 MOST_MEMBERS = 1000
 
@@ -78,7 +79,7 @@ class Members:
             query = (
                 sa.select(m.c.email, m.c.role, u.c.id)
                 .outerjoin(u, u.c.email == m.c.email)
-                .where(m.c.network_ref == network.ref, sa.or_(m.c.email == name.lower(), u.c.id == name))
+                .where(m.c.network_ref == network.ref, sa.or_(m.c.email == canonical_email(name), u.c.id == name))
             )
             member = conn.execute(query).first()
             if member is None:

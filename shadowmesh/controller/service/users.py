@@ -21,6 +21,7 @@ from shadowmesh.controller.service.watchers import Watchers
 from shadowmesh.controller.store import schema
 from shadowmesh.model import api
 from shadowmesh.model.ids import new_id
+from shadowmesh.model.text import canonical_email
 
 
 def add_user(core: Core, conn: Connection, who: Principal, email: str, *, admin: bool) -> tuple[str, str]:
@@ -120,7 +121,7 @@ class Users:
 
 def find_user(conn: Connection, name: str) -> Row[Any]:
     u = schema.users
-    row = conn.execute(sa.select(u).where(sa.or_(u.c.id == name, u.c.email == name.lower()))).first()
+    row = conn.execute(sa.select(u).where(sa.or_(u.c.id == name, u.c.email == canonical_email(name)))).first()
     if row is None:
         raise not_found("user_unknown", f"there is no user {name[:80]!r}", "`shadowmesh user list` names them")
     return row
