@@ -269,7 +269,7 @@ class NetworkMap:
         name of one network a controller would speak of another's hosts, or of the internet's. `checked`: an earlier map
         that was looked at."""
         head = self.head
-        known = checked if checked is not None and checked.encoded_head == self.encoded_head else None
+        known = checked if checked is not None and checked.head.subnets == head.subnets else None
         if known is None and not all(map(may_be_overlay, head.subnets)):
             raise MalformedError(f"its subnet is {' and '.join(map(str, head.subnets))}, where no network may be")
         for member in self.changes_since(known).upsert:

@@ -14,6 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from shadowmesh.client_api.contact import Contact, first_contact
 from shadowmesh.controller.service import revocations
+from shadowmesh.controller.service.core import Core
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.errors import ShadowMeshError
@@ -29,7 +30,8 @@ from shadowmesh.model.relaylink import (
     TokenKeys,
 )
 from shadowmesh.protocol.signing import Context, Signer, hello_message, sign_text
-from shadowmesh.protocol.token import verify_token
+from shadowmesh.protocol.token import read_token, verify_token
+from shadowmesh.relay.sessions import RevocationList
 
 if TYPE_CHECKING:
     from tests.controller.conftest import World
@@ -208,3 +210,39 @@ async def test_a_relay_whose_hello_fails_leaves_no_link_behind(world: World, mon
     assert not world.at.hub.relays
     (shown,) = await world.call("relay_list")
     assert not shown.online
+
+
+async def test_what_is_revoked_while_a_relay_says_hello_stays_revoked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told at once, and by who follows other controllers: both before the list that was read a moment earlier."""
+    await world.network()
+    device = await world.member()
+    signer = Signer.generate()
+    relay = await registered(world, signer)
+    body = read_token(device.grants[device.answer.network_id].relay_token)
+    read = Core.read
+    looks: list[Any] = []
+
+    def noted(*arguments: Any) -> Any:
+        looks.append(for_relays(*arguments))
+        return looks[-1]
+
+    async def slow(core: Core, work: Any) -> Any:
+        found: Any = await read(core, work)
+        if looks[:1] and found is looks[0]:
+            await world.call("client_remove", "office", "laptop")
+            await world.at.following.catch_up()
+        return found
+
+    for_relays = revocations.for_relays
+    monkeypatch.setattr(revocations, "for_relays", noted)
+    monkeypatch.setattr(Core, "read", slow)
+    known = RevocationList()
+    async with linked(world, signer, relay) as end:
+        await shown_when(world, lambda r: r.online)
+        await world.call("network_delete", "office")  # the last that it hears of
+        while not any(e.client_id is None for e in known.entries()):
+            told = await end.next(Revocations)
+            (known.replace if told.complete else known.add)(told.entries)
+    assert (body.network_id, body.device_key) in {(e.network_id, e.device_key) for e in known.entries()}

@@ -170,9 +170,12 @@ class Relays:
         now = self._core.now()
         post(encode(TokenKeys(keys=(self._core.keys.tokens.public,), wall=now.timestamp())))
         try:
-            # In the hub before the read: what is revoked meanwhile comes twice rather than never.
-            entries = await self._core.read(lambda conn: revocations.for_relays(conn, now))
+            number, entries = await self._core.read(lambda conn: revocations.for_relays(conn, now))
             post(encode(Revocations(complete=True, entries=tuple(entries))))
+            # What was revoked after that read may have been told before the list, which replaced it.
+            _, more = await self._core.read(lambda conn: revocations.for_relays(conn, now, number))
+            if more:
+                post(encode(Revocations(complete=False, entries=tuple(more))))
             self._set_draining(link, row.draining)
             if changed:
                 await self._refresh_maps()

@@ -58,11 +58,12 @@ def after(conn: Connection, number: int) -> list[Row[Any]]:
     return list(conn.execute(query.order_by(t.c.id)))
 
 
-def for_relays(conn: Connection, now: dt.datetime) -> list[Revocation]:
-    """All that relays still have to know."""
+def for_relays(conn: Connection, now: dt.datetime, number: int = 0) -> tuple[int, list[Revocation]]:
+    """All after this one that relays still have to know, and the number of the last that was looked at."""
+    last = counters.newest(conn, counters.REVOCATIONS)  # first: what is committed in between comes twice, then
     t = schema.revocations
-    query = sa.select(t).where(t.c.until > now, t.c.network_id.is_not(None)).order_by(t.c.id)
-    return [relay_revocation(row) for row in conn.execute(query)]
+    query = sa.select(t).where(t.c.id > number, t.c.until > now, t.c.network_id.is_not(None)).order_by(t.c.id)
+    return last, [relay_revocation(row) for row in conn.execute(query)]
 
 
 def relay_revocation(row: Row[Any]) -> Revocation:
