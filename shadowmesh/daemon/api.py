@@ -154,6 +154,17 @@ class Api:
         async def check(network_id: NetworkID, name: str, subnets: tuple[IPNetwork, ...]) -> None:
             daemon.carrier.check_wish(name, subnets, network_id)
 
+        def refuse(network_id: NetworkID, name: str, subnets: tuple[IPNetwork, ...]) -> None:
+            asked = asyncio.run_coroutine_threadsafe(check(network_id, name, subnets), loop)
+            try:
+                asked.result(_CHECK)
+            except TimeoutError as e:
+                asked.cancel()
+                raise ShadowMeshError(
+                    "busy", f"the daemon was too busy for {_CHECK:.0f} s to say whether this host can carry {name}",
+                    "join again; the invite is as good as before", kind=Kind.CONFLICT,
+                ) from e  # fmt: skip
+
         work = partial(
             enrol,
             daemon.state,
@@ -161,17 +172,18 @@ class Api:
             name=_text_or_none(params, "name"),
             controller=_text_or_none(params, "controller"),
             fingerprint=_text_or_none(params, "fingerprint"),
-            refuse=lambda *what: asyncio.run_coroutine_threadsafe(check(*what), loop).result(_CHECK),
+            refuse=refuse,
             connect=daemon.connect,
             timeout=timeout,
         )
-        record = await in_thread(work)  # a daemon that ends doesn't wait for it: the same invite joins again
-        known = daemon.networks.get(record.network_id)
-        if known is not None:
-            daemon.carrier.take_down(known)
-        network = daemon.add(record)
-        daemon.links.refresh()
-        return network
+        with daemon.enrolling():
+            record = await in_thread(work)  # a daemon that ends doesn't wait for it: the same invite joins again
+            known = daemon.networks.get(record.network_id)
+            if known is not None:
+                daemon.carrier.take_down(known)
+            network = daemon.add(record)
+            daemon.links.refresh()
+            return network
 
     async def network(self, _caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         """Which network a person means, an ended one too. Raises ShadowMeshError: network_unknown, ambiguous."""

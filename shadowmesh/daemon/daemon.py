@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -39,7 +40,7 @@ from shadowmesh.engine import (
 )
 from shadowmesh.model import link as wire
 from shadowmesh.model.addresses import IPAddress
-from shadowmesh.model.errors import ShadowMeshError
+from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.link import AuditCheckpoint, Grant, Pending, PresenceUpdate, Removed
 from shadowmesh.model.pump import NetIndex
@@ -90,6 +91,7 @@ class Daemon:
             changed=self._carried,
         )
         self._next_net = 0
+        self._enrolments = 0  # that are under way
         self._public: str | None = None
         self._watchers: set[asyncio.Event] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -383,11 +385,27 @@ class Daemon:
             case _:
                 self._changed()
 
+    @contextmanager
+    def enrolling(self) -> Iterator[None]:
+        """While an enrolment of this device's present key is under way."""
+        self._enrolments += 1
+        try:
+            yield
+        finally:
+            self._enrolments -= 1
+
     async def reset_identity(self) -> list[str]:
-        """Makes this another machine: a new device key, no networks. Returns the names of those it was in."""
+        """Makes this another machine: a new device key, no networks. Returns the names of those it was in. Raises
+        ShadowMeshError while a join is under way, whose membership would be the old key's, and where nothing can be saved."""
+        self._check_no_enrolment()
+        await self.links.stop()  # from here on nobody tells of networks that are about to go
+        try:
+            self._check_no_enrolment()
+            self.state.reset_identity()
+        except ShadowMeshError:
+            self.links.refresh()
+            raise
         names = [n.name for n in self.networks.values()]
-        self.state.reset_identity()  # first: what can't be kept isn't begun
-        await self.links.stop()
         for network in self.networks.values():
             self.carrier.take_down(network)
         self._watching.stop()
@@ -400,6 +418,13 @@ class Daemon:
         self.mesh.restart(self.device)
         self._changed()
         return names
+
+    def _check_no_enrolment(self) -> None:
+        if self._enrolments:
+            raise ShadowMeshError(
+                "busy", "a join is under way on this machine", "wait until it has ended, and do it again",
+                kind=Kind.CONFLICT,
+            )  # fmt: skip
 
     # the host
 

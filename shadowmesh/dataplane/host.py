@@ -10,14 +10,14 @@ import errno
 import functools
 import os
 import socket
-import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from ipaddress import collapse_addresses, ip_interface
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from shadowmesh.dataplane.links import Link, LinkRole, roles
+from shadowmesh.dataplane.onethread import OneThread
 from shadowmesh.dataplane.outer import FirewallMark
 from shadowmesh.dataplane.routing import PolicyRouting
 from shadowmesh.dataplane.rtnetlink import MAIN_TABLE, ROUTE_PROTOCOL, UNICAST, Route, dump_routes, whole_dump
@@ -78,18 +78,27 @@ def _on_its_thread(method: Callable[Concatenate[HostNetwork, P], R]) -> Callable
 
     @functools.wraps(method)
     def run(self: HostNetwork, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        if threading.get_ident() == self._ident:
+        if self.thread.is_current:
             return method(self, *args, **kwargs)
+        if self._back is not None and not self._back.done():
+            raise _silent()  # waited for once, by whoever asked first
         waiting = self.thread.submit(method, self, *args, **kwargs)
         try:
             return waiting.result(_LONGEST)
         except TimeoutError as e:
+            if waiting.done():
+                raise  # the call's own
             waiting.cancel()  # if it hasn't begun: what was given up isn't carried out later
-            raise ShadowMeshError(
-                "host_busy", f"the kernel's netlink says nothing for {_LONGEST:.0f} s", "see the kernel's log"
-            ) from e
+            self._back = self.thread.submit(lambda: None)
+            raise _silent() from e
 
     return run
+
+
+def _silent() -> ShadowMeshError:
+    return ShadowMeshError(
+        "host_busy", f"the kernel's netlink says nothing for {_LONGEST:.0f} s", "see the kernel's log"
+    )
 
 
 class HostNetwork:
@@ -106,18 +115,20 @@ class HostNetwork:
         self._netlink: Any = None
         self._routing_of: PolicyRouting | None = None
         self._indices: dict[str, int] = {}  # of the interfaces applied: their rules outlive them
-        self._ident = 0
-        self.thread = ThreadPoolExecutor(1, "netlink", initializer=self._begun)
-
-    def _begun(self) -> None:
-        self._ident = threading.get_ident()
+        self._back: Future[None] | None = None  # done when the thread is free that once was waited for in vain
+        self.thread = OneThread("netlink")
 
     def close(self) -> None:
-        """Ends the netlink connection and its thread."""
+        """Ends the netlink connection and its thread. One that hangs in the kernel is left to itself."""
+        with contextlib.suppress(ShadowMeshError):
+            self._close()
+        self.thread.shutdown(wait=False, cancel_futures=True)
+
+    @_on_its_thread
+    def _close(self) -> None:
         if self._netlink is not None:
-            self.thread.submit(self._netlink.close).result()
+            self._netlink.close()
             self._netlink = None
-        self.thread.shutdown()
 
     def _ipr(self) -> Any:
         if self._netlink is None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from daemonkit import Controller, Machine, controller, refused, until
 
 from shadowmesh.daemon import keeper, maplog
 from shadowmesh.daemon.daemon import ASK_FIRST
-from shadowmesh.daemon.state import State
-from shadowmesh.model.errors import ShadowMeshError
+from shadowmesh.daemon.join import enrol
+from shadowmesh.daemon.state import NetworkRecord, State
+from shadowmesh.model.errors import Kind, ShadowMeshError
 
 Trouble = Callable[[Machine], Iterator[None]]
 
@@ -151,6 +156,77 @@ async def test_a_held_database_is_no_reason_to_move_ones_identity_away(tmp_path:
 
 def is_current(machine: Machine) -> bool:
     return (machine.directory / "current").exists()
+
+
+async def test_another_identity_waits_for_a_join_under_way(there: Controller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its membership would be of a key that is gone."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(*arguments: Any, **options: Any) -> NetworkRecord:
+        begun.set()
+        assert go_on.wait(30)
+        return enrol(*arguments, **options)
+
+    monkeypatch.setattr("shadowmesh.daemon.api.enrol", slow)
+    a = await there.machine("a")
+    joining = asyncio.create_task(a.join(await there.invite()))
+    await until(begun.is_set)
+    try:
+        error = await refused(a.client.call("reset_identity"))
+    finally:
+        go_on.set()
+    assert (error.code, error.kind) == ("busy", Kind.CONFLICT) and "a join is under way" in error.what
+    assert (await joining).state == "up"
+    assert await a.client.call("reset_identity") == {"networks": ["office"]}
+
+
+async def test_another_identity_that_cant_be_saved_leaves_this_one_as_it_was(there: Controller) -> None:
+    a, b = await there.member("a"), await there.member("b")
+    with held(a):
+        await refused(a.client.call("reset_identity"))
+    assert a.network().run_state == "up" and await a.reaches(b)
+    links = len(a.links)
+    await until(lambda: a.links[links - 1].connected)
+
+
+async def test_a_daemon_too_busy_to_look_at_its_host_says_so_and_the_invite_stays_good(
+    there: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(asked: Coroutine[Any, Any, None], _loop: object) -> Future[None]:
+        asked.close()
+        return Future()
+
+    a, invite = await there.machine("a"), await there.invite()
+    with monkeypatch.context() as patch:
+        patch.setattr("shadowmesh.daemon.api._CHECK", 0.01)
+        patch.setattr("shadowmesh.daemon.api.asyncio.run_coroutine_threadsafe", never)
+        error = await refused(a.join(invite))
+    assert (error.code, error.kind) == ("busy", Kind.CONFLICT) and "the invite is as good as before" in error.remedy
+    assert (await a.join(invite)).state == "up"
+
+
+async def test_starts_on_a_disk_that_takes_nothing_use_no_handshake_timestamp_twice(
+    there: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ShadowMeshError("state_unwritable", "the state can't be written")
+
+    a = await there.member("a")
+    await a.crash()
+    used = b""
+    with monkeypatch.context() as patch:
+        patch.setattr(State, "keep_timestamp", refuse)
+        for _ in range(3):
+            a.wall_shift += 1.0
+            await a.start()
+            timestamps = a.daemon.mesh.node._timestamps
+            assert timestamps.next(a.clock().wall) > used
+            for _ in range(500):
+                used = timestamps.next(a.clock().wall)
+            await a.crash()
+    a.wall_shift += 1.0
+    await a.start()
+    assert a.daemon.mesh.node._timestamps.next(a.clock().wall) > used, "also once it can be kept again"
 
 
 async def test_another_identity_owes_the_old_one_nothing(there: Controller) -> None:

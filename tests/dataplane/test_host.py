@@ -4,6 +4,7 @@ import asyncio
 import os
 import select
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_interface, ip_network
@@ -306,3 +307,38 @@ def test_a_netlink_that_says_nothing_is_told_and_not_waited_for(monkeypatch: pyt
     assert caught.value.code == "host_busy"
     network.close()
     assert network._netlink is None, "what was given up isn't carried out later"
+
+
+class Netlink:
+    """One whose end the kernel doesn't come back from."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+
+    def close(self) -> None:
+        self.go_on.wait()
+
+
+def test_a_netlink_that_says_nothing_is_waited_for_once_and_holds_up_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shadowmesh.dataplane.host._LONGEST", 0.05)
+    network, netlink = HostNetwork(), Netlink()
+    network._netlink = netlink
+    network.thread.submit(netlink.close)
+    try:
+        for longest in (0.05, 3600.0):
+            monkeypatch.setattr("shadowmesh.dataplane.host._LONGEST", longest)
+            with pytest.raises(ShadowMeshError, match="netlink"):
+                network.find_overlaps(SUBNET, set())
+        network.close()
+    finally:
+        netlink.go_on.set()
+
+
+def test_the_process_ends_with_a_call_that_hangs() -> None:
+    program = (
+        "import threading; from shadowmesh.dataplane.onethread import OneThread\n"
+        "begun = threading.Event()\n"
+        "def hang(): begun.set(); threading.Event().wait()\n"
+        "OneThread('x').submit(hang); begun.wait()"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
