@@ -422,8 +422,12 @@ class Peer:
             self.after(now)
 
     def policy_changed(self, policy: Policy, now: Now) -> None:
-        if self.path is not None:
+        if self.path is not None and self.route is not None:
+            was_plain = self.plain
             self.path.set_policy(policy, now.boot)
+            if self.plain != was_plain:
+                self._put()
+            self.route.policy_changed()
             self.after(now)
 
     def keys_changed(self, now: Now) -> None:

@@ -90,9 +90,19 @@ class PeerRoute:
 
     def open_on(self, path: Path) -> None:
         """A fresh, authenticated handshake message came on `path`: where nothing better is known yet, data goes there."""
-        if self._primary is None and (self.path.policy.relay_fallback if path.prefix else self.path.policy.p2p):
+        if self._primary is None and self._allowed(path):
             self._primary = path
             self._outbox.emit(SetPath(self._index, path))
+
+    def policy_changed(self) -> None:
+        """What was opened where nothing better was known ends where it isn't allowed any more."""
+        self.last_known = tuple(path for path in self.last_known if self._allowed(path))
+        if self._primary is not None and not self._allowed(self._primary):
+            self.apply(self.path.route)
+
+    def _allowed(self, path: Path) -> bool:
+        policy = self.path.policy
+        return policy.relay_fallback if path.prefix else policy.p2p
 
     def apply(self, route: Route) -> bool:
         """Tells the pump, if its paths are others than before; returns whether they are."""

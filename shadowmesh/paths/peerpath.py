@@ -330,7 +330,7 @@ class PeerPath:
             self._end_check()
         self._leave_nested(now)
         if not policy.p2p:
-            self.best = self.old = None
+            self.best = self.old = self.plain = None
             self.probes.clear()
             self._pings.clear()  # a pong under way proves nothing that may be used
             self._pong_ids.clear()

@@ -13,13 +13,20 @@ from msgspec.structs import replace
 from shadowmesh.dataplane.counters import CounterTable
 from shadowmesh.engine.counters import CounterReader
 from shadowmesh.engine.epochs import Keyring
+from shadowmesh.engine.outbox import Outbox
+from shadowmesh.engine.relays import RelaySet
+from shadowmesh.engine.route import PeerRoute
 from shadowmesh.engine.surroundings import Surroundings, Timestamps, stream_key
 from shadowmesh.engine.timers import Timers
+from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.model.ids import NetworkRef, RelayID
 from shadowmesh.model.keys import NetworkID, Secret, WireGuardPublicKey
 from shadowmesh.model.netmap import EpochInfo, MapHead, NetworkMap, RelayInfo
-from shadowmesh.model.pump import COUNTER_FIELDS, Path, PeerIndex, Slot
+from shadowmesh.model.pump import COUNTER_FIELDS, Path, PeerIndex, SetPath, Slot
+from shadowmesh.paths.candidates import HostView
+from shadowmesh.paths.peerpath import PeerPath
+from shadowmesh.paths.values import Policy
 from shadowmesh.protocol.primitives import REAL
 from shadowmesh.protocol.signing import Signer
 
@@ -173,3 +180,20 @@ def test_a_stream_is_its_relays_whatever_id_another_controller_gives_to_one_of_i
     assert (around.stream_path(ours), around.stream_path(theirs)) == (Path(Slot(17)), Path(Slot(16)))
     claims_our_place = replace(theirs, url=ours.url)
     assert around.stream_path(claims_our_place) is None, "and what they find silent isn't closed for us"
+
+
+@pytest.mark.parametrize("relayed", [True, False])
+def test_a_way_that_a_handshake_opened_ends_when_the_policy_forbids_it(relayed: bool) -> None:
+    outbox, path = Outbox(), PeerPath(random.Random(1), HostView(), ())
+    network, ip = NetworkID.of(NETWORK_KEY), ipaddress.IPv4Address("10.0.0.2")
+    surroundings = Surroundings(random.Random(1), REAL, Signer.generate(), Timestamps(0.0), {})
+    relays = RelaySet(network, surroundings, outbox, None, None)  # type: ignore[arg-type]
+    route = PeerRoute(PeerIndex(1), ip, path, relays, outbox)
+    way = Path(Slot(0), SockAddr("198.51.100.7", 7), None, bytes(44) if relayed else b"")
+    route.last_known = (way,)
+    route.open_on(way)
+    assert route.open and route.handshake_paths(Now(0.0, 0.0)) == [way]
+    path.set_policy(Policy(p2p=relayed, relay_fallback=not relayed), 0.0)
+    route.policy_changed()
+    assert not route.open and route.last_known == ()
+    assert outbox.take_commands()[-1] == SetPath(PeerIndex(1), None)

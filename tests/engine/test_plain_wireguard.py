@@ -174,3 +174,27 @@ def test_disco_replayed_from_before_the_takeover_takes_no_path_away() -> None:
             world.run(0.5)
             assert b.to(wg.host).reason == "direct.wireguard", message
         assert exchange(world, b, wg, 2000 + n), message
+
+
+def test_nothing_goes_directly_to_it_once_the_network_forbids_that() -> None:
+    world, b, wg = taken_over()
+    for n in range(12):
+        wg.send_packet(1000 + n)
+        world.run(1.0)
+    assert exchange(world, b, wg, 2000)
+    world.controller.p2p = False
+    world.controller.push_map()
+    world.run(1.0)
+    heard = len(wg.received)
+    for n in range(5):
+        world.send(b, wg.host)
+        wg.send_packet(3000 + n)
+        world.run(1.0)
+    assert len(wg.received) == heard
+    assert (b.to(wg.host).path, b.to(wg.host).reason) == ("relay", "relay.p2p_disabled")
+    world.controller.p2p = True
+    world.controller.push_map()
+    for n in range(12):
+        wg.send_packet(4000 + n)
+        world.run(1.0)
+    assert exchange(world, b, wg, 5000)
