@@ -14,6 +14,7 @@ from shadowmesh.cli.base import NO_PATH, RELAYED, WAITING_FOR_APPROVAL, Call, re
 from shadowmesh.client_api.local import DaemonClient
 from shadowmesh.model.codec import to_builtins
 from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.reasons import Reason
 from shadowmesh.model.status import SILENT, JoinResult, NetworkStatus, PeerStatus, PingTry, Status, Why
 
 T = TypeVar("T", NetworkStatus, PeerStatus)
@@ -177,11 +178,17 @@ def _by_name(found: Iterable[T]) -> tuple[T, ...]:
     return tuple(sorted(found, key=lambda thing: thing.name.casefold()))
 
 
+def _path_text(peer: PeerStatus) -> str:
+    """`none` is of a peer that can't be reached; one that was never spoken to is merely idle."""
+    if peer.reason == Reason.NONE_IDLE:
+        return "idle"
+    return f"{peer.path} (idle)" if peer.idle and peer.path != "none" else peer.path
+
+
 def _peer_row(peer: PeerStatus) -> list[object]:
     latency = None if peer.latency_ms is None else f"{peer.latency_ms:.1f} ms"
     online = {True: "yes", False: "no", None: "?"}[peer.online]
-    path = f"{peer.path} (idle)" if peer.idle and peer.path != "none" else peer.path
-    return [peer.name, peer.ip, online, path, peer.endpoint or peer.relay, latency, peer.reason]
+    return [peer.name, peer.ip, online, _path_text(peer), peer.endpoint or peer.relay, latency, peer.reason]
 
 
 PEER_HEADERS = ("NAME", "ADDRESS", "ONLINE", "PATH", "ENDPOINT/RELAY", "LATENCY", "REASON")
@@ -280,7 +287,7 @@ def why(call: Call, peer: Peer) -> None:
 
 def _why_text(value: Why) -> str:
     p = value.peer
-    lines = [f"{p.name} ({p.ip}) in {value.network}: {p.path}, {p.reason}", p.explanation]
+    lines = [f"{p.name} ({p.ip}) in {value.network}: {_path_text(p)}, {p.reason}", p.explanation]
     if value.attempts:
         rows = (
             [a.candidate, a.kind, a.result, None if a.latency_ms is None else f"{a.latency_ms:.1f} ms"]

@@ -15,7 +15,7 @@ import typer.main
 from shadowmesh.__main__ import SYSTEM_PATH, search_path
 from shadowmesh.cli import base, main
 from shadowmesh.cli.base import Call, details, hide_argument, read_secret, table
-from shadowmesh.cli.client import _network_text, _why_text
+from shadowmesh.cli.client import _network_text, _peer_row, _why_text
 from shadowmesh.daemon.state import State
 from shadowmesh.daemon.unit import NAME, unit_text
 from shadowmesh.model.errors import Kind, ShadowMeshError
@@ -44,6 +44,14 @@ def test_a_connected_controller_that_says_nothing_is_shown_as_such() -> None:
 
     assert "controller connected, nothing heard for 17 s" in shown(17.2)
     assert "heard" not in shown(1.9) and "heard" not in shown(None)
+
+
+def test_a_peer_that_nobody_spoke_to_is_idle_and_not_without_a_path() -> None:
+    peer = PeerStatus(name="b", client_id="cli_b", ip="10.0.0.3", path="none", reason="none.idle", explanation="…")
+    assert _peer_row(peer)[3] == "idle"
+    assert _why_text(Why(network="office", peer=peer)).startswith("b (10.0.0.3) in office: idle, none.idle")
+    away = PeerStatus(name="b", client_id="cli_b", ip="10.0.0.3", path="none", reason="none.no_relay", explanation="…")
+    assert _peer_row(away)[3] == "none"
 
 
 def test_a_packet_that_came_twice_is_not_told_as_a_loss_or_an_attack() -> None:

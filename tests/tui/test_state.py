@@ -11,7 +11,7 @@ from shadowmesh.model.reasons import Reason
 from shadowmesh.model.status import PeerStatus
 from shadowmesh_tui.history import HISTORY_SAMPLES, PeerHistory
 from shadowmesh_tui.notices import banner, instead_of_peers, no_match
-from shadowmesh_tui.state import Mesh, Order, PeerKey, SortBy, age, matches
+from shadowmesh_tui.state import Counts, Mesh, Order, PeerKey, SortBy, age, matches
 
 
 def at(seconds: float) -> Now:
@@ -212,6 +212,11 @@ def test_every_state_without_peers_has_its_sentence_and_a_way_on() -> None:
     assert instead_of_peers(mesh) is None
     mesh.needle = "nowhere"
     assert no_match(mesh)
+
+
+def test_who_was_never_spoken_to_is_counted_as_idle_and_not_as_out_of_reach() -> None:
+    reasons = (Reason.NONE_IDLE, Reason.NONE_IDLE, Reason.NONE_NO_RELAY, Reason.DIRECT_LAN)
+    assert Counts.of([scenarios.peer("x", n, reason) for n, reason in enumerate(reasons)]) == Counts(1, 0, 1, 2)
 
 
 def test_the_banner_tells_the_worst_and_when_it_was_known() -> None:

@@ -9,11 +9,17 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from shadowmesh.model.clock import Now
+from shadowmesh.model.reasons import Reason
 from shadowmesh_tui import text
 from shadowmesh_tui.ascii import to_ascii, wanted
 from shadowmesh_tui.canvas import Canvas, Dash
 from shadowmesh_tui.columns import cell, columns_for
 from shadowmesh_tui.state import Mesh, Order, SortBy
+
+
+def test_a_peer_that_nobody_spoke_to_is_idle_and_not_without_a_path() -> None:
+    assert text.path_code(scenarios.peer("new", 1, Reason.NONE_IDLE)) == "idle"
+    assert text.path_code(scenarios.peer("away", 1, Reason.NONE_PEER_OFFLINE)) == "none.peer_offline"
 
 
 @pytest.mark.parametrize(

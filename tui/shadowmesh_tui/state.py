@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from shadowmesh.model.clock import Now
+from shadowmesh.model.reasons import Reason
 from shadowmesh.model.status import NetworkStatus, PeerStatus, Status, Why
 from shadowmesh_tui.history import PeerHistory
 
@@ -62,12 +63,14 @@ class Counts:
     direct: int
     relay: int
     none: int
+    idle: int  # never spoken to
 
     @classmethod
     def of(cls, peers: Sequence[PeerStatus]) -> Counts:
         direct = sum(p.path == "direct" for p in peers)
         relay = sum(p.path == "relay" for p in peers)
-        return cls(direct, relay, len(peers) - direct - relay)
+        idle = sum(p.reason == Reason.NONE_IDLE for p in peers)
+        return cls(direct, relay, len(peers) - direct - relay - idle, idle)
 
 
 class SortBy(StrEnum):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
 
+from shadowmesh.model.reasons import Reason
 from shadowmesh.model.status import PathKind, PeerStatus
 
 UNKNOWN = "–"
@@ -59,7 +60,9 @@ def duration(seconds: float | None) -> str:
 
 
 def path_code(peer: PeerStatus) -> str:
-    """The reason code, which begins with the kind of path: `direct.punched`."""
+    """The reason code, which begins with the kind of path: `direct.punched`; `idle` of a peer that was never spoken to."""
+    if peer.reason == Reason.NONE_IDLE:
+        return "idle"
     if peer.reason.split(".", 1)[0] == peer.path:
         return peer.reason
     return f"{peer.path} ({peer.reason})"

@@ -93,6 +93,8 @@ class NetworkList(Lines):
             line.append(f"{counts.direct} direct", style=styles["direct"])
             line.append(f", {counts.relay} relay", style=styles["relay"])
             line.append(f", {counts.none} none", style=styles["muted"])
+            if counts.idle:
+                line.append(f", {counts.idle} idle", style=styles["muted"])
         return line
 
     def on_click(self, event: events.Click) -> None:
