@@ -93,7 +93,7 @@ def logout(call: Call) -> None:
 
 def key_create(
     call: Call,
-    name: Annotated[str, typer.Option("--name", help="What it is for.")] = "",
+    name: Annotated[str | None, typer.Option("--name", help="What it is for.")] = None,
     expires: Annotated[str | None, typer.Option("--expires", help="90d; without it, it stays good.")] = None,
 ) -> None:
     """Make an API key; it is shown once."""

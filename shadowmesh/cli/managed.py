@@ -25,6 +25,7 @@ _STARTS_S = 1.0  # that long a `controller run &` of a moment ago may need until
 
 # what to do about a field that the API doesn't take
 _HINTS = {
+    "ApiKeyCreate.name": "give up to 100 characters that can be seen, or none",
     "ClientPatch.name": "use a-z, 0-9 and -, at most 63",
     "name": "use letters, digits, ., _ and -, at most 63, the first a letter or digit",
     "client_name": "use a-z, 0-9 and -, at most 63",

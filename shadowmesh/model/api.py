@@ -13,7 +13,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from shadowmesh.model.text import canonical_email, is_safe
+from shadowmesh.model.text import canonical_email, is_safe, is_visible
 
 T = TypeVar("T")
 
@@ -27,6 +27,12 @@ ClientState = Literal["approved", "pending"]
 def _safe(text: str) -> str:
     if not is_safe(text):
         raise ValueError("has control or invisible characters in it")
+    return text
+
+
+def _seen(text: str) -> str:
+    if not is_visible(text):
+        raise ValueError("has nothing in it that can be seen")
     return text
 
 
@@ -52,6 +58,7 @@ Text = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_safe)]
 NetworkName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 ClientName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 RelayName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+KeyName = Annotated[str, StringConstraints(max_length=100), AfterValidator(_safe), AfterValidator(_seen)]
 Tag = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9:._-]{0,62}$")]
 Tags = Annotated[list[Tag], Field(max_length=32), AfterValidator(_unique)]
 Email = Annotated[
@@ -253,6 +260,9 @@ class Device(Answer):
 # relays
 
 
+RELAY_CALLS = ("register", "tokens")  # `/relays/…` that are no relay's: none is called so
+
+
 class RelayTokenCreate(Request):
     expires_in: Seconds = 24 * 3600
     uses: Count = 1
@@ -318,7 +328,7 @@ class Session(Answer):
 
 
 class ApiKeyCreate(Request):
-    name: Text = ""
+    name: KeyName | None = None  # None: it goes by its id
     expires_in: Seconds | None = None
 
 

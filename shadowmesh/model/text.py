@@ -14,11 +14,18 @@ from shadowmesh.model.errors import Kind, ShadowMeshError
 
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _JOINERS = frozenset("\u200c\u200d")  # spelling of several scripts and of emoji needs them
+_FILLERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")  # letters and marks by category that show nothing
+_BLANKS = frozenset("\u2800")  # a pattern of Braille without dots
 
 
 def is_safe(text: str) -> bool:
     """Whether `text` is one line that shows what it is."""
     return (text.isascii() and text.isprintable()) or not any(map(_unsafe, text))
+
+
+def is_visible(text: str) -> bool:
+    """Whether anything of `text` can be seen."""
+    return any(unicodedata.category(c)[0] not in "CMZ" and c not in _FILLERS | _BLANKS for c in text)
 
 
 def escaped(text: str, keep: str = "") -> str:
@@ -77,7 +84,7 @@ def canonical_email(text: str) -> str:
 
 
 def _unsafe(c: str) -> bool:
-    return unicodedata.category(c) in _UNSAFE_CATEGORIES and c not in _JOINERS
+    return (unicodedata.category(c) in _UNSAFE_CATEGORIES and c not in _JOINERS) or c in _FILLERS
 
 
 def _escape(c: str) -> str:

@@ -58,6 +58,16 @@ async def test_from_people(world: World, text: str) -> None:
         assert answer.status_code == 422
 
 
+@pytest.mark.parametrize("name", ["", "  ", "\u00a0", "\u200d", "\u3164", "\u2800", "\ufe0f", "x" * 101])
+async def test_an_api_key_has_a_name_that_can_be_seen_or_none(world: World, name: str) -> None:
+    transport = httpx.AsyncHTTPTransport(uds=str(world.data_dir / "controller.sock"))
+    async with httpx.AsyncClient(transport=transport, base_url="http://local/api/v1") as client:
+        assert (await client.post("/api-keys", json={"name": name})).status_code == 422
+        for good in ({"name": "Büro 👩\u200d💻"}, {}):
+            made = await client.post("/api-keys", json=good)
+            assert (made.status_code, made.json()["name"]) == (201, good.get("name", ""))
+
+
 @pytest.mark.parametrize("field", ["hostname", "version", "name"])
 @pytest.mark.parametrize("text", [t for t in UNSAFE if t != "\ud800"])
 async def test_from_who_enrols(world: World, field: str, text: str) -> None:

@@ -5,9 +5,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shadowmesh.model.errors import ShadowMeshError
-from shadowmesh.model.text import check_text, escape_log, escaped, is_safe, safe_part
+from shadowmesh.model.text import check_text, escape_log, escaped, is_safe, is_visible, safe_part
 
-UNSAFE = ["\x1b[2J", "a\x00b", "\x9b31m", "a\u202eb", "\u2066x", "a\nb", "\u2028", "\x7f", "\ud800", "\U000e0041"]
+UNSAFE = [
+    "\x1b[2J",
+    "a\x00b",
+    "\x9b31m",
+    "a\u202eb",
+    "\u2066x",
+    "a\nb",
+    "\u2028",
+    "\x7f",
+    "\ud800",
+    "\U000e0041",
+    "a\u3164b",
+    "\uffa0",
+]
 
 
 @pytest.mark.parametrize("text", UNSAFE)
@@ -22,6 +35,15 @@ def test_what_a_terminal_obeys_is_refused_and_made_visible(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "web-1", "Büro Zürich", "کتاب\u200cخانه", "👩\u200d💻", "50 %"])
 def test_text_of_people_stays_as_it_is(text: str) -> None:
     assert escaped(text) == check_text("name", text, 100) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "visible"),
+    [("a", True), (" ü ", True), ("👩\u200d💻", True), ("", False), (" \u00a0\u3000", False), ("\u200c\u200d", False),
+     ("\u3164", False), ("\ufe0f\u0301", False), ("\u2800", False)],
+)  # fmt: skip
+def test_what_shows_nothing_is_told_from_text(text: str, visible: bool) -> None:
+    assert is_visible(text) is visible
 
 
 def test_too_long_is_refused() -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import cache
 from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from fastapi.routing import APIRoute
+from starlette.routing import Match
+from starlette.types import Scope
 
 from shadowmesh import __version__
 from shadowmesh.controller.authz import no_such_network
@@ -33,7 +37,25 @@ from shadowmesh.model.ids import NetworkRef
 from shadowmesh.model.relaylink import RelayRegistration
 from shadowmesh.protocol.signing import IdentityDocument, sign_identity
 
-router = APIRouter(prefix=api.API)
+
+class _Route(APIRoute):
+    """A path that a route writes out is that route's alone, as the API's description has it: not a name of another's pattern."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if self.param_convertors and scope["path"] in _written_out():
+            return Match.NONE, {}
+        return super().matches(scope)
+
+
+router = APIRouter(prefix=api.API, route_class=_Route)
+
+
+@cache
+def _written_out() -> frozenset[str]:
+    return frozenset(
+        route.path for route in router.routes if isinstance(route, APIRoute) and not route.param_convertors
+    )
+
 
 _NAME = r"^[\x21-\x7e]+$"
 Name = Annotated[str, Path(max_length=100, pattern=_NAME)]

@@ -113,7 +113,7 @@ class ApiKeys:
                 return earlier
             user_id = who.user_id or first_admin(conn)
             self._check_room(conn, user_id)
-            key_id, key = add_key(self._core, conn, who, user_id, wish.name, wish.expires_in)
+            key_id, key = add_key(self._core, conn, who, user_id, wish.name or "", wish.expires_in)
             k = schema.api_keys
             shown = _key_view(conn.execute(_keys().where(k.c.id == key_id)).one())
             answer = api.ApiKeyCreated(**shown.model_dump(), key=key)

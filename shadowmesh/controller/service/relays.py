@@ -402,5 +402,5 @@ def _free_name(conn: Connection, wish: str) -> str:
     r = schema.relays
     base = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in wish)[:50].strip("._-") or "relay"
     base = base.replace("_", "-", 1) if like_id(base) else base
-    taken = set(conn.execute(sa.select(r.c.name).where(r.c.removed_at.is_(None))).scalars())
+    taken = {*api.RELAY_CALLS, *conn.execute(sa.select(r.c.name).where(r.c.removed_at.is_(None))).scalars()}
     return base if base not in taken else next(n for i in range(2, len(taken) + 3) if (n := f"{base}-{i}") not in taken)
