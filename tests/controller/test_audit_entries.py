@@ -217,7 +217,7 @@ STEPS: list[tuple[str, Callable[[Walk], Awaitable[Any]], str, dict[str, Any]]] =
 
 def test_every_route_that_may_change_something_is_walked() -> None:
     routes = {
-        f"{method} {route.path.removeprefix('/api/v1')}"
+        f"{method} {route.path_format.removeprefix('/api/v1')}"
         for route in router.routes
         if isinstance(route, APIRoute)
         for method in route.methods & UNSAFE
