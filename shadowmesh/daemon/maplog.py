@@ -20,6 +20,7 @@ from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.errors import MalformedError
 from shadowmesh.model.link import MapUpdate
 from shadowmesh.model.netmap import NetworkMap
+from shadowmesh.serving.files import remove_private, write_private
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +33,6 @@ class MapLog:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._fresh = path.with_suffix(".new")
         self._order: tuple[int, int] | None = None  # of the map that the file leads to; None: it isn't known
         self._snapshot_end = 0
         self._end = 0
@@ -70,8 +70,7 @@ class MapLog:
     def delete(self) -> None:
         """Nothing is left of it."""
         self._order = None
-        self._path.unlink(missing_ok=True)
-        self._fresh.unlink(missing_ok=True)
+        remove_private(self._path)
 
     def _append(self, record: bytes) -> None:
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
@@ -84,21 +83,7 @@ class MapLog:
         self._end += len(record)
 
     def _replace(self, record: bytes) -> None:
-        descriptor = os.open(self._fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            _write(descriptor, record, 0)
-            os.fsync(descriptor)
-        except OSError:
-            self._fresh.unlink(missing_ok=True)  # half of it would take a full disk's last blocks from others
-            raise
-        finally:
-            os.close(descriptor)
-        self._fresh.replace(self._path)
-        directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        write_private(self._path, record)
         self._end = self._snapshot_end = len(record)
 
 

@@ -6,8 +6,6 @@ It holds addresses, no keys.
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import structlog
 from shadowmesh.engine import WarmStart
 from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.errors import MalformedError
+from shadowmesh.serving.files import write_private
 
 log = structlog.get_logger(__name__)
 
@@ -51,15 +50,10 @@ class RecentFile:
             before = {peer.client_id: peer.at for peer in self._kept.peers}
             if all(abs(peer.at - before[peer.client_id]) < RENEW for peer in warm_start.peers):
                 return
-        part = self._path.with_suffix(".part")
         try:
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-                file.write(to_json(warm_start))
-            part.replace(self._path)
+            write_private(self._path, to_json(warm_start), synced=False)
         except OSError as e:
             log.debug("recent peers are not kept", why=e.strerror)
-            with suppress(OSError):
-                part.unlink()
             return
         self._kept = warm_start
 

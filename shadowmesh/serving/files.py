@@ -7,23 +7,35 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def write_private(path: Path, data: bytes) -> None:
+def write_private(path: Path, data: bytes, *, synced: bool = True) -> None:
     """Writes a file of mode 0600 whole or not at all, also through a crash: what was there stays until the new one is on
-    disk, and so is its name when this returns. One writer at a time. Raises OSError."""
-    fresh = path.with_name(f".{path.name}.new")
+    disk, and so is its name when this returns. One writer at a time. Raises OSError.
+
+    `synced` False: nothing waits for the disk. The process may be killed at any time all the same; what a loss of power
+    leaves is the old file, the new one or a damaged one.
+    """
+    fresh = _fresh(path)
     try:
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, 0o600)  # one that a crash or somebody else left has a mode of its own
             file.write(data)
             file.flush()
-            os.fsync(descriptor)
+            if synced:
+                os.fsync(descriptor)
         fresh.replace(path)
     except OSError:
         with suppress(OSError):
             fresh.unlink()
         raise
-    sync_names(path.parent)
+    if synced:
+        sync_names(path.parent)
+
+
+def remove_private(path: Path) -> None:
+    """Takes away a file that `write_private` wrote, and what a crash left of a write. Raises OSError."""
+    path.unlink(missing_ok=True)
+    _fresh(path).unlink(missing_ok=True)
 
 
 def sync_names(directory: Path) -> None:
@@ -33,3 +45,7 @@ def sync_names(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _fresh(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")

@@ -154,7 +154,7 @@ def test_a_full_disk_is_left_no_fuller(path: Path, record: NetworkRecord, monkey
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(maplog.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         MapLog(path).save(only, whole(record, only))
     assert list(path.parent.iterdir()) == []
@@ -163,6 +163,6 @@ def test_a_full_disk_is_left_no_fuller(path: Path, record: NetworkRecord, monkey
 def test_nothing_is_left_of_a_network_that_ended_while_its_map_was_written(path: Path, record: NetworkRecord) -> None:
     log, (only,) = MapLog(path), maps(record, 1)
     log.save(only, whole(record, only))
-    path.with_suffix(".new").write_bytes(path.read_bytes())  # a crash left it
+    path.with_name(f".{path.name}.new").write_bytes(path.read_bytes())  # a crash left it
     log.delete()
     assert list(path.parent.iterdir()) == []

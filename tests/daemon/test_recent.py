@@ -101,6 +101,6 @@ def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, damage: bytes) -> Non
 
 
 def test_a_full_disk_harms_nothing(tmp_path: Path) -> None:
-    (tmp_path / "recent.part").mkdir()
+    (tmp_path / f".{NAME}.new").mkdir()
     RecentFile(tmp_path).keep(WarmStart((PEER,)))
     assert not (tmp_path / NAME).exists()

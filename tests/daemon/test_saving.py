@@ -55,6 +55,7 @@ def full(machine: Machine) -> Iterator[None]:
         )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(maplog, "_write", no_space)
+        patch.setattr(maplog, "write_private", no_space)
         yield
     if machine.running:
         for number in range(len(triggers)):

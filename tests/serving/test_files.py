@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shadowmesh.serving.files import write_private
+from shadowmesh.serving.files import remove_private, write_private
 
 
 def test_what_is_written_is_its_owners_alone_whatever_lay_there(tmp_path: Path) -> None:
@@ -32,6 +32,23 @@ def test_what_cant_be_written_leaves_what_was_there(tmp_path: Path, monkeypatch:
     with pytest.raises(OSError, match="No space"):
         write_private(path, b"new")
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["key"]
+
+
+def test_what_may_be_lost_with_the_power_waits_for_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def waits(_: int) -> None:
+        raise AssertionError("it waits for the disk")
+
+    monkeypatch.setattr(os, "fsync", waits)
+    write_private(tmp_path / "recent", b"x", synced=False)
+    assert (tmp_path / "recent").read_bytes() == b"x" and [p.name for p in tmp_path.iterdir()] == ["recent"]
+
+
+def test_nothing_is_left_of_what_is_removed_nor_of_a_write_that_a_crash_cut_off(tmp_path: Path) -> None:
+    write_private(tmp_path / "key", b"x")
+    (tmp_path / ".key.new").write_bytes(b"half")
+    remove_private(tmp_path / "key")
+    remove_private(tmp_path / "key")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_name_is_on_disk_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
