@@ -126,12 +126,13 @@ def test_a_full_disk_loses_no_map_and_the_next_save_makes_it_good(
     log = MapLog(path)
     save_all(log, record, serials[:2])
 
-    def full(descriptor: int, data: bytes, offset: int) -> Any:
+    def full(descriptor: int, data: bytes = b"", offset: int = 0) -> Any:
         os.pwrite(descriptor, data[:30], offset)
         raise OSError(errno.ENOSPC, "no space left")
 
     with monkeypatch.context() as patch:
         patch.setattr(maplog, "_write", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="no space"):
             log.save(serials[2], delta(record, serials[1], serials[2]))
         assert MapLog(path).load() == serials[1]
