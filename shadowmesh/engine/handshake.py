@@ -38,13 +38,14 @@ STALE_REPORT = 60.0  # seconds between two requests for the grant, for want of a
 
 @dataclass(slots=True, eq=False)
 class SessionInfo:
-    """What is known here of a session in the pump."""
+    """What is known here of a session in the pump. `answered_on`: where the initiation came that made it."""
 
     local_index: int
     remote_index: int
     epoch: int
     initiator: bool
     born: float
+    answered_on: Path | None = None
     confirmed: bool = False
 
     @property
@@ -316,7 +317,7 @@ class Handshake:
             return False
         if self.pending is not None:
             indices.free(self.pending.local_index)
-        self.pending = SessionInfo(index, keys.remote_index, epoch, False, now.boot)
+        self.pending = SessionInfo(index, keys.remote_index, epoch, False, now.boot, path)
         self._sessions_changed()
         self._last_responded = now.boot
         if self.initiation is not None:  # the peer's goes on; ours may start again if no session comes of it

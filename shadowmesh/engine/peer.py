@@ -211,7 +211,6 @@ class Peer:
             self.choose_relay(now)
         if not handshake.accept(received, path, now):
             return False
-        self._handshake_message(path, now)
         self.after(now)
         return True
 
@@ -232,11 +231,14 @@ class Peer:
             return
         if self.handshake.confirmed(local_index, now):
             self._handshake_done(now)
+            session = self.handshake.current
+            if session is not None and session.answered_on is not None:
+                self._handshake_message(session.answered_on, now)
         self._report_path(now)
         self.after(now)
 
     def _handshake_message(self, path: Path, now: Now) -> None:
-        """An authenticated handshake message came on `path`."""
+        """A handshake stands whose message came on `path`: what it was made with is no replay."""
         if not path.prefix and path.remote is not None:
             self._heard_plainly(PathKey(path.via, path.remote), now)
 

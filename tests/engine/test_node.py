@@ -104,6 +104,20 @@ def test_a_replay_is_refused_though_both_sides_began_at_once() -> None:
     assert not handshake_commands(b, first, anywhere)
 
 
+def test_an_initiation_replayed_after_a_restart_leads_nothing_elsewhere() -> None:
+    """Which were heard is not on disk, so it is answered; that shows of nobody that he is where it comes from."""
+    world, a, b = pair()
+    recorded = initiation(a, b, world.now().wall - 3600.0)
+    b.restart(warm=False)
+    world.run(2.5)
+    assert any(isinstance(c, Install) for c in handshake_commands(b, recorded, Path(UDP, ELSEWHERE)))
+    world.run(1.0)
+    assert b.to(a).endpoint is None and not b.node.engines[world.network_id].peers[a.client_id].plain
+    world.stream(b, a, every=0.2, count=5)
+    world.run(2.0)
+    assert not world.flow(b, a).lost and b.to(a).endpoint == str(a.addr)
+
+
 def test_a_stranger_gets_no_session() -> None:
     world, a, b = pair()
     stranger = Host(world, "x", a.site, 99)
