@@ -160,7 +160,7 @@ def contact_again(
     (NOT_ALLOWED) for an identity that is played back."""
     contact = first_contact(url, fingerprint, timeout=timeout, connect=connect)
     try:
-        return replace(contact, identity=succeeding(contact.identity, known))
+        return replace(contact, identity=succeeding(contact.identity, known, time.time()))
     except ForgedError as e:
         raise ShadowMeshError(
             "identity_older",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shadowmesh import __version__
-from shadowmesh.client_api.contact import API, Contact, error_of, first_contact, unreachable
+from shadowmesh.client_api.contact import API, Contact, contact_again, error_of, unreachable
 from shadowmesh.client_api.dialing import Connect, Deadline, http_client
 from shadowmesh.model.addresses import IPNetwork
 from shadowmesh.model.codec import from_json, to_json
@@ -139,7 +139,7 @@ def reach(
     for number, url in enumerate(urls):
         share = deadline.left / (len(urls) - number)  # one that swallows everything leaves time for the others
         try:
-            return first_contact(url, fingerprint, timeout=share, connect=connect)
+            return contact_again(url, fingerprint, None, timeout=share, connect=connect)
         except ShadowMeshError as e:
             failed = e
             if e.kind is not Kind.UNREACHABLE and e.code != "not_a_controller":

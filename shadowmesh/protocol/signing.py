@@ -225,17 +225,19 @@ def goes_back(new: IdentityDocument, known: IdentityDocument) -> bool:
     )
 
 
-def succeeding(new: IdentityDocument, known: IdentityDocument | None) -> IdentityDocument:
+def succeeding(new: IdentityDocument, known: IdentityDocument | None, wall: float) -> IdentityDocument:
     """`new`, as it is to be kept in place of the `known` document (None: none is known). Raises ForgedError if it goes back.
 
     The time that is kept never falls: else an older document of today's keys, played back, would make room for the one
-    before these.
+    before these. Nor is it in the future of `wall`, this machine's Unix time: else a controller whose clock was set years
+    ahead for a moment could renew nothing for years.
     """
-    if known is None:
-        return new
-    if goes_back(new, known):
-        raise ForgedError("an identity document that is older than the one known, with other keys")
-    return msgspec.structs.replace(new, issued=max(new.issued, known.issued))
+    issued = min(new.issued, wall + _SKEW)
+    if known is not None:
+        if goes_back(new, known):
+            raise ForgedError("an identity document that is older than the one known, with other keys")
+        issued = max(issued, known.issued)
+    return msgspec.structs.replace(new, issued=issued)
 
 
 class _SignedIdentity(Struct, frozen=True, kw_only=True):

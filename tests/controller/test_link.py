@@ -488,10 +488,21 @@ def test_an_identity_of_todays_keys_makes_no_room_for_the_one_before_them() -> N
     before = IdentityDocument(identity=old, ca_pem="x", signing_keys=(old,), urls=(), issued=1e9)
     first = msgspec.structs.replace(before, signing_keys=(new,), issued=1e9 + 10)
     today = msgspec.structs.replace(first, issued=2e9)
-    known = succeeding(first, today)
+    known = succeeding(first, today, 2e9)
     assert known == today
     with pytest.raises(ForgedError):
-        succeeding(before, known)
+        succeeding(before, known, 2e9)
+
+
+def test_an_identity_of_a_clock_years_ahead_is_succeeded_by_todays() -> None:
+    old, new = Signer.generate().public, Signer.generate().public
+    ahead = IdentityDocument(identity=old, ca_pem="x", signing_keys=(old,), urls=(), issued=2e9)
+    renewed = msgspec.structs.replace(ahead, signing_keys=(new,), issued=1e9 + 10)
+    for known in (None, msgspec.structs.replace(ahead, issued=1e9 - 10)):
+        kept = succeeding(ahead, known, 1e9)
+        assert succeeding(renewed, kept, 1e9 + 10).signing_keys == (new,)
+        with pytest.raises(ForgedError):
+            succeeding(msgspec.structs.replace(renewed, issued=1e9 - 10), kept, 1e9 + 10)
 
 
 async def test_a_hello_of_somebody_who_is_in_no_network_holds_no_link(world: World) -> None:

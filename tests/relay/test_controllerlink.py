@@ -137,6 +137,18 @@ async def test_an_identity_played_back_brings_no_old_keys_back(
         await asyncio.wait_for(controller.hellos.get(), PATIENCE)
 
 
+async def test_a_controller_whose_clock_was_years_ahead_may_renew_its_keys(
+    controller: FakeController, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controller.signing_keys, controller.issued_ago = (Signer.generate().public,), -10 * 365 * 86400.0
+    async with running(controller, tmp_path):
+        await asyncio.wait_for(controller.hellos.get(), PATIENCE)
+    monkeypatch.setattr(ControllerLink, "_say", lambda _, error: pytest.fail(str(error)))
+    controller.signing_keys, controller.issued_ago = (Signer.generate().public,), 0.0
+    async with running(controller, tmp_path):
+        await asyncio.wait_for(controller.hellos.get(), PATIENCE)
+
+
 async def test_a_wrong_token_ends_it_with_the_controllers_words(controller: FakeController, tmp_path: Path) -> None:
     async with running(controller, tmp_path, token="wrong") as site:
         with pytest.raises(ShadowMeshError, match="wrong or used up; make another") as e:
