@@ -20,12 +20,12 @@ UNIQUE_LOCAL = ipaddress.IPv6Network("fc00::/7")  # RFC 4193
 
 
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-_IPV4 = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
+IPV4 = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
 _FIELD = r"(?:0|[1-9a-f][0-9a-f]{0,3})"
 _FIELDS = rf"{_FIELD}(?::{_FIELD})*"
 _WHOLE_IPV6 = rf"{_FIELD}(?::{_FIELD}){{7}}"
 _SHORT_IPV6 = rf"(?=(?:[^:]*:){{2,7}}[^:]*\Z)(?:{_FIELDS})?::(?:{_FIELDS})?"
-_IP = rf"\A(?:{_IPV4}|{_WHOLE_IPV6}|{_SHORT_IPV6})\Z"
+_IP = rf"\A(?:{IPV4}|{_WHOLE_IPV6}|{_SHORT_IPV6})\Z"
 
 
 class SockAddr(NamedTuple):

@@ -8,12 +8,25 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    StringConstraints,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
-from shadowmesh.model.text import canonical_email, is_safe, is_visible
+from shadowmesh.model.addresses import IPV4, NO_OVERLAY
+from shadowmesh.model.ids import ID_PREFIXES
+from shadowmesh.model.text import canonical_email, is_safe, is_visible, safe_pattern
 
 T = TypeVar("T")
 
@@ -54,11 +67,50 @@ def _unique(values: list[str]) -> list[str]:
     return sorted(set(values))
 
 
-Text = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_safe)]
-NetworkName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+class _Described:
+    """More on a text in the API's description than pydantic says; found out when somebody asks for that."""
+
+    def __init__(self, more: Callable[[], dict[str, str]]) -> None:
+        self._more = more
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(core) | self._more()
+
+
+def _pattern(pattern: str, description: str = "") -> _Described:
+    return _Described(lambda: {"pattern": pattern} | ({"description": description} if description else {}))
+
+
+_SAFE = _Described(lambda: {"pattern": safe_pattern()})
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+_LIKE_ID = "(?:" + "|".join("".join(f"[{c}{c.upper()}]" for c in prefix) for prefix in ID_PREFIXES) + ")_"
+
+Text = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_safe), _SAFE]
+Subnet = Annotated[
+    Text,
+    _pattern(
+        rf"^{IPV4}/(?:[89]|[12][0-9]|30)$",
+        f"An IPv4 network as 10.42.0.0/24, its host bits zero; it may not overlap {', '.join(map(str, NO_OVERLAY))}.",
+    ),
+]
+Subnet6 = Annotated[
+    Text,
+    _pattern(r"^f[cd][0-9a-f]{2}(?::(?:0|[1-9a-f][0-9a-f]{0,3})){0,3}::/64$", "An IPv6 network of RFC 4193, a /64."),
+]
+NetworkName = Annotated[
+    str,
+    StringConstraints(pattern=f"^{_NAME}"),
+    _pattern(f"^(?!{_LIKE_ID}){_NAME}", "None that looks like an id."),
+]
 ClientName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-RelayName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
-KeyName = Annotated[str, StringConstraints(max_length=100), AfterValidator(_safe), AfterValidator(_seen)]
+RelayName = Annotated[str, StringConstraints(pattern=f"^{_NAME}")]
+KeyName = Annotated[
+    str,
+    StringConstraints(max_length=100),
+    AfterValidator(_safe),
+    AfterValidator(_seen),
+    _Described(lambda: {"pattern": safe_pattern(visible=True), "description": "Something of it can be seen."}),
+]
 Tag = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9:._-]{0,62}$")]
 Tags = Annotated[list[Tag], Field(max_length=32), AfterValidator(_unique)]
 Email = Annotated[
@@ -66,6 +118,7 @@ Email = Annotated[
     StringConstraints(pattern=r"^[^@\s]{1,64}@[^@\s]{1,255}$"),
     AfterValidator(_safe),
     AfterValidator(canonical_email),
+    _Described(lambda: {"pattern": f"^(?={safe_pattern()[1:]})[^@\\s]{{1,64}}@[^@\\s]{{1,255}}$"}),
 ]
 Password = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_encodable)]
 NewPassword = Annotated[str, StringConstraints(min_length=10, max_length=200), AfterValidator(_encodable)]
@@ -110,8 +163,8 @@ class Problem(Answer):
 
 class NetworkCreate(Request):
     name: NetworkName
-    subnet: Text | None = None  # None: the next free /24 of the controller's `default_subnet`
-    subnet6: Text | None = None
+    subnet: Subnet | None = None  # None: the next free /24 of the controller's `default_subnet`
+    subnet6: Subnet6 | None = None
     description: Text = ""
     approval: Flag = False
     code_approval: Flag = True  # who joins by the short code waits for approval
@@ -125,7 +178,7 @@ class NetworkPatch(Request):
     """What is absent stays as it is. `relay`: an empty string means any relay again."""
 
     name: NetworkName | None = None
-    subnet: Text | None = None
+    subnet: Subnet | None = None
     description: Text | None = None
     approval: Flag | None = None
     code_approval: Flag | None = None

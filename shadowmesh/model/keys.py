@@ -22,6 +22,13 @@ class FixedBytes(bytes):
         return super().__new__(cls, value)
 
     @classmethod
+    def pattern(cls) -> str:
+        """A regular expression of the text form."""
+        whole, rest = divmod(cls.LENGTH, 3)
+        end = ("", "[A-Za-z0-9+/][AQgw]==", "[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=")[rest]
+        return f"^(?:[A-Za-z0-9+/]{{4}}){{{whole}}}{end}$"
+
+    @classmethod
     def parse(cls, text: str) -> Self:
         try:
             return cls(base64.b64decode(text, validate=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -209,6 +210,30 @@ async def test_bodies_are_described_by_their_fields(world: World) -> None:
         body = described[api.API + path]["post"]["requestBody"]
         assert field in body["content"]["application/json"]["schema"]["properties"]
         assert body["required"] is (path != "/enroll/challenge")
+
+
+async def test_what_a_state_forbids_is_a_conflict_and_what_the_description_forbids_is_invalid(world: World) -> None:
+    who = await person(world, "who", admin=True)
+    await world.network()
+    client = (await world.device().join((await world.invite()).invite)).client_id
+    async with web(world) as http:
+        http.headers["Authorization"] = f"Bearer {who.token}"
+        for method, path, more, status, code in (
+            ("POST", "/networks/office/invites", {"json": {"ip": "10.99.0.1"}}, 409, "address_outside"),
+            ("PATCH", f"/networks/office/clients/{client}", {"json": {"ip": "10.99.0.1"}}, 409, "address_outside"),
+            ("GET", "/devices", {"params": {"cursor": "0x"}}, 422, "invalid_request"),
+            ("POST", "/networks", {"json": {"name": "x"}, "headers": {"Idempotency-Key": ""}}, 422, "invalid_request"),
+        ):
+            got = await http.request(method, api.API + path, **more)  # type: ignore[arg-type]
+            assert (got.status_code, got.json()["code"]) == (status, code), path
+        document = (await http.get(f"{api.API}/openapi.json")).json()
+        paths, schemas = document["paths"], document["components"]["schemas"]
+        cursor = next(p for p in paths["/api/v1/devices"]["get"]["parameters"] if p["name"] == "cursor")
+        assert "0-9a-f" in str(cursor["schema"])
+        subnet = next(s for s in schemas["NetworkCreate"]["properties"]["subnet"]["anyOf"] if s["type"] == "string")
+        assert re.fullmatch(subnet["pattern"], "10.42.0.0/24") and not re.fullmatch(subnet["pattern"], "10.42.0.0/33")
+        enrol = paths["/api/v1/enroll"]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
+        assert all("pattern" in enrol[key] for key in ("device_key", "wg_key", "sealing_key"))
 
 
 async def test_a_number_is_no_yes_or_no_and_a_text_no_number(world: World) -> None:

@@ -1,11 +1,14 @@
 """Text that a terminal would obey is refused at the edge, and visible wherever it is shown all the same."""
 
+import re
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shadowmesh.model.errors import ShadowMeshError
-from shadowmesh.model.text import check_text, escape_log, escaped, is_safe, is_visible, safe_part
+from shadowmesh.model.text import check_text, escape_log, escaped, is_safe, is_visible, safe_part, safe_pattern
 
 UNSAFE = [
     "\x1b[2J",
@@ -40,10 +43,17 @@ def test_text_of_people_stays_as_it_is(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "visible"),
     [("a", True), (" ü ", True), ("👩\u200d💻", True), ("", False), (" \u00a0\u3000", False), ("\u200c\u200d", False),
-     ("\u3164", False), ("\ufe0f\u0301", False), ("\u2800", False)],
+     ("\u3164", False), ("\ufe0f\U000e0101", False), ("\u2800", False)],
 )  # fmt: skip
 def test_what_shows_nothing_is_told_from_text(text: str, visible: bool) -> None:
     assert is_visible(text) is visible
+
+
+def test_the_pattern_for_descriptions_is_what_is_checked() -> None:
+    safe, visible = re.compile(safe_pattern()), re.compile(safe_pattern(visible=True))
+    for n in (*range(0xD800), *range(0xE000, sys.maxunicode + 1)):
+        assert (safe.fullmatch(chr(n)) is not None) is is_safe(chr(n)), hex(n)
+        assert (visible.fullmatch(chr(n)) is not None) is (is_safe(chr(n)) and is_visible(chr(n))), hex(n)
 
 
 def test_too_long_is_refused() -> None:

@@ -138,5 +138,6 @@ def foreign_origin(connection: HTTPConnection) -> bool:
 
 At = Annotated[Services, Depends(at_hand)]
 Cursor = Annotated[str | None, Query(max_length=200, pattern=r"^[\x20-\x7e]*$")]
+HexCursor = Annotated[str | None, Query(max_length=200, pattern=r"^(?:[0-9a-f]{2})*$")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
-IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)]
+IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=200, pattern=r"^[\x20-\x7e]+$")]

@@ -15,7 +15,7 @@ from starlette.types import Scope
 
 from shadowmesh import __version__
 from shadowmesh.controller.authz import no_such_network
-from shadowmesh.controller.edge.access import MAX_BODY, At, Cursor, IdempotencyKey, Limit, is_local, source
+from shadowmesh.controller.edge.access import MAX_BODY, At, Cursor, HexCursor, IdempotencyKey, Limit, is_local, source
 from shadowmesh.controller.edge.needs import (
     Administrator,
     Anyone,
@@ -34,6 +34,7 @@ from shadowmesh.model import api
 from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.enrol import ChallengeRequest, EnrolAnswer, EnrolRequest
 from shadowmesh.model.ids import NetworkRef
+from shadowmesh.model.keys import FixedBytes
 from shadowmesh.model.relaylink import RelayRegistration
 from shadowmesh.protocol.signing import IdentityDocument, sign_identity
 
@@ -95,7 +96,11 @@ def _in_pieces(answer: EnrolAnswer) -> Response:
 
 def _struct_body(kind: type[msgspec.Struct], *, required: bool = True) -> dict[str, Any]:
     """A body that msgspec reads, for the API's description. Keys and the like are text."""
-    (schema,), known = msgspec.json.schema_components([kind], schema_hook=lambda _: {"type": "string"})
+
+    def text(part: type) -> dict[str, str]:
+        return {"type": "string"} | ({"pattern": part.pattern()} if issubclass(part, FixedBytes) else {})
+
+    (schema,), known = msgspec.json.schema_components([kind], schema_hook=text)
 
     def whole(part: Any) -> Any:
         """With what it refers to in its place."""
@@ -289,7 +294,7 @@ async def remove_client(at: At, who: MayRemoveOrRegister, network: Name, client:
 
 @router.get("/devices", tags=["devices"])
 async def list_devices(
-    at: At, who: MayRemoveOrRegister, cursor: Cursor = None, limit: Limit = 100
+    at: At, who: MayRemoveOrRegister, cursor: HexCursor = None, limit: Limit = 100
 ) -> api.Page[api.Device]:
     return await at.inventory.list(who, cursor, limit)
 

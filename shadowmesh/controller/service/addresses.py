@@ -127,7 +127,9 @@ def claim(conn: Connection, network: Row[Any], client_id: str, wanted: int | Non
 def _claim_this(conn: Connection, network: Row[Any], subnet: ipaddress.IPv4Network, client_id: str, wanted: int) -> int:
     address = ipaddress.IPv4Address(wanted)
     if not first(subnet) <= wanted <= last(subnet):
-        raise usage("address_outside", f"{address} is not an address for clients of {subnet}", "choose one inside it")
+        raise conflict(
+            "address_outside", f"{address} is not an address for clients of {subnet}", "choose one inside it"
+        )
     t = schema.addresses
     taken = conn.execute(sa.select(t.c.client_id).where(t.c.network_ref == network.ref, t.c.ip == wanted)).first()
     if taken is not None and taken.client_id not in (None, client_id):

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from sqlalchemy.engine import Connection
 
 from shadowmesh.controller.authz import Principal
-from shadowmesh.controller.errors import conflict, usage
+from shadowmesh.controller.errors import conflict
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.store import schema
 from shadowmesh.model.keys import Secret
@@ -31,11 +31,9 @@ class IdempotentRequest:
 
     @classmethod
     def of(cls, key: str | None, route: str, body: BaseModel) -> IdempotentRequest | None:
-        """None without a key. Raises ShadowMeshError(bad_idempotency_key)."""
+        """None without a key."""
         if key is None:
             return None
-        if not 1 <= len(key) <= 200 or not key.isprintable():
-            raise usage("bad_idempotency_key", "an Idempotency-Key has 1 to 200 printable characters")
         return cls(key, hashlib.sha256(route.encode() + b"\0" + body.model_dump_json().encode()).hexdigest())
 
     def found(self, core: Core, conn: Connection, who: Principal, kind: type[M]) -> M | None:

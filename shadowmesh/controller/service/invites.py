@@ -169,7 +169,9 @@ def _check_wishes(conn: Connection, network: Row[Any], wish: api.InviteCreate) -
     if wish.ip is not None:
         subnet = ipaddress.IPv4Network(network.subnet)
         if not first(subnet) <= int(wish.ip) <= last(subnet):
-            raise usage("address_outside", f"{wish.ip} is not an address for clients of {subnet}", "choose one inside")
+            raise conflict(
+                "address_outside", f"{wish.ip} is not an address for clients of {subnet}", "choose one inside"
+            )
         query = sa.select(a.c.client_id).where(
             a.c.network_ref == network.ref, a.c.ip == int(wish.ip), a.c.client_id.is_not(None)
         )
