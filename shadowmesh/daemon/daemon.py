@@ -71,8 +71,8 @@ class Daemon:
         self.keeper = Keeper(state, self._changed)
         self.stopping = asyncio.Event()
         self.failure: ShadowMeshError | None = None
-        self.host = self.world.host(self._host_event)
-        self._traffic = PumpTraffic(self.host.hold_outer, self.host.reaching, self._is_member)
+        self.host = self.world.host(self._host_event, self._is_member)
+        self._traffic = PumpTraffic(self.host.hold_outer)
         self.links = Links(self, self.world)
         self._watching = Watching(self.links.send)
         self.mesh = Mesh(
@@ -147,7 +147,7 @@ class Daemon:
 
     def _carried(self) -> None:
         """A network is up, or isn't any more; or its interface is another."""
-        self._traffic.members_changed()
+        self.host.members_changed()
         self._changed()
 
     def _may_run(self, network: Network) -> bool:
@@ -289,7 +289,7 @@ class Daemon:
         network.accept_map(change.map)
         if network.me is not None:  # else Removed follows
             self.carrier.use_map(network, before != (network.me, change.map.head.subnets))
-            self._traffic.members_changed()
+            self.host.members_changed()
         self._watching.map_changed(network)
         network.keep_map(change.update)
         self.keeper.confirm(network.id)

@@ -91,12 +91,13 @@ class _Look:
 class HostNet:
     """Tells `on_event` of what happens. Calls take a few milliseconds, and are rare."""
 
-    def __init__(self, on_event: Callable[[HostEvent], None]) -> None:
+    def __init__(self, on_event: Callable[[HostEvent], None], is_member: Callable[[IPAddress], bool]) -> None:
+        """`is_member`: whether an address is a member's in a network that is up."""
         self._on_event = on_event
         self.warnings: list[str] = []  # for people, of what is wrong with this host
         self._host = HostNetwork()
         self._kept: dict[int, _Kept] = {}
-        self._outer = OuterAddresses()
+        self._outer = OuterAddresses(is_member)
         self._watcher: HostWatcher | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
@@ -148,7 +149,7 @@ class HostNet:
                 self._host.undo(kept.wanted.name)
 
     def _clipped(self, wanted: Interface) -> Interface:
-        inside = {a for a in self._outer.all() if any(a in n for n in wanted.routes) and a not in wanted.addresses}
+        inside = {a for a in self._outer.around() if any(a in n for n in wanted.routes) and a not in wanted.addresses}
         return replace(wanted, around=frozenset(inside))
 
     # the underlay
@@ -169,8 +170,13 @@ class HostNet:
         if self._outer.hold(owner, addresses):
             self._outer_changed()
 
+    def members_changed(self) -> None:
+        """Other addresses are members' now, which are not routed around."""
+        if any(self._clipped(kept.wanted) != kept.wanted for kept in self._kept.values()):
+            self._outer_changed()
+
     def reaching(self, address: IPAddress) -> None:
-        """Something is sent to this address outside the overlays: no overlay's route leads there for the next minutes."""
+        """Something connects to this address outside the overlays: no overlay's route leads there for the next minutes."""
         if self._outer.sent_to(address, time.clock_gettime(time.CLOCK_BOOTTIME)) and any(
             address in n for kept in self._kept.values() for n in kept.wanted.routes if n.version == address.version
         ):
@@ -202,9 +208,10 @@ class HostNet:
         self._looking = asyncio.create_task(self._look(), name="host's network")
 
     async def _look(self) -> None:
-        kept = dict(self._kept)
-        wanted = {fd: self._clipped(kept.wanted) for fd, kept in self._kept.items()}
-        watched = [*_ELSEWHERE, *sorted(self._outer.held(), key=str), *self._outer.all()]
+        for interface in self._kept.values():
+            interface.wanted = self._clipped(interface.wanted)
+        kept, wanted = dict(self._kept), {fd: kept.wanted for fd, kept in self._kept.items()}
+        watched = [*_ELSEWHERE, *sorted(self._outer.held(), key=str), *self._outer.around()]
         watched = list(dict.fromkeys(watched))[:_WATCHED]
         try:
             found = await asyncio.get_running_loop().run_in_executor(

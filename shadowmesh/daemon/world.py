@@ -40,6 +40,7 @@ class Host(Protocol):
     def forget(self, fd: int) -> None: ...
     def hold_outer(self, owner: Hashable, addresses: Iterable[IPAddress]) -> None: ...
     def reaching(self, address: IPAddress) -> None: ...
+    def members_changed(self) -> None: ...
     def outer_within(self, subnet: IPNetwork) -> list[IPAddress]: ...
     def addresses(self) -> HostAddresses: ...
     def overlaps(self, subnet: IPNetwork, ignore: Collection[str]) -> list[tuple[str, IPNetwork]]: ...
@@ -82,13 +83,13 @@ def _open_tun() -> tuple[int, str]:
 class World:
     """How to get each of them.
 
-    `host` is told whom to tell of changes. `open_udp(address, port)` raises OSError; an address of zeros listens on all of its family.
+    `host` is told whom to tell of changes, and whom to ask which addresses are members'. `open_udp(address, port)` raises OSError; an address of zeros listens on all of its family.
     `connect(host, port, timeout, reaching)` is for TCP: `reaching` hears each address before it is tried; raises OSError.
     `open_tun()` returns descriptor and name of a new device; ShadowMeshError.
     """
 
     clock: Callable[[], Now] = now
-    host: Callable[[Callable[[HostEvent], None]], Host] = HostNet
+    host: Callable[[Callable[[HostEvent], None], Callable[[IPAddress], bool]], Host] = HostNet
     start_pump: Callable[[], Pump] = PumpProcess
     open_udp: Callable[[IPAddress, int], Socket] = _open_udp
     connect: Callable[[str, int, float, Callable[[IPAddress], None]], Awaitable[socket.socket]] = _connect

@@ -229,11 +229,13 @@ class SimSocket:
 class SimHost:
     """The host's network: interfaces as they were asked for."""
 
-    def __init__(self, machine: Machine, tell: Callable[[HostEvent], None]) -> None:
+    def __init__(
+        self, machine: Machine, tell: Callable[[HostEvent], None], is_member: Callable[[IPAddress], bool]
+    ) -> None:
         self._machine = machine
         self.tell = tell
         self.interfaces: dict[int, HostInterface] = {}  # by descriptor
-        self.outer = OuterAddresses()
+        self.outer = OuterAddresses(is_member)
         self.warnings: list[str] = []
         self.lans: list[tuple[str, IPNetwork]] = []
         machine.host = self
@@ -252,11 +254,13 @@ class SimHost:
     def hold_outer(self, owner: Hashable, addresses: Iterable[IPAddress]) -> None:
         self.outer.hold(owner, addresses)
 
+    def members_changed(self) -> None: ...
+
     def reaching(self, address: IPAddress) -> None:
         self.outer.sent_to(address, self._machine.clock().boot)
 
     def outer_within(self, subnet: IPNetwork) -> list[IPAddress]:
-        return [a for a in self.outer.all() if a.version == subnet.version and a in subnet]
+        return [a for a in self.outer.held() if a.version == subnet.version and a in subnet]
 
     def addresses(self) -> HostAddresses:
         return HostAddresses((ipaddress.IPv4Interface(f"{self._machine.address}/24"),))

@@ -21,7 +21,7 @@ from shadowmesh.controller.service import presence
 from shadowmesh.daemon import heartbeat, links, watching
 from shadowmesh.daemon.network import Network
 from shadowmesh.daemon.streams import Streams
-from shadowmesh.engine import Woke
+from shadowmesh.engine import Node, Woke
 from shadowmesh.model.api import NetworkPatch
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.keys import NetworkID
@@ -323,8 +323,10 @@ async def test_a_map_that_gives_a_member_a_peers_outer_address_takes_it_from_tho
 ) -> None:
     a, b = await there.member("a"), await there.member("b")
     assert await a.reaches(b)
-    outer = ipaddress.ip_address(b.address)
-    await until(lambda: outer in a.host.outer.all())
-    monkeypatch.setattr(a.daemon._traffic, "_is_member", lambda address: address == outer)
+    outer, told = ipaddress.ip_address(b.address), asyncio.Event()
+    await until(lambda: outer in a.host.outer.around())
+    monkeypatch.setattr(Node, "is_member", lambda _, address: address == outer)
+    monkeypatch.setattr(a.host, "members_changed", told.set)
     await there.call("network_set", "office", NetworkPatch(description="news"))
-    await until(lambda: outer not in a.host.outer.all())
+    await asyncio.wait_for(told.wait(), 20)
+    assert outer not in a.host.outer.around()

@@ -14,6 +14,7 @@ import pytest
 from shadowmesh.daemon import hostnet
 from shadowmesh.daemon.hostnet import HostEvent, HostNet, HostSettled
 from shadowmesh.dataplane.host import Applied, Interface
+from shadowmesh.model.addresses import IPAddress
 from shadowmesh.model.hostaddresses import HostAddresses
 
 FD = 10
@@ -28,6 +29,7 @@ class Kernel:
         self.going_on.set()
         self.failure: Exception | None = None
         self.looks = 0
+        self.applied: list[Interface] = []
 
     def is_here(self, name: str, applied_as: str) -> bool:
         self.looks += 1
@@ -37,6 +39,7 @@ class Kernel:
         return True
 
     def apply(self, wanted: Interface) -> Applied:
+        self.applied.append(wanted)
         return Applied()
 
     def undo(self, name: str) -> None: ...
@@ -72,7 +75,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
 def test_what_a_look_saw_by_a_descriptors_number_is_not_told_of_its_next_owner(kernel: Kernel) -> None:
     async def play() -> None:
         told: list[HostEvent] = []
-        host = HostNet(told.append)
+        host = HostNet(told.append, lambda address: False)
         host.configure(FD, interface("first"))
         kernel.going_on.clear()
         host._start_looking()
@@ -89,12 +92,34 @@ def test_what_a_look_saw_by_a_descriptors_number_is_not_told_of_its_next_owner(k
     asyncio.run(play())
 
 
+def test_an_address_that_becomes_a_members_is_looked_at_and_routed_around_no_more(kernel: Kernel) -> None:
+    async def play() -> None:
+        told: list[HostEvent] = []
+        members: set[IPAddress] = set()
+        host = HostNet(told.append, members.__contains__)
+        host._watcher = object()  # type: ignore[assignment] - it has been started
+        inside = ip_address("10.7.0.9")
+        host.hold_outer("relay", [inside])
+        host.configure(FD, interface("first"))
+        assert kernel.applied[-1].around == {inside}
+        await until(lambda: HostSettled() in told)
+        looks = kernel.looks
+        host.members_changed()
+        assert host._timer is None, "nothing to look at"
+        members.add(inside)
+        host.members_changed()
+        await until(lambda: kernel.looks > looks and host._looking is None)
+        assert kernel.applied[-1].around == set()
+
+    asyncio.run(play())
+
+
 def test_after_a_look_that_fails_whyever_the_next_follows(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hostnet, "_AFTER_FAILURE", 0.01)
 
     async def play() -> None:
         told: list[HostEvent] = []
-        host = HostNet(told.append)
+        host = HostNet(told.append, lambda address: False)
         host.configure(FD, interface("first"))
         kernel.failure = ValueError("not enough values to unpack")
         host._start_looking()

@@ -34,7 +34,7 @@ async def main():
         if isinstance(event, UnderlayChanged): told.set()
         if isinstance(event, InterfaceGone): gone.set()
     ip("link", "set", "lo", "up")
-    host = HostNet(hear)
+    host = HostNet(hear, lambda address: False)
     host.start()
     fd, name = open_tun("shadowmesh%d")
     network = ipaddress.ip_network("10.77.0.0/24")
@@ -107,7 +107,7 @@ async def main():
     ip("link", "set", "lan1", "up"); ip("link", "set", "lan0", "up"); ip("addr", "add", "192.0.2.9/24", "dev", "lan0")
     ip("route", "add", "default", "via", "192.0.2.1")
     ear = Ear()
-    host = HostNet(ear)
+    host = HostNet(ear, lambda address: False)
     host.start()
     subnet = ipaddress.ip_network("10.77.0.0/24")
     def interface():
