@@ -161,7 +161,8 @@ class Carrier:
 
     def hold_outer(self, network: Network) -> None:
         assert network.map is not None
-        self.host.hold_outer(network.id, outer_addresses(network.map.head, network.identity.urls))
+        named = (server.ip for server in self._stun.of(network.record.controller.fingerprint))
+        self.host.hold_outer(network.id, {*outer_addresses(network.map.head, network.identity.urls), *named})
 
     def apply_token(self, network: Network) -> None:
         try:

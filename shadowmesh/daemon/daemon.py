@@ -273,6 +273,7 @@ class Daemon:
     def _stun_changed(self, fingerprint: str) -> None:
         for network in self.networks.values():
             if network.record.controller.fingerprint == fingerprint and network.interface is not None:
+                self.carrier.hold_outer(network)
                 self.mesh.node.set_stun_servers(network.id, self._stun.of(fingerprint), self.world.clock())
         self.mesh.poke()
 

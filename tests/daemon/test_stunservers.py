@@ -24,6 +24,7 @@ async def test_a_controller_by_name_serves_stun_by_address(tmp_path: Path) -> No
         assert a.network().map.head.stun == ()  # type: ignore[union-attr]
         expected = {SockAddr("127.0.0.1", port), SockAddr("127.0.0.1", port + 1)}
         await until(lambda: expected <= set(a.daemon.mesh.node._stun_servers()))
+        assert {server.ip for server in expected} <= a.host.outer.held(), "for as long as its network is up"
 
         def asked() -> set[SockAddr | None]:
             return {c.path.remote for pump in a.pumps for c in pump.applied if isinstance(c, Send)}
