@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from shadowmesh.controller.errors import conflict
 from shadowmesh.controller.keys import KeyRing
 from shadowmesh.controller.settings import Settings, Timing
-from shadowmesh.controller.store.database import Store, Transaction, is_lost_race
+from shadowmesh.controller.store.database import StorageFailed, Store, Transaction, is_lost_race
 from shadowmesh.serving.rarelog import RareLog
 
 T = TypeVar("T")
@@ -43,6 +43,16 @@ class Core:
                 if not is_lost_race(e):
                     raise
         raise conflict("busy", "others changed the same thing at the same moment", "try again")
+
+    async def note(self, tx: Transaction[object], what: str) -> None:
+        """One transaction for what nobody relies on, as when somebody was seen: where the database can't be written it is left out.
+
+        `what` is logged then, rarely.
+        """
+        try:
+            await self.write(tx)
+        except StorageFailed as e:
+            self.rare("something isn't noted", what=what, why=e.what)
 
     async def read(self, tx: Transaction[T]) -> T:
         return await self.store.read(tx)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -116,7 +117,8 @@ class Devices:
             try:
                 rows = await self._admit(link, hello)
                 if any(row.ephemeral and row.state in ALIVE for row in rows):  # before another controller misses it
-                    await self._core.write(lambda conn: note_alive(conn, [link.device_key], self._core.now()))
+                    alive = partial(note_alive, keys=[link.device_key], now=self._core.now())
+                    await self._core.note(alive, "an ephemeral client is alive")
             except BaseException:
                 self.gone(link, clean=True)
                 raise
@@ -131,7 +133,7 @@ class Devices:
             names = await self._core.read(lambda conn: _names(conn, link.device_key))
             who, now, key = Principal("controller"), self._core.now().timestamp(), str(link.device_key)
             if self._clones.allows(f"{key} {link.boot_id}", now) and self._cloned.allows(key, now):
-                await self._core.write(
+                await self._core.note(
                     lambda conn: record(
                         self._core,
                         conn,
@@ -140,7 +142,8 @@ class Devices:
                         ", ".join(names),
                         first=old.remote,
                         second=link.remote,
-                    )
+                    ),
+                    "a clone knocked",
                 )
             raise conflict(
                 "client_duplicate",
@@ -241,7 +244,8 @@ class Devices:
             self._presences.watch(link, ref, (p for p in message.peers[:MAX_WATCHED] if p in found.map.entries))
         elif isinstance(message, EpochHeld):
             if message.epoch in found.keys and self._epochs.allows(client_id, self._core.now().timestamp()):
-                await self._core.write(lambda conn: _held(conn, client_id, message.epoch))
+                # Left out, the epoch before ends when the device has said it again, or after `epoch_life`.
+                await self._core.note(lambda conn: _held(conn, client_id, message.epoch), "a client holds an epoch")
         elif isinstance(message, RefreshGrant):
             if self._grants.allows(client_id, self._core.now().timestamp()):
                 await self._refresh_grant(link, found, client_id)

@@ -161,7 +161,12 @@ class Relays:
         message = hello_message(nonce, self._core.keys.identity.public, hello.boot_id)
         if not verify_text(hello.key, Context.RELAY_HELLO, message, hello.signature):
             raise not_allowed("bad_signature", "the relay's signature is wrong")
-        row, changed = await self._core.write(lambda conn: self._arrived(conn, hello))
+        row = await self._core.read(lambda conn: _itself(conn, hello))
+        changed = False
+        if difference(row, _place(hello))["after"] or row.version != hello.version:
+            row, changed = await self._core.write(lambda conn: self._arrived(conn, hello))
+        else:
+            await self._note_seen(RelayID(row.id))
         link = RelayLink(RelayID(row.id), hello.boot_id, post, close)
         old = self._hub.relays.get(link.relay_id)
         self._hub.relays[link.relay_id] = link
@@ -188,12 +193,7 @@ class Relays:
 
     def _arrived(self, conn: Connection, hello: RelayHello) -> tuple[Row[Any], bool]:
         r = schema.relays
-        row = conn.execute(sa.select(r).where(r.c.id == hello.relay_id, r.c.removed_at.is_(None))).first()
-        if row is None or row.key != hello.key:
-            raise not_allowed(
-                "relay_unknown", "this relay is not registered here", "register it with `shadowmesh relay token`"
-            )
-        place = _place(hello)
+        row, place = _itself(conn, hello), _place(hello)
         more = difference(row, place)
         seen = {"version": hello.version, "last_seen": self._core.now()}
         conn.execute(r.update().where(r.c.id == row.id).values(**place, **seen))
@@ -212,12 +212,13 @@ class Relays:
         if self._hub.relays.get(link.relay_id) is not link:
             return
         del self._hub.relays[link.relay_id]
-        r = schema.relays
-        now = self._core.now()
-        await self._core.write(
-            lambda conn: conn.execute(r.update().where(r.c.id == link.relay_id).values(last_seen=now))
-        )
+        await self._note_seen(link.relay_id)
         self._events.publish("relay_changed", None, relay_id=link.relay_id, change="offline")
+
+    async def _note_seen(self, relay_id: RelayID) -> None:
+        r, now = schema.relays, self._core.now()
+        seen = r.update().where(r.c.id == relay_id).values(last_seen=now)
+        await self._core.note(lambda conn: conn.execute(seen), "a relay was seen")
 
     # management
 
@@ -387,6 +388,17 @@ def bump_users(conn: Connection, relay_id: str) -> None:
     n = schema.networks
     names_it = sa.or_(n.c.relay_id.is_(None), n.c.relay_id == relay_id)
     conn.execute(n.update().where(names_it, n.c.deleted_at.is_(None)).values(serial=n.c.serial + 1))
+
+
+def _itself(conn: Connection, hello: RelayHello) -> Row[Any]:
+    """The relay that says this. Raises ShadowMeshError(relay_unknown)."""
+    r = schema.relays
+    row = conn.execute(sa.select(r).where(r.c.id == hello.relay_id, r.c.removed_at.is_(None))).first()
+    if row is None or row.key != hello.key:
+        raise not_allowed(
+            "relay_unknown", "this relay is not registered here", "register it with `shadowmesh relay token`"
+        )
+    return row
 
 
 def _find(conn: Connection, name: str) -> Row[Any]:
