@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from shadowmesh.daemon.maplog import MapLog
 from shadowmesh.model.codec import Struct, from_json, to_json
@@ -24,6 +24,7 @@ from shadowmesh.model.ids import ClientID, NetworkRef
 from shadowmesh.model.keys import NetworkID, SealingPublicKey, Secret, WireGuardPublicKey
 from shadowmesh.model.link import KEPT_CHECKPOINTS, AuditCheckpoint, MapUpdate
 from shadowmesh.model.netmap import NetworkMap
+from shadowmesh.protocol.sealing import SECRET_SIZE
 from shadowmesh.protocol.signing import IdentityDocument
 from shadowmesh.serving.files import sync_names
 
@@ -32,6 +33,7 @@ _DATABASE = "state.db"
 _MAPS = "maps"
 _CURRENT = "current"
 _SQLITE_LEAST = 512  # bytes of the smallest database that SQLite writes
+_LATEST = 2.0**40  # Unix time, far beyond any clock
 _LITTLE = 64 * 1024  # bytes free on a disk: less is none
 _BUSY_AT_START, _BUSY = 5000, 100  # milliseconds to wait for another process that holds the database
 
@@ -165,7 +167,7 @@ class State:
                     raise MalformedError("the device's key is missing")  # a new one would be another machine
                 row = (secrets.token_bytes(32), 20000 + secrets.randbelow(40000))
                 db.execute("INSERT INTO device VALUES (1, ?, ?)", row)
-            return _key(row[0]), int(row[1])
+            return _key(row[0]), int(_number(row[1], 65535))
 
     def reset_identity(self) -> None:
         """Forgets the device's key and every membership with all that belongs to it: the next start is another machine."""
@@ -184,7 +186,7 @@ class State:
         """No handshake timestamp above this was ever used: Unix time, 0.0 if none was."""
         with self._transaction() as db:
             row = db.execute("SELECT value FROM meta WHERE key = 'timestamp'").fetchone()
-            return float(row[0]) if row else 0.0
+            return _number(row[0], _LATEST) if row else 0.0
 
     def keep_timestamp(self, timestamp: float) -> None:
         with self._transaction() as db:
@@ -288,7 +290,7 @@ class State:
         with self._transaction() as db:
             rows = db.execute("SELECT epoch, key FROM epoch_keys WHERE network_id = ?", (bytes(network_id),)).fetchall()
             token = db.execute("SELECT relay_token FROM networks WHERE network_id = ?", (bytes(network_id),)).fetchone()
-            return {int(epoch): _key(key) for epoch, key in rows}, str(token[0]) if token else ""
+            return {int(_number(epoch, 2**32 - 1)): _key(key) for epoch, key in rows}, str(token[0]) if token else ""
 
     # checkpoints of controllers' audit logs, which this machine is a witness of
 
@@ -340,15 +342,23 @@ class State:
             db.execute("DELETE FROM enrolments WHERE invite_hash = ?", (invite_hash,))
 
 
-def _key(value: object) -> Secret:
-    """A key of 32 bytes. Raises MalformedError for what else may be there."""
-    if not isinstance(value, bytes) or len(value) != 32:
-        raise MalformedError("a key isn't 32 bytes long")
+def _key(value: object, size: int = 32) -> Secret:
+    """A key of `size` bytes. Raises MalformedError for what else may be there."""
+    if not isinstance(value, bytes) or len(value) != size:
+        raise MalformedError(f"a key isn't {size} bytes long")
     return Secret(value)
 
 
-def _secrets(row: tuple[object, bytes, bytes]) -> NetworkSecrets:
-    return NetworkSecrets(_key(row[0]), Secret(row[1]), SealingPublicKey(row[2]))
+def _number(value: Any, most: float) -> float:
+    """Raises MalformedError for what isn't from 0 to `most`, TypeError or ValueError for what is no number."""
+    number = float(value)
+    if not 0 <= number <= most:  # NaN isn't, either
+        raise MalformedError(f"{number} isn't from 0 to {most}")
+    return number
+
+
+def _secrets(row: tuple[object, object, bytes]) -> NetworkSecrets:
+    return NetworkSecrets(_key(row[0]), _key(row[1], SECRET_SIZE), SealingPublicKey(row[2]))
 
 
 def _lock_directory(directory: Path) -> int:
