@@ -79,17 +79,13 @@ class Carrier:
                 self._unusable(network, e)
                 return
             except ShadowMeshError as e:
-                if network.error != str(e):
-                    log.error("network can't run", network=network.name, why=str(e))
-                    network.error = str(e)
-                    self._changed()
                 network.failures += 1
                 backoff = _RETRY if e.kind is Kind.CONFLICT else min(_RETRY * 2.0**network.failures, _LAST_RETRY)
-                network.retry_at = self.world.clock().boot + backoff
-                self._try_again_in(_LAST_RETRY)
+                self._failed(network, str(e), network.error, backoff)
                 return
-            network.error, network.failures = None, 0
             self._join(network)
+            if network.interface is not None:
+                network.error, network.failures = None, 0
         self._changed()
 
     def _try_again_in(self, seconds: float) -> None:
@@ -131,10 +127,19 @@ class Carrier:
             self._unusable(network, e)
 
     def _unusable(self, network: Network, error: MalformedError) -> None:
-        """Its controller says what can't be about this machine: nothing runs by that."""
+        """Its controller says what can't be about this machine: nothing runs by that, and another map is tried when it comes."""
+        known = network.error
         self.take_down(network)
-        network.error = f"its map can't be used: {error}"
-        log.error("network can't run", network=network.name, why=network.error)
+        self._failed(network, f"its map can't be used: {error}", known, _LAST_RETRY)
+
+    def _failed(self, network: Network, why: str, known: str | None, retry_in: float) -> None:
+        """It can't run, and is tried again in `retry_in` seconds. `known`: why it couldn't before."""
+        network.error = why
+        network.retry_at = self.world.clock().boot + retry_in
+        self._try_again_in(_LAST_RETRY)
+        if why != known:
+            log.error("network can't run", network=network.name, why=why)
+            self._changed()
 
     def rejoin_mesh(self) -> None:
         """Tells a new Node and pump of all networks that are up."""
