@@ -42,6 +42,7 @@ class Api:
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         self._now = daemon.world.clock
+        self._joining: set[NetworkID] = set()
         self.methods: dict[str, tuple[Access, Method]] = {
             "status": (Access.STATUS, self.status),
             "watch": (Access.STATUS, self.watch),
@@ -150,9 +151,17 @@ class Api:
 
     async def _enrol(self, params: dict[str, Any], timeout: float) -> Network:
         daemon, loop = self._daemon, asyncio.get_running_loop()
+        mine: set[NetworkID] = set()  # the network, once it is known
 
         async def check(network_id: NetworkID, name: str, subnets: tuple[IPNetwork, ...]) -> None:
+            if network_id in self._joining:  # of two enrolments of one device the controller knows the last one's keys
+                raise ShadowMeshError(
+                    "join_under_way", f"this machine is joining {name} already", "`shadowmesh status` follows it",
+                    kind=Kind.CONFLICT,
+                )  # fmt: skip
             daemon.carrier.check_wish(name, subnets, network_id)
+            mine.add(network_id)
+            self._joining.add(network_id)
 
         def refuse(network_id: NetworkID, name: str, subnets: tuple[IPNetwork, ...]) -> None:
             asked = asyncio.run_coroutine_threadsafe(check(network_id, name, subnets), loop)
@@ -176,14 +185,17 @@ class Api:
             connect=daemon.connect,
             timeout=timeout,
         )
-        with daemon.enrolling():
-            record = await in_thread(work)  # a daemon that ends doesn't wait for it: the same invite joins again
-            known = daemon.networks.get(record.network_id)
-            if known is not None:
-                daemon.carrier.take_down(known)
-            network = daemon.add(record)
-            daemon.links.refresh()
-            return network
+        try:
+            with daemon.enrolling():
+                record = await in_thread(work)  # a daemon that ends doesn't wait for it: the same invite joins again
+                known = daemon.networks.get(record.network_id)
+                if known is not None:
+                    daemon.carrier.take_down(known)
+                network = daemon.add(record)
+                daemon.links.refresh()
+                return network
+        finally:
+            self._joining -= mine
 
     async def network(self, _caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         """Which network a person means, an ended one too. Raises ShadowMeshError: network_unknown, ambiguous."""

@@ -82,7 +82,8 @@ def enrol(
     """Enrols this device with fresh keys and keeps the membership. Raises ShadowMeshError.
 
     Keys are kept before the first request: a join that was cut off and is tried again is the same join. `refuse`
-    raises if this host can't carry the network; it is asked before the invite is used up. `connect`: how connections are made. It takes `timeout` seconds at the most.
+    raises if this host can't carry the network, or joins it already; it is asked before the invite is
+    used up. `connect`: how connections are made. It takes `timeout` seconds at the most.
     """
     invite = parse_invite(text, controller=controller, fingerprint=fingerprint)
     mark = hashlib.sha256(text.strip().encode()).digest()
@@ -106,8 +107,8 @@ def enrol(
     def check(network_id: NetworkID, network_name: str, subnets: tuple[IPNetwork, ...]) -> None:
         nonlocal refused
         refused = True
-        member_already(network_id)
         refuse(network_id, network_name, subnets)
+        member_already(network_id)
         refused = False
 
     device, _ = state.device()

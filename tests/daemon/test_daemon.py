@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from daemonkit import Controller, controller, refused, timers_left, until
 
+from shadowmesh.client_api.enroll import enroll, parse_invite
 from shadowmesh.client_api.local import SOCKET_NAME
 from shadowmesh.client_api.unixsocket import short_path
 from shadowmesh.controller.service import presence
-from shadowmesh.daemon import heartbeat, links, watching
+from shadowmesh.daemon import carrier, heartbeat, links, watching
 from shadowmesh.daemon.network import Network
 from shadowmesh.daemon.streams import Streams
 from shadowmesh.engine import Node, Woke
@@ -27,6 +28,8 @@ from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.link import LinkMessage, Report
 from shadowmesh.model.pump import AddStream
+from shadowmesh.protocol.noise import generate_private_key
+from shadowmesh.protocol.sealing import generate_sealing_keys
 
 
 @pytest.fixture
@@ -116,6 +119,40 @@ async def test_a_join_with_what_is_no_text_is_refused(there: Controller, key: st
     params = {"controller": there.url} | {key: value}
     error = await refused(a.client.call("join", invite=invite, **params))
     assert (error.code, error.kind) == ("malformed", Kind.USAGE) and key in error.what
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["one invite", "two invites"])
+async def test_two_joins_at_once_are_one_membership(there: Controller, same: bool) -> None:
+    a, b = await there.machine("a"), await there.member("b")
+    invites = [await there.invite(), await there.invite()]
+    twice = (a.join(invite, name=None) for invite in (invites[0], invites[0 if same else 1]))
+    first, second = await asyncio.gather(*twice, return_exceptions=True)
+    won, lost = (second, first) if isinstance(first, ShadowMeshError) else (first, second)
+    assert not isinstance(won, BaseException) and won.state == "up"
+    assert isinstance(lost, ShadowMeshError) and lost.code in ("join_under_way", "already_joined")
+    assert lost.kind is Kind.CONFLICT
+    assert len(a.daemon.networks) == 1 and len(await there.call("client_list", "office")) == 2
+    assert await a.reaches(b)
+    assert not isinstance(await a.client.call("leave", network="office"), ShadowMeshError)
+    assert (await a.join(await there.invite())).state == "up", "nothing of it is left in the way"
+
+
+async def test_a_map_that_isnt_of_this_machine_is_no_reason_to_be_busy(
+    there: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await there.member("a")
+    said: list[str] = []
+    monkeypatch.setattr(carrier.log, "error", lambda *_, why, **__: said.append(why))
+    invite = parse_invite(await there.invite())
+    keys, sealing = generate_private_key(), generate_sealing_keys()[0]
+    await asyncio.to_thread(enroll, invite, device=a.daemon.device, wg_private=keys, sealing_private=sealing)
+    await until(lambda: a.network().interface is None)
+    await until(lambda: said)
+    before = len(said)
+    for _ in range(20):
+        await a.status()  # as many turns of its event loop as these take
+    assert len(said) - before <= 2, "it is tried again in a minute, or with another map"
+    assert "not a member" in (await a.network_status()).error  # type: ignore[operator]
 
 
 async def test_a_join_whose_caller_has_gone_is_finished(there: Controller) -> None:
