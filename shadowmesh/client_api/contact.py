@@ -21,7 +21,8 @@ from shadowmesh.model.clock import in_words
 from shadowmesh.model.codec import Struct, from_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.invite import is_fingerprint
-from shadowmesh.model.text import escaped, is_safe
+from shadowmesh.model.text import escaped
+from shadowmesh.model.urls import is_controller_url
 from shadowmesh.protocol.signing import (
     ForgedError,
     IdentityDocument,
@@ -78,17 +79,16 @@ def tls_context(identity: IdentityDocument) -> ssl.SSLContext:
 
 def normal_url(url: str) -> str:
     """`https://host:port` without path or trailing slash. Raises ShadowMeshError(USAGE)."""
-    try:
-        parts = urlsplit(url.strip())
-        _ = parts.port
-    except ValueError:
-        parts = urlsplit("")
-    bad = parts.scheme != "https" or not parts.hostname or parts.username or parts.query or parts.fragment
-    if bad or not is_safe(url.strip()):
-        raise ShadowMeshError(
-            "bad_url", f"{url!r} is not a controller's URL", "give it as https://HOST:PORT", kind=Kind.USAGE
-        )
+    if not is_controller_url(url.strip()):
+        raise _bad_url(url)
+    parts = urlsplit(url.strip())
     return f"https://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+def _bad_url(url: str) -> ShadowMeshError:
+    return ShadowMeshError(
+        "bad_url", f"{url!r} is not a controller's URL", "give it as https://HOST:PORT", kind=Kind.USAGE
+    )
 
 
 def first_contact(
@@ -119,6 +119,8 @@ def first_contact(
             with client.stream("GET", f"{url}{API}/identity", headers={"Accept-Encoding": "identity"}) as answer:
                 body = _bounded(answer, timeout)
             after = time.time()
+    except (httpx.InvalidURL, UnicodeError) as e:  # a name that looks like one and isn't, as xn--a
+        raise _bad_url(url) from e
     except httpx.HTTPError as e:
         error = unreachable(url, e)
         if error.code == "certificate_refused":

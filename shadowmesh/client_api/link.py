@@ -47,6 +47,7 @@ from shadowmesh.model.link import (
 )
 from shadowmesh.model.netmap import NetworkMap
 from shadowmesh.model.text import escaped
+from shadowmesh.model.urls import is_controller_url
 from shadowmesh.protocol.checkpoints import verify_checkpoint
 from shadowmesh.protocol.signing import (
     Context,
@@ -295,7 +296,7 @@ class ControllerLink:
         """What the identity says, what the newest maps say, and what was known at first."""
         known = self.identity.urls if self.identity is not None else ()
         mapped = [url for netmap in self.maps.values() for url in netmap.head.controller_urls]
-        return tuple(dict.fromkeys((*known, *mapped, *self._urls)))
+        return tuple(dict.fromkeys(url for url in (*known, *mapped, *self._urls) if is_controller_url(url)))
 
     async def _wait(self, seconds: float) -> None:
         self._kicked.clear()

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.codec import Struct, from_json, to_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
+from shadowmesh.model.urls import is_controller_url
 from shadowmesh.serving.files import write_private
 
 DEFAULT_PORT = 8443
@@ -203,14 +204,11 @@ def parse_listen(text: str) -> SockAddr:
 
 def check_public_url(url: str) -> str:
     """`https://HOST:PORT` in its normal form. Raises ShadowMeshError(USAGE)."""
-    try:
-        parts = urlsplit(url.strip().rstrip("/"))
-        port = parts.port
-    except ValueError:
-        parts, port = urlsplit(""), None
-    if parts.scheme != "https" or not parts.hostname or parts.path or parts.query or parts.username:
+    text = url.strip().rstrip("/")
+    parts = urlsplit(text if is_controller_url(text) else "")
+    if not parts.hostname or parts.path:
         raise ShadowMeshError(
             "bad_public_url", f"{url!r} can't be a public URL", "give it as https://HOST:PORT", kind=Kind.USAGE
         )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"https://{host}:{port}" if port else f"https://{host}"
+    return f"https://{host}:{parts.port}" if parts.port else f"https://{host}"

@@ -30,6 +30,7 @@ from shadowmesh.model.keys import (
 )
 from shadowmesh.model.link import Signature
 from shadowmesh.model.netmap import NetworkMap
+from shadowmesh.model.urls import is_controller_url
 from shadowmesh.protocol.points import is_sound_ed25519
 
 SIGNATURE_SIZE = 64
@@ -259,7 +260,8 @@ def read_fingerprint(data: bytes) -> str:
 
 
 def verify_identity(data: bytes, fingerprint: str) -> IdentityDocument:
-    """The document, if it is the one of the controller with this fingerprint (`sha256:` and 64 hex digits).
+    """The document, if it is the one of the controller with this fingerprint (`sha256:` and 64 hex digits), without what
+    are no URLs among its URLs.
 
     Raises ForgedError if it is another controller's or the signature is wrong, MalformedError if it is no identity.
     """
@@ -269,4 +271,4 @@ def verify_identity(data: bytes, fingerprint: str) -> IdentityDocument:
         raise ForgedError(f"this controller's fingerprint is {document.identity.fingerprint}, not {fingerprint}")
     if not verify_text(document.identity, Context.IDENTITY, signed.document.encode(), signed.signature):
         raise ForgedError("the signature of the controller's identity is wrong")
-    return document
+    return msgspec.structs.replace(document, urls=tuple(filter(is_controller_url, document.urls)))

@@ -639,3 +639,13 @@ async def test_a_clone_that_tries_again_and_again_is_one_entry_in_the_audit_log(
     clone.link.kick()
     await clone.until(lambda: sum(isinstance(e, Refused) for e in clone.events) >= 2)
     assert [e.action for e in await world.call("audit_list")].count("client.duplicate") == 1
+
+
+@pytest.mark.parametrize("bad", ["https://127.0.0.1:99999", "https://[::1", f"https://{'a' * 70}.example:1", "x"])
+async def test_an_announced_url_that_is_none_keeps_nobody_from_the_others(world: World, bad: str) -> None:
+    await world.network()
+    device = world.device()
+    await device.join((await world.invite()).invite)
+    device.identity = msgspec.structs.replace(device.identity, urls=(bad, *device.identity.urls))
+    await device.connect()
+    await device.settled()
