@@ -65,8 +65,9 @@ async def test_a_relay_comes_back_and_its_leaving_is_told_when_it_can_be(world: 
     with read_only(world):
         async with linked(world, signer, relay, version="1") as end:
             assert (await end.next(Revocations)).complete
-        for link in list(world.at.hub.relays.values()):
-            await world.at.relays.gone(link)
+        async with asyncio.timeout(PATIENCE):
+            while world.at.hub.relays:
+                await world.at.core.read(lambda conn: None)
     changes: list[str] = []
     async with asyncio.timeout(PATIENCE):
         while changes[-2:] != ["online", "offline"]:

@@ -212,8 +212,8 @@ class Relays:
         if self._hub.relays.get(link.relay_id) is not link:
             return
         del self._hub.relays[link.relay_id]
+        self._events.publish("relay_changed", None, relay_id=link.relay_id, change="offline")  # before it is back
         await self._note_seen(link.relay_id)
-        self._events.publish("relay_changed", None, relay_id=link.relay_id, change="offline")
 
     async def _note_seen(self, relay_id: RelayID) -> None:
         r, now = schema.relays, self._core.now()
