@@ -25,7 +25,6 @@ from shadowmesh.relay.streams import StreamSide
 from shadowmesh.relay.udp import UdpSide
 from shadowmesh.serving.admission import Admission
 from shadowmesh.serving.descriptors import raise_limit
-from shadowmesh.serving.memory import Memory
 from shadowmesh.serving.rarelog import RareLog
 
 log = structlog.get_logger(__name__)
@@ -65,7 +64,6 @@ class RelayServer:
         self._udp = UdpSide(core, self.clock, self._deliver, self.send, outer)
         self._metrics_token = metrics_token
         self._admission = Admission(raise_limit(), RareLog(__name__))
-        self._memory = Memory()
         self._streams = StreamSide(core, self.clock, self._udp, self.send, self._page, outer, self._admission)
         self._metrics = RelayMetrics(core, self.clock, lambda: self._streams.connections)
         self._ticker: asyncio.Task[None] | None = None
@@ -131,7 +129,7 @@ class RelayServer:
             try:
                 self.send(self.core.tick(now))
                 self._udp.forget()
-                self._memory.look(self._admission.held, now.boot)
+                self._admission.look_after_memory()
             except Exception:  # sessions have to end also after something that nobody thought of
                 log.exception("the relay's clock failed once, and goes on")
             await asyncio.sleep(max(0.05, self.core.next_deadline() - now.boot))

@@ -21,6 +21,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from shadowmesh.serving.memory import CROWD, Memory
 from shadowmesh.serving.rarelog import RareLog
 
 _RESERVED = 128  # descriptors for the database, logs and outgoing connections
@@ -62,9 +63,10 @@ class Admission:
         self.most = max(_FEWEST_UNPROVEN, limit - _RESERVED)
         self.most_unproven = max(_FEWEST_UNPROVEN, min(_MOST_UNPROVEN, self.most // 2))
         self.most_of_source = self.most_unproven * 3 // 4
-        self.held = 0
+        self.held = self.ended = 0
         self._unproven: OrderedDict[Peer, Accepted] = OrderedDict()  # the longest inactive first
         self._by_source: dict[str, OrderedDict[Peer, Accepted]] = {}
+        self._memory = Memory()
         self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     @property
@@ -86,6 +88,8 @@ class Admission:
         connection.admission, connection.active = self, now
         self._unproven[connection.peer] = connection
         self._by_source.setdefault(connection.source, OrderedDict())[connection.peer] = connection
+        if len(self._unproven) == CROWD:
+            self._memory.crowd()
         return True
 
     def _victim(self, mine: Mapping[Peer, Accepted], now: float) -> Accepted | None:
@@ -118,8 +122,15 @@ class Admission:
     def left(self, connection: Accepted) -> None:
         """It was closed."""
         self.held -= 1
+        self.ended += 1
         if self._unproven.get(connection.peer) is connection:
             self._forget(connection)
+
+    def look_after_memory(self) -> None:
+        """Call every few seconds: gives back what connections used that are gone."""
+        if len(self._unproven) < CROWD // 2:
+            self._memory.calm()
+        self._memory.look(self.held, self.ended, self._clock())
 
     def _forget(self, connection: Accepted) -> None:
         del self._unproven[connection.peer]

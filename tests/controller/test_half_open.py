@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import resource
 import subprocess
 import sys
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,19 +116,28 @@ async def test_a_site_that_comes_back_at_once_passes_while_strangers_hold_all_th
         assert admission.unproven <= 101
 
 
-async def test_of_the_websockets_without_a_hello_the_oldest_go(
-    world: World, port: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if b"Upgrade" in kind.first], ids=str)
+async def test_a_websocket_that_ended_leaves_nothing_to_the_collector(
+    world: World, port: int, kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "_MAX_UNPROVEN", 20)
-    object.__setattr__(world.at.core.timing, "hello", 60.0)  # it isn't their time that is over
-    await world.network()
-    waiting = next(kind for kind in KINDS if kind.name == "device link without hello")
-    async with HalfOpen(port, waiting, 60, sources()) as held:
-        async with asyncio.timeout(10):
-            while held.ended() < 40:  # noqa: ASYNC110 - a plain counter
+    made: list[weakref.ref[Any]] = []
+
+    class Noted(connections.Messages):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            made.extend((weakref.ref(self), weakref.ref(self.conn)))
+
+    monkeypatch.setattr(connections, "Messages", Noted)
+    gc.disable()
+    try:
+        async with HalfOpen(port, kind, 5, sources()) as held, asyncio.timeout(20):
+            await held.all_ended()
+        async with asyncio.timeout(20):
+            while any(there() is not None for there in made):  # noqa: ASYNC110 - no event tells of it
                 await asyncio.sleep(0.01)
-        await world.member()  # says its hello, and stays
-        assert len(connections.Messages._unproven) <= 20
+    finally:
+        gc.enable()
+    assert len(made) == 10
 
 
 async def test_who_is_known_may_send_more_than_a_stranger(world: World, http: httpx.AsyncClient) -> None:

@@ -21,7 +21,8 @@ from shadowmesh.serving.descriptors import raise_limit
 
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(1800)]
 
-COUNT, SECONDS, QUIET = 2000, 60.0, 20.0
+COUNT, GROUP, RATE = 2000, 20, 200  # connections; the rate is a second's
+SECONDS, QUIET = 60.0, 20.0
 NOISE = 0.05  # seconds: what the machine's own scheduling does to the slowest of a hundred
 PROCESS = """
 import sys
@@ -92,20 +93,26 @@ def controller(data_dir: Path, template: tuple[Path, InitResult], tmp_path: Path
 
 
 async def hold(port: int, kind: Kind, until: asyncio.Event) -> None:
-    """Keeps them up: what the controller closes is begun anew, 200 a second at most (a flood of handshakes is another matter)."""
+    """Keeps them up: what the controller closes is begun anew, RATE a second at most (a flood of handshakes is another matter)."""
     addresses = sources()
+    loop = asyncio.get_running_loop()
+    free = loop.time()
 
-    async def group(number: int) -> None:
-        await asyncio.sleep(number * 10 / COUNT * 20)
+    async def turn() -> None:
+        nonlocal free
+        free = max(free, loop.time()) + GROUP / RATE
+        await asyncio.sleep(free - loop.time())
+
+    async def group() -> None:
         while not until.is_set():
-            async with HalfOpen(port, kind, 20, addresses) as held:
+            await turn()
+            async with HalfOpen(port, kind, GROUP, addresses) as held:
                 ended, stop = asyncio.create_task(held.all_ended()), asyncio.create_task(until.wait())
                 await asyncio.wait((ended, stop), return_when=asyncio.FIRST_COMPLETED)
                 for task in (ended, stop):
                     task.cancel()
-            await asyncio.sleep(0.5)
 
-    await asyncio.gather(*(group(number) for number in range(COUNT // 20)))
+    await asyncio.gather(*(group() for _ in range(COUNT // GROUP)))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)

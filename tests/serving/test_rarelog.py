@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import resource
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from shadowmesh.model.addresses import source_of
 from shadowmesh.model.errors import ShadowMeshError
-from shadowmesh.serving.memory import CROWD, Memory
+from shadowmesh.serving.memory import CHURN, CROWD, Memory
 from shadowmesh.serving.rarelog import RareLog, tame_libraries
 from shadowmesh.serving.tasks import repeat
 
@@ -61,10 +64,63 @@ def test_libraries_lines_are_rare_and_without_foreign_tracebacks(capsys: pytest.
 
 def test_memory_is_given_back_after_a_crowd_and_once_more_for_what_outlived_it() -> None:
     memory = Memory()
-    assert not memory.look(10, 0.0)
-    assert not memory.look(CROWD, 1.0) and not memory.look(CROWD, 2.0)
-    assert memory.look(3, 3.0) and not memory.look(3, 4.0)
-    assert memory.look(3, 100.0) and not memory.look(3, 1000.0)
+    assert not memory.look(10, 0, 0.0)
+    assert not memory.look(CROWD, 0, 1.0) and not memory.look(CROWD, 0, 2.0)
+    assert memory.look(3, 0, 3.0) and not memory.look(3, 0, 4.0)
+    assert memory.look(3, 0, 100.0) and not memory.look(3, 0, 1000.0)
+
+
+def test_what_many_connections_leave_is_collected_while_others_come() -> None:
+    memory = Memory()
+
+    def collected(ended: int, now: float) -> bool:
+        cycle: list[Any] = [Cycle()]
+        cycle[0].itself = cycle
+        gone = weakref.ref(cycle[0])
+        del cycle
+        memory.look(100, ended, now)
+        return gone() is None
+
+    gc.disable()
+    try:
+        assert [collected(CHURN - 1, 20.0), collected(CHURN, 20.0)] == [False, True]
+        assert [collected(2 * CHURN, 25.0), collected(2 * CHURN, 30.0), collected(2 * CHURN, 99.0)] == [
+            False,
+            True,
+            False,
+        ]
+    finally:
+        gc.enable()
+
+
+def test_while_a_crowd_is_there_objects_come_from_where_pages_are_given_back() -> None:
+    """What 200 MB of objects leave between things that last: of pymalloc's megabytes none would be free."""
+    program = """
+from pathlib import Path
+from shadowmesh.serving.memory import CROWD, Memory
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) // 256
+
+memory, before = Memory(), resident()
+kept = []
+memory.crowd()
+held = [bytes(400) for n in range(500_000)]
+kept = held[::2000]
+highest = resident() - before
+memory.look(CROWD, 0, 0.0)
+del held
+memory.calm()
+memory.look(0, 0, 1.0)
+print(highest, resident() - before, all(b == bytes(400) for b in kept + [bytes(400) for n in range(100_000)]))
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    highest, left, intact = run.stdout.split()
+    assert int(highest) > 150 and int(left) < 20 and intact == "True", run.stdout
+
+
+class Cycle:
+    itself: object
 
 
 async def test_a_failing_task_goes_on() -> None:

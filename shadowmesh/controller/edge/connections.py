@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import h11
 from starlette.requests import HTTPConnection
@@ -27,9 +27,8 @@ from shadowmesh.serving.admission import Admission
 FIRST_MESSAGE = 64 * 1024  # a hello with some hundred maps
 MAX_MESSAGE = 1024 * 1024
 _MAX_FRAGMENTS = 256
-_MAX_UNPROVEN = 384
 _MAX_LEFT = 16  # messages that are still read when their connection has gone
-_WRITE_BUFFER = 64 * 1024  # what a reader that doesn't read has waiting; under TLS it would be 512 KiB
+_WRITE_BUFFER = 16 * 1024  # what waits in TLS for a reader that takes nothing; the transport below it keeps 64 KiB more
 TLS_PIECE = 4096  # bytes to or from OpenSSL at once: it keeps room for the most there was while a connection lasts
 _CLOSE_TIMEOUT = 2.0  # for the other side's close frame
 _PROVEN, _ACTIVE, _SEND_TEXT = "shadowmesh.proven", "shadowmesh.active", "shadowmesh.send_text"
@@ -136,11 +135,8 @@ class Http(H11Protocol):
 class Messages(WebSocketsSansIOProtocol):
     """A WebSocket on which only who is known may send large messages. Text that is none ends it without a word in the log.
 
-    There are few that nobody has proven to be his: these take more memory than other connections, and an honest one says its hello
-    within a round trip.
+    What it took goes with it, without waiting for the collector of cycles, which a flood would be long before.
     """
-
-    _unproven: ClassVar[dict[Messages, None]] = {}  # the oldest first
 
     def __init__(
         self, config: Config, server_state: ServerState, app_state: dict[str, Any], *, admission: Admission | None
@@ -148,17 +144,14 @@ class Messages(WebSocketsSansIOProtocol):
         super().__init__(config, server_state, app_state)
         self.close_timeout = _CLOSE_TIMEOUT
         self._admission = admission
+        self._in_app = False
 
     def handle_connect(self, event: Any) -> None:
         super().handle_connect(event)
         if self.response.status_code == 101:
             self.scope[_PROVEN] = self._proven  # type: ignore[literal-required]
             self.scope[_SEND_TEXT] = self._send_text  # type: ignore[literal-required]
-            self._unproven[self] = None
-            if len(self._unproven) > _MAX_UNPROVEN:
-                oldest = next(iter(self._unproven))
-                del self._unproven[oldest]
-                oldest.transport.abort()
+            self._in_app = True
 
     def _send_text(self, text: str) -> bool:
         """One frame to the transport, without an ASGI message and a task."""
@@ -171,17 +164,27 @@ class Messages(WebSocketsSansIOProtocol):
         return True
 
     def _proven(self) -> None:
-        self._unproven.pop(self, None)
         self.conn.max_message_size = MAX_MESSAGE
         del self.request, self.response  # the handshake's heads, some kilobytes
         if self._admission is not None:
             self._admission.proven(self.client)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._unproven.pop(self, None)
         if self.queue.qsize() > _MAX_LEFT:  # a flood; a goodbye and what came just before it is still heard
             self.queue = asyncio.Queue()
         super().connection_lost(exc)
+        self._release()
+
+    def on_task_complete(self, task: asyncio.Task[None]) -> None:
+        super().on_task_complete(task)
+        self._in_app = False
+        self._release()
+
+    def _release(self) -> None:
+        """Cuts what holds itself, once neither the transport nor the application needs it."""
+        if self.disconnected and not self._in_app:
+            self.scope = {}  # type: ignore[typeddict-item]
+            self.conn.parser.close()  # a generator that waits for more, and holds its connection
 
     def handle_cont(self, event: Any) -> None:
         super().handle_cont(event)

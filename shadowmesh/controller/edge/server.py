@@ -30,7 +30,6 @@ from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.serving.admission import Admission
 from shadowmesh.serving.descriptors import raise_limit
 from shadowmesh.serving.listening import listen
-from shadowmesh.serving.memory import Memory
 from shadowmesh.serving.rarelog import RareLog
 from shadowmesh.serving.tasks import repeat
 
@@ -201,7 +200,6 @@ class Serving:
             (_Server(self._config(LocalSocket(app), None), timing, None), self._unix),
         ]
         self._tasks: list[asyncio.Task[None]] = []
-        self._memory = Memory()
         self._memory_task: asyncio.Task[None] | None = None
 
     def _config(self, app: ASGIApp, tls: ssl.SSLContext | None) -> uvicorn.Config:
@@ -236,7 +234,7 @@ class Serving:
         self._memory_task = asyncio.create_task(repeat(_MEMORY_EVERY, self._look_after_memory))
 
     async def _look_after_memory(self) -> None:
-        self._memory.look(self.admission.held, asyncio.get_running_loop().time())
+        self.admission.look_after_memory()
 
     async def stop(self) -> None:
         """Answers what is under way, closes all connections."""
