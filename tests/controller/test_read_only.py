@@ -72,5 +72,5 @@ async def test_a_relay_comes_back_and_its_leaving_is_told_when_it_can_be(world: 
     async with asyncio.timeout(PATIENCE):
         while changes[-2:] != ["online", "offline"]:
             await world.at.events.flush()
-            told = await world.at.events.log(LOCAL, 0)
+            told = (await world.at.events.log(LOCAL, 0)).items
             changes = [event.data["change"] for event in told if event.type == "relay_changed"]

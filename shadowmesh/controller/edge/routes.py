@@ -415,8 +415,7 @@ async def list_events(
     at: At, who: MayReadLogs, cursor: Number = None, network: NetworkQuery = None
 ) -> api.Page[api.Event]:
     """What the WebSocket `/api/v1/ws` tells, for those who would rather ask."""
-    items = await at.events.log(who, int(cursor or 0), network)
-    return api.Page(items=items, next=str(items[-1].seq) if items else cursor)
+    return await at.events.log(who, int(cursor or 0), network)
 
 
 @router.get("/status", tags=["audit"])

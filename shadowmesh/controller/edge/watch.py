@@ -64,7 +64,9 @@ class _Watcher:
             self._wish = wish
             self._held = self._held or []
             await self._at.events.flush()
-            self._last = wish.since if wish.since is not None else await self._at.events.newest()
+            newest = await self._at.events.newest()
+            # A number of the time before an older database was put back isn't waited for.
+            self._last = newest if wish.since is None else min(wish.since, newest)
             self._outbox.post(json.dumps({"type": "subscribed", "seq": self._last, "network_id": ref}))
             await self._catch_up(ref)
             self._release()

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from shadowmesh.controller.authz import Permission, Principal, find_network, visible
 from shadowmesh.controller.service.core import Core
 from shadowmesh.controller.store import counters, schema
-from shadowmesh.model.api import Event
+from shadowmesh.model.api import Event, Page
 from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.model.ids import NetworkRef
 
@@ -135,12 +135,15 @@ class Events:
         seen = sa.or_(_within(who, Permission.LOGS_VIEW), sa.and_(recent, _within(who, Permission.NETWORK_VIEW)))
         return await self._core.read(lambda conn: _load(conn, seq, ref, seen))
 
-    async def log(self, who: Principal, seq: int, network: str | None = None) -> list[Event]:
-        """Up to PAGE events after `seq`, oldest first, of the networks whose logs `who` may read."""
+    async def log(self, who: Principal, seq: int, network: str | None = None) -> Page[Event]:
+        """Up to PAGE events after `seq`, oldest first, of the networks whose logs `who` may read; `next` is where to go on."""
 
-        def tx(conn: Connection) -> list[Event]:
+        def tx(conn: Connection) -> Page[Event]:
             ref = None if network is None else find_network(conn, who, network, Permission.LOGS_VIEW).ref
-            return _load(conn, seq, ref, _within(who, Permission.LOGS_VIEW))
+            after = min(seq, counters.newest(conn, counters.EVENTS))
+            found = _load(conn, after, ref, _within(who, Permission.LOGS_VIEW))
+            after = found[-1].seq if found else after
+            return Page(items=found, next=str(after) if after else None)
 
         return await self._core.read(tx)
 
