@@ -195,11 +195,19 @@ def write_settings(path: Path, settings: Settings) -> None:
 def parse_listen(text: str) -> SockAddr:
     """ADDRESS:PORT, or a port alone for all IPv4 addresses. Raises ShadowMeshError(USAGE)."""
     try:
-        return SockAddr.parse(f"0.0.0.0:{text}" if text.isdigit() else text)
+        found = SockAddr.parse(f"0.0.0.0:{text}" if text.isdigit() else text)
     except MalformedError as e:
         raise ShadowMeshError(
             "bad_listen", f"{text!r} is not an address to listen on", "give it as ADDRESS:PORT", kind=Kind.USAGE
         ) from e
+    if found.next_port is None:
+        raise ShadowMeshError(
+            "bad_listen",
+            f"the port after {found.port} is needed, too, for STUN, and there is none",
+            "give another port",
+            kind=Kind.USAGE,
+        )
+    return found
 
 
 def check_public_url(url: str) -> str:

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable
 from urllib.parse import urlsplit
 
-from shadowmesh.model.addresses import IPAddress, SockAddr
+from shadowmesh.model.addresses import LAST_PORT, IPAddress, SockAddr
 from shadowmesh.protocol.signing import IdentityDocument
 
 Resolve = Callable[[str], Awaitable[list[IPAddress]]]
@@ -70,7 +70,7 @@ class StunServers:
                 addresses += await self._resolve(name)
             except (OSError, UnicodeError):
                 continue
-        ports = identity.stun_ports[:2]
+        ports = [port for port in identity.stun_ports[:2] if 0 < port <= LAST_PORT]
         found = tuple(SockAddr(str(a), port) for a in dict.fromkeys(addresses[:_MOST_ADDRESSES]) for port in ports)
         if found and found != self._known.get(fingerprint):
             self._known[fingerprint] = found

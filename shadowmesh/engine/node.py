@@ -416,7 +416,7 @@ class Node:
             servers += dict.fromkeys((*engine.netmap.head.stun, *engine.named_stun))
             relays = [r.udp for r in engine.netmap.head.relays if r.udp is not None]
             servers += relays
-            second += [SockAddr(relay.host, relay.port + 1) for relay in relays]
+            second += [follows for relay in relays if (follows := relay.next_port) is not None]
         return servers + second
 
     def _refresh(self, now: Now, *, moved: bool, force: bool = False) -> None:

@@ -28,6 +28,9 @@ _SHORT_IPV6 = rf"(?=(?:[^:]*:){{2,7}}[^:]*\Z)(?:{_FIELDS})?::(?:{_FIELDS})?"
 _IP = rf"\A(?:{IPV4}|{_WHOLE_IPV6}|{_SHORT_IPV6})\Z"
 
 
+LAST_PORT = 65535
+
+
 class SockAddr(NamedTuple):
     """An IP address in canonical text form and a UDP or TCP port. Passes straight to `socket.sendto`.
 
@@ -41,6 +44,11 @@ class SockAddr(NamedTuple):
     @property
     def ip(self) -> IPAddress:
         return ipaddress.ip_address(self.host)
+
+    @property
+    def next_port(self) -> SockAddr | None:
+        """The same host's next port; None after the last."""
+        return SockAddr(self.host, self.port + 1) if self.port < LAST_PORT else None
 
     @property
     def is_ipv6(self) -> bool:

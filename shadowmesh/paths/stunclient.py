@@ -272,8 +272,8 @@ class StunClient:
 
     def _probe_filter(self, request: _Request, state: _SocketState, now: float) -> None:
         """After the first answer of a server that has a second port: asks for an answer from there."""
-        second = SockAddr(request.server.host, request.server.port + 1)
-        if second not in self._servers:
+        second = request.server.next_port
+        if second is None or second not in self._servers:
             return
         if state.other_port_arrived is None and second not in state.asked:
             if not any(r.change_port and r.slot == request.slot for r in self._requests.values()):
@@ -283,6 +283,6 @@ class StunClient:
 
     def _ask_second(self, request: _Request, state: _SocketState, now: float) -> None:
         """The second port of the same host, where no other host can be compared."""
-        second = SockAddr(request.server.host, request.server.port + 1)
-        if second in self._servers and not any(s.host != second.host for s in state.answers):
+        second = request.server.next_port
+        if second is not None and second in self._servers and not any(s.host != second.host for s in state.answers):
             self._ask(request.slot, second, now)

@@ -69,7 +69,7 @@ async def _main(options: RelayOptions) -> None:
     _check_public_url(options.public_url)
     if options.controller is not None:
         normal_url(options.controller)
-    listen = _listen(options.listen)
+    listen = _listen(options.listen, udp=options.udp)
     pump = choose_pump()
     outer = OuterSockets(required=False)
     tls = _tls(options, pump)
@@ -127,9 +127,12 @@ async def _until_stopped(link: ControllerLink) -> None:
         await asyncio.gather(running, stopping, return_exceptions=True)
 
 
-def _listen(text: str) -> SockAddr:
+def _listen(text: str, *, udp: bool) -> SockAddr:
     try:
-        return SockAddr.parse(text)
+        found = SockAddr.parse(text)
+        if udp and found.next_port is None:
+            raise MalformedError(f"with UDP the port after {found.port} is needed, too, and there is none")
+        return found
     except MalformedError as e:
         raise ShadowMeshError(
             "bad_listen", str(e), f"give --listen as ADDRESS:PORT, for example 0.0.0.0:{DEFAULT_PORT}", kind=Kind.USAGE

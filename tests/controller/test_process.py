@@ -103,6 +103,7 @@ def test_init_refuses_what_is_wrong_and_leaves_nothing(tmp_path: Path) -> None:
         (InitOptions(where, ("https://x/path",)), "bad_public_url"),
         (InitOptions(where, ("https://x:99999",)), "bad_public_url"),
         (InitOptions(where, good, listen="nowhere"), "bad_listen"),
+        (InitOptions(where, good, listen="0.0.0.0:65535"), "bad_listen"),  # there is no next one, for STUN
         (InitOptions(where, good, database_url="mysql://x"), "bad_database_url"),
         (InitOptions(where, good, tls_cert=bad), "bad_certificate"),
         (InitOptions(where, good, tls_cert=bad, tls_key=bad), "bad_certificate"),

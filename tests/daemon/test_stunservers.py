@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from pathlib import Path
 
@@ -9,9 +10,10 @@ from daemonkit import Lan, _made_before, running, until
 from freeport import free_port
 
 from shadowmesh.controller.settings import DataDir, Settings
-from shadowmesh.daemon.stunservers import host_names, resolve
+from shadowmesh.daemon.stunservers import StunServers, host_names, resolve
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.pump import Send
+from shadowmesh.protocol.signing import IdentityDocument, Signer
 
 
 async def test_a_controller_by_name_serves_stun_by_address(tmp_path: Path) -> None:
@@ -51,3 +53,15 @@ def test_addresses_in_urls_arent_names() -> None:
 async def test_a_name_is_resolved_once_for_each_address() -> None:
     found = await resolve("localhost")
     assert ipaddress.ip_address("127.0.0.1") in found and len(found) == len(set(found))
+
+
+async def test_a_port_that_is_none_is_not_asked() -> None:
+    signer, news = Signer.generate().public, asyncio.Event()
+    identity = IdentityDocument(
+        identity=signer, ca_pem="x", signing_keys=(), urls=("https://localhost:65535",), stun_ports=(65535, 65536)
+    )
+    servers = StunServers(resolve, lambda _: news.set())
+    servers.look("f", identity)
+    await asyncio.wait_for(news.wait(), 5)
+    assert {server.port for server in servers.of("f")} == {65535}
+    await servers.stop()

@@ -9,6 +9,7 @@ import pytest
 from fake_crypto import Fake
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from simworld import NET, UDP, Host, World
 
 from shadowmesh.dataplane.aead import FakeAead
@@ -22,7 +23,7 @@ from shadowmesh.model.link import Presence
 from shadowmesh.model.netmap import Member, NetworkMap
 from shadowmesh.model.pump import Datagram, Install, Kind, NetIndex, Path, RemovePeer, Send, SetPath
 from shadowmesh.paths.values import MAX_PINGS, MAX_PONG_IDS
-from shadowmesh.protocol import disco, noise
+from shadowmesh.protocol import disco, noise, stun
 from shadowmesh.protocol.relay import frame_prefix
 from shadowmesh.protocol.signing import Signer
 
@@ -329,3 +330,25 @@ def test_whose_overlay_address_is_whose_is_known() -> None:
     assert not a.node.is_member(a.overlay)
     assert not a.node.is_member(ipaddress.IPv4Address("192.168.1.2"))
     assert not a.node.is_member(ipaddress.IPv6Address("2001:db8::1"))
+
+
+def test_a_relay_on_the_last_port_has_no_neighbour_that_is_asked() -> None:
+    """A datagram to no port would end the pump of all networks."""
+    world, a, _ = pair()
+    known = a.node.engines[world.network_id].netmap
+    assert known is not None
+    (relay,) = known.head.relays
+    last = replace(relay, udp=SockAddr("192.0.2.1", 65535))
+    head = replace(known.head, relays=(last,), stun=())
+    a.node.apply_map(world.network_id, NetworkMap(generation=1, serial=9, head=head, members=known.members), a.clock())
+    asked = {c.path.remote for c in a.node.pump_commands() if isinstance(c, Send)}
+    assert last.udp in asked
+    now = a.clock()
+    for request in list(a.node._stun._requests.values()):
+        answer = stun.StunServer([SockAddr("192.0.2.1", 65535)]).answer(
+            stun.binding_request(request.tx_id), SockAddr("198.18.0.1", 40000), 0
+        )
+        assert answer is not None
+        a.node.receive(Datagram(now.boot, Path(request.slot, request.server), Kind.STUN, answer[0]), now)
+    asked |= {c.path.remote for c in a.node.pump_commands() if isinstance(c, Send)}
+    assert all(remote is None or remote.port <= 65535 for remote in asked)

@@ -261,6 +261,7 @@ def options(folder: Path, **more: object) -> RelayOptions:
         ({}, "relay_not_registered"),
         ({"public_url": "http://relay:9545"}, "bad_public_url"),
         ({"listen": "relay:http"}, "bad_listen"),
+        ({"listen": "0.0.0.0:65535"}, "bad_listen"),  # the next one is needed, too
         ({"tls_cert": Path("/nowhere")}, "bad_certificate"),
         ({"tls_cert": Path("/nowhere"), "tls_key": Path("/nowhere")}, "bad_certificate"),
         ({"data_dir": Path("/proc/nowhere")}, "state_unwritable"),
