@@ -41,6 +41,10 @@ Name = Annotated[
     str | None, typer.Option("--name", help="This machine's name in the network (default: its host name).")
 ]
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds for all of it, until the network is up.")]
+Netns = Annotated[
+    str | None,
+    typer.Option("--netns", help="Put it into this network namespace of the host (`ip netns list`).", metavar="NAME"),
+]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Hand over to the daemon and return.")]
 
 
@@ -48,7 +52,7 @@ def attach(app: typer.Typer) -> None:
     verb(app, "join", ["join @invite", "join smi1_… --name laptop"], client=True)(join)
     verb(app, "register", "register --controller https://vpn.example.org:8443 --invite @code", client=True)(register)
     verb(app, "leave", "leave home", client=True)(leave)
-    verb(app, "up", "up home", client=True)(up)
+    verb(app, "up", ["up home", "up home --netns office"], client=True)(up)
     verb(app, "down", "down home", client=True)(down)
     verb(app, "status", ["status", "status --watch", "status --json"], client=True)(status)
     verb(app, "peers", "peers home", client=True)(peers)
@@ -66,9 +70,10 @@ def join(
     fingerprint: Fingerprint = None,
     timeout: Timeout = 30.0,
     no_wait: NoWait = False,
+    netns: Netns = None,
 ) -> None:
     """Join a network by an invite; works with the daemon running or not."""
-    _join(call, read_secret(invite, "invite"), name, controller, fingerprint, timeout, no_wait)
+    _join(call, read_secret(invite, "invite"), name, controller, fingerprint, timeout, no_wait, netns)
 
 
 def register(
@@ -82,9 +87,10 @@ def register(
     fingerprint: Fingerprint = None,
     timeout: Timeout = 30.0,
     no_wait: NoWait = False,
+    netns: Netns = None,
 ) -> None:
     """Join by controller URL and invite code."""
-    _join(call, read_secret(invite, "invite"), name, controller, fingerprint, timeout, no_wait)
+    _join(call, read_secret(invite, "invite"), name, controller, fingerprint, timeout, no_wait, netns)
 
 
 def _join(
@@ -95,8 +101,9 @@ def _join(
     fingerprint: str | None,
     timeout: float,
     no_wait: bool,
+    netns: str | None,
 ) -> None:
-    options = {"name": name, "controller": controller, "fingerprint": fingerprint}
+    options = {"name": name, "controller": controller, "fingerprint": fingerprint, "netns": netns}
 
     def by_daemon() -> JoinResult:
         return DaemonClient(call.state_dir).join(invite=invite, wait=not no_wait, timeout=timeout, **options)
@@ -144,9 +151,26 @@ def leave(call: Call, network: Network) -> None:
     call.done("leave/1", answer, f"{network}: left{later}")
 
 
-def up(call: Call, network: OptionalNetwork = None) -> None:
+def up(
+    call: Call,
+    network: OptionalNetwork = None,
+    netns: Netns = None,
+    no_netns: Annotated[
+        bool, typer.Option("--no-netns", help="Take it back out of the namespace that it was put into.")
+    ] = False,
+) -> None:
     """Switch a network on (all without NAME)."""
-    answer = DaemonClient(call.state_dir).call("up", network=network)
+    if netns == "" or (no_netns and netns):
+        raise ShadowMeshError(
+            "wrong_netns", "it isn't clear where the network shall be", "say either --netns NAME or --no-netns",
+            kind=Kind.USAGE,
+        )  # fmt: skip
+    if network is None and (no_netns or netns):
+        raise ShadowMeshError(
+            "no_network", "it isn't said which network shall be moved", "name it: `shadowmesh up NETWORK --netns NAME`",
+            kind=Kind.USAGE,
+        )  # fmt: skip
+    answer = DaemonClient(call.state_dir).call("up", network=network, netns="" if no_netns else netns)
     waiting = [n for n in answer["networks"] if n["state"] == "pending-approval"]
     call.done("up/1", answer, lambda: "\n".join(map(_up_text, answer["networks"])))
     if waiting:
@@ -196,6 +220,7 @@ PEER_HEADERS = ("NAME", "ADDRESS", "ONLINE", "PATH", "ENDPOINT/RELAY", "LATENCY"
 
 def _network_text(network: NetworkStatus) -> str:
     here = f"{network.ip} on {network.interface}" if network.interface else network.ip
+    here += f" in namespace {network.netns}" if network.netns else ""
     parts = [network.name, here, network.state]
     if network.state not in ("removed", "refused", "expired"):  # of what has ended nobody speaks any more
         silence = network.controller_silent_s or 0.0

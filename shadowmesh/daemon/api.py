@@ -17,6 +17,7 @@ from shadowmesh.daemon.daemon import ASK_FIRST, Daemon
 from shadowmesh.daemon.join import enrol
 from shadowmesh.daemon.local_api import Access, Caller, Method
 from shadowmesh.daemon.network import Network
+from shadowmesh.daemon.params import netns_of, number, text, text_or_none
 from shadowmesh.daemon.ping import pings
 from shadowmesh.daemon.state import FormerNetwork
 from shadowmesh.daemon.wgexport import free_port, stated_endpoint, wireguard_config
@@ -33,7 +34,6 @@ _LEAVE_GRACE = 2.0
 _LOOK = 0.5
 _LOOK_PATIENCE = 1.0  # seconds for a quiet controller to answer before a status is shown without
 _CHECK = 10.0  # seconds for the event loop to say whether this host can carry a network
-_MOST = 1e9  # of a number in a request
 
 
 class Api:
@@ -65,7 +65,7 @@ class Api:
 
     async def watch(self, caller: Caller, params: dict[str, Any]) -> AsyncIterator[Status]:
         """A Status now, at each change (at most ten a second), and at least each `interval_s`."""
-        interval = max(0.1, _number(params, "interval_s", 1.0))
+        interval = max(0.1, number(params, "interval_s", 1.0))
         changed = asyncio.Event()
         stop = self._daemon.watch(changed)
         patience = _LOOK_PATIENCE
@@ -119,6 +119,7 @@ class Api:
             network_id=str(network.id),
             ip=network.record.ip,
             interface=network.interface.name if network.interface is not None else "",
+            netns=network.record.netns,
             state=network.run_state,
             controller="connected" if network.connected else "offline",
             map_serial=network.map.serial if network.map is not None else 0,
@@ -137,7 +138,7 @@ class Api:
 
     async def join(self, _caller: Caller, params: dict[str, Any]) -> JoinResult:
         """Within `timeout_s`, first contact included. What has been begun is finished, whether someone waits or not."""
-        timeout = _number(params, "timeout_s", 30.0)
+        timeout = number(params, "timeout_s", 30.0)
         end = self._now().boot + timeout
         network = await asyncio.shield(self._daemon.spawn(self._enrol(params, timeout)))
         if params.get("wait", True) and network.record.approved:
@@ -151,6 +152,7 @@ class Api:
 
     async def _enrol(self, params: dict[str, Any], timeout: float) -> Network:
         daemon, loop = self._daemon, asyncio.get_running_loop()
+        netns = netns_of(params) or None
         mine: set[NetworkID] = set()  # the network, once it is known
 
         async def check(network_id: NetworkID, name: str, subnets: tuple[IPNetwork, ...]) -> None:
@@ -159,7 +161,7 @@ class Api:
                     "join_under_way", f"this machine is joining {name} already", "`shadowmesh status` follows it",
                     kind=Kind.CONFLICT,
                 )  # fmt: skip
-            daemon.carrier.check_wish(name, subnets, network_id)
+            daemon.carrier.check_wish(name, subnets, network_id, netns)
             mine.add(network_id)
             self._joining.add(network_id)
 
@@ -177,11 +179,12 @@ class Api:
         work = partial(
             enrol,
             daemon.state,
-            _text(params, "invite"),
-            name=_text_or_none(params, "name"),
-            controller=_text_or_none(params, "controller"),
-            fingerprint=_text_or_none(params, "fingerprint"),
+            text(params, "invite"),
+            name=text_or_none(params, "name"),
+            controller=text_or_none(params, "controller"),
+            fingerprint=text_or_none(params, "fingerprint"),
             refuse=refuse,
+            netns=netns,
             connect=daemon.connect,
             timeout=timeout,
         )
@@ -199,14 +202,14 @@ class Api:
 
     async def network(self, _caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         """Which network a person means, an ended one too. Raises ShadowMeshError: network_unknown, ambiguous."""
-        name = _text(params, "network")
+        name = text(params, "network")
         former = self._former(name)
         record = former.record if former is not None else naming.find(self._daemon.networks.values(), name).record
         return {"name": record.name, "network_id": str(record.network_id)}
 
     async def leave(self, _caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         """The keys here go at once; a controller that can't be reached is told when it can."""
-        name = _text(params, "network")
+        name = text(params, "network")
         former = self._former(name)
         if former is not None:
             self._daemon.forget(former.record.network_id)
@@ -223,12 +226,18 @@ class Api:
         return {"networks": await self._daemon.reset_identity()}
 
     async def up(self, _caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
-        """Raises ShadowMeshError for the first that isn't up after all were tried."""
+        """`netns` puts one into a network namespace, an empty one back. Raises ShadowMeshError for the first that isn't up
+        after all were tried."""
         chosen, failed = self._chosen(params), None
+        asked = netns_of(params)
         for network in chosen:
-            if network.interface is None and network.map is not None and network.record.approved:
-                self._daemon.carrier.check_wish(network.name, network.map.head.subnets, network.id)
-            network.change(wanted=True)
+            netns = network.record.netns if asked is None else asked or None
+            moves = netns != network.record.netns
+            if (network.interface is None or moves) and network.map is not None and network.record.approved:
+                self._daemon.carrier.check_wish(network.name, network.map.head.subnets, network.id, netns)
+            if moves:
+                self._daemon.carrier.take_down(network)
+            network.change(wanted=True, netns=netns)
             self._daemon.carrier.bring_up(network)
         for network in chosen:
             await self._until(lambda network=network: self._settled(network), ASK_FIRST)  # type: ignore[misc]
@@ -290,22 +299,22 @@ class Api:
     # peers
 
     async def ping(self, _caller: Caller, params: dict[str, Any]) -> AsyncIterator[PingTry]:
-        network, member = self.peer(_text(params, "peer"))
-        count = None if params.get("until_direct") else int(_number(params, "count", 4))
-        timeout = _number(params, "timeout_s", 30.0)
+        network, member = self.peer(text(params, "peer"))
+        count = None if params.get("until_direct") else int(number(params, "count", 4))
+        timeout = number(params, "timeout_s", 30.0)
         daemon = self._daemon
         async for attempt in pings(daemon.world, daemon.mesh, network, member, count=count, timeout=timeout):
             yield attempt
 
     async def why(self, _caller: Caller, params: dict[str, Any]) -> Why:
-        network, member = self.peer(_text(params, "peer"))
+        network, member = self.peer(text(params, "peer"))
         self._running(network)
         return self._daemon.mesh.node.why(network.id, member.client_id, self._now())
 
     async def wait(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         """Until a network is up, or a peer answers (`up`) or is direct."""
-        target, state = _text(params, "target"), _text(params, "state")
-        timeout = _number(params, "timeout_s", 30.0)
+        target, state = text(params, "target"), text(params, "state")
+        timeout = number(params, "timeout_s", 30.0)
         started = self._now().boot
         former = self._former(target)
         if former is not None:
@@ -338,7 +347,7 @@ class Api:
 
     async def export_wireguard(self, _caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         endpoint = None if params.get("endpoint") is None else stated_endpoint(str(params["endpoint"]))
-        network, member = self.peer(_text(params, "peer"))
+        network, member = self.peer(text(params, "peer"))
         takeover = bool(params.get("takeover"))
         if not takeover:
             raise ShadowMeshError(
@@ -474,24 +483,3 @@ def _by_name(networks: Any) -> list[Network]:
 async def _wait_for(event: asyncio.Event, timeout: float) -> None:
     with suppress(TimeoutError):
         await asyncio.wait_for(event.wait(), max(timeout, 0.0))
-
-
-def _text(params: dict[str, Any], key: str) -> str:
-    value = params.get(key)
-    if not isinstance(value, str) or not value:
-        raise ShadowMeshError("malformed", f"the request has no {key}", "update the command", kind=Kind.USAGE)
-    return value
-
-
-def _text_or_none(params: dict[str, Any], key: str) -> str | None:
-    value = params.get(key)
-    if value is not None and not isinstance(value, str):
-        raise ShadowMeshError("malformed", f"{key} is no text", "update the command", kind=Kind.USAGE)
-    return value
-
-
-def _number(params: dict[str, Any], key: str, default: float) -> float:
-    value = params.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_MOST < value < _MOST:  # NaN isn't, too
-        raise ShadowMeshError("malformed", f"{key} is no number", "update the command", kind=Kind.USAGE)
-    return float(value)

@@ -49,7 +49,7 @@ class Carrier:
         self._stun = stun
         self._may_run = may_run
         self._changed = changed
-        self._interfaces = Interfaces(world, host)
+        self._interfaces = Interfaces(world, host, self.host_event)
         self._retry: asyncio.TimerHandle | None = None
 
     def stop(self) -> None:
@@ -60,6 +60,7 @@ class Carrier:
             if network.interface is not None:
                 self._interfaces.remove(network.interface)
                 network.interface = None
+        self._interfaces.stop()
 
     def bring_up(self, network: Network) -> None:
         """Makes the interface of a wanted network and gives it to Node and pump."""
@@ -113,12 +114,17 @@ class Carrier:
         """Raises ShadowMeshError(CONFLICT) if a subnet is another network's or (`lans`) a LAN's of this host."""
         assert network.map is not None
         others = list(self.networks.values())
-        self._interfaces.check_subnets(others, network.name, network.map.head.subnets, network.id, lans=lans)
+        self._interfaces.check_subnets(
+            others, network.name, network.map.head.subnets, network.id, netns=network.record.netns, lans=lans
+        )
 
-    def check_wish(self, name: str, subnets: Collection[IPNetwork], own: NetworkID | None = None) -> None:
+    def check_wish(
+        self, name: str, subnets: Collection[IPNetwork], own: NetworkID | None = None, netns: str | None = None
+    ) -> None:
         """As `check_overlap`, and raises the same if a subnet covers what this host needs outside its networks."""
-        self._interfaces.check_subnets(list(self.networks.values()), name, subnets, own)
-        self._interfaces.check_outer(name, subnets)
+        self._interfaces.check_subnets(list(self.networks.values()), name, subnets, own, netns=netns)
+        if netns is None:
+            self._interfaces.check_outer(name, subnets)
 
     def _join(self, network: Network) -> None:
         try:

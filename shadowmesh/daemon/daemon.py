@@ -71,7 +71,7 @@ class Daemon:
         self.keeper = Keeper(state, self._changed)
         self.stopping = asyncio.Event()
         self.failure: ShadowMeshError | None = None
-        self.host = self.world.host(self._host_event, self._is_member)
+        self.host = self.world.host(self._host_event, self._is_member, None)
         self._traffic = PumpTraffic(self.host.hold_outer)
         self.links = Links(self, self.world)
         self._watching = Watching(self.links.send)

@@ -19,6 +19,7 @@ import structlog
 
 from shadowmesh.daemon.outeraddresses import OuterAddresses
 from shadowmesh.dataplane.host import HostNetwork, Interface, Way
+from shadowmesh.dataplane.namespaces import inside
 from shadowmesh.dataplane.resolver import nameservers
 from shadowmesh.dataplane.rtnetlink import Change, Changed, HostWatcher
 from shadowmesh.dataplane.tun import tun_name
@@ -91,11 +92,18 @@ class _Look:
 class HostNet:
     """Tells `on_event` of what happens. Calls take a few milliseconds, and are rare."""
 
-    def __init__(self, on_event: Callable[[HostEvent], None], is_member: Callable[[IPAddress], bool]) -> None:
-        """`is_member`: whether an address is a member's in a network that is up."""
+    def __init__(
+        self,
+        on_event: Callable[[HostEvent], None],
+        is_member: Callable[[IPAddress], bool],
+        netns: str | None = None,
+    ) -> None:
+        """`is_member`: whether an address is a member's in a network that is up. `netns`: the network namespace that is
+        looked after, None for the daemon's own."""
+        self._netns = netns
         self._on_event = on_event
         self.warnings: list[str] = []  # for people, of what is wrong with this host
-        self._host = HostNetwork()
+        self._host = HostNetwork(netns=netns)
         self._kept: dict[int, _Kept] = {}
         self._outer = OuterAddresses(is_member)
         self._watcher: HostWatcher | None = None
@@ -117,7 +125,7 @@ class HostNet:
         self._ways = self._host.ways(_ELSEWHERE)
         self._addresses = self._host.underlay((), _interfaces(self._ways))
         self._outer.hold("resolver", nameservers())
-        self._watcher = HostWatcher()
+        self._watcher = inside(self._netns, HostWatcher)
         asyncio.get_running_loop().add_reader(self._watcher.fileno(), self._readable)
 
     def stop(self) -> None:

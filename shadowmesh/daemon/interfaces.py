@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+from shadowmesh.daemon.hostnet import HostEvent, UnderlayChanged
 from shadowmesh.daemon.join import outer_error, overlap_error, refuse_overlap
 from shadowmesh.daemon.network import Interface, Network
 from shadowmesh.daemon.world import Host, World
@@ -17,16 +19,54 @@ from shadowmesh.model.pump import INNER_MTU
 
 
 class Interfaces:
-    """Everything raises ShadowMeshError where the host says no."""
+    """Everything raises ShadowMeshError where the host says no.
 
-    def __init__(self, world: World, host: Host) -> None:
-        self._open_tun = world.open_tun
+    A network may be put into a network namespace of the host's: there are its device, addresses and routes, and what lies
+    outside concerns it no more than it concerns others. The pump's sockets stay where the daemon is.
+    """
+
+    def __init__(self, world: World, host: Host, tell: Callable[[HostEvent], None]) -> None:
+        """`tell` is told what happens to interfaces in other namespaces than `host`'s."""
+        self._world = world
         self._host = host
+        self._tell = tell
+        self._elsewhere: dict[str, Host] = {}  # by namespace
+        self._netns: dict[int, str | None] = {}  # of each interface, by descriptor
+
+    def _host_in(self, netns: str | None) -> Host:
+        if netns is None:
+            return self._host
+        host = self._elsewhere.get(netns)
+        if host is None:
+            host = self._world.host(self._told_elsewhere, lambda _: False, netns)
+            try:
+                host.start()
+            except BaseException:
+                host.stop()
+                raise
+            self._elsewhere[netns] = host
+            asyncio.get_running_loop().call_soon(self._end_unused)
+        return host
+
+    def _told_elsewhere(self, event: HostEvent) -> None:
+        if not isinstance(event, UnderlayChanged):  # no way of ours leads through there
+            self._tell(event)
+
+    def _end_unused(self) -> None:
+        for netns in self._elsewhere.keys() - set(self._netns.values()):
+            self._elsewhere.pop(netns).stop()
+
+    def stop(self) -> None:
+        """All interfaces have been removed."""
+        self._end_unused()
 
     def make(self, network: Network) -> Interface:
         """A device with the addresses and routes that the network's map gives this machine."""
-        fd, name = self._open_tun()
-        interface = Interface(name, fd)
+        netns = network.record.netns
+        self._host_in(netns)
+        fd, name = self._world.open_tun(netns)
+        self._netns[fd] = netns
+        interface = Interface(name, fd, netns)
         try:
             self.configure(interface, network)
         except BaseException:
@@ -42,10 +82,15 @@ class Interfaces:
         routes: tuple[IPNetwork, ...] = (head.subnet,)
         if me.ip6 is not None and head.subnet6 is not None:
             addresses, routes = (me.ip, me.ip6), (head.subnet, head.subnet6)
-        self._host.configure(interface.fd, HostInterface(interface.name, INNER_MTU, addresses, routes))
+        self._host_in(interface.netns).configure(
+            interface.fd, HostInterface(interface.name, INNER_MTU, addresses, routes)
+        )
 
     def remove(self, interface: Interface) -> None:
-        self._host.forget(interface.fd)
+        self._host_in(interface.netns).forget(interface.fd)
+        del self._netns[interface.fd]
+        if interface.netns is not None:
+            asyncio.get_running_loop().call_soon(self._end_unused)  # not at once: it may be its host that calls
         os.close(interface.fd)  # the pump's duplicate goes with RemoveTun; then the device is gone
 
     def check_subnets(
@@ -55,15 +100,17 @@ class Interfaces:
         subnets: Iterable[IPNetwork],
         own: NetworkID | None = None,
         *,
+        netns: str | None = None,
         lans: bool = True,
     ) -> None:
-        """Raises ShadowMeshError(CONFLICT) if a subnet is another running network's or (`lans`) a LAN's of this host."""
-        running = {n.interface.name: n for n in networks if n.interface is not None}
+        """`netns`: where the network is, or shall be. Raises ShadowMeshError(CONFLICT) if a subnet is another running network's or (`lans`) a LAN's of this host."""
+        running = {n.interface.name: n for n in networks if n.interface is not None and n.interface.netns == netns}
+        host = self._host_in(netns)
         for subnet in subnets:
             for other in running.values():
                 if other.id != own and other.map is not None:
                     refuse_overlap(name, subnet, other.name, other.map.head.subnets)
-            for interface, lan in self._host.overlaps(subnet, running) if lans else ():
+            for interface, lan in host.overlaps(subnet, running) if lans else ():
                 raise overlap_error(name, subnet, f"interface {interface}", lan)
 
     def check_outer(self, name: str, subnets: Iterable[IPNetwork]) -> None:

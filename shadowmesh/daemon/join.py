@@ -45,7 +45,7 @@ def outer_error(name: str, subnet: IPNetwork, address: IPAddress) -> ShadowMeshE
         "overlap",
         f"the subnet {subnet} of {name} covers {address}, which this host needs outside its networks "
         "(a controller, relay, peer or name server)",
-        "ask for another subnet",
+        "ask for another subnet, or put it into a network namespace with --netns NAME",
         kind=Kind.CONFLICT,
     )
 
@@ -54,9 +54,8 @@ def overlap_error(name: str, subnet: IPNetwork, what: str, other: IPNetwork) -> 
     return ShadowMeshError(
         "overlap",
         f"the subnet {subnet} of {name} overlaps {other} of {what}",
-        "ask for another subnet"
-        if what.startswith("interface ")
-        else "take that one down first, or ask for another subnet",
+        f"{'' if what.startswith('interface ') else 'take that one down first, '}ask for another subnet, or put it into a "
+        f"network namespace with --netns NAME",
         kind=Kind.CONFLICT,
     )
 
@@ -78,12 +77,14 @@ def enrol(
     refuse: Check,
     connect: Connect | None = None,
     timeout: float = 30.0,
+    netns: str | None = None,
 ) -> NetworkRecord:
     """Enrols this device with fresh keys and keeps the membership. Raises ShadowMeshError.
 
     Keys are kept before the first request: a join that was cut off and is tried again is the same join. `refuse`
     raises if this host can't carry the network, or joins it already; it is asked before the invite is
     used up. `connect`: how connections are made. It takes `timeout` seconds at the most.
+    `netns`: where the network shall be put.
     """
     invite = parse_invite(text, controller=controller, fingerprint=fingerprint)
     mark = hashlib.sha256(text.strip().encode()).digest()
@@ -137,6 +138,7 @@ def enrol(
         client_id=answer.client_id,
         ip=str(answer.ip),
         approved=answer.state == "approved",
+        netns=netns,
         controller=ControllerRecord(
             fingerprint=contact.identity.identity.fingerprint, identity=contact.identity, clock_offset=contact.offset
         ),
@@ -152,7 +154,14 @@ def enrol(
 
 
 def join_offline(
-    state_dir: Path, text: str, *, name: str | None, controller: str | None, fingerprint: str | None, timeout: float
+    state_dir: Path,
+    text: str,
+    *,
+    name: str | None,
+    controller: str | None,
+    fingerprint: str | None,
+    timeout: float,
+    netns: str | None = None,
 ) -> JoinResult:
     """`join` without a daemon: it takes the network up when it starts."""
     state = State(state_dir)
@@ -161,14 +170,14 @@ def join_offline(
         def refuse(network_id: NetworkID, wanted: str, subnets: tuple[IPNetwork, ...]) -> None:
             for other in state.networks():
                 kept = state.load_map(other.network_id)
-                if other.network_id == network_id or not other.wanted or kept is None:
+                if other.network_id == network_id or not other.wanted or kept is None or other.netns != netns:
                     continue
                 for subnet in subnets:
                     refuse_overlap(wanted, subnet, other.name, kept.head.subnets)
-                    for address in outer_addresses(kept.head, other.controller.identity.urls):
+                    for address in outer_addresses(kept.head, other.controller.identity.urls) if netns is None else ():
                         if address.version == subnet.version and address in subnet:
                             raise outer_error(wanted, subnet, address)
-            host = HostNetwork()
+            host = HostNetwork(netns=netns)
             try:
                 for subnet in subnets:
                     for interface, lan in host.find_overlaps(subnet, {"lo"}):
@@ -177,7 +186,14 @@ def join_offline(
                 host.close()
 
         record = enrol(
-            state, text, name=name, controller=controller, fingerprint=fingerprint, refuse=refuse, timeout=timeout
+            state,
+            text,
+            name=name,
+            controller=controller,
+            fingerprint=fingerprint,
+            refuse=refuse,
+            timeout=timeout,
+            netns=netns,
         )
     finally:
         state.close()

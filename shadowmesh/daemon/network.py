@@ -32,6 +32,7 @@ class Interface:
 
     name: str
     fd: int
+    netns: str | None = None  # the network namespace that it is in, where that isn't the daemon's own
 
 
 @dataclass(frozen=True, slots=True)

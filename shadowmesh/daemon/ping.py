@@ -46,7 +46,7 @@ async def _once(world: World, mesh: Mesh, network: Network, member: Member, seq:
     if network.interface is None or network.me is None:
         return PingTry(seq=seq, ok=False, reason=Reason.NONE_NETWORK_DOWN.value)
     try:
-        echo = world.echo(network.interface.name, network.me.ip, member.ip)
+        echo = world.echo(network.interface.netns, network.interface.name, network.me.ip, member.ip)
     except OSError as e:
         raise ShadowMeshError(
             "echo_refused", f"the daemon can't send an echo through {network.interface.name} ({e.strerror})",

@@ -60,6 +60,7 @@ class NetworkRecord(Struct, frozen=True, kw_only=True):
     wanted: bool = True  # `down` clears it
     approved: bool = True
     controller: ControllerRecord
+    netns: str | None = None  # the network namespace that it is put into
 
 
 class FormerNetwork(Struct, frozen=True, kw_only=True):

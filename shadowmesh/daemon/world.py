@@ -21,6 +21,7 @@ from shadowmesh.daemon.stunservers import Resolve, resolve
 from shadowmesh.dataplane.echo import EchoSocket
 from shadowmesh.dataplane.host import Interface as HostInterface
 from shadowmesh.dataplane.interface import Pump
+from shadowmesh.dataplane.namespaces import inside
 from shadowmesh.dataplane.outer import OuterSockets
 from shadowmesh.dataplane.process import PumpProcess
 from shadowmesh.dataplane.tun import open_tun
@@ -75,8 +76,12 @@ async def _connect(host: str, port: int, timeout: float, reaching: Callable[[IPA
     return await OuterSockets(required=True, reaching=reaching).connect(host, port, timeout)
 
 
-def _open_tun() -> tuple[int, str]:
-    return open_tun("shadowmesh%d")
+def _open_tun(netns: str | None) -> tuple[int, str]:
+    return inside(netns, lambda: open_tun("shadowmesh%d"))
+
+
+def _echo(netns: str | None, interface: str, source: IPv4Address, dest: IPv4Address) -> Echo:
+    return inside(netns, lambda: EchoSocket(interface, source, dest))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,17 +90,18 @@ class World:
 
     `host` is told whom to tell of changes, and whom to ask which addresses are members'. `open_udp(address, port)` raises OSError; an address of zeros listens on all of its family.
     `connect(host, port, timeout, reaching)` is for TCP: `reaching` hears each address before it is tried; raises OSError.
-    `open_tun()` returns descriptor and name of a new device; ShadowMeshError.
+    `open_tun(netns)` returns descriptor and name of a new device; ShadowMeshError. Where a network namespace is asked for, None is
+    the daemon's own.
     """
 
     clock: Callable[[], Now] = now
-    host: Callable[[Callable[[HostEvent], None], Callable[[IPAddress], bool]], Host] = HostNet
+    host: Callable[[Callable[[HostEvent], None], Callable[[IPAddress], bool], str | None], Host] = HostNet
     start_pump: Callable[[], Pump] = PumpProcess
     open_udp: Callable[[IPAddress, int], Socket] = _open_udp
     connect: Callable[[str, int, float, Callable[[IPAddress], None]], Awaitable[socket.socket]] = _connect
-    open_tun: Callable[[], tuple[int, str]] = _open_tun
+    open_tun: Callable[[str | None], tuple[int, str]] = _open_tun
     link: Callable[..., ControllerLink] = ControllerLink
-    echo: Callable[[str, IPv4Address, IPv4Address], Echo] = EchoSocket
+    echo: Callable[[str | None, str, IPv4Address, IPv4Address], Echo] = _echo
     resolve: Resolve = resolve
     stream: Callable[[str, Connect], Stream] = RelayStream
 

@@ -13,10 +13,12 @@ import socket
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import collapse_addresses, ip_interface
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from shadowmesh.dataplane.links import Link, LinkRole, roles
+from shadowmesh.dataplane.namespaces import enter
 from shadowmesh.dataplane.onethread import OneThread
 from shadowmesh.dataplane.outer import FirewallMark
 from shadowmesh.dataplane.routing import PolicyRouting
@@ -104,19 +106,19 @@ def _silent() -> ShadowMeshError:
 class HostNetwork:
     """Brings overlay interfaces into the state that is wanted, and back. Blocking calls of a few milliseconds, from any thread.
 
-    It acts in the network namespace of the thread that made its first call.
+    It acts in the network namespace `netns`, or in that of the thread that made its first call.
 
     All methods raise ShadowMeshError `host_not_allowed` without the privilege, `host_refused` where the kernel says no.
     """
 
-    def __init__(self, mark: FirewallMark | None = None) -> None:
-        """`mark`: of the outer sockets on this host, which go around the overlays' routes."""
+    def __init__(self, mark: FirewallMark | None = None, netns: str | None = None) -> None:
+        """`netns`: a name of ip-netns(8). `mark`: of the outer sockets on this host, which go around the overlays' routes."""
         self.mark = mark or FirewallMark.from_environment()
         self._netlink: Any = None
         self._routing_of: PolicyRouting | None = None
         self._indices: dict[str, int] = {}  # of the interfaces applied: their rules outlive them
         self._back: Future[None] | None = None  # done when the thread is free that once was waited for in vain
-        self.thread = OneThread("netlink")
+        self.thread = OneThread("netlink") if netns is None else OneThread(f"netlink {netns}", partial(enter, netns))
 
     def close(self) -> None:
         """Ends the netlink connection and its thread. One that hangs in the kernel is left to itself."""

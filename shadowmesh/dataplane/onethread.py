@@ -16,7 +16,9 @@ R = TypeVar("R")
 class OneThread(Executor):
     """Carries out calls one after another, in a thread that the process's end doesn't wait for, as it does for a `ThreadPoolExecutor`'s."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, begin: Callable[[], None] = lambda: None) -> None:
+        """`begin` is called first, in the thread; what it raises, each call raises."""
+        self._begin = begin
         self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._mutex = threading.Lock()
@@ -51,10 +53,17 @@ class OneThread(Executor):
             self._thread.join()
 
     def _run(self) -> None:
+        trouble: BaseException | None = None
+        try:
+            self._begin()
+        except BaseException as e:
+            trouble = e
         while (call := self._calls.get()) is not None:
             future, work = call
             if future.set_running_or_notify_cancel():
                 try:
+                    if trouble is not None:
+                        raise trouble
                     future.set_result(work())
                 except BaseException as e:
                     future.set_exception(e)

@@ -41,6 +41,7 @@ class NetworkStatus(Struct, frozen=True, kw_only=True):
     interface: str
     state: NetworkState
     controller: Literal["connected", "offline"]
+    netns: str | None = None  # the network namespace that it is put into; None: where the daemon is
     map_serial: int = 0
     epoch: int = 0
     client_id: str = ""

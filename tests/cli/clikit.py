@@ -43,7 +43,9 @@ class Result:
         *before, last = self.err.splitlines() or [""]
         assert self.code == code, told
         assert "Traceback" not in self.err and self.out == "", told
-        assert all(line.startswith(("{", "waiting for ")) for line in before), told  # a long-running role's log
+        assert all(line.startswith(("{", "waiting for ", "joining; ")) for line in before), (
+            told
+        )  # a long-running role's log
         if "--json" in self.arguments:
             document = json.loads(last)
             assert (document["schema"], document["exit"]) == ("shadowmesh.error/1", code) and document["code"], told

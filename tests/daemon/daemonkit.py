@@ -55,7 +55,7 @@ from shadowmesh.dataplane.sim import SimPump
 from shadowmesh.model.addresses import IPAddress, IPNetwork, SockAddr
 from shadowmesh.model.api import InviteCreate, NetworkCreate
 from shadowmesh.model.clock import Now
-from shadowmesh.model.errors import ShadowMeshError
+from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.hostaddresses import HostAddresses
 from shadowmesh.model.link import LinkMessage
 from shadowmesh.model.pump import AddStream, Command, Event, NetIndex, Slot
@@ -191,11 +191,18 @@ class SimEcho:
     """Echo requests through a simulated interface."""
 
     def __init__(
-        self, machine: Machine, interface: str, source: ipaddress.IPv4Address, dest: ipaddress.IPv4Address
+        self,
+        machine: Machine,
+        netns: str | None,
+        interface: str,
+        source: ipaddress.IPv4Address,
+        dest: ipaddress.IPv4Address,
     ) -> None:
         self._machine = machine
         self._network = next(
-            n for n in machine.daemon.networks.values() if n.interface is not None and n.interface.name == interface
+            n
+            for n in machine.daemon.networks.values()
+            if n.interface is not None and (n.interface.netns, n.interface.name) == (netns, interface)
         )
         self._head = b"\x45\0\0\x24\0\0\0\0\x40\x01\0\0" + source.packed + dest.packed
 
@@ -230,7 +237,11 @@ class SimHost:
     """The host's network: interfaces as they were asked for."""
 
     def __init__(
-        self, machine: Machine, tell: Callable[[HostEvent], None], is_member: Callable[[IPAddress], bool]
+        self,
+        machine: Machine,
+        tell: Callable[[HostEvent], None],
+        is_member: Callable[[IPAddress], bool],
+        netns: str | None,
     ) -> None:
         self._machine = machine
         self.tell = tell
@@ -238,12 +249,22 @@ class SimHost:
         self.outer = OuterAddresses(is_member)
         self.warnings: list[str] = []
         self.lans: list[tuple[str, IPNetwork]] = []
-        machine.host = self
+        self.netns = netns
+        if netns is None:
+            machine.host = self
 
-    def start(self) -> None: ...
+    def start(self) -> None:
+        if self.netns is not None:
+            if self.netns not in self._machine.namespaces:
+                raise ShadowMeshError(
+                    "netns_unknown", f"there is no network namespace {self.netns}", kind=Kind.NOT_FOUND
+                )
+            self._machine.namespaces[self.netns] = self
 
     def stop(self) -> None:
         assert not self.interfaces, "an interface was left behind"
+        if self.netns is not None and self._machine.namespaces.get(self.netns) is self:
+            self._machine.namespaces[self.netns] = None
 
     def configure(self, fd: int, wanted: HostInterface) -> None:
         self.interfaces[fd] = wanted
@@ -282,6 +303,9 @@ class Machine:
     open_sockets: int = 0
     tun_error: ShadowMeshError | None = None  # why no interface can be made
     host: SimHost = field(init=False)
+    namespaces: dict[str, SimHost | None] = field(
+        default_factory=dict
+    )  # that this machine has; a daemon looks after those with a host
     pumps: list[Pump] = field(default_factory=list)
     delivered: list[bytes] = field(default_factory=list)
     links: list[ControllerLink] = field(default_factory=list)
@@ -315,7 +339,7 @@ class Machine:
             echo=partial(SimEcho, self),
         )
 
-    def _open_tun(self) -> tuple[int, str]:
+    def _open_tun(self, _netns: str | None) -> tuple[int, str]:
         self._tuns += 1
         if self.tun_error is not None:
             raise self.tun_error

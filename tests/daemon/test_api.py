@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from shadowmesh.daemon.api import Api, _number
+from shadowmesh.daemon.api import Api
+from shadowmesh.daemon.params import number
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
 
@@ -91,9 +92,9 @@ async def test_a_network_that_isnt_here_or_is_two_is_said(api: Api) -> None:
 def test_what_is_no_number_to_count_with_is_refused(value: object) -> None:
     """A timer for "NaN" seconds is due at once, again and again."""
     with pytest.raises(ShadowMeshError) as refused:
-        _number({"timeout_s": value}, "timeout_s", 30.0)
+        number({"timeout_s": value}, "timeout_s", 30.0)
     assert (refused.value.code, refused.value.kind) == ("malformed", Kind.USAGE)
 
 
 def test_a_number_that_isnt_given_has_its_default() -> None:
-    assert _number({}, "timeout_s", 30.0) == 30.0 and _number({"timeout_s": 2}, "timeout_s", 30.0) == 2.0
+    assert number({}, "timeout_s", 30.0) == 30.0 and number({"timeout_s": 2}, "timeout_s", 30.0) == 2.0

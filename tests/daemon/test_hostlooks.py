@@ -67,7 +67,7 @@ async def until(condition: Any) -> None:
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     played = Kernel()
-    monkeypatch.setattr(hostnet, "HostNetwork", lambda: played)
+    monkeypatch.setattr(hostnet, "HostNetwork", lambda netns: played)
     monkeypatch.setattr(hostnet, "tun_name", lambda fd: "first")
     return played
 
