@@ -195,7 +195,7 @@ class Api:
                 if known is not None:
                     daemon.carrier.take_down(known)
                 network = daemon.add(record)
-                daemon.links.refresh()
+                daemon.links.joined(network)
                 return network
         finally:
             self._joining -= mine

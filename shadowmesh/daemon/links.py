@@ -106,6 +106,13 @@ class Links:
                     link.hold(network.map)
                 link.joined(network.id)
 
+    def joined(self, network: Network) -> None:
+        """A membership made just now, perhaps in the place of one that its link knows of: all about it is told anew."""
+        link = self._links.get(network.record.controller.fingerprint)
+        if link is not None:
+            link.forget(network.id)
+        self.refresh()
+
     def _open(self, fingerprint: str, records: list[NetworkRecord]) -> None:
         identity = records[0].controller.identity
         link = self._world.link(
@@ -176,7 +183,7 @@ class Links:
                 concerned = next((n for n in networks if n.id == event.network_id), None)
                 if concerned is None:
                     log.warning(
-                        "ignored: a network of another controller", controller=fingerprint, event=type(event).__name__
+                        "ignored: a network of another controller", controller=fingerprint, message=type(event).__name__
                     )
                     return
                 if isinstance(event, MapChanged):

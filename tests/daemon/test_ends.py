@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from daemonkit import Controller, Machine, controller, refused, until
 
-from shadowmesh.daemon import doctor
+from shadowmesh.daemon import api, doctor
 from shadowmesh.daemon.api import Api
 from shadowmesh.daemon.local_api import Access, Caller
+from shadowmesh.model.api import NetworkPatch
 from shadowmesh.model.errors import Kind
+from shadowmesh.model.link import Removed
 
 
 @pytest.fixture
@@ -174,6 +177,45 @@ async def test_who_waits_for_approval_leaves_at_the_controller_too(there: Contro
         await until(lambda: not a.daemon.former)
     assert await there.call("client_list", "guarded") == [], "nobody is left there to approve"
     assert (await a.status()).warnings == ()
+
+
+async def test_who_joins_anew_before_the_controller_heard_of_the_leaving_is_connected(
+    there: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await there.member("a"), await there.member("b")
+    monkeypatch.setattr(api, "_LEAVE_GRACE", 0.0)
+    monkeypatch.setattr(a.links[-1], "post", lambda _message: True)  # on its way, as it seems
+    await a.client.call("leave", network="office")
+    await a.join(await there.invite())
+    await until(lambda: a.network().connected)
+    assert await a.reaches(b)
+
+
+async def test_a_join_that_is_finished_a_second_time_stays_connected(there: Controller) -> None:
+    """As after a crash between the membership and the end of its enrolment."""
+    a, b = await there.machine("a"), await there.member("b")
+    invite = await there.invite()
+    await a.join(invite)
+    keys = a.network().secrets
+    a.daemon.state.enrolment_keys(hashlib.sha256(invite.encode()).digest(), lambda: keys)
+    await a.join(invite)
+    await until(lambda: a.network().connected)
+    assert await a.reaches(b)
+
+
+async def test_word_of_a_network_that_the_machine_isnt_in_is_passed_over(there: Controller) -> None:
+    a = await there.member("a")
+    await there.network("shop", "10.43.0.0/24")
+    await there.member("b", "shop")
+    elsewhere = there.lan.machines["192.168.7.2"].network("shop")
+    link = a.links[-1]
+    link.networks.add(elsewhere.id)
+    there.say(a, Removed(network_id=elsewhere.id, reason="removed"))
+    await until(lambda: elsewhere.id not in link.networks)
+    await there.call("network_set", "office", NetworkPatch(description="news"))
+    serial = (await there.call("network_show", "office")).serial
+    await until(lambda: a.network().map.serial == serial)  # type: ignore[union-attr]
+    assert a.links == [link], "the same link goes on"
 
 
 async def test_where_the_other_one_is_isnt_told_to_everybody(there: Controller) -> None:
