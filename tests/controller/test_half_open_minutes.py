@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -116,7 +116,9 @@ async def hold(port: int, kind: Kind, until: asyncio.Event) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-async def test_two_thousand_for_a_minute(controller: Controller, kind: Kind) -> None:
+async def test_two_thousand_for_a_minute(
+    controller: Controller, kind: Kind, record_property: Callable[[str, object], None]
+) -> None:
     quiet = await asyncio.to_thread(controller.slowest, QUIET)
     before = controller.memory()
     over = asyncio.Event()
@@ -132,7 +134,12 @@ async def test_two_thousand_for_a_minute(controller: Controller, kind: Kind) -> 
         async with asyncio.timeout(150):
             while controller.memory() > 1.2 * before:  # noqa: ASYNC110 - another process's
                 await asyncio.sleep(1)
-    print(f"{kind}: quiet {quiet}, meanwhile {meanwhile}, memory {before} -> {highest} -> {controller.memory()} KiB")
+    record_property(
+        "p99 (ms)", ", ".join(f"{n} {quiet[n] * 1e3:.0f}, meanwhile {meanwhile[n] * 1e3:.0f}" for n in quiet)
+    )
+    record_property(
+        "memory (MB)", f"{before // 1000}, at last {highest // 1000}, after it {controller.memory() // 1000}"
+    )
     for name, seconds in meanwhile.items():
         assert seconds <= max(2 * quiet[name], NOISE), (name, quiet, meanwhile)
     assert controller.memory() <= 1.2 * before, (before, highest, controller.memory())
