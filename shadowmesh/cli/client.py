@@ -43,7 +43,12 @@ Name = Annotated[
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds for all of it, until the network is up.")]
 Netns = Annotated[
     str | None,
-    typer.Option("--netns", help="Put it into this network namespace of the host (`ip netns list`).", metavar="NAME"),
+    typer.Option(
+        "--netns",
+        help="Put it into this network namespace of the host (`ip netns list`).",
+        metavar="NAME",
+        autocompletion=suggest.namespace,
+    ),
 ]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Hand over to the daemon and return.")]
 

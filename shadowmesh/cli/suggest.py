@@ -67,6 +67,18 @@ network = _offer(_networks)
 peer_or_network = _offer(lambda ctx: [*_peers(ctx), *_networks(ctx)])
 
 
+# of this host
+
+
+def _namespaces(_ctx: typer.Context) -> Iterable[str]:
+    from shadowmesh.dataplane.namespaces import NAMES
+
+    return [entry.name for entry in NAMES.iterdir()]
+
+
+namespace = _offer(_namespaces)
+
+
 # of the controller
 
 

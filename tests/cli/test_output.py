@@ -249,6 +249,18 @@ def test_a_secret_given_literally_is_hidden_from_the_process_list() -> None:
 # completion and the unit
 
 
+def test_network_namespaces_of_the_host_are_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("blue", "black", "green"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr("shadowmesh.dataplane.namespaces.NAMES", tmp_path)
+    command = typer.main.get_command(main.build(None)).commands["up"]  # type: ignore[attr-defined]
+    (option,) = (p for p in command.params if "--netns" in p.opts)
+    context = command.make_context("up", [], resilient_parsing=True)
+    assert [item.value for item in option.shell_complete(context, "bl")] == ["black", "blue"]
+    monkeypatch.setattr("shadowmesh.dataplane.namespaces.NAMES", tmp_path / "nowhere")
+    assert option.shell_complete(context, "") == []
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts(sm: Command, shell: str) -> None:
     script = sm("completion", shell, "--json").document("completion/1")["script"]
