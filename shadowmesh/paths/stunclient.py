@@ -25,6 +25,7 @@ RETRANSMITS = (0.0, 0.25, 0.75, 1.75, 3.0)  # seconds after the first request
 GIVE_UP = 4.0
 REFRESH = 60.0
 REFRESH_JITTER = 10.0
+CONTRADICTED = 15.0  # seconds between two times that an answer is taken to show another NAT, and all are asked
 FILTER_TRIES = (0.0, 0.3, 0.6)
 FILTER_GIVE_UP = 1.2
 
@@ -63,6 +64,7 @@ class _Request:
 class _SocketState:
     answers: dict[SockAddr, SockAddr] = field(default_factory=dict)
     heard_at: float = -inf  # last answer of any server
+    renewed_at: float = -inf  # when an answer last contradicted an older one of the same server
     silent: bool = False  # none of them answers
     settled: NatVerdict = field(default_factory=NatVerdict)  # the verdict when last no question of consequence was open
     unanswered: set[SockAddr] = field(default_factory=set)
@@ -166,6 +168,8 @@ class StunClient:
             state.unanswered.clear()
             if every:
                 self._ask_every(sock.slot, now, state.unanswered)
+            else:
+                state.renewed_at = -inf  # this host is elsewhere: what is seen now is news
         jitter = self._rng.uniform(-REFRESH_JITTER, REFRESH_JITTER)
         self._refresh_at = now + REFRESH + jitter if self._servers else inf
 
@@ -191,7 +195,11 @@ class StunClient:
         old = state.answers.get(request.server, mapped)
         if symmetric and old.host == mapped.host:
             old = mapped  # behind a symmetric NAT a port says nothing
+        if old != mapped and now < state.renewed_at + CONTRADICTED:  # again: one server may say so as often as it likes
+            self._refresh_at = min(self._refresh_at, state.renewed_at + CONTRADICTED)
+            return False
         if old != mapped:  # another NAT, or another mapping: nothing older is worth anything
+            state.renewed_at = now
             state.answers.clear()
             state.answers[request.server] = mapped
             self.ask_all(now, every=True)

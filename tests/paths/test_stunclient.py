@@ -172,3 +172,16 @@ def test_no_nat_where_the_reflexive_address_is_an_own_one() -> None:
     assert verdict(own, {ONE: MAPPED}).type == "none"
     assert verdict(VIEW, {}).type == "unknown"
     assert verdict(VIEW, {ONE: MAPPED}).type == "unknown"
+
+
+def test_a_server_that_tells_another_address_each_time_makes_few_questions_and_changes() -> None:
+    """It may be one network's alone, and all networks here ask and move by what is seen."""
+    told = [SockAddr(f"203.0.113.{n}", 40000) for n in range(1, 250)]
+    play = Play(lambda ask: MAPPED if ask.server == ONE else told[len(play.asked) % len(told)])
+    play.client.configure([ONE, TWO], [SOCKET], 0.0)
+    play.run(600.0)
+    assert len(play.asked) < 200
+    assert play.changes < 60
+    play.server = lambda ask: MAPPED
+    play.run(200.0)
+    assert play.client.reflexive == (MAPPED,)
