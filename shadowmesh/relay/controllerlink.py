@@ -322,8 +322,12 @@ class ControllerLink:
         reporter: asyncio.Task[None] | None = None
         try:
             while True:
-                async with asyncio.timeout(_SILENCE):
-                    text = await connection.recv()
+                try:
+                    async with asyncio.timeout(_SILENCE):
+                        text = await connection.recv()
+                except TimeoutError as e:
+                    what = f"the controller at {contact.url} has said nothing for {_SILENCE:.0f} s"
+                    raise ShadowMeshError("link_lost", what, "it is tried again", kind=Kind.UNREACHABLE) from e
                 try:
                     message = from_json(text, cast(type[FromController], FromController))
                 except MalformedError as e:

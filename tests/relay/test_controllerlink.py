@@ -317,6 +317,20 @@ async def test_a_controllers_restart_is_told_as_one(controller: FakeController, 
     assert (away["code"], away["what"]) == ("link_lost", f"the controller at {controller.url} restarts")
 
 
+async def test_a_controller_that_falls_silent_is_said_to_be_silent_and_tried_again(
+    controller: FakeController, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controllerlink, "_SILENCE", 0.2)
+    with structlog.testing.capture_logs() as told:
+        async with running(controller, tmp_path):
+            await controller.hellos.get()
+            await controller.hellos.get()
+    away = [entry for entry in told if entry["event"] == "controller away"]
+    assert {(entry["code"], entry["what"]) for entry in away} == {
+        ("link_lost", f"the controller at {controller.url} has said nothing for 0 s")
+    }
+
+
 def test_a_second_relay_in_one_directory_is_refused(tmp_path: Path) -> None:
     with RelayStore(tmp_path), pytest.raises(ShadowMeshError) as e:
         run(options(tmp_path))
