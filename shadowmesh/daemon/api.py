@@ -334,6 +334,11 @@ class Api:
             if failed is not None:
                 raise failed
         else:
+            if caller.access < Access.READ:  # it pings
+                raise ShadowMeshError(
+                    "not_allowed", "this user may not use `shadowmesh wait` for a peer", "run it as root",
+                    kind=Kind.NOT_ALLOWED,
+                )  # fmt: skip
             reached = False
             hint = f"see `shadowmesh why {target}`"
             want_direct = state == "direct"

@@ -14,13 +14,13 @@ Bytes after the last field are ignored, so that a later version may add some.
 
 | message | fields |
 |---|---|
-| ping | 1 ‖ transaction id 12 ‖ epoch u32 ‖ heard 12 ‖ zero 14 |
-| pong | 2 ‖ transaction id 12 ‖ observed address 18 ‖ own id 12 |
+| ping | 1 ‖ transaction id 12 ‖ epoch u32 ‖ heard 12 ‖ flags u8 (bit 0: nested, bit 1: MTU probe) ‖ zero 14 |
+| pong | 2 ‖ transaction id 12 ‖ observed address 18 ‖ own id 12 ‖ nested u8 |
 | no-session | 4 ‖ receiver index u32 |
 | call-me-maybe | 3 ‖ flags u8 (bit 0: ask, bit 1: filters ports, bit 2: UDP blocked) ‖ epoch u32 ‖ count u8 ‖ count × (kind u8 ‖ address 18) |
 
-Ping and pong are of one size: who replays a ping from a forged address gains no amplification. Candidates of a kind
-not known here are skipped. The largest call-me-maybe has 691 bytes. A no-session (81 bytes) answers a transport packet
+Ping and pong are of one size: who replays a ping from a forged address gains no amplification. A probe of the MTU is
+longer, padded with zeros. Candidates of a kind not known here are skipped. The largest call-me-maybe has 691 bytes. A no-session (81 bytes) answers a transport packet
 whose receiver index is unknown, as after a restart, and echoes that index: it means something only to who holds a session
 of it, and only while that is the one in use. There is no replay protection below the
 transaction id: a pong counts when its id is that of a ping under way, a ping only ever causes a pong and a check.

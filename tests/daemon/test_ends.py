@@ -14,7 +14,7 @@ from shadowmesh.daemon import api, doctor
 from shadowmesh.daemon.api import Api
 from shadowmesh.daemon.local_api import Access, Caller
 from shadowmesh.model.api import NetworkPatch
-from shadowmesh.model.errors import Kind
+from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.link import Removed
 
 
@@ -228,3 +228,14 @@ async def test_where_the_other_one_is_isnt_told_to_everybody(there: Controller) 
         (network,) = status.networks
         assert network.state == "duplicate" and "client_duplicate" in (network.error or "")
         assert ("127.0.0.1" in (network.error or "")) is ("127.0.0.1" in " ".join(status.warnings)) is told
+
+
+async def test_who_may_only_look_makes_no_peer_be_pinged(there: Controller) -> None:
+    a = await there.member("a")
+    await there.member("b")
+    api, anyone = Api(a.daemon), Caller(Access.STATUS)
+    await api.wait(anyone, {"target": "office", "state": "up"})
+    with pytest.raises(ShadowMeshError) as caught:
+        await api.wait(anyone, {"target": "b", "state": "up", "timeout_s": 2.0})
+    assert caught.value.kind is Kind.NOT_ALLOWED
+    await api.wait(Caller(Access.READ), {"target": "b", "state": "up"})
