@@ -123,7 +123,7 @@ class Mesh:
         self._device = device
         self._on_stop()
         self._stop()
-        self._start()
+        self._start_again()
 
     def _open_sockets(self) -> None:
         _, kept = self._state.device()
@@ -209,7 +209,17 @@ class Mesh:
                 ShadowMeshError("pump_dies", "the pump dies again and again", "see its last words in the log")
             )
         else:
+            self._start_again()
+
+    def _start_again(self) -> None:
+        """Where no other pump starts, as without memory or descriptors, the daemon fails: without one it does nothing."""
+        try:
             self._start()
+        except ShadowMeshError as e:
+            self._on_failure(e)
+        except OSError as e:
+            what = f"no other pump can be started ({e.strerror})"
+            self._on_failure(ShadowMeshError("no_pump", what, "see to the host's memory and limits"))
 
     # commands and events
 

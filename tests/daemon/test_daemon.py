@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import errno
 import ipaddress
 import json
 import socket
@@ -83,6 +85,28 @@ async def test_a_pump_that_dies_has_a_successor(there: Controller) -> None:
     first.die()
     await until(lambda: a.pumps and a.pumps[0] is not first)
     assert await a.reaches(b)
+
+
+@pytest.mark.parametrize("by", ["death", "reset"])
+@pytest.mark.parametrize(
+    "why", [OSError(errno.EMFILE, "Too many open files"), ShadowMeshError("pump_missing", "it was deinstalled")]
+)
+async def test_a_daemon_whose_pump_can_have_no_successor_ends_and_says_why(
+    there: Controller, by: str, why: Exception
+) -> None:
+    a = await there.member("a")
+
+    def fails() -> Any:
+        raise why
+
+    a.daemon.mesh._world = dataclasses.replace(a.daemon.world, start_pump=fails)
+    if by == "death":
+        a.pumps[0].die()
+    else:
+        await a.daemon.reset_identity()
+    await asyncio.wait_for(a.daemon.stopping.wait(), 10)
+    assert a.daemon.failure is not None
+    assert (getattr(why, "strerror", None) or "deinstalled") in a.daemon.failure.what
 
 
 async def test_a_pump_that_says_nothing_any_more_is_replaced(
