@@ -71,6 +71,7 @@ async def test_status_says_since_when_the_controller_was_not_heard(
     monkeypatch.setattr("shadowmesh.daemon.api._LOOK_PATIENCE", 0.0)
     assert link._socket is not None
     link._socket.transport.pause_reading()
+    await a.network_status()  # what had come before is taken
     link._heard_at -= 30.0
     found = await a.network_status()
     assert (
