@@ -139,6 +139,7 @@ def enrol(
         ip=str(answer.ip),
         approved=answer.state == "approved",
         netns=netns,
+        nth=1 + max((n.nth for n in state.networks()), default=0),
         controller=ControllerRecord(
             fingerprint=contact.identity.identity.fingerprint, identity=contact.identity, clock_offset=contact.offset
         ),

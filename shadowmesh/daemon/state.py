@@ -61,6 +61,7 @@ class NetworkRecord(Struct, frozen=True, kw_only=True):
     approved: bool = True
     controller: ControllerRecord
     netns: str | None = None  # the network namespace that it is put into
+    nth: int = 0  # those with a lower number were joined before
 
 
 class FormerNetwork(Struct, frozen=True, kw_only=True):
@@ -196,9 +197,10 @@ class State:
     # networks
 
     def networks(self) -> list[NetworkRecord]:
+        """Those joined, the first first: of two that can't both run it is the one."""
         with self._transaction() as db:
             rows = db.execute("SELECT record FROM networks").fetchall()
-            return sorted((from_json(r[0], NetworkRecord) for r in rows), key=lambda n: n.name)
+            return sorted((from_json(r[0], NetworkRecord) for r in rows), key=lambda n: (n.nth, n.name))
 
     def secrets_of(self, network_id: NetworkID) -> NetworkSecrets:
         with self._transaction() as db:

@@ -152,6 +152,9 @@ async def test_a_network_that_grows_over_anothers_gets_none_of_its_packets(both:
     assert "overlaps 10.42.0.0/24 of network office" in (machine.network("lounge").error or "")
     assert [set(i.routes) for i in machine.host.interfaces.values()] == [{ip_network("10.42.0.0/24")}]
     assert machine.network("office").interface is office and await machine.reaches(peer)
+    await machine.restart()
+    await until(lambda: machine.network("lounge").run_state == "error")
+    assert machine.network("office").run_state == "up", "it was joined first"
     await guest.call("network_set", "lounge", NetworkPatch(subnet="10.43.0.0/24"))
     await until(lambda: machine.network("lounge").run_state == "up")
 
