@@ -77,7 +77,6 @@ class MapHead(Struct, frozen=True, kw_only=True):
     relays: tuple[RelayInfo, ...] = ()
     controller_urls: tuple[str, ...] = ()
     stun: tuple[SockAddr, ...] = ()  # the controller's STUN addresses as far as it knows them
-    next_signing_key: SigningPublicKey | None = None
 
     @property
     def subnets(self) -> tuple[IPNetwork, ...]:
