@@ -58,7 +58,7 @@ def office(controller: Controller) -> str:
         ("network invite office --expires 0s", USAGE, "write it as 90s"),
         ("network invite office --expires 5", USAGE, "5s, 5m, 5h, 5d"),
         ("network invite office --expires 99999d", USAGE, "up to ten years"),
-        ("network invite office --ip 10.0.0.1", USAGE, "198.18.0.0/24"),
+        ("network invite office --ip 10.0.0.1", CONFLICT, "198.18.0.0/24"),
         ("network invite office --ip x", USAGE, "give an IPv4 address"),
         ("network invite office --uses 2 --ip 198.18.0.9", USAGE, "one use"),
     ],
