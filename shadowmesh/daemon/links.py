@@ -72,7 +72,9 @@ class Links:
         self._world = world
         self._links: dict[str, ControllerLink] = {}  # by fingerprint
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._ending: set[asyncio.Task[None]] = set()  # of links that nobody needs any more
         self._again: asyncio.TimerHandle | None = None
+        self._stopping = False
 
     def _networks(self, fingerprint: str) -> list[Network]:
         return [n for n in self._user.networks.values() if n.record.controller.fingerprint == fingerprint]
@@ -86,6 +88,8 @@ class Links:
 
     def refresh(self) -> None:
         """Opens links to controllers that have networks here, tells them of new ones, closes the others."""
+        if self._stopping:
+            return
         records = [n.record for n in self._user.networks.values()]
         records += [f.record for f in self._user.former.values() if f.state == "left"]
         wanted: dict[str, list[NetworkRecord]] = {}
@@ -93,7 +97,10 @@ class Links:
             wanted.setdefault(record.controller.fingerprint, []).append(record)
         for fingerprint in [f for f in self._links if f not in wanted]:
             del self._links[fingerprint]
-            self._tasks.pop(fingerprint).cancel()
+            task = self._tasks.pop(fingerprint)
+            task.cancel()
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
         for fingerprint, members in wanted.items():
             link = self._links.get(fingerprint)
             if link is None:
@@ -132,7 +139,8 @@ class Links:
     async def _follow(self, fingerprint: str, link: ControllerLink) -> None:
         try:
             async for event in link.run():
-                self._event(fingerprint, event)
+                if self._links.get(fingerprint) is link:  # one that is ended has nothing to say any more
+                    self._event(fingerprint, event)
         except asyncio.CancelledError:
             await link.close()
             raise
@@ -215,12 +223,18 @@ class Links:
             link.kick()
 
     async def stop(self) -> None:
-        await asyncio.gather(*(link.close() for link in self._links.values()), return_exceptions=True)
-        for task in self._tasks.values():
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        self._links.clear()
-        self._tasks.clear()
-        if self._again is not None:  # last: one of these may have failed while it was ended
-            self._again.cancel()
-            self._again = None
+        """Ends all links. None is opened meanwhile; `refresh` opens them again."""
+        self._stopping = True
+        try:
+            links, tasks = list(self._links.values()), list(self._tasks.values())
+            self._links.clear()
+            self._tasks.clear()
+            await asyncio.gather(*(link.close() for link in links), return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, *self._ending, return_exceptions=True)
+        finally:
+            self._stopping = False
+            if self._again is not None:
+                self._again.cancel()
+                self._again = None

@@ -367,6 +367,37 @@ async def test_a_link_that_failed_isnt_opened_anew_after_the_daemons_end(
     assert "Links.refresh" not in timers_left()
 
 
+async def test_no_link_is_opened_while_all_are_ended_and_forgotten_then(
+    there: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine leaves and joins while another identity is asked for, and a link takes its time to close."""
+    a = await there.member("a")
+    (link,) = a.links
+    cancelled, held, close = asyncio.Event(), asyncio.Event(), link.close
+    calls: list[None] = []
+
+    async def slow() -> None:
+        calls.append(None)
+        if len(calls) == 2:  # as its task is cancelled
+            cancelled.set()
+            await held.wait()
+            await close()
+
+    monkeypatch.setattr(link, "close", slow)
+    stopping = asyncio.create_task(a.daemon.links.stop())
+    await asyncio.wait_for(cancelled.wait(), 10)
+    networks = dict(a.daemon.networks)
+    a.daemon.networks.clear()
+    a.daemon.links.refresh()
+    a.daemon.networks.update(networks)
+    a.daemon.links.refresh()
+    held.set()
+    await asyncio.wait_for(stopping, 10)
+    assert a.links == [link]
+    a.daemon.links.refresh()
+    await until(lambda: len(a.links) == 2 and a.links[1].connected)
+
+
 async def test_a_relay_stream_that_is_refused_here_is_one_that_failed() -> None:
     """As where this host's network can't be told from the overlay: `connect` says so."""
 
