@@ -32,7 +32,6 @@ from shadowmesh.serving.tasks import repeat
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from shadowmesh.controller.run import RunOptions
     from shadowmesh.controller.service.services import Services
 
 log = structlog.get_logger("shadowmesh.controller")
@@ -40,8 +39,8 @@ log = structlog.get_logger("shadowmesh.controller")
 _SQLITE_LEAST = 512  # bytes of the smallest database that SQLite writes
 
 
-def run_locked(where: DataDir, settings: Settings, options: RunOptions) -> None:
-    """Serves until SIGTERM or SIGINT; the caller holds the directory's lock. Raises ShadowMeshError as `run.run` does."""
+def run_locked(where: DataDir, settings: Settings, timing: Timing, ready: Callable[[], None] | None) -> None:
+    """Serves until SIGTERM or SIGINT, from `ready` on; the caller holds the directory's lock. Raises ShadowMeshError as `run.run` does."""
     if not structlog.is_configured():  # logs go to stderr, whoever started this
         structlog.configure(
             processors=[
@@ -66,7 +65,7 @@ def run_locked(where: DataDir, settings: Settings, options: RunOptions) -> None:
         migrate(engine)
     finally:
         engine.dispose()
-    asyncio.run(_serve(where, settings, keys, url, options))
+    asyncio.run(_serve(where, settings, keys, url, timing, ready))
 
 
 def _check_file(path: Path) -> None:
@@ -107,18 +106,20 @@ def _check_owner(engine: Engine, keys: KeyRing) -> None:
         )
 
 
-async def _serve(where: DataDir, settings: Settings, keys: KeyRing, url: sa.URL, options: RunOptions) -> None:
+async def _serve(
+    where: DataDir, settings: Settings, keys: KeyRing, url: sa.URL, timing: Timing, ready: Callable[[], None] | None
+) -> None:
     from shadowmesh.controller.edge.server import tune
 
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    async with serving(where, settings, keys, url, options.timing):
+    async with serving(where, settings, keys, url, timing):
         tune()
         log.info("controller ready", listen=settings.listen, urls=settings.public_urls)
-        if options.ready is not None:
-            options.ready()
+        if ready is not None:
+            ready()
         await stopping.wait()
         log.info("controller stopping")
 

@@ -40,7 +40,7 @@ def run(options: RunOptions, set_up_log: Callable[[], None] = lambda: None) -> N
         from shadowmesh.controller.process import run_locked
 
         set_up_log()
-        run_locked(where, settings, options)
+        run_locked(where, settings, options.timing, options.ready)
 
 
 def _with_overrides(settings: Settings, options: RunOptions) -> Settings:
