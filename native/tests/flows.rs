@@ -174,13 +174,13 @@ fn equal_small_packets_share_a_send_and_keep_their_order() {
 }
 
 #[test]
-fn replays_are_counted_and_forged_sources_dropped() {
+fn duplicates_are_counted_and_forged_sources_dropped() {
     let datagrams = Bench::new(ALL, None, &[], false).leave(&[super_packet(true, true, 4000, 1000, ACK, 5, 9)]).concat();
     let mut far = far();
     assert_eq!(far.arrive(&datagrams).len(), 1);
     assert!(far.arrive(&datagrams).is_empty());
     let peer = far.state.peer(far.state.by_index[&7].peer).unwrap();
-    assert_eq!(peer.record.get(Field::Replay), 4);
+    assert_eq!(peer.record.get(Field::Duplicate), 4);
     let mut near = Bench::new(ALL, None, &[], false); // the same packets are not from its peer
     assert!(near.arrive(&datagrams).is_empty());
     let peer = near.state.peer(near.state.by_index[&7].peer).unwrap();
