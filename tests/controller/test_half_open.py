@@ -117,6 +117,12 @@ async def test_a_site_that_comes_back_at_once_passes_while_strangers_hold_all_th
         assert admission.unproven <= 101
 
 
+def held_by(ref: weakref.ref[Any]) -> dict[str, Any]:
+    """What it still holds, if it is there."""
+    there = ref()
+    return {} if there is None else vars(there)
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if b"Upgrade" in kind.first], ids=str)
 async def test_a_websocket_that_ended_leaves_nothing_to_the_collector(
     world: World, port: int, kind: Kind, monkeypatch: pytest.MonkeyPatch
@@ -135,9 +141,9 @@ async def test_a_websocket_that_ended_leaves_nothing_to_the_collector(
             await held.all_ended()
         with suppress(TimeoutError):
             async with asyncio.timeout(45):  # TLS may wait 30 s for the other side's goodbye
-                while any(there() is not None for there in made):  # noqa: ASYNC110 - no event tells of it
+                while any(map(held_by, made)):  # noqa: ASYNC110 - no event tells of it
                     await asyncio.sleep(0.01)
-        left = [vars(there) for ref in made if (there := ref()) is not None]
+        left = [what for ref in made if (what := held_by(ref))]
         assert not left, left
     finally:
         gc.enable()

@@ -155,7 +155,7 @@ class Messages(WebSocketsSansIOProtocol):
 
     def _send_text(self, text: str) -> bool:
         """One frame to the transport, without an ASGI message and a task."""
-        if self.conn.state is not State.OPEN or self.disconnected or not self.writable.is_set():
+        if self.disconnected or self.conn.state is not State.OPEN or not self.writable.is_set():
             return False
         data = text.encode()
         frame = frame_head(TEXT, len(data)) + data
@@ -184,7 +184,7 @@ class Messages(WebSocketsSansIOProtocol):
         """Cuts what holds itself, once neither the transport nor the application needs it."""
         if self.disconnected and not self._in_app:
             self.scope = {}  # type: ignore[typeddict-item]
-            self.conn.parser.close()  # a generator that waits for more, and holds its connection
+            vars(self.conn).clear()  # its parser, a generator that waits for more, and errors hold frames that hold it
 
     def handle_cont(self, event: Any) -> None:
         super().handle_cont(event)
