@@ -6,6 +6,7 @@ that never spoke name it in their docstring, and no other test may use it before
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -47,11 +48,11 @@ def mesh(shared: Mesh) -> Iterator[Mesh]:
     shared.lab.heal()
 
 
-def test_first_ping_goes_over_the_relay_and_the_path_is_direct_within_3_s(mesh: Mesh, told) -> None:
-    """h1 and h2 never spoke before."""
+def test_first_ping_is_answered_and_the_path_is_direct_within_3_s(mesh: Mesh, told) -> None:
+    """h1 and h2 never spoke before. The first answer comes over the relay, unless both are through their NATs in the meantime."""
     first = mesh.world.run("h1", "ping", "h2", "-c", "1", "--json", codes=(0, 10, 20))
-    assert first.returncode == 10, first.stdout + first.stderr
-    assert '"path":"relay"' in first.stdout.replace(" ", "")
+    answer = json.loads(first.stdout.splitlines()[0])
+    assert answer["ok"] and (answer["path"], first.returncode) in (("relay", 10), ("direct", 0)), first.stdout
     took = until_direct(mesh.world, "h1", "h2", 10)
     told("direct after the first answer, s", round(took, 3))
     assert took <= 3.0
