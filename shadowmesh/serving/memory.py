@@ -9,9 +9,10 @@ from functools import cache
 from typing import ClassVar
 
 CROWD = 256  # connections
-CHURN = 1024  # connections that ended since the last collection
-_REST = 60.0  # seconds between two times: a collection looks at every object once
-_REST_OF_CHURN = 10.0
+CHURN = 16_384  # connections that ended since the last collection; each leaves a kilobyte of cycles
+_REST = (
+    60.0  # seconds between two times: a collection looks at every object once, a tenth of a second where there are many
+)
 
 
 class Memory:
@@ -48,7 +49,7 @@ class Memory:
         if not give_back and (ended - self._collected < CHURN or now < self._next_churn):
             return False
         gc.collect()
-        self._collected, self._next_churn = ended, now + _REST_OF_CHURN
+        self._collected, self._next_churn = ended, now + _REST
         if not give_back:
             return False
         self._peak, self._again, self._next = connections, gone, now + _REST
