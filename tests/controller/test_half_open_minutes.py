@@ -21,7 +21,7 @@ from shadowmesh.serving.descriptors import raise_limit
 
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(1800)]
 
-COUNT, GROUP, RATE = 2000, 20, 200  # connections; the rate is a second's
+COUNT, GROUP, RATE = 2000, 5, 200  # connections, how many begin at once; the rate is a second's
 SECONDS, QUIET = 60.0, 20.0
 NOISE = 0.05  # seconds: what the machine's own scheduling does to the slowest of a hundred
 PROCESS = """
