@@ -48,8 +48,11 @@ def enter(name: str) -> None:
 
 def inside(name: str | None, work: Callable[[], T]) -> T:
     """What `work()` returns or raises in the namespace; None: in the caller's own. It is to be short, as the caller waits."""
-    if name is None:
-        return work()
+    return work() if name is None else in_thread_of(name, enter, work)
+
+
+def in_thread_of(name: str, enter: Callable[[str], None], work: Callable[[], T]) -> T:
+    """As `inside`, in a thread of its own, which comes into the namespace by `enter`."""
     done: list[T] = []
     failed: list[BaseException] = []
 
@@ -60,7 +63,7 @@ def inside(name: str | None, work: Callable[[], T]) -> T:
         except BaseException as e:  # carried over to the caller's thread, whatever it is
             failed.append(e)
 
-    thread = threading.Thread(target=run, name=f"in {name}")
+    thread = threading.Thread(target=run, name=f"in {name}", daemon=True)
     thread.start()
     thread.join()
     if failed:

@@ -12,13 +12,13 @@ import re
 import select
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from shadowmesh.dataplane.namespaces import in_thread_of
 from shadowmesh.model.errors import ShadowMeshError
 
 T = TypeVar("T")
@@ -118,22 +118,7 @@ def entered(name: str) -> Iterator[None]:
 
 def call(name: str, function: Callable[[], T]) -> T:
     """Runs `function` in a thread of its own inside the namespace; returns its value or raises what it raised."""
-    box: list[T] = []
-    trouble: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            _enter(name)
-            box.append(function())
-        except BaseException as e:  # carried over to the caller's thread, whatever it is
-            trouble.append(e)
-
-    thread = threading.Thread(target=body, name=f"in {name}", daemon=True)
-    thread.start()
-    thread.join()
-    if trouble:
-        raise trouble[0]
-    return box[0]
+    return in_thread_of(name, _enter, function)
 
 
 def spawn(

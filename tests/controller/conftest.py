@@ -205,6 +205,12 @@ class World:
     def device(self) -> Device:
         return Device(self)
 
+    def clone(self, of: Device) -> Device:
+        """A machine that was copied from that of `of`, and runs beside it."""
+        clone = self.device()
+        clone.signer, clone.boot_id, clone.identity = of.signer, "boot-2", of.identity
+        return clone
+
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, InitResult]:

@@ -223,8 +223,7 @@ async def test_who_holds_the_newest_map_gets_an_empty_delta_after_a_restart(worl
 async def test_a_clone_is_refused_naming_both_and_the_first_goes_on(world: World) -> None:
     await world.network()
     first = await world.member(name="web")
-    clone = world.device()
-    clone.signer, clone.boot_id, clone.identity = first.signer, "boot-2", first.identity
+    clone = world.clone(first)
     await clone.connect()
     refused = await clone.until_event(Refused)
     assert refused.code == "client_duplicate"
@@ -439,8 +438,8 @@ async def test_a_refusal_stands_until_the_controller_says_otherwise(world: World
     """Between two refusals there is no `Disconnected` that would hide their reason."""
     await world.network()
     first = await world.member()
-    clone = world.device()
-    clone.signer, clone.boot_id, clone.answer, clone.identity = first.signer, "boot-2", first.answer, first.identity
+    clone = world.clone(first)
+    clone.answer = first.answer
     await clone.connect()
     await clone.until_event(Refused)
     assert clone.link is not None
@@ -631,8 +630,7 @@ async def test_a_controller_that_fell_silent_is_asked_by_who_looks_and_given_up_
 async def test_a_clone_that_tries_again_and_again_is_one_entry_in_the_audit_log(world: World) -> None:
     await world.network()
     first = await world.member(name="web")
-    clone = world.device()
-    clone.signer, clone.boot_id, clone.identity = first.signer, "boot-2", first.identity
+    clone = world.clone(first)
     await clone.connect()
     await clone.until_event(Refused)
     assert clone.link is not None

@@ -56,8 +56,7 @@ async def test_a_device_comes_back_and_stays(world: World, ephemeral: bool) -> N
 async def test_a_clone_is_refused_as_one(world: World) -> None:
     await world.network()
     device = await world.member()
-    clone = world.device()
-    clone.signer, clone.identity, clone.boot_id = device.signer, device.identity, "boot-2"
+    clone = world.clone(device)
     with read_only(world):
         await clone.connect()
         assert (await clone.until_event(Refused)).code == "client_duplicate"

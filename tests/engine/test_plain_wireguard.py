@@ -28,6 +28,16 @@ def taken_over(kind: str = "port_restricted") -> tuple[World, Host, PlainWireGua
     return world, b, PlainWireGuard(a, export, b)
 
 
+def talking_directly() -> tuple[World, Host, PlainWireGuard]:
+    """As `taken_over`, and b has found where WireGuard is."""
+    world, b, wg = taken_over()
+    for n in range(12):
+        wg.send_packet(1000 + n)
+        world.run(1.0)
+    assert b.to(wg.host).reason == "direct.wireguard"
+    return world, b, wg
+
+
 def exchange(world: World, b: Host, wg: PlainWireGuard, number: int) -> bool:
     """One packet each way; whether both arrived."""
     before, heard = len(wg.received), number in world.flow(wg.host, b).received
@@ -110,11 +120,7 @@ def test_ping_measures_it_by_a_handshake() -> None:
 
 
 def test_when_the_daemon_is_back_it_is_an_ordinary_peer_again() -> None:
-    world, b, wg = taken_over()
-    for n in range(12):
-        wg.send_packet(1000 + n)
-        world.run(1.0)
-    assert b.to(wg.host).reason == "direct.wireguard"
+    world, b, wg = talking_directly()
     a = wg.host
     del a.arrive  # type: ignore[attr-defined]
     a.start(timestamp_floor=a.node.timestamp)
@@ -156,11 +162,7 @@ def test_a_peer_on_the_lan_has_its_address_there_as_endpoint() -> None:
 
 
 def test_disco_replayed_from_before_the_takeover_takes_no_path_away() -> None:
-    world, b, wg = taken_over()
-    for n in range(12):
-        wg.send_packet(1000 + n)
-        world.run(1.0)
-    assert b.to(wg.host).reason == "direct.wireguard"
+    world, b, wg = talking_directly()
     elsewhere = SockAddr("203.0.113.66", 6666)
     relay = Path(UDP, world.relays["relay1"].addr, None, frame_prefix(world.network_id, b.overlay, wg.host.overlay))
     box = disco.DiscoBox(wg.config.private, b.public, world.primitives)

@@ -54,9 +54,8 @@ class Moment(TypeDecorator[dt.datetime]):
 metadata = MetaData()
 
 ALIVE = text("state IN ('approved', 'pending')")
-NUMBER = BigInteger().with_variant(
-    Integer, "sqlite"
-)  # from `counters`; SQLite's own row numbers are what it calls INTEGER
+# From `counters`; SQLite's own row numbers are what it calls INTEGER.
+NUMBER = BigInteger().with_variant(Integer, "sqlite")
 
 meta = Table("meta", metadata, Column("key", String, primary_key=True), Column("value", Text, nullable=False))
 
