@@ -7,10 +7,10 @@ use crate::command::host_text;
 use crate::msgpack::Writer;
 use crate::path::Path;
 
-/// Kinds of datagrams that go up, in the order of `model.pump.Kind`, which counts from 1.
+/// Kinds of datagrams that go up, in the order of `model.pump.DatagramKind`, which counts from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Kind {
+pub enum DatagramKind {
     Handshake = 1,
     Disco = 2,
     Stun = 3,
@@ -20,7 +20,8 @@ pub enum Kind {
 const UNCLAIMED_RING: usize = 64;
 const UNCLAIMED_PLACES: usize = 1024; // remembered, so that each is told of once a second; the oldest makes room
 const SECOND: u64 = 1_000_000_000;
-const RINGS: [(Kind, usize); 4] = [(Kind::Handshake, 256), (Kind::Disco, 1024), (Kind::Stun, 64), (Kind::RelayControl, 256)];
+const RINGS: [(DatagramKind, usize); 4] =
+    [(DatagramKind::Handshake, 256), (DatagramKind::Disco, 1024), (DatagramKind::Stun, 64), (DatagramKind::RelayControl, 256)];
 
 pub const TX_DATA: u8 = 1;
 pub const RX_DATA: u8 = 2;
@@ -30,7 +31,7 @@ pub const TX_LONG: u8 = 8;
 /// What a descriptor was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Gone {
+pub enum DescriptorKind {
     Socket = 1,
     Stream = 2,
     Tun = 3,
@@ -39,14 +40,14 @@ pub enum Gone {
 /// What the deciding side is told; times are CLOCK_BOOTTIME nanoseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    Datagram { at: u64, path: Path, kind: Kind, data: Box<[u8]> },
+    Datagram { at: u64, path: Path, kind: DatagramKind, data: Box<[u8]> },
     Wants { at: u64, peer: u32 },
     Confirmed { at: u64, peer: u32, local_index: u32 },
     Edge { at: u64, peer: u32, which: u8 },
     Source { at: u64, peer: u32, path: Path },
     TooBig { at: u64, path: Path, size: usize },
-    Gone { at: u64, what: Gone, index: u32, errno: i32 },
-    Lost { at: u64, kind: Kind, n: u64 },
+    DescriptorGone { at: u64, what: DescriptorKind, index: u32, errno: i32 },
+    Lost { at: u64, kind: DatagramKind, n: u64 },
     Unclaimed { at: u64, path: Path, receiver_index: u32, size: usize },
 }
 
@@ -112,7 +113,7 @@ impl Event {
                 write_path(&mut w, path);
                 w.unsigned(*size as u64);
             }
-            Event::Gone { at, what, index, errno } => {
+            Event::DescriptorGone { at, what, index, errno } => {
                 start(5, 26, *at);
                 w.unsigned(*what as u64);
                 w.unsigned(u64::from(*index));
@@ -152,7 +153,7 @@ impl Rings {
     }
 
     /// Whether another datagram of this kind has a place; counts it as lost if not.
-    pub fn admits(&mut self, kind: Kind) -> bool {
+    pub fn admits(&mut self, kind: DatagramKind) -> bool {
         let at = kind as usize - 1;
         let fits = self.rings[at].len() < RINGS[at].1;
         self.lost[at] += u64::from(!fits);
@@ -160,7 +161,7 @@ impl Rings {
     }
 
     /// A datagram that was admitted.
-    pub fn datagram(&mut self, kind: Kind, event: Event) {
+    pub fn datagram(&mut self, kind: DatagramKind, event: Event) {
         self.rings[kind as usize - 1].push_back(event);
     }
 
@@ -226,7 +227,7 @@ impl Waiting {
 mod tests {
     use super::*;
 
-    fn datagram(kind: Kind) -> Event {
+    fn datagram(kind: DatagramKind) -> Event {
         let path = Path { via: 0, remote: None, local: None, prefix: Box::default() };
         Event::Datagram { at: 0, path, kind, data: Box::default() }
     }
@@ -264,17 +265,17 @@ mod tests {
     fn a_flood_fills_its_own_ring_only() {
         let mut rings = Rings::default();
         for _ in 0..100 {
-            if rings.admits(Kind::Stun) {
-                rings.datagram(Kind::Stun, datagram(Kind::Stun));
+            if rings.admits(DatagramKind::Stun) {
+                rings.datagram(DatagramKind::Stun, datagram(DatagramKind::Stun));
             }
         }
-        assert!(rings.admits(Kind::Disco));
-        rings.datagram(Kind::Disco, datagram(Kind::Disco));
+        assert!(rings.admits(DatagramKind::Disco));
+        rings.datagram(DatagramKind::Disco, datagram(DatagramKind::Disco));
         rings.notice(Event::Wants { at: 0, peer: 1 });
         assert!(matches!(rings.pop(5), Some(Event::Wants { .. })));
-        assert_eq!(rings.pop(5), Some(Event::Lost { at: 5, kind: Kind::Stun, n: 36 }));
+        assert_eq!(rings.pop(5), Some(Event::Lost { at: 5, kind: DatagramKind::Stun, n: 36 }));
         let rest: Vec<Event> = std::iter::from_fn(|| rings.pop(5)).collect();
         assert_eq!(rest.len(), 65);
-        assert!(rest[..2].contains(&datagram(Kind::Disco)));
+        assert!(rest[..2].contains(&datagram(DatagramKind::Disco)));
     }
 }

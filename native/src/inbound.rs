@@ -9,7 +9,7 @@ use std::sync::{Arc, MutexGuard};
 use crate::aead::TAG;
 use crate::coalesce::{Grouper, Segment};
 use crate::counters::Field;
-use crate::event::{Kind, RX_ANY, RX_DATA};
+use crate::event::{DatagramKind, RX_ANY, RX_DATA};
 use crate::io::{Interface, Offloads};
 use crate::packet::{
     FRAME_HEADER, Sort, TRANSPORT_HEADER, addresses, answer_prefix, inner_size, is_group_address, mac1_valid, sort_of,
@@ -297,12 +297,12 @@ impl<'s> Delivery<'s, '_> {
         let data = &buffer[row.start..row.start + row.size];
         let kind = match sort {
             Sort::Initiation | Sort::Response if state.mac1_keys.iter().any(|(_, key)| mac1_valid(data, key)) => {
-                Kind::Handshake
+                DatagramKind::Handshake
             }
-            Sort::CookieReply if state.was_asked(data) => Kind::Handshake,
-            Sort::Disco => Kind::Disco,
-            Sort::Stun => Kind::Stun,
-            Sort::RelayControl => Kind::RelayControl,
+            Sort::CookieReply if state.was_asked(data) => DatagramKind::Handshake,
+            Sort::Disco => DatagramKind::Disco,
+            Sort::Stun => DatagramKind::Stun,
+            Sort::RelayControl => DatagramKind::RelayControl,
             _ => return state.nobody.add(Field::Auth, 1),
         };
         state.tell_datagram(kind, || self.path(buffer, row), data, self.now);

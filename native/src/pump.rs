@@ -20,7 +20,7 @@ use zeroize::Zeroize;
 use crate::command::{Command, decode_message};
 use crate::control::{COMMAND_BYTES, Reporter};
 use crate::counters::CounterTable;
-use crate::event::{Event, Gone};
+use crate::event::{DescriptorKind, Event};
 use crate::inbound::{self, Message};
 use crate::io::Piece;
 use crate::outbound::{self, Scratch, Sealer, Turn as _};
@@ -55,11 +55,11 @@ impl Port {
         }
     }
 
-    fn name(&self) -> (Gone, u32) {
+    fn name(&self) -> (DescriptorKind, u32) {
         match self {
-            Port::Tun { net, .. } => (Gone::Tun, *net),
-            Port::Udp { slot, .. } => (Gone::Socket, *slot),
-            Port::Stream { slot, .. } => (Gone::Stream, *slot),
+            Port::Tun { net, .. } => (DescriptorKind::Tun, *net),
+            Port::Udp { slot, .. } => (DescriptorKind::Socket, *slot),
+            Port::Stream { slot, .. } => (DescriptorKind::Stream, *slot),
         }
     }
 }
@@ -232,7 +232,7 @@ impl Pump {
                 let name = world.lanes.get(&token).map(|lane| lane.port.name());
                 if let Some((what, index)) = name {
                     world.remove(what, index, &self.epoll);
-                    world.state.events.notice(Event::Gone { at: sys::boottime(), what, index, errno });
+                    world.state.events.notice(Event::DescriptorGone { at: sys::boottime(), what, index, errno });
                 }
             }
         }
@@ -277,7 +277,7 @@ impl World {
         match command {
             Command::AddTun { net, fd, .. } => {
                 let tun = Arc::new(Tun::new(take(fd)?));
-                self.remove(Gone::Tun, net, epoll);
+                self.remove(DescriptorKind::Tun, net, epoll);
                 self.state.apply(command, now);
                 let at = self.state.net(net);
                 self.state.nets[at].tun = Some(tun.clone());
@@ -296,7 +296,7 @@ impl World {
                 self.add(Port::Stream { slot, stream, rest: Mutex::default() }, epoll)
             }
             Command::RemoveTun { net } => {
-                self.remove(Gone::Tun, net, epoll);
+                self.remove(DescriptorKind::Tun, net, epoll);
                 self.state.apply(command, now);
                 Ok(())
             }
@@ -319,21 +319,21 @@ impl World {
     }
 
     fn remove_link(&mut self, slot: u32, epoll: &Epoll) {
-        self.remove(Gone::Socket, slot, epoll);
-        self.remove(Gone::Stream, slot, epoll);
+        self.remove(DescriptorKind::Socket, slot, epoll);
+        self.remove(DescriptorKind::Stream, slot, epoll);
     }
 
     /// Takes a descriptor out of everything.
-    fn remove(&mut self, what: Gone, index: u32, epoll: &Epoll) {
+    fn remove(&mut self, what: DescriptorKind, index: u32, epoll: &Epoll) {
         let found = self.lanes.iter().find(|(_, lane)| lane.port.name() == (what, index)).map(|(token, _)| *token);
         let Some(lane) = found.and_then(|token| self.lanes.remove(&token)) else { return };
         epoll.remove(lane.port.fd()); // the other process still has it open, so closing is not enough
         match what {
-            Gone::Tun => {
+            DescriptorKind::Tun => {
                 let at = self.state.net(index);
                 self.state.nets[at].tun = None;
             }
-            Gone::Socket | Gone::Stream => drop(self.state.links.remove(&index)),
+            DescriptorKind::Socket | DescriptorKind::Stream => drop(self.state.links.remove(&index)),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::counters::{CounterTable, Field, Record};
-use crate::event::{Event, Kind, Rings, TX_DATA, TX_LONG, Waiting};
+use crate::event::{DatagramKind, Event, Rings, TX_DATA, TX_LONG, Waiting};
 
 const LONG: u64 = 600; // bytes of an inner packet that a narrow path may not carry
 use crate::io::{Interface, Link, Way};
@@ -279,7 +279,7 @@ impl State {
     }
 
     /// Sends a datagram up, if its ring has a place; it is copied only then.
-    pub fn tell_datagram(&self, kind: Kind, path: impl FnOnce() -> Path, data: &[u8], now: u64) {
+    pub fn tell_datagram(&self, kind: DatagramKind, path: impl FnOnce() -> Path, data: &[u8], now: u64) {
         let mut rings = lock(&self.events.rings);
         if rings.admits(kind) {
             rings.datagram(kind, Event::Datagram { at: now, path: path(), kind, data: data.into() });

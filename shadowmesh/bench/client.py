@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 
-from shadowmesh.bench import traffic, wire
+from shadowmesh.bench import messages, traffic
 from shadowmesh.bench.listener import PATIENCE
 from shadowmesh.bench.statistics import highest_lossless, percentile
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
@@ -45,16 +45,16 @@ class Datagrams:
 class Client:
     """Asks a listener. A context manager; every method raises ShadowMeshError in words for people."""
 
-    def __init__(self, address: str, port: int = wire.PORT, *, name: str | None = None) -> None:
+    def __init__(self, address: str, port: int = messages.PORT, *, name: str | None = None) -> None:
         """Connects. `name`: what to call the other side."""
         self._name = name or address
         self._address = address
         self._port = port
         self._sock = self._connect()
-        self._lines = wire.Lines(self._sock)
-        with self._told():
-            self._lines.send(wire.Hello())
-            self._lines.expect(wire.Hello)
+        self._lines = messages.Lines(self._sock)
+        with self._errors_in_words():
+            self._lines.send(messages.Hello())
+            self._lines.expect(messages.Hello)
 
     def __enter__(self) -> Client:
         return self
@@ -66,8 +66,8 @@ class Client:
 
     def round_trip(self, seconds: float) -> RoundTrip:
         """Asks and waits for the answer, one at a time, with pauses, for so long."""
-        with self._told(), ExitStack() as stack:
-            sock = self._begin_udp(stack, wire.Request(test="rtt", seconds=seconds))
+        with self._errors_in_words(), ExitStack() as stack:
+            sock = self._begin_udp(stack, messages.Request(test="rtt", seconds=seconds))
             sock.settimeout(_RTT_TIMEOUT)
             times: list[float] = []
             asked = 0
@@ -76,45 +76,45 @@ class Client:
                 times += _ask(sock, asked)
                 asked += 1
                 time.sleep(RTT_INTERVAL)
-            self._lines.send(wire.Sent(count=asked, seconds=time.monotonic() - began))
+            self._lines.send(messages.Sent(count=asked, seconds=time.monotonic() - began))
         if not times:
             return RoundTrip(asked, asked, None, None)
         return RoundTrip(asked, asked - len(times), statistics.median(times) * 1e3, percentile(times, 0.99) * 1e3)
 
     def tcp(self, seconds: float, *, streams: int = 1, reverse: bool = False) -> traffic.Flow:
         """What arrived, in bytes: there, or with `reverse` here."""
-        with self._told(), ExitStack() as stack:
-            self._lines.send(wire.Request(test="tcp", seconds=seconds, streams=streams, reverse=reverse))
-            token = self._lines.expect(wire.Ready).token
+        with self._errors_in_words(), ExitStack() as stack:
+            self._lines.send(messages.Request(test="tcp", seconds=seconds, streams=streams, reverse=reverse))
+            token = self._lines.expect(messages.Ready).token
             socks = [stack.enter_context(self._connect()) for _ in range(streams)]
             for sock in socks:
-                wire.Lines(sock).send(wire.Join(token=token))
+                messages.Lines(sock).send(messages.Join(token=token))
                 sock.settimeout(PATIENCE + seconds)
-            self._lines.expect(wire.Go)
+            self._lines.expect(messages.Go)
             if reverse:
                 flow = traffic.receive_streams(socks)
-                self._lines.expect(wire.Sent)
+                self._lines.expect(messages.Sent)
                 return flow
             sent = traffic.send_streams(socks, seconds)
-            self._lines.send(wire.Sent(count=sent.count, seconds=sent.seconds))
+            self._lines.send(messages.Sent(count=sent.count, seconds=sent.seconds))
             return self._received()
 
     def udp(self, seconds: float, *, size: int = 64, rate: float = 0.0, reverse: bool = False) -> Datagrams:
         """Datagrams of `size` bytes at a rate per second, 0 for as many as go."""
-        with self._told(), ExitStack() as stack:
-            request = wire.Request(test="udp", seconds=seconds, size=size, rate=rate, reverse=reverse)
+        with self._errors_in_words(), ExitStack() as stack:
+            request = messages.Request(test="udp", seconds=seconds, size=size, rate=rate, reverse=reverse)
             sock = self._begin_udp(stack, request)
             if reverse:
                 counter = traffic.DatagramCounter(sock, size)
-                self._lines.send(wire.Go())
+                self._lines.send(messages.Go())
                 try:
-                    told = self._expect_late(wire.Sent, seconds)
+                    told = self._expect_late(messages.Sent, seconds)
                 finally:
                     received = counter.finish()
                 sent = traffic.Flow(told.count, told.seconds)
             else:
                 sent = traffic.send_datagrams(sock, size, rate, seconds)
-                self._lines.send(wire.Sent(count=sent.count, seconds=sent.seconds))
+                self._lines.send(messages.Sent(count=sent.count, seconds=sent.seconds))
                 received = self._received()
         lost = max(0.0, 1 - received.count / sent.count) if sent.count else 1.0
         # by the sender's time where it is the longer one: few datagrams that came at once are no rate
@@ -155,27 +155,27 @@ class Client:
         sock.settimeout(PATIENCE)
         return sock
 
-    def _begin_udp(self, stack: ExitStack, request: wire.Request) -> socket.socket:
+    def _begin_udp(self, stack: ExitStack, request: messages.Request) -> socket.socket:
         """A socket that the listener's is connected to."""
         self._lines.send(request)
-        ready = self._lines.expect(wire.Ready)
+        ready = self._lines.expect(messages.Ready)
         sock = stack.enter_context(traffic.open_udp("::" if ":" in self._address else "0.0.0.0"))
         sock.connect((self._address, ready.port))
-        went: list[wire.Go] = []
+        went: list[messages.Go] = []
         self._sock.settimeout(_ASK_AGAIN)
         deadline = time.monotonic() + PATIENCE
         while not went:
             with suppress(ConnectionRefusedError):  # what is wrong there, the connection tells
                 sock.send(ready.token.encode())
             try:
-                went.append(self._lines.expect(wire.Go))
+                went.append(self._lines.expect(messages.Go))
             except TimeoutError:  # a line comes whole or not at all: it is shorter than any packet
                 if time.monotonic() > deadline:
                     raise
         self._sock.settimeout(PATIENCE)
         return sock
 
-    def _expect_late(self, kind: type[wire.M], seconds: float) -> wire.M:
+    def _expect_late(self, kind: type[messages.M], seconds: float) -> messages.M:
         self._sock.settimeout(PATIENCE + seconds)
         try:
             return self._lines.expect(kind)
@@ -183,15 +183,15 @@ class Client:
             self._sock.settimeout(PATIENCE)
 
     def _received(self) -> traffic.Flow:
-        seen = self._lines.expect(wire.Received)
+        seen = self._lines.expect(messages.Received)
         return traffic.Flow(seen.count, seen.seconds)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _errors_in_words(self) -> Iterator[None]:
         """Makes words for people of what goes wrong inside."""
         try:
             yield
-        except wire.RefusedError as e:
+        except messages.RefusedError as e:
             raise ShadowMeshError(
                 f"bench_{e.code}",
                 f"{self._name} refused: {e.what}",

@@ -10,18 +10,18 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from types import TracebackType
 
-from shadowmesh.bench import traffic, wire
+from shadowmesh.bench import messages, traffic
 from shadowmesh.model.errors import MalformedError
 
 PATIENCE = 10.0  # seconds for each step in which the other side has to do something
-Served = Callable[[str, wire.Request, wire.Received | None], None]
+Served = Callable[[str, messages.Request, messages.Received | None], None]
 
 
 class Listener:
     """Serves tests in threads until it is closed. A context manager."""
 
     def __init__(
-        self, address: str, port: int = wire.PORT, *, interface: str | None = None, served: Served | None = None
+        self, address: str, port: int = messages.PORT, *, interface: str | None = None, served: Served | None = None
     ) -> None:
         """Listens on this address, and for packets of this interface only, so that no neighbour on a LAN gets in.
 
@@ -40,7 +40,7 @@ class Listener:
             self._bind_to_interface(self._listening)
             traffic.use_cubic(self._listening)
             self._listening.bind((address, port))
-            self._listening.listen(wire.MAX_STREAMS)
+            self._listening.listen(messages.MAX_STREAMS)
         except BaseException:
             self._listening.close()
             raise
@@ -79,19 +79,19 @@ class Listener:
     def _welcome(self, sock: socket.socket) -> None:
         """One connection: a client, or a data connection of its test."""
         sock.settimeout(PATIENCE)
-        lines = wire.Lines(sock)
+        lines = messages.Lines(sock)
         try:
             first = lines.receive()
-            if isinstance(first, wire.Join):
+            if isinstance(first, messages.Join):
                 if self._keep(first, sock):
                     return  # closed by who ends the test
-            elif isinstance(first, wire.Hello):
+            elif isinstance(first, messages.Hello):
                 self._client(sock, lines, first)
         except (OSError, MalformedError):  # the client went, or is none
             pass
         sock.close()
 
-    def _keep(self, join: wire.Join, sock: socket.socket) -> bool:
+    def _keep(self, join: messages.Join, sock: socket.socket) -> bool:
         with self._joined:
             if self._token is None or not secrets.compare_digest(self._token, join.token):
                 return False
@@ -99,18 +99,20 @@ class Listener:
             self._joined.notify_all()
             return True
 
-    def _client(self, sock: socket.socket, lines: wire.Lines, hello: wire.Hello) -> None:
-        if hello.version != wire.VERSION:
-            lines.send(wire.Refused(code="version", what=f"the listener speaks version {wire.VERSION} of bench"))
+    def _client(self, sock: socket.socket, lines: messages.Lines, hello: messages.Hello) -> None:
+        if hello.version != messages.VERSION:
+            lines.send(
+                messages.Refused(code="version", what=f"the listener speaks version {messages.VERSION} of bench")
+            )
             return
         if not self._busy.acquire(blocking=False):
-            lines.send(wire.Refused(code="busy", what="another client is measuring there"))
+            lines.send(messages.Refused(code="busy", what="another client is measuring there"))
             return
         try:
-            lines.send(wire.Hello())
+            lines.send(messages.Hello())
             while True:
-                sock.settimeout(wire.MAX_SECONDS)  # a client may take its time between two tests
-                request = lines.expect(wire.Request)
+                sock.settimeout(messages.MAX_SECONDS)  # a client may take its time between two tests
+                request = lines.expect(messages.Request)
                 sock.settimeout(PATIENCE + (0 if request.reverse else request.seconds))
                 test = {"tcp": self._tcp, "udp": self._udp, "rtt": self._echo}[request.test]
                 received = test(sock, lines, request)
@@ -119,26 +121,26 @@ class Listener:
         finally:
             self._busy.release()
 
-    def _tcp(self, _sock: socket.socket, lines: wire.Lines, request: wire.Request) -> wire.Received | None:
+    def _tcp(self, _sock: socket.socket, lines: messages.Lines, request: messages.Request) -> messages.Received | None:
         token = secrets.token_hex(16)
         with self._joined:
             self._token, self._streams = token, []
         try:
-            lines.send(wire.Ready(token=token))
+            lines.send(messages.Ready(token=token))
             with self._joined:
                 if not self._joined.wait_for(lambda: len(self._streams) >= request.streams, PATIENCE):
                     raise TimeoutError("not all data connections came")
                 self._token = None
             for stream in self._streams:
                 stream.settimeout(PATIENCE + request.seconds)
-            lines.send(wire.Go())
+            lines.send(messages.Go())
             if request.reverse:
                 sent = traffic.send_streams(self._streams, request.seconds)
-                lines.send(wire.Sent(count=sent.count, seconds=sent.seconds))
+                lines.send(messages.Sent(count=sent.count, seconds=sent.seconds))
                 return None
             got = traffic.receive_streams(self._streams)
-            lines.expect(wire.Sent)
-            received = wire.Received(count=got.count, seconds=got.seconds)
+            lines.expect(messages.Sent)
+            received = messages.Received(count=got.count, seconds=got.seconds)
             lines.send(received)
             return received
         finally:
@@ -147,38 +149,38 @@ class Listener:
                 for stream in self._streams:
                     stream.close()
 
-    def _socket(self, lines: wire.Lines, stack: ExitStack) -> socket.socket:
+    def _socket(self, lines: messages.Lines, stack: ExitStack) -> socket.socket:
         """A UDP socket of this test's own, connected to the client's, whose first datagram is the token."""
         sock = stack.enter_context(traffic.open_udp(self.address))
         self._bind_to_interface(sock)
         token = secrets.token_hex(8)
-        lines.send(wire.Ready(token=token, port=sock.getsockname()[1]))
+        lines.send(messages.Ready(token=token, port=sock.getsockname()[1]))
         sock.settimeout(PATIENCE)
         data, peer = sock.recvfrom(2048)
         while data != token.encode():
             data, peer = sock.recvfrom(2048)
         sock.connect(peer)
-        lines.send(wire.Go())
+        lines.send(messages.Go())
         return sock
 
-    def _udp(self, _sock: socket.socket, lines: wire.Lines, request: wire.Request) -> wire.Received | None:
+    def _udp(self, _sock: socket.socket, lines: messages.Lines, request: messages.Request) -> messages.Received | None:
         with ExitStack() as stack:
             sock = self._socket(lines, stack)
             if request.reverse:
-                lines.expect(wire.Go)
+                lines.expect(messages.Go)
                 sent = traffic.send_datagrams(sock, request.size, request.rate, request.seconds)
-                lines.send(wire.Sent(count=sent.count, seconds=sent.seconds))
+                lines.send(messages.Sent(count=sent.count, seconds=sent.seconds))
                 return None
             counter = traffic.DatagramCounter(sock, request.size)
             try:
-                lines.expect(wire.Sent)
+                lines.expect(messages.Sent)
             finally:
                 got = counter.finish()
-            received = wire.Received(count=got.count, seconds=got.seconds)
+            received = messages.Received(count=got.count, seconds=got.seconds)
             lines.send(received)
             return received
 
-    def _echo(self, control: socket.socket, lines: wire.Lines, _request: wire.Request) -> None:
+    def _echo(self, control: socket.socket, lines: messages.Lines, _request: messages.Request) -> None:
         """Sends datagrams back until the client says that it is done."""
         with ExitStack() as stack:
             sock = self._socket(lines, stack)
@@ -194,4 +196,4 @@ class Listener:
                     break
                 with suppress(BlockingIOError, ConnectionRefusedError):
                     sock.send(sock.recv(2048))
-            lines.expect(wire.Sent)
+            lines.expect(messages.Sent)

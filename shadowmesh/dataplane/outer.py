@@ -89,7 +89,7 @@ class OuterSockets:
         self.fwmark = mark or FirewallMark.from_environment()
         self._required = required
         self._reaching = reaching
-        self._told = False
+        self._warned = False
 
     def mark(self, sock: socket.socket) -> socket.socket:
         """Marks an IP socket that isn't connected yet; of a listening one, what it accepts is marked, too.
@@ -106,8 +106,8 @@ class OuterSockets:
                     "run it as root, or with CAP_NET_ADMIN",
                     kind=Kind.NOT_ALLOWED,
                 ) from e
-            if not self._told:
-                self._told = True
+            if not self._warned:
+                self._warned = True
                 log.warning(
                     "sockets go unmarked",
                     why="no CAP_NET_ADMIN",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 
-from shadowmesh.model.pump import RING_SIZES, UNCLAIMED_RING, Datagram, Event, Kind, Lost, Unclaimed
+from shadowmesh.model.pump import RING_SIZES, UNCLAIMED_RING, Datagram, DatagramKind, Event, Lost, Unclaimed
 
 UNCLAIMED_PLACES = 1024  # remembered, so that each is told of once a second; the oldest makes room
 
@@ -14,8 +14,8 @@ class EventRings:
 
     def __init__(self) -> None:
         self._notices: deque[Event] = deque()  # bounded by what causes them: peers, descriptors, one a second per path
-        self._rings: dict[Kind, deque[Datagram]] = {kind: deque() for kind in Kind}
-        self._lost = dict.fromkeys(Kind, 0)
+        self._rings: dict[DatagramKind, deque[Datagram]] = {kind: deque() for kind in DatagramKind}
+        self._lost = dict.fromkeys(DatagramKind, 0)
         self._overflowed = False
         self._unclaimed: deque[Unclaimed] = deque()
         self._unclaimed_at: OrderedDict[object, float] = OrderedDict()
@@ -54,7 +54,7 @@ class EventRings:
         while notices and len(events) < limit:
             events.append(notices.popleft())
         if self._overflowed:
-            for kind in Kind:
+            for kind in DatagramKind:
                 if self._lost[kind] and len(events) < limit:
                     events.append(Lost(now, kind, self._lost[kind]))
                     self._lost[kind] = 0

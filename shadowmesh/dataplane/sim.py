@@ -8,7 +8,7 @@
     for out in pump.take_outgoing(): …          # Outgoing(slot, remote, local, data); remote None: a frame to a stream
     for net, packet in pump.take_delivered(): … # packets for this host
     for event in pump.drain(): …
-    pump.end(slot)                              # a stream's other end closes: GoneEvent
+    pump.end(slot)                              # a stream's other end closes: DescriptorGone
     pump.fail(slot, errno.EMSGSIZE)             # sends on the slot fail so until fail(slot, 0)
 
 Descriptors in commands are ignored. Sends on a slot that wasn't added are dropped and counted. Everything happens within the
@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 from shadowmesh.dataplane import counters as c
 from shadowmesh.dataplane.aead import AeadFactory, Buffer, ChaCha20Poly1305, FakeAead
-from shadowmesh.dataplane.core import PumpCore
-from shadowmesh.dataplane.state import PeerState
+from shadowmesh.dataplane.pumpcore import PumpCore
+from shadowmesh.dataplane.pumpstate import PeerState
 from shadowmesh.model import pump as m
 from shadowmesh.model.addresses import IPAddress, SockAddr
 from shadowmesh.model.clock import Now
@@ -138,9 +138,9 @@ class SimPump:
     def end(self, slot: m.Slot) -> None:
         """The task at the other end of a stream goes away."""
         self._slots.discard(slot)
-        self.core.gone(m.Gone.STREAM, slot, errno.EPIPE, self._clock().boot)
+        self.core.gone(m.DescriptorKind.STREAM, slot, errno.EPIPE, self._clock().boot)
 
-    # core.Output
+    # pumpcore.Output
 
     def send(self, path: m.Path, data: bytes) -> int:
         if path.via not in self._slots:

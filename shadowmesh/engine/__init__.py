@@ -23,20 +23,20 @@ The daemon drives a Node so, with `now = Now(CLOCK_BOOTTIME, time.time())`:
 Commands that carry descriptors (AddTun, AddSocket, AddStream, and their removals) are the daemon's to send; all others come
 from `pump_commands`, and must be applied in order after each call that may have made some. On `NeedStream(relay, url)` the
 daemon opens a WebSocket to the relay, gives the pump its end (AddStream), then calls `node.add_stream(slot, relay, now)`;
-when the connection ends, `node.remove_stream(slot, now)` (a GoneEvent from the pump does the same) and RemoveStream; on
+when the connection ends, `node.remove_stream(slot, now)` (a DescriptorGone from the pump does the same) and RemoveStream; on
 `DropStream(slot)` it closes the connection and sends RemoveStream. `WantGrant` → link.RefreshGrant,
-`ReportPresence` → link.Report, `EpochHeld` → link.EpochHeld, `Woke` → the links to controllers are tried at once. `node.timestamp` belongs on disk from time to time and
+`ReportPresence` → devicelink.Report, `ReportEpochHeld` → devicelink.EpochHeld, `HostResumed` → the links to controllers are tried at once. `node.timestamp` belongs on disk from time to time and
 before a restart, and so does `node.warm_start(now)`, which the next Node is given: the peers that it talked with hear it at once.
 
 After a pump died, make a new Node, with the old one's `warm_start`, and feed it again: sessions died with the pump. For people: `status`, `why`, `ping` (ends in
 a PingResult), `export_wireguard`, `nat`, `relay_name`, `epoch`. After sleep or a change of routes: `network_changed(now)`.
 """
 
-from shadowmesh.engine.counters import CounterReader
+from shadowmesh.engine.counterreader import CounterReader
 from shadowmesh.engine.events import (
     DropStream,
-    EpochHeld,
     HandshakeDone,
+    HostResumed,
     Identity,
     NatChanged,
     NeedStream,
@@ -48,19 +48,20 @@ from shadowmesh.engine.events import (
     PeerOnline,
     PingResult,
     RecentPeer,
+    ReportEpochHeld,
     ReportPresence,
+    TurnFailed,
     WantGrant,
     WarmStart,
     WireGuardExport,
-    Woke,
 )
 from shadowmesh.engine.node import Node
 
 __all__ = [
     "CounterReader",
     "DropStream",
-    "EpochHeld",
     "HandshakeDone",
+    "HostResumed",
     "Identity",
     "NatChanged",
     "NeedStream",
@@ -73,9 +74,10 @@ __all__ = [
     "PeerOnline",
     "PingResult",
     "RecentPeer",
+    "ReportEpochHeld",
     "ReportPresence",
+    "TurnFailed",
     "WantGrant",
     "WarmStart",
     "WireGuardExport",
-    "Woke",
 ]

@@ -6,23 +6,23 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 from typing import Protocol
 
-from shadowmesh.engine.events import EpochHeld, NetworkIdentity, PeerOnline, RecentPeer, ReportPresence
+from shadowmesh.engine.events import NetworkIdentity, PeerOnline, RecentPeer, ReportEpochHeld, ReportPresence
 from shadowmesh.engine.handshake import REKEY_ATTEMPT
 from shadowmesh.engine.membership import Membership
 from shadowmesh.engine.outbox import Outbox
 from shadowmesh.engine.peer import Peer
-from shadowmesh.engine.relays import RelaySet
 from shadowmesh.engine.relaysession import RelaySession
+from shadowmesh.engine.relayset import RelaySet
 from shadowmesh.engine.surroundings import SharedTransports, Surroundings
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
+from shadowmesh.model.devicelink import Presence
 from shadowmesh.model.errors import MalformedError
 from shadowmesh.model.ids import ClientID
 from shadowmesh.model.keys import Secret, WireGuardPublicKey
-from shadowmesh.model.link import Presence
 from shadowmesh.model.netmap import Member, MemberChanges, NetworkMap
 from shadowmesh.model.pump import AddIdentity, Path, PeerIndex, RemoveIdentity
-from shadowmesh.paths.candidates import HostView, LocalSocket
+from shadowmesh.paths.candidates import BoundSocket, HostView
 from shadowmesh.paths.values import Policy
 from shadowmesh.protocol.cookies import CookieChecker
 from shadowmesh.protocol.noise import ReceivedInitiation
@@ -136,7 +136,7 @@ class Engine:
         netmap.check_addresses(old)
         self.netmap = netmap
         self.membership.ip = me.ip
-        self.membership.keyring.apply_map(netmap)
+        self.membership.network_keys.apply_map(netmap)
         self._set_policy(now)
         readdressed = self.relays.set_address(me.ip, now) and old is not None
         self._apply_members(netmap.changes_since(old), now)
@@ -199,7 +199,7 @@ class Engine:
     def _set_policy(self, now: Now) -> None:
         head = self.netmap.head if self.netmap is not None else None
         policy = Policy(
-            p2p=head.p2p if head else True,
+            p2p=self._surroundings.p2p and (head.p2p if head else True),
             relay_fallback=head.relay_fallback if head else True,
             udp=not self._udp_blocked,
         )
@@ -253,8 +253,8 @@ class Engine:
 
     def apply_keys(self, keys: Mapping[int, Secret], now: Now) -> None:
         """Network keys by epoch, unsealed. No running session is touched."""
-        for epoch in self.membership.keyring.put(keys):
-            self._outbox.publish(EpochHeld(self.network_id, epoch))
+        for epoch in self.membership.network_keys.put(keys):
+            self._outbox.publish(ReportEpochHeld(self.network_id, epoch))
         for peer in self.active_peers():
             peer.keys_changed(now)
 
@@ -268,12 +268,12 @@ class Engine:
                 self._give_presence(peer, presence, now)
 
     def _give_presence(self, peer: Peer, presence: Presence, now: Now) -> None:
-        self._set_online(peer, presence.online if self.controller_online else None)
         peer.set_presence(presence, now)
+        self._set_online(peer, presence.online if self.controller_online else None, now)
 
-    def _set_online(self, peer: Peer, online: bool | None) -> None:
+    def _set_online(self, peer: Peer, online: bool | None, now: Now) -> None:
         if peer.online != online:
-            peer.online = online
+            peer.set_online(online, now)
             self._outbox.publish(PeerOnline(self.network_id, peer.member.client_id, online))
 
     def controller_link(self, connected: bool, now: Now) -> None:
@@ -284,7 +284,7 @@ class Engine:
             for client_id, presence in self._presence.items():
                 peer = self.peers.get(client_id)
                 if peer is not None:
-                    self._set_online(peer, presence.online if connected else None)
+                    self._set_online(peer, presence.online if connected else None, now)
         if connected:
             self._reported = None
             self.report_presence()
@@ -293,7 +293,7 @@ class Engine:
         """Tells home, standby and endpoints, if they changed."""
         if self.netmap is None:
             return
-        endpoints = tuple(c.addr for c in self._surroundings.candidates)
+        endpoints = tuple(c.addr for c in self._surroundings.candidates) if self._surroundings.p2p else ()
         report = ReportPresence(self.network_id, self.relays.home, self.relays.standby, endpoints)
         if report != self._reported:
             self._reported = report
@@ -305,7 +305,7 @@ class Engine:
         self._udp_blocked = udp_blocked
         self._set_policy(now)
 
-    def host_changed(self, view: HostView, sockets: tuple[LocalSocket, ...], now: Now, *, moved: bool) -> None:
+    def host_changed(self, view: HostView, sockets: tuple[BoundSocket, ...], now: Now, *, moved: bool) -> None:
         """The host's addresses or sockets changed."""
         self.report_presence()
         for peer in self.active_peers():

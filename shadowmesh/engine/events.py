@@ -64,13 +64,15 @@ class NodeConfig:
     """`rng` gives transaction ids, indices and jitter: `random.SystemRandom()` in the field, a seeded one in tests.
 
     `timestamp_floor`: the last `Node.timestamp` kept on disk, so that handshakes succeed after a restart with a clock
-    that went back. `warm_start`: what `Node.warm_start` gave before it.
+    that went back. `warm_start`: what `Node.warm_start` gave before it. Without `p2p` this machine goes through relays alone,
+    whatever its networks allow.
     """
 
     rng: random.Random = field(default_factory=random.SystemRandom)
     primitives: Primitives = REAL
     timestamp_floor: float = 0.0
     warm_start: WarmStart | None = None
+    p2p: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ class DropStream:
 
 @dataclass(frozen=True, slots=True)
 class ReportPresence:
-    """Tell the controller (`model.link.Report`)."""
+    """Tell the controller (`model.devicelink.Report`)."""
 
     network_id: NetworkID
     home: RelayID | None
@@ -155,8 +157,8 @@ class ReportPresence:
 
 
 @dataclass(frozen=True, slots=True)
-class EpochHeld:
-    """Tell the controller (`model.link.EpochHeld`)."""
+class ReportEpochHeld:
+    """Tell the controller (`model.devicelink.EpochHeld`)."""
 
     network_id: NetworkID
     epoch: int
@@ -176,12 +178,21 @@ class NatChanged:
 
 
 @dataclass(frozen=True, slots=True)
-class Woke:
+class HostResumed:
     """The host slept for about `slept` seconds. Relays and paths are looked after already; whatever else was connected
     is to be taken for dead until it answers."""
 
     at: float
     slept: float
+
+
+@dataclass(frozen=True, slots=True)
+class TurnFailed:
+    """What was due raised an error, which no input should bring about: a fault of ours. All else goes on, and it has its
+    next turn. `what` names its kind."""
+
+    what: str
+    error: Exception
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +211,8 @@ class PingResult:
 
 
 NodeEvent: TypeAlias = (
-    PeerOnline | PeerActive | PathChanged | HandshakeDone | NeedStream | DropStream | ReportPresence | EpochHeld | WantGrant
-    | NatChanged | Woke | PingResult
+    PeerOnline | PeerActive | PathChanged | HandshakeDone | NeedStream | DropStream | ReportPresence | ReportEpochHeld | WantGrant
+    | NatChanged | HostResumed | TurnFailed | PingResult
 )  # fmt: skip
 
 

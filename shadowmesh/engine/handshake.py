@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
-from shadowmesh.engine.epochs import RETRY_WINDOW
 from shadowmesh.engine.events import WantGrant
+from shadowmesh.engine.lifesigns import LifeSigns
 from shadowmesh.engine.membership import Membership
+from shadowmesh.engine.networkkeys import RETRY_WINDOW
 from shadowmesh.engine.outbox import Outbox
 from shadowmesh.engine.route import PeerRoute
 from shadowmesh.engine.surroundings import Surroundings
@@ -65,6 +66,7 @@ class Handshake:
         "_last_initiation",
         "_last_responded",
         "_last_timestamp",
+        "_life",
         "_membership",
         "_outbox",
         "_renewed_at",
@@ -97,6 +99,7 @@ class Handshake:
         membership: Membership,
         surroundings: Surroundings,
         outbox: Outbox,
+        life: LifeSigns,
     ) -> None:
         self.key = key
         self._index = index
@@ -104,6 +107,7 @@ class Handshake:
         self._membership = membership
         self._surroundings = surroundings
         self._outbox = outbox
+        self._life = life
         self._jar = CookieJar(key)
         self.initiation: Initiation | None = None
         self.sent_at = -inf
@@ -226,6 +230,8 @@ class Handshake:
     def _send_on(self, paths: list[Path], now: Now) -> None:
         self.sent_at = now.boot
         self._sent_on += paths
+        if paths:
+            self._life.asked(now.boot)
         for path in paths:
             self._outbox.send(path, self._sent_message)
 
@@ -256,12 +262,12 @@ class Handshake:
 
     def response(self, message: bytes, path: Path, now: Now) -> bool:
         """Message 2. Returns whether it made a session."""
-        initiation, keyring = self.initiation, self._membership.keyring
+        initiation, network_keys = self.initiation, self._membership.network_keys
         if initiation is None:
             return False
-        for epoch in keyring.valid(self._surroundings.controller_wall(self._membership.network_id, now)):
+        for epoch in network_keys.valid(self._surroundings.controller_wall(self._membership.network_id, now)):
             try:
-                keys = initiation.consume_response(message, keyring.psk(self.key, epoch))
+                keys = initiation.consume_response(message, network_keys.psk(self.key, epoch))
             except AuthFailure:
                 continue
             self.initiation = None
@@ -304,14 +310,14 @@ class Handshake:
             self._epochs_tried = ()
         self._last_initiation = now.boot
         wall = self._surroundings.controller_wall(self._membership.network_id, now)
-        epoch = membership.keyring.choose(self.known_epoch, self._epochs_tried, wall)
+        epoch = membership.network_keys.choose(self.known_epoch, self._epochs_tried, wall)
         if epoch is None:
             self._no_common_key(now)
             return True
         self._epochs_tried = (*(e for e in self._epochs_tried if e != epoch), epoch)
         index = indices.allocate(self._index)
         try:
-            message, keys = received.respond(index, membership.keyring.psk(self.key, epoch))
+            message, keys = received.respond(index, membership.network_keys.psk(self.key, epoch))
         except AuthFailure:
             indices.free(index)
             return False

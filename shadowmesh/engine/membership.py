@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
-from shadowmesh.engine.epochs import Keyring
 from shadowmesh.engine.events import NetworkIdentity
+from shadowmesh.engine.networkkeys import NetworkKeys
 from shadowmesh.paths.values import Policy
 from shadowmesh.protocol.cookies import mac1_key
 from shadowmesh.protocol.noise import StaticKeys
@@ -22,6 +22,6 @@ class Membership:
         self.private = identity.private
         self.static = StaticKeys(identity.private, primitives)
         self.mac1_key = mac1_key(self.static.public)
-        self.keyring = Keyring(identity.network_id, self.static.public)
+        self.network_keys = NetworkKeys(identity.network_id, self.static.public)
         self.policy = Policy()
         self.ip: IPv4Address | None = None  # own overlay address, its id on relays; None before the first map

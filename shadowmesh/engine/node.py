@@ -9,19 +9,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 
 from shadowmesh.engine import report
-from shadowmesh.engine.counters import CounterReader
+from shadowmesh.engine.counterreader import CounterReader
 from shadowmesh.engine.engine import Engine, PeerTable
 from shadowmesh.engine.events import (
     DropStream,
+    HostResumed,
     Identity,
     NatChanged,
     NetworkIdentity,
     NodeConfig,
     NodeEvent,
     RecentPeer,
+    TurnFailed,
     WarmStart,
     WireGuardExport,
-    Woke,
 )
 from shadowmesh.engine.outbox import Outbox
 from shadowmesh.engine.peer import Peer
@@ -29,22 +30,21 @@ from shadowmesh.engine.reconnects import Reconnects
 from shadowmesh.engine.surroundings import Surroundings, Timestamps, stream_key
 from shadowmesh.model.addresses import IPAddress, SockAddr
 from shadowmesh.model.clock import Now
-from shadowmesh.model.errors import Kind as ErrorKind
-from shadowmesh.model.errors import MalformedError, ShadowMeshError
+from shadowmesh.model.devicelink import Presence
+from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.hostaddresses import HostAddresses
 from shadowmesh.model.ids import ClientID
 from shadowmesh.model.keys import NetworkID, Secret
-from shadowmesh.model.link import Presence
 from shadowmesh.model.netmap import NetworkMap, RelayInfo
 from shadowmesh.model.pump import (
     Command,
     Confirmed,
     Datagram,
+    DatagramKind,
+    DescriptorGone,
+    DescriptorKind,
     Edge,
     Event,
-    Gone,
-    GoneEvent,
-    Kind,
     Path,
     Slot,
     Source,
@@ -52,7 +52,7 @@ from shadowmesh.model.pump import (
     Wants,
 )
 from shadowmesh.model.status import NatStatus, PeerStatus, Why
-from shadowmesh.paths.candidates import Candidate, CandidateKind, HostView, LocalSocket, gather
+from shadowmesh.paths.candidates import BoundSocket, Candidate, CandidateKind, HostView, gather
 from shadowmesh.paths.stunclient import StunClient
 from shadowmesh.protocol import disco, noise, stun
 from shadowmesh.protocol import relay as relay_wire
@@ -72,7 +72,7 @@ class Node:
         self._stun = StunClient(config.rng)
         self._timestamps = Timestamps(config.timestamp_floor)
         self._surroundings = Surroundings(
-            config.rng, config.primitives, identity.device, self._timestamps, self._stun.rtt
+            config.rng, config.primitives, identity.device, self._timestamps, self._stun.rtt, config.p2p
         )
         self.engines: dict[NetworkID, Engine] = {}
         self.peers = PeerTable()
@@ -80,7 +80,7 @@ class Node:
         self.dropped = 0  # datagrams that nothing here had asked for, or that don't authenticate
         self.queued_at = inf  # as the STUN client's place in the timers
         self._reconnects = Reconnects(self._outbox, self._reconnect)
-        self._recent: tuple[RecentPeer, ...] = ()  # of before our restart
+        self._recent: tuple[RecentPeer, ...] = ()  # of before our restart, or before their network was taken down
         self._host = HostAddresses()
         self._gauge = LoadGauge()
         self._handlers: dict[type, Callable[..., None]] = {
@@ -89,14 +89,14 @@ class Node:
             Confirmed: self._confirmed,
             Edge: self._edge,
             Source: self._source,
-            GoneEvent: self._gone,
+            DescriptorGone: self._gone,
             Unclaimed: self._unclaimed,
         }
-        self._kinds: dict[Kind, Callable[[Datagram, Now], None]] = {
-            Kind.HANDSHAKE: self._handshake,
-            Kind.DISCO: self._disco,
-            Kind.STUN: self._stun_answer,
-            Kind.RELAY_CONTROL: self._relay_control,
+        self._kinds: dict[DatagramKind, Callable[[Datagram, Now], None]] = {
+            DatagramKind.HANDSHAKE: self._handshake,
+            DatagramKind.DISCO: self._disco,
+            DatagramKind.STUN: self._stun_answer,
+            DatagramKind.RELAY_CONTROL: self._relay_control,
         }
 
     # what comes out
@@ -152,9 +152,15 @@ class Node:
         """Does what is due."""
         due = self.timers.next_deadline()
         if now.boot - due > SLEPT:
-            self._outbox.publish(Woke(now.boot, now.boot - due))
-            self.network_changed(now)
-        self.timers.run(now)
+            self._outbox.publish(HostResumed(now.boot, now.boot - due))
+            try:
+                self.network_changed(now)
+            except Exception as e:
+                self._turn_failed(self, e)
+        self.timers.run(now, self._turn_failed)
+
+    def _turn_failed(self, item: object, error: Exception) -> None:
+        self._outbox.publish(TurnFailed(type(item).__name__, error))
 
     # networks
 
@@ -164,9 +170,12 @@ class Node:
             self.engines[identity.network_id] = Engine(identity, self.peers, self._surroundings, self._outbox, self)
 
     def remove_network(self, network: NetworkID, now: Now) -> None:
-        """Ends a network here: leaves its relays, drops its peers and their sessions. Nothing of it is left."""
+        """Ends a network here: leaves its relays, drops its peers and their sessions. Should it be added again, those it
+        talked with lately hear of that at once; nothing else of it is left."""
         engine = self.engines.pop(network, None)
         if engine is not None:
+            self._recent = tuple(self._recent_of([engine], now))
+            self._reconnects.drop(network)
             engine.close(now)
             self._surroundings.wall_offsets.pop(network, None)
             self.servers_changed(now)
@@ -179,14 +188,15 @@ class Node:
         engine = self._engine(network)
         first = not engine.living
         if first and self._warm_start is not None:
-            self._take_up(self._warm_start, now)
+            self._take_up(self._warm_start)
         engine.apply_map(netmap, now)
         if first:
-            engine.remember([r for r in self._recent if r.network_id == network], now)
-            self._reconnects.map_came(now)
+            recent = [peer for peer in self._recent if peer.network_id == network and peer.is_recent(now)]
+            engine.remember(recent, now)
+            self._reconnects.start(recent, now)
 
     def apply_keys(self, network: NetworkID, keys: Mapping[int, Secret], now: Now) -> None:
-        """Unsealed network keys by epoch; gives EpochHeld for each new one."""
+        """Unsealed network keys by epoch; gives ReportEpochHeld for each new one."""
         self._engine(network).apply_keys(keys, now)
 
     def apply_grant(self, network: NetworkID, relay_token: str, now: Now) -> None:
@@ -218,28 +228,29 @@ class Node:
     def warm_start(self, now: Now) -> WarmStart:
         """What the next node begins with, to be kept on disk: whom we talked with lately, the busiest first."""
         engines = self._living()
-        recent = sorted((found for e in engines for found in e.recent_peers(now)), key=lambda found: -found[0])
+        recent = self._recent_of(engines, now)
         streams = {s.relay.relay_id: None for e in engines for s in e.relays.sessions.values() if s.on_stream}
-        peers = {(peer.network_id, peer.client_id): peer for _, peer in recent}
-        for peer in self._recent:  # whom we talked with before we started, and not yet since
+        return WarmStart(tuple(p for p in recent if p.network_id in self.engines), tuple(streams))
+
+    def _recent_of(self, engines: Iterable[Engine], now: Now) -> list[RecentPeer]:
+        """Whom these engines talked with lately, the busiest first; then who is known of from before, and not met yet since."""
+        found = sorted((peer for e in engines for peer in e.recent_peers(now)), key=lambda peer: -peer[0])
+        peers = {(peer.network_id, peer.client_id): peer for _, peer in found}
+        for peer in self._recent:
             if peer.is_recent(now):
                 peers.setdefault((peer.network_id, peer.client_id), peer)
-        return WarmStart(tuple(p for p in peers.values() if p.network_id in self.engines), tuple(streams))
+        return list(peers.values())
 
-    def _take_up(self, warm_start: WarmStart, now: Now) -> None:
+    def _take_up(self, warm_start: WarmStart) -> None:
         self._warm_start = None
-        self._recent = tuple(peer for peer in warm_start.peers if peer.is_recent(now))
+        self._recent = warm_start.peers
         self._surroundings.stream_first = frozenset(warm_start.streams)
-        self._reconnects.start(self._recent, now)
 
-    def _reconnect(self, recent: RecentPeer, now: Now) -> bool:
-        engine = self.engines.get(recent.network_id)
-        if engine is None or not engine.living:
-            return False
+    def _reconnect(self, recent: RecentPeer, now: Now) -> None:
+        engine = self._engine(recent.network_id)
         peer = engine.peers.get(recent.client_id)
         if peer is not None:
             peer.reconnect(recent, now)
-        return True
 
     # the host
 
@@ -247,7 +258,7 @@ class Node:
         """A UDP socket that the pump has, on local port `port`."""
         around = self._surroundings
         around.slots.add(slot)
-        around.sockets = (*around.sockets, LocalSocket(slot, port, ipv6))
+        around.sockets = (*around.sockets, BoundSocket(slot, port, ipv6))
         self._transports_changed(now)
 
     def remove_socket(self, slot: Slot, now: Now) -> None:
@@ -309,6 +320,21 @@ class Node:
         reader = counters if counters is not None else self.counters
         return [report.status(peer, now, reader) for peer in engine.peers.values()]
 
+    def spoken_to(self, network: NetworkID, now: Now) -> list[PeerStatus]:
+        """As `status`, of the peers alone that are or were spoken to."""
+        return [report.status(peer, now, self.counters) for peer in self._engine(network).active_peers()]
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What gets out of this host's network, as far as is known: udp, ipv6, mapped_port."""
+        kinds = {candidate.kind for candidate in self._surroundings.candidates}
+        known = {
+            "udp": self.nat.type not in ("udp_blocked", "unknown"),
+            "ipv6": CandidateKind.IPV6 in kinds,
+            "mapped_port": CandidateKind.MAPPED in kinds,
+        }
+        return tuple(name for name, there in known.items() if there)
+
     def why(self, network: NetworkID, client_id: ClientID, now: Now) -> Why:
         """Why a peer is where it is: what was tried, what comes next. Raises ShadowMeshError (NOT_FOUND)."""
         engine = self._engine(network)
@@ -342,19 +368,19 @@ class Node:
 
     def epoch(self, network: NetworkID, now: Now) -> int:
         """The newest valid epoch held."""
-        keyring = self._engine(network).membership.keyring
-        return keyring.newest(self._surroundings.controller_wall(network, now))
+        network_keys = self._engine(network).membership.network_keys
+        return network_keys.newest(self._surroundings.controller_wall(network, now))
 
     def _engine(self, network: NetworkID) -> Engine:
         engine = self.engines.get(network)
         if engine is None:
-            raise ShadowMeshError("no_network", "this device is not in that network", kind=ErrorKind.NOT_FOUND)
+            raise ShadowMeshError("no_network", "this device is not in that network", kind=Kind.NOT_FOUND)
         return engine
 
     def _peer(self, engine: Engine, client_id: ClientID) -> Peer:
         peer = engine.peers.get(client_id)
         if peer is None:
-            raise ShadowMeshError("no_peer", "there is no such peer in the network", kind=ErrorKind.NOT_FOUND)
+            raise ShadowMeshError("no_peer", "there is no such peer in the network", kind=Kind.NOT_FOUND)
         return peer
 
     def _living(self) -> list[Engine]:
@@ -558,10 +584,10 @@ class Node:
         if peer is not None:
             peer.answer_unclaimed(event.receiver_index, event.size, event.path, now)
 
-    def _gone(self, event: GoneEvent, now: Now) -> None:
-        if event.what is Gone.STREAM:
+    def _gone(self, event: DescriptorGone, now: Now) -> None:
+        if event.what is DescriptorKind.STREAM:
             self.remove_stream(Slot(event.index), now)
-        elif event.what is Gone.SOCKET:
+        elif event.what is DescriptorKind.SOCKET:
             self.remove_socket(Slot(event.index), now)
 
 

@@ -14,19 +14,20 @@ from math import inf
 from shadowmesh.engine.datatimers import POLL, QUIET, DataTimers
 from shadowmesh.engine.events import RECENT, HandshakeDone, PathChanged, PeerActive, PingResult, RecentPeer
 from shadowmesh.engine.handshake import Handshake
+from shadowmesh.engine.lifesigns import LifeSigns
 from shadowmesh.engine.membership import Membership
 from shadowmesh.engine.outbox import Outbox
 from shadowmesh.engine.peerview import PeerView, active_view, idle_view, relayed_view
 from shadowmesh.engine.pings import Finished, Pings
-from shadowmesh.engine.relays import RelaySet
 from shadowmesh.engine.relaysession import RelaySession
+from shadowmesh.engine.relayset import RelaySet
 from shadowmesh.engine.route import PeerRoute
 from shadowmesh.engine.surroundings import Surroundings
 from shadowmesh.model.addresses import IPNetwork, SockAddr
 from shadowmesh.model.clock import Now
+from shadowmesh.model.devicelink import Presence
 from shadowmesh.model.ids import RelayID
 from shadowmesh.model.keys import WireGuardPublicKey
-from shadowmesh.model.link import Presence
 from shadowmesh.model.netmap import Member
 from shadowmesh.model.pump import (
     DATAGRAM_OVERHEAD,
@@ -41,16 +42,16 @@ from shadowmesh.model.pump import (
 )
 from shadowmesh.model.reasons import Reason
 from shadowmesh.paths.candidates import (
+    BoundSocket,
     Candidate,
     CandidateKind,
     HostView,
-    LocalSocket,
     PathKey,
     is_site_local,
     parse_ip,
 )
 from shadowmesh.paths.peerpath import PeerPath
-from shadowmesh.paths.values import Call, Moved, Ping, Policy, Resized, Route
+from shadowmesh.paths.values import PathMoved, PathRoute, Policy, Resized, SendCallMeMaybe, SendPing
 from shadowmesh.protocol import disco
 from shadowmesh.protocol.cookies import verify_mac1
 from shadowmesh.protocol.noise import ReceivedInitiation
@@ -67,7 +68,7 @@ class Peer:
     """Times inside are CLOCK_BOOTTIME seconds."""
 
     __slots__ = (
-        "_box", "_membership", "_no_session_at", "_outbox", "_pings", "_relays", "_surroundings", "_view", "_watch_long_at", "disco_at", "handshake", "history",
+        "_box", "_life", "_membership", "_no_session_at", "_outbox", "_pings", "_relays", "_surroundings", "_view", "_watch_long_at", "disco_at", "handshake", "history",
         "index", "key", "member", "online", "path", "plain_hint", "presence", "queued_at", "route", "timers",
     )  # fmt: skip
 
@@ -87,10 +88,11 @@ class Peer:
         self._relays = relays
         self._surroundings = surroundings
         self._outbox = outbox
-        self.handshake: Handshake | None = None  # these four belong to an active peer alone
+        self.handshake: Handshake | None = None  # these five belong to an active peer alone
         self.path: PeerPath | None = None
         self.route: PeerRoute | None = None
         self.timers: DataTimers | None = None
+        self._life: LifeSigns | None = None
         self.presence: Presence | None = None  # what the controller said last
         self.online: bool | None = None  # None: not known while the controller is away
         self.disco_at = -inf  # last authenticated disco message
@@ -144,7 +146,11 @@ class Peer:
             around = self._surroundings
             self.path = PeerPath(around.rng, around.view, around.sockets, self._membership.policy)
             self.route = PeerRoute(self.index, self.member.ip, self.path, self._relays, self._outbox)
-            self.handshake = Handshake(self.key, self.index, self.route, self._membership, around, self._outbox)
+            self._life = LifeSigns()
+            self._life.offline = self.online is False
+            self.handshake = Handshake(
+                self.key, self.index, self.route, self._membership, around, self._outbox, self._life
+            )
             if self.presence is not None:
                 self.route.set_relays(self.presence.home, self.presence.standby)
                 self.path.endpoints_known(endpoint_candidates(self.presence.endpoints))
@@ -170,7 +176,7 @@ class Peer:
             self._publish_pings(self._pings.close(), now)
         if self.handshake is not None:
             self.handshake.close()
-        self.handshake = self.path = self.route = self.timers = self._pings = None
+        self.handshake = self.path = self.route = self.timers = self._life = self._pings = None
         self._watch_long_at = inf
         self._outbox.timers.cancel(self)
         self._outbox.emit(SetPath(self.index, None))
@@ -211,6 +217,9 @@ class Peer:
             self.choose_relay(now)
         if not handshake.accept(received, path, now):
             return False
+        if path.prefix:
+            route.found()
+        self._answered(now)
         self.after(now)
         return True
 
@@ -285,12 +294,16 @@ class Peer:
         boot = now.boot
         was_plain = own.plain is not None
         self.disco_at = boot
+        if path.prefix and self.route is not None:
+            self.route.found()
         direct = None if path.prefix or path.remote is None else PathKey(path.via, path.remote)
         match message:
             case disco.Ping(tx_id=tx_id, mtu_probe=True):
                 self._outbox.send(path, self.box.seal(disco.Pong(tx_id, direct.remote if direct else NOWHERE)))
             case disco.Ping(tx_id=tx_id, epoch=epoch, heard=heard, nested=nested):
                 handshake.peer_holds(epoch)
+                if direct is not None and not own.policy.p2p:
+                    return  # an answer would let the peer send here directly
                 if direct is not None:
                     own.ping_received(direct, boot, heard, nested=nested)
                     answer = disco.Pong(tx_id, direct.remote, own.pong_id(direct, boot), own.is_nested(direct))
@@ -299,6 +312,8 @@ class Peer:
                 self._outbox.send(path, self.box.seal(answer))
             case disco.Pong(tx_id=tx_id, own_id=own_id, nested=nested):
                 rtt = own.pong_received(direct, tx_id, boot, own_id, nested=nested)
+                if rtt is not None:
+                    self._answered(now)
                 if rtt is not None and self._pings is not None:
                     self._publish_pings(self._pings.pong(tx_id, rtt, direct=direct is not None), now)
             case disco.CallMeMaybe() as call:
@@ -309,6 +324,14 @@ class Peer:
             self._put()
         handshake.peer_heard(now)
         self.after(now)
+
+    def _answered(self, now: Now) -> None:
+        """It lives: something came of it that is no replay."""
+        assert self._life is not None
+        was_silent = self._life.silent(now.boot)
+        self._life.heard(now.boot)
+        if was_silent:
+            self._report_path(now)
 
     # restarts, its and ours
 
@@ -373,6 +396,23 @@ class Peer:
 
     # what changes around it
 
+    def set_online(self, online: bool | None, now: Now) -> None:
+        """Whether the controller sees it. One that it sees no more may live all the same, so it is asked."""
+        self.online = online
+        life, path, route, handshake = self._life, self.path, self.route, self.handshake
+        if life is None or path is None or route is None or handshake is None:
+            return
+        life.offline = online is False
+        if online:
+            route.found()
+            life.reset()
+        elif online is False and (handshake.live(now.boot) or path.best is not None):
+            if route.relay is None:
+                self.choose_relay(now)
+            life.went_offline(now.boot)
+        self.after(now)
+        self._report_path(now)
+
     def set_presence(self, presence: Presence, now: Now) -> None:
         """What the controller says of it."""
         self.presence = presence
@@ -394,6 +434,7 @@ class Peer:
         if self.route.relay is not None or self.handshake.connecting or self.path.active(now.boot):
             self.choose_relay(now)
             self.after(now)
+        self._report_path(now)
 
     def relay_unused(self, session: RelaySession, now: Now) -> None:
         """A session was left, as nobody had needed it for long."""
@@ -406,6 +447,7 @@ class Peer:
         we are reached, so that a peer may have tried in vain."""
         if self.path is None or self.handshake is None or not (own or self.relay is session):
             return
+        self._ways_renewed()
         self.path.relay_renewed(now.boot)
         if self.relay is session:
             self.handshake.again(now)
@@ -422,6 +464,7 @@ class Peer:
             self.route.absent_at(relay_id, now)
             self.choose_relay(now)
             self.after(now)
+            self._report_path(now)
 
     def policy_changed(self, policy: Policy, now: Now) -> None:
         if self.path is not None and self.route is not None:
@@ -438,23 +481,32 @@ class Peer:
             self.handshake.stale = False
             self._report_path(now)
 
-    def host_changed(self, view: HostView, sockets: tuple[LocalSocket, ...], now: Now, *, moved: bool) -> None:
+    def host_changed(self, view: HostView, sockets: tuple[BoundSocket, ...], now: Now, *, moved: bool) -> None:
         """The host's addresses or sockets changed."""
         if self.path is not None:
+            if moved:
+                self._ways_renewed()
             self.path.local_changed(view, sockets, now.boot, moved=moved)
             self.after(now)
 
     def network_changed(self, now: Now) -> None:
         """The host slept, or its routes changed."""
         if self.path is not None:
+            self._ways_renewed()
             self.path.network_changed(now.boot)
             self.after(now)
+
+    def _ways_renewed(self) -> None:
+        """What went unanswered may have failed on our side."""
+        if self._life is not None:
+            self._life.reset()
 
     def _handshake_done(self, now: Now) -> None:
         assert self.handshake is not None
         assert self.timers is not None
         assert self.route is not None
         self.route.last_known = ()
+        self._answered(now)
         self.timers.forgive()
         session = self.handshake.current
         if session is not None:
@@ -475,7 +527,10 @@ class Peer:
         assert self.route is not None
         timers, boot = self.timers, now.boot
         assert timers is not None
-        if timers.poll(boot) or self.handshake.rekey_due(timers.last_tx, timers.last_rx):
+        assert self._life is not None
+        handshake_due = timers.poll(boot)
+        self._life.heard(timers.last_rx_any)
+        if handshake_due or self.handshake.rekey_due(timers.last_tx, timers.last_rx):
             self.handshake.initiate(now)
         last = timers.last
         if boot - last < POLL + 0.5:
@@ -500,12 +555,13 @@ class Peer:
     # time
 
     def deadline(self) -> float:
-        if self.path is None or self.handshake is None or self.timers is None:
+        if self.path is None or self.handshake is None or self.timers is None or self._life is None:
             return inf
         # Comparisons instead of min(): this is asked for with each datagram.
         at = self.handshake.deadline()
         at = min(at, self.timers.deadline)
         at = min(at, self.path.deadline)
+        at = min(at, self._life.deadline)
         if self._pings is not None and self._pings.deadline < at:
             at = self._pings.deadline
         return at if at < self._watch_long_at else self._watch_long_at
@@ -520,6 +576,8 @@ class Peer:
             self.path.beat_along(boot)
         if boot >= self.path.deadline:
             self.path.tick(boot)
+        if self._life is not None and boot >= self._life.deadline:
+            self._look_for_life(now)
         if boot >= self._watch_long_at:
             self._watch_long_at = inf
             self._outbox.emit(Arm(self.index, Edges.TX_LONG))
@@ -528,6 +586,18 @@ class Peer:
         if self._pings is not None and boot >= self._pings.deadline:
             self._publish_pings(self._pings.on_timer(now), now)
         self._act(now)
+
+    def _look_for_life(self, now: Now) -> None:
+        assert self.path is not None
+        assert self.timers is not None
+        assert self._life is not None
+        self.timers.read()
+        self._life.heard(self.timers.last_rx_any)
+        if self._life.question_due(now.boot):
+            self.path.ask(now.boot)
+            self._act(now)
+        self._life.looked(now.boot)
+        self._report_path(now)
 
     def after(self, now: Now) -> None:
         """To be called after anything happened: does what the path wants, and sets the timer."""
@@ -539,25 +609,28 @@ class Peer:
         assert self.route is not None
         moved = False
         for action in self.path.take():
-            if type(action) is Ping:
+            if type(action) is SendPing:
                 self._send_ping(action, now)
-            elif type(action) is Route:
+            elif type(action) is PathRoute:
                 moved = self.route.apply(action) or moved
                 if action.primary is not None and self.handshake is not None:
                     self.handshake.way_opened(now)
-            elif type(action) is Call:
+            elif type(action) is SendCallMeMaybe:
                 self._send_call(action.ask, now)
-            elif type(action) is Moved:
+            elif type(action) is PathMoved:
                 moved = True
             elif type(action) is Resized:
                 self.route.apply(self.path.route)
         if moved:
             self._report_path(now)
 
-    def _send_ping(self, ping: Ping, now: Now) -> None:
+    def _send_ping(self, ping: SendPing, now: Now) -> None:
         assert self.route is not None
         path = self.route.relay_path() if ping.path is None else Path(ping.path.slot, ping.path.remote)
         if path is not None:
+            leads = ping.path is None or (self.path is not None and self.path.carries(ping.path))
+            if leads and not ping.mtu and self._life is not None:
+                self._life.asked(now.boot)
             message = disco.Ping(ping.tx_id, self._newest_epoch(now), ping.heard, ping.nested, bool(ping.mtu))
             size = ping.mtu + DATAGRAM_OVERHEAD if ping.mtu else 0
             self._outbox.send(path, self.box.seal(message, size=size))
@@ -572,7 +645,9 @@ class Peer:
             self._outbox.send(path, self.box.seal(call))
 
     def _newest_epoch(self, now: Now) -> int:
-        return self._membership.keyring.newest(self._surroundings.controller_wall(self._membership.network_id, now))
+        return self._membership.network_keys.newest(
+            self._surroundings.controller_wall(self._membership.network_id, now)
+        )
 
     # what people see
 
@@ -612,7 +687,10 @@ class Peer:
         if self.path is None or self.handshake is None or self.route is None:
             return idle_view(self.online)
         relays_up = self._relays.any_up
-        return active_view(self.path, self.handshake, self.route, self.online, now.boot, relays_up=relays_up)
+        silent = self._life is not None and self._life.silent(now.boot)
+        return active_view(
+            self.path, self.handshake, self.route, self.online, now.boot, relays_up=relays_up, silent=silent
+        )
 
     def _report_path(self, now: Now) -> None:
         """Raises PathChanged if what people see changed."""

@@ -29,29 +29,38 @@ def idle_view(online: bool | None) -> PeerView:
 
 
 def active_view(
-    path: PeerPath, handshake: Handshake, route: PeerRoute, online: bool | None, now: float, *, relays_up: bool
+    path: PeerPath,
+    handshake: Handshake,
+    route: PeerRoute,
+    online: bool | None,
+    now: float,
+    *,
+    relays_up: bool,
+    silent: bool,
 ) -> PeerView:
-    """Of an active peer. `relays_up`: whether this host has a session on any relay."""
-    live, known = handshake.live(now), handshake.done_at > -inf
+    """Of an active peer. `relays_up`: whether this host has a session on any relay; `silent`: the peer was asked and
+    doesn't answer, so that its session is worth nothing."""
+    live, known = handshake.live(now) and not silent, handshake.done_at > -inf
     if handshake.stale and not live:
         return PeerView("none", Reason.NONE_STALE_KEY)
     if path.plain is not None:
         return PeerView("direct", Reason.DIRECT_WIREGUARD, path.plain.remote)
     if path.best is not None and path.policy.p2p:
         return PeerView("direct", path.reason, path.best.path.remote)
-    relay = route.relay if path.policy.relay_fallback else None
-    idle = known and not handshake.connecting and not handshake.unanswered and not path.active(now)
+    unanswered = handshake.unanswered or silent
+    idle = known and not handshake.connecting and not unanswered and not path.active(now)
+    relay = (route.next_relay(now) if idle else route.relay) if path.policy.relay_fallback else None
     if relay is not None and not route.missing and (live or (idle and online is not False)):
         return relayed_view(path, relay)
     if handshake.connecting or path.active(now):
-        if route.missing or (online is False and relay is None):
+        if route.missing or (online is False and (relay is None or silent)):
             return PeerView("none", Reason.NONE_PEER_OFFLINE)
         if relay is None and not (path.checking and relays_up):
             return PeerView("none", Reason.NONE_NO_RELAY)
-        return PeerView("none", Reason.NONE_CONNECTING)
-    if online is False:
+        return PeerView("none", Reason.NONE_CONNECTING if handshake.connecting or not silent else Reason.NONE_NO_ANSWER)
+    if online is False or route.missing:
         return PeerView("none", Reason.NONE_PEER_OFFLINE)
-    if handshake.unanswered:
+    if unanswered:
         return PeerView("none", Reason.NONE_NO_ANSWER)
     return PeerView("none", Reason.NONE_NO_RELAY) if known else idle_view(online)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from math import inf
 
-from shadowmesh.engine.counters import CounterReader
+from shadowmesh.engine.counterreader import CounterReader
 from shadowmesh.engine.engine import Engine
 from shadowmesh.engine.events import PathChanged, WireGuardExport
 from shadowmesh.engine.peer import Peer, endpoint_candidates
@@ -15,7 +15,7 @@ from shadowmesh.model.clock import Now
 from shadowmesh.model.reasons import EXPLANATIONS, FALLBACK_FORBIDDEN, NO_RELAY_REACHED, Reason
 from shadowmesh.model.status import PathAttempt, PeerStatus, Why
 from shadowmesh.paths.candidates import CandidateKind, HostView, Rank, reachable
-from shadowmesh.paths.values import Probe
+from shadowmesh.paths.values import PathProbe
 
 _KIND_NAMES = {
     CandidateKind.HOST: "host",
@@ -78,7 +78,7 @@ def why(engine: Engine, peer: Peer, now: Now, counters: CounterReader | None) ->
     )
 
 
-def _attempt(probe: Probe, mtu: int | None, now: float) -> PathAttempt:
+def _attempt(probe: PathProbe, mtu: int | None, now: float) -> PathAttempt:
     if probe.pong_at > -inf:
         result = "lost" if probe.lost_at > probe.pong_at else "answered"
     else:
@@ -108,14 +108,14 @@ def _clock(wall: float) -> str:
 def export_wireguard(engine: Engine, peer: Peer, around: Surroundings, now: Now) -> WireGuardExport | None:
     """None while no network key is held. The endpoint is one that needs no hole in a NAT."""
     membership, me = engine.membership, engine.me
-    epoch = membership.keyring.current(around.controller_wall(membership.network_id, now))
+    epoch = membership.network_keys.current(around.controller_wall(membership.network_id, now))
     if epoch is None or me is None:
         return None
     return WireGuardExport(
         private=membership.private,
         addresses=_ips(me.ip, me.ip6),
         peer=peer.key,
-        psk=membership.keyring.psk(peer.key, epoch),
+        psk=membership.network_keys.psk(peer.key, epoch),
         allowed=_ips(peer.member.ip, peer.member.ip6),
         endpoint=_endpoint(peer, around.view),
     )

@@ -5,14 +5,14 @@ from __future__ import annotations
 from ipaddress import IPv4Address
 
 from shadowmesh.engine.outbox import Outbox
-from shadowmesh.engine.relays import RelaySet
 from shadowmesh.engine.relaysession import RelaySession
+from shadowmesh.engine.relayset import RelaySet
 from shadowmesh.model.clock import Now
 from shadowmesh.model.ids import RelayID
 from shadowmesh.model.pump import Path, PeerIndex, SetPath
 from shadowmesh.paths.candidates import PathKey
 from shadowmesh.paths.peerpath import PeerPath
-from shadowmesh.paths.values import Route
+from shadowmesh.paths.values import PathRoute
 
 ABSENT = 5.0  # seconds for which a relay that said "not here" is asked last
 
@@ -79,6 +79,16 @@ class PeerRoute:
             self.apply(self.path.route)
         return relay is not None and before is None
 
+    def next_relay(self, now: float) -> RelaySession | None:
+        """By which relay the next packet goes, should there be one."""
+        if self.relay is not None:
+            return self.relay
+        return self._relays.at_hand((self.home, self.standby), self._absent, now)
+
+    def found(self) -> None:
+        """The peer is there again: what relays said of its absence is over."""
+        self._absent.clear()
+
     def leave_relay(self, now: Now) -> None:
         """Its session was left; another is chosen when there is something to send."""
         self.relay = None
@@ -104,7 +114,7 @@ class PeerRoute:
         policy = self.path.policy
         return policy.relay_fallback if path.prefix else policy.p2p
 
-    def apply(self, route: Route) -> bool:
+    def apply(self, route: PathRoute) -> bool:
         """Tells the pump, if its paths are others than before; returns whether they are."""
         primary, also = self._resolve(route.primary), self._resolve(route.also)
         mtu = self.path.mtu

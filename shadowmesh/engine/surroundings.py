@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from math import inf
 from typing import Protocol, TypeAlias
 
-from shadowmesh.engine.counters import CounterReader
+from shadowmesh.engine.counterreader import CounterReader
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.model.ids import RelayID
 from shadowmesh.model.keys import NetworkID, SigningPublicKey
 from shadowmesh.model.netmap import RelayInfo
 from shadowmesh.model.pump import Path, PeerIndex, Slot
-from shadowmesh.paths.candidates import Candidate, HostView, LocalSocket
+from shadowmesh.paths.candidates import BoundSocket, Candidate, HostView
 from shadowmesh.protocol import disco, noise
 from shadowmesh.protocol.primitives import Primitives
 from shadowmesh.protocol.signing import Signer
@@ -100,17 +100,19 @@ class Surroundings:
         device: Signer,
         timestamps: Timestamps,
         server_rtt: Mapping[SockAddr, float],
+        p2p: bool = True,
     ) -> None:
         self.rng = rng
         self.primitives = primitives
         self.device = device
         self.timestamps = timestamps
         self.server_rtt = server_rtt  # seconds, by STUN
+        self.p2p = p2p  # whether this machine goes direct at all
         self.indices = ReceiverIndices(rng)
         self.counters: CounterReader | None = None
         self.wall_offsets: dict[NetworkID, float] = {}  # how far each network's controller is ahead of `Now.wall`
         self.poll_offset = rng.uniform(0.0, 3.0)  # so that the daemons of a network don't poll in step
-        self.sockets: tuple[LocalSocket, ...] = ()
+        self.sockets: tuple[BoundSocket, ...] = ()
         self.slots: set[Slot] = set()
         self.streams: dict[StreamKey, Slot] = {}
         self.stream_first: frozenset[RelayID] = frozenset()  # relays that UDP didn't reach before our restart
@@ -122,7 +124,7 @@ class Surroundings:
         """Now, by the clock of a network's controller."""
         return now.wall + self.wall_offsets.get(network, 0.0)
 
-    def socket_for(self, remote: SockAddr) -> LocalSocket | None:
+    def socket_for(self, remote: SockAddr) -> BoundSocket | None:
         """The socket from which a server is spoken to."""
         return next((s for s in self.sockets if s.ipv6 == remote.is_ipv6), None)
 

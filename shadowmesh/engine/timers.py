@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from heapq import heappop, heappush
 from math import inf
 from typing import Protocol
@@ -10,6 +11,7 @@ from shadowmesh.model.clock import Now
 
 LATER = 0.2  # seconds by which a deadline has to move back for a new entry in the heap to be worth a needless turn
 SPIN = 0.001  # seconds between two turns of one item, should it still claim to be due
+AGAIN = 1.0  # seconds from a turn that failed to the item's next
 
 
 class Timed(Protocol):
@@ -36,9 +38,12 @@ class Timers:
         if when == inf:
             item.queued_at = inf
         elif when < item.queued_at or when > item.queued_at + LATER:
-            self._count += 1
-            item.queued_at = when
-            heappush(self._heap, (when, self._count, item))
+            self._enqueue(item, when)
+
+    def _enqueue(self, item: Timed, when: float) -> None:
+        self._count += 1
+        item.queued_at = when
+        heappush(self._heap, (when, self._count, item))
 
     def cancel(self, item: Timed) -> None:
         """Forgets an item: its owner ends."""
@@ -55,8 +60,8 @@ class Timers:
             heappop(heap)
         return heap[0][0] if heap else inf
 
-    def run(self, now: Now) -> None:
-        """Runs all that is due."""
+    def run(self, now: Now, failed: Callable[[Timed, Exception], None]) -> None:
+        """Runs all that is due. An item that raises is told to `failed`, keeps nobody from their turn, and has its next."""
         heap = self._heap
         boot = now.boot
         while heap and heap[0][0] <= boot:
@@ -64,6 +69,10 @@ class Timers:
             if when != item.queued_at:
                 continue
             item.queued_at = inf
-            if item.deadline() <= boot:
-                item.on_timer(now)
-            self.schedule(item, boot + SPIN)
+            try:
+                if item.deadline() <= boot:
+                    item.on_timer(now)
+                self.schedule(item, boot + SPIN)
+            except Exception as e:
+                failed(item, e)
+                self._enqueue(item, boot + AGAIN)

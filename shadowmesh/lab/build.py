@@ -11,14 +11,14 @@ from pathlib import Path
 
 from shadowmesh.lab import faults as fault_rules
 from shadowmesh.lab import netns
-from shadowmesh.lab.links import ANY4, ANY6, Address, at, flush_conntrack, make_namespace, wires
 from shadowmesh.lab.nat import NatType, Router, carrier_ruleset, igd_configuration, ruleset
+from shadowmesh.lab.netlink import ANY4, ANY6, Address, at, flush_conntrack, make_namespace, wires
 from shadowmesh.lab.plan import (
     CORE,
-    Carrier,
+    CarrierNat,
+    LabState,
     Machine,
     Site,
-    State,
     carrier_address,
     carrier_link6,
     lan6,
@@ -33,7 +33,7 @@ _MTU = 1500
 _GSO_SEGMENTS = 65535
 
 
-def everything(state: State) -> None:
+def everything(state: LabState) -> None:
     """Brings a planned lab up, in a fresh set of namespaces."""
     make_namespace(state.namespace(CORE), forwards=True)
     for carrier in state.carriers:
@@ -50,7 +50,7 @@ def everything(state: State) -> None:
         list(pool.map(lambda site: _load_nat(state, site), state.sites))
 
 
-def change_nat(old: State, new: State, name: str) -> None:
+def change_nat(old: LabState, new: LabState, name: str) -> None:
     """Gives a site another NAT; moves it below a carrier or away from one, renumbers its LAN, if the type wants it."""
     before, after = old.site(name), new.site(name)
     if before.nat is NatType.IGD:
@@ -74,7 +74,7 @@ def change_nat(old: State, new: State, name: str) -> None:
     flush_conntrack(new.namespace(name))
 
 
-def reboot(old: State, new: State, name: str, *, carrier: bool) -> None:
+def reboot(old: LabState, new: LabState, name: str, *, carrier: bool) -> None:
     """Restarts a router, or the carrier's above it."""
     if carrier:
         above = new.site(name).carrier
@@ -93,7 +93,7 @@ def reboot(old: State, new: State, name: str, *, carrier: bool) -> None:
     flush_conntrack(new.namespace(name))
 
 
-def forget(state: State, name: str) -> None:
+def forget(state: LabState, name: str) -> None:
     """Lets the mappings of a site's NATs expire."""
     site = state.site(name)
     if site.nat is not NatType.IGD:  # what was asked for by UPnP or NAT-PMP doesn't go by idling
@@ -103,7 +103,7 @@ def forget(state: State, name: str) -> None:
         flush_conntrack(state.namespace(site.carrier))
 
 
-def roam(old: State, new: State, name: str) -> None:
+def roam(old: LabState, new: LabState, name: str) -> None:
     """Pulls a host's cable out of one router and into another."""
     here, there = old.machine(name), new.machine(name)
     if here == there or here.site is None or there.site is None:
@@ -116,7 +116,7 @@ def roam(old: State, new: State, name: str) -> None:
     _number_host(new, there)
 
 
-def faults(old: State, new: State) -> None:
+def faults(old: LabState, new: LabState) -> None:
     """Loads the fault rules that differ, and sets the links' MTU, rate and segmentation."""
     known = fault_rules.rulesets(old)
     untouched = fault_rules.no_faults()
@@ -131,11 +131,11 @@ def faults(old: State, new: State) -> None:
         _shape(new, end, end, fault_rules.uplink(new, end))
 
 
-def _shaped(state: State) -> set[str]:
+def _shaped(state: LabState) -> set[str]:
     return {*state.faults.mtu, *state.faults.rate, *state.faults.loss}
 
 
-def _shape(state: State, end: str, place: str, interface: str) -> None:
+def _shape(state: LabState, end: str, place: str, interface: str) -> None:
     broken = state.faults
     with wires(state.namespace(place)) as there:
         # packets have to be lost one by one, not in bundles of 64 KB
@@ -148,7 +148,7 @@ def _shape(state: State, end: str, place: str, interface: str) -> None:
 # carriers
 
 
-def _add_carrier(state: State, carrier: Carrier) -> None:
+def _add_carrier(state: LabState, carrier: CarrierNat) -> None:
     namespace = state.namespace(carrier.name)
     make_namespace(namespace, forwards=True)
     network = IPv4Network(f"46.{carrier.index}.0.0/24")
@@ -166,11 +166,11 @@ def _add_carrier(state: State, carrier: Carrier) -> None:
     _load_carrier(state, carrier)
 
 
-def _load_carrier(state: State, carrier: Carrier) -> None:
+def _load_carrier(state: LabState, carrier: CarrierNat) -> None:
     netns.run_nft(state.namespace(carrier.name), carrier_ruleset(carrier.life))
 
 
-def _remove_carrier(state: State, name: str) -> None:
+def _remove_carrier(state: LabState, name: str) -> None:
     with wires(state.namespace(CORE)) as core:
         core.remove(name)
     netns.delete(state.namespace(name))
@@ -179,7 +179,7 @@ def _remove_carrier(state: State, name: str) -> None:
 # sites
 
 
-def _add_site(state: State, site: Site) -> None:
+def _add_site(state: LabState, site: Site) -> None:
     namespace = state.namespace(site.name)
     make_namespace(namespace, forwards=True)
     _connect_site(state, site)
@@ -195,7 +195,7 @@ def _add_site(state: State, site: Site) -> None:
         )
 
 
-def _lan_addresses(state: State, site: Site) -> list[Address]:
+def _lan_addresses(state: LabState, site: Site) -> list[Address]:
     return [at(state.lan(site), 1), *([at(lan6(site), 1)] if state.ipv6 else [])]
 
 
@@ -203,11 +203,11 @@ def _uplink_network(site: Site) -> IPv4Network:
     return IPv4Network(f"45.{site.index}.0.0/24" if site.carrier is None else f"100.64.{site.index}.0/24")
 
 
-def _uplink_address(state: State, site: Site) -> IPv4Address:
+def _uplink_address(state: LabState, site: Site) -> IPv4Address:
     return state.public_address(site) if site.carrier is None else _uplink_network(site)[2]
 
 
-def _connect_site(state: State, site: Site) -> None:
+def _connect_site(state: LabState, site: Site) -> None:
     place, interface = fault_rules.upstream(state, site.name)
     network = _uplink_network(site)
     with wires(state.namespace(place)) as above:
@@ -217,7 +217,7 @@ def _connect_site(state: State, site: Site) -> None:
     _number_uplink(state, site)
 
 
-def _number_uplink(state: State, site: Site) -> None:
+def _number_uplink(state: LabState, site: Site) -> None:
     """Addresses and routes on both sides of a site's uplink."""
     place, _ = fault_rules.upstream(state, site.name)
     network, own = _uplink_network(site), _uplink_address(state, site)
@@ -235,7 +235,7 @@ def _number_uplink(state: State, site: Site) -> None:
             core.route(site_prefix6(site), carrier_link6(state.carrier(site.carrier))[2])
 
 
-def _disconnect_site(state: State, site: Site) -> None:
+def _disconnect_site(state: LabState, site: Site) -> None:
     place, interface = fault_rules.upstream(state, site.name)
     with wires(state.namespace(place)) as above:
         above.remove(interface)
@@ -244,7 +244,7 @@ def _disconnect_site(state: State, site: Site) -> None:
             core.unroute(site_prefix6(site))
 
 
-def _route_lan(old: State, new: State, site: Site) -> None:
+def _route_lan(old: LabState, new: LabState, site: Site) -> None:
     """The internet has a route to a LAN only where that is public."""
     with wires(new.namespace(CORE)) as core:
         if site.nat is NatType.NONE:
@@ -253,14 +253,14 @@ def _route_lan(old: State, new: State, site: Site) -> None:
             core.unroute(old.lan(old.site(site.name)))
 
 
-def _load_nat(state: State, site: Site) -> None:
+def _load_nat(state: LabState, site: Site) -> None:
     public = _uplink_address(state, site)
     netns.run_nft(state.namespace(site.name), ruleset(Router(site.nat, public, site.life, site.mapping_seconds)))
     if site.nat is NatType.IGD:
         _start_igd(state, site, public)
 
 
-def _start_igd(state: State, site: Site, public: IPv4Address) -> None:
+def _start_igd(state: LabState, site: Site, public: IPv4Address) -> None:
     program = shutil.which("miniupnpd", path="/usr/sbin:/usr/local/sbin:/sbin:/usr/bin")
     if program is None:
         raise ShadowMeshError(
@@ -292,7 +292,7 @@ def _start_igd(state: State, site: Site, public: IPv4Address) -> None:
 # machines
 
 
-def _connect_public(state: State, machine: Machine) -> None:
+def _connect_public(state: LabState, machine: Machine) -> None:
     namespace = state.namespace(machine.name)
     network, network6 = public_link(machine), public_link6(machine)
     with wires(state.namespace(CORE)) as core, wires(namespace) as inside:
@@ -308,7 +308,7 @@ def _connect_public(state: State, machine: Machine) -> None:
             inside.route(ANY6, network6[1])
 
 
-def _connect_host(state: State, machine: Machine) -> None:
+def _connect_host(state: LabState, machine: Machine) -> None:
     assert machine.site is not None
     with wires(state.namespace(machine.site)) as router:
         router.add_veth(machine.name, state.namespace(machine.name), "eth0")
@@ -317,7 +317,7 @@ def _connect_host(state: State, machine: Machine) -> None:
     _number_host(state, machine)
 
 
-def _number_host(state: State, machine: Machine) -> None:
+def _number_host(state: LabState, machine: Machine) -> None:
     """Gives a host in a site the addresses and the default route of where it is now, instead of those it has."""
     assert machine.site is not None
     site = state.site(machine.site)

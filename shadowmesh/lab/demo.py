@@ -14,10 +14,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from shadowmesh.lab.conversations import Conversations, transfer
 from shadowmesh.lab.internet import Lab
 from shadowmesh.lab.plan import TYPICAL_SITES, LabSpec, SiteSpec
 from shadowmesh.lab.progress import DIRECT_WITHIN, Pair, PairReport, Progress
-from shadowmesh.lab.traffic import Pulse, transfer
 from shadowmesh.lab.world import NETWORK, StatusFeed, World, this_program
 from shadowmesh.model.codec import Struct
 from shadowmesh.model.status import Status
@@ -68,9 +68,9 @@ def run(options: DemoOptions, console: Console | None = None) -> DemoResult:
         screen.say(f"{len(addresses)} clients joined the network {NETWORK!r} after {ready:.1f} s; now they talk")
         progress = Progress(hosts)
         machines = {name: lab.host(name) for name in addresses}
-        pulse = Pulse(machines, addresses)
+        conversations = Conversations(machines, addresses)
         try:
-            _watch(world, addresses, progress, pulse, screen)
+            _watch(world, addresses, progress, conversations, screen)
             result = DemoResult(
                 ok=not progress.problems(),
                 lab=options.lab_id,
@@ -84,13 +84,15 @@ def run(options: DemoOptions, console: Console | None = None) -> DemoResult:
             if options.look is not None:
                 options.look(world)
         finally:
-            pulse.stop()
+            conversations.stop()
         if not options.once:
             lab.keep()
     return result
 
 
-def _watch(world: World, addresses: dict[str, str], progress: Progress, pulse: Pulse, screen: _Screen) -> None:
+def _watch(
+    world: World, addresses: dict[str, str], progress: Progress, conversations: Conversations, screen: _Screen
+) -> None:
     """Starts traffic between all pairs, follows them until they are settled or the time is up, then measures rates."""
     changed = threading.Condition()
     machines = {name: world.lab.host(name) for name in addresses}
@@ -98,20 +100,20 @@ def _watch(world: World, addresses: dict[str, str], progress: Progress, pulse: P
 
         def see(host: str, status: Status) -> None:
             with changed:
-                if pulse.began:
-                    progress.see(host, status, time.monotonic() - pulse.began)
+                if conversations.began:
+                    progress.see(host, status, time.monotonic() - conversations.began)
                 changed.notify()
 
         def look() -> None:
-            for key, conversation in pulse.pairs.items():
+            for key, conversation in conversations.pairs.items():
                 progress.pairs[key].talked = conversation.first_answer
                 progress.pairs[key].broken = conversation.broken
 
         stack.enter_context(screen)
         for name in addresses:
             stack.enter_context(StatusFeed(world, name, see))
-        pulse.start()
-        deadline = pulse.began + DIRECT_WITHIN
+        conversations.start()
+        deadline = conversations.began + DIRECT_WITHIN
         while not progress.settled() and time.monotonic() < deadline:
             with changed:
                 changed.wait(0.25)

@@ -6,12 +6,12 @@ comes back to the sender as an error. What leaves a site is dropped by the core,
 
 from __future__ import annotations
 
-from shadowmesh.lab.plan import CORE, State
+from shadowmesh.lab.plan import CORE, LabState
 
 TABLE = "shadowmesh_faults"
 
 
-def rulesets(state: State) -> dict[str, str]:
+def rulesets(state: LabState) -> dict[str, str]:
     """Name (core, site or host) → nftables script that replaces the faults there; every place that can have any."""
     places = (
         CORE,
@@ -35,12 +35,12 @@ def no_faults() -> str:
     return _script([], silent=False)
 
 
-def uplink(state: State, name: str) -> str:
+def uplink(state: LabState, name: str) -> str:
     """The interface by which a site's router or a public host is connected to the internet."""
     return "wan" if any(s.name == name for s in state.sites) else "eth0"
 
 
-def upstream(state: State, name: str) -> tuple[str, str]:
+def upstream(state: LabState, name: str) -> tuple[str, str]:
     """The far end of that link: whose it is (the core's or a carrier's), and its interface there."""
     for site in state.sites:
         if site.name == name and site.carrier is not None:
@@ -48,13 +48,13 @@ def upstream(state: State, name: str) -> tuple[str, str]:
     return CORE, name
 
 
-def _at_both_ends(state: State, rules: dict[str, list[str]], name: str, rule: str) -> None:
+def _at_both_ends(state: LabState, rules: dict[str, list[str]], name: str, rule: str) -> None:
     place, interface = upstream(state, name)
     rules[place].append(f'iifname "{interface}" {rule}')
     rules[name].append(f'iifname "{uplink(state, name)}" {rule}')
 
 
-def _cuts(state: State, rules: dict[str, list[str]]) -> None:
+def _cuts(state: LabState, rules: dict[str, list[str]]) -> None:
     for a, b in state.faults.cuts:
         source, target = state.machine(a), state.machine(b)
         if source.site is not None and source.site == target.site:

@@ -25,7 +25,7 @@ import msgspec
 from shadowmesh.lab import build, guard, netns
 from shadowmesh.lab.capture import Capture, Match
 from shadowmesh.lab.nat import NatType
-from shadowmesh.lab.plan import PREFIX, LabSpec, Machine, State, check_id, free_host_index, plan, with_carrier_for
+from shadowmesh.lab.plan import PREFIX, LabSpec, LabState, Machine, check_id, free_host_index, plan, with_carrier_for
 from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 
@@ -209,7 +209,7 @@ class Lab:
         lab.children = []
         lab._guard = None
         try:
-            lab.state = from_json(path.read_bytes(), State)
+            lab.state = from_json(path.read_bytes(), LabState)
         except FileNotFoundError:
             raise ShadowMeshError(
                 "lab_not_up", f"no lab {lab_id!r} is up", "start one with `shadowmesh lab up`", kind=Kind.NOT_FOUND
@@ -306,7 +306,7 @@ class Lab:
     def nat(self, site: str, nat: NatType, *, carrier: str | None = None) -> None:
         """Gives a site's router another type while it runs. To and from `none` its hosts get other addresses."""
 
-        def change(state: State) -> State:
+        def change(state: LabState) -> LabState:
             old = state.site(site)
             state, name = with_carrier_for(state, old.index, nat, carrier)
             state = state.with_site(msgspec.structs.replace(old, nat=nat, carrier=name))
@@ -322,7 +322,7 @@ class Lab:
         `carrier`: the carrier's NAT above the site instead of the site's own.
         """
 
-        def change(state: State) -> State:
+        def change(state: LabState) -> LabState:
             old = state.site(site)
             if carrier:
                 if old.carrier is None:
@@ -348,7 +348,7 @@ class Lab:
     def roam(self, host: str, site: str) -> None:
         """Moves a host to another site's LAN: same interface, new address and router."""
 
-        def change(state: State) -> State:
+        def change(state: LabState) -> LabState:
             machine = state.machine(host)
             if machine.site is None:
                 raise ShadowMeshError("lab_roam", f"{host} is a public host", "only h1, h2, … roam", kind=Kind.USAGE)
@@ -365,7 +365,7 @@ class Lab:
         """No packet gets from `a` to `b`, and (unless one_way) none back, between their outer addresses."""
         pairs = ((a, b),) if one_way else ((a, b), (b, a))
 
-        def change(state: State) -> State:
+        def change(state: LabState) -> LabState:
             state.machine(a), state.machine(b)
             return _with_faults(state, cuts=(*(p for p in state.faults.cuts if p not in pairs), *pairs))
 
@@ -376,7 +376,7 @@ class Lab:
         if not 0 <= percent <= 100:
             raise ShadowMeshError("lab_loss", f"{percent} is no percentage", "give 0 to 100", kind=Kind.USAGE)
 
-        def change(state: State) -> State:
+        def change(state: LabState) -> LabState:
             return _with_faults(state, loss=_put(state.faults.loss, state.end_of(site), percent or None))
 
         self._change(change)
@@ -384,7 +384,7 @@ class Lab:
     def block_udp(self, site: str, *, blocked: bool = True) -> None:
         """No UDP between the site (or public host) and the internet."""
 
-        def change(state: State) -> State:
+        def change(state: LabState) -> LabState:
             end = state.end_of(site)
             others = tuple(n for n in state.faults.udp_blocked if n != end)
             return _with_faults(state, udp_blocked=(*others, end) if blocked else others)
@@ -396,7 +396,7 @@ class Lab:
         if size is not None and not 576 <= size <= 1500:
             raise ShadowMeshError("lab_mtu", f"{size} is no MTU for a lab", "give 576 to 1500", kind=Kind.USAGE)
 
-        def change(state: State) -> State:
+        def change(state: LabState) -> LabState:
             return _with_faults(state, mtu=_put(state.faults.mtu, state.end_of(site), size))
 
         self._change(change)
@@ -406,7 +406,7 @@ class Lab:
         if mbit is not None and mbit <= 0:
             raise ShadowMeshError("lab_rate", f"{mbit} is no rate", "give megabits per second", kind=Kind.USAGE)
 
-        def change(state: State) -> State:
+        def change(state: LabState) -> LabState:
             return _with_faults(state, rate=_put(state.faults.rate, state.end_of(site), mbit))
 
         self._change(change)
@@ -417,7 +417,9 @@ class Lab:
 
     # keeping state
 
-    def _change(self, change: Callable[[State], State], apply: Callable[[State, State], None] | None = None) -> None:
+    def _change(
+        self, change: Callable[[LabState], LabState], apply: Callable[[LabState, LabState], None] | None = None
+    ) -> None:
         directory = Path(self.state.directory)
         Lab.attach(self.id, directory)  # a lab that has gone gets no lock file any more
         with _locked(self.id, directory):
@@ -513,7 +515,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _with_faults(state: State, **changes: Any) -> State:
+def _with_faults(state: LabState, **changes: Any) -> LabState:
     return msgspec.structs.replace(state, faults=msgspec.structs.replace(state.faults, **changes))
 
 

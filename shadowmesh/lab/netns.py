@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from shadowmesh.dataplane.namespaces import in_thread_of
+from shadowmesh.host.namespaces import in_thread_of
 from shadowmesh.model.errors import ShadowMeshError
 
 T = TypeVar("T")

@@ -70,7 +70,7 @@ class Site(Struct, frozen=True, kw_only=True):
     mapping_seconds: int = MAPPING_SECONDS
 
 
-class Carrier(Struct, frozen=True, kw_only=True):
+class CarrierNat(Struct, frozen=True, kw_only=True):
     name: str
     index: int
     life: int = 0
@@ -95,7 +95,7 @@ class Faults(Struct, frozen=True, kw_only=True):
     rate: Mapping[str, float] = {}
 
 
-class State(Struct, frozen=True, kw_only=True):
+class LabState(Struct, frozen=True, kw_only=True):
     """A whole lab at a moment; kept as JSON, and every address follows from it."""
 
     schema: str = "shadowmesh.lab-state/1"
@@ -103,7 +103,7 @@ class State(Struct, frozen=True, kw_only=True):
     directory: str
     ipv6: bool = False
     sites: tuple[Site, ...] = ()
-    carriers: tuple[Carrier, ...] = ()
+    carriers: tuple[CarrierNat, ...] = ()
     machines: tuple[Machine, ...] = ()
     faults: Faults = Faults()
 
@@ -115,7 +115,7 @@ class State(Struct, frozen=True, kw_only=True):
     def machine(self, name: str) -> Machine:
         return _find(self.machines, name, "host")
 
-    def carrier(self, name: str) -> Carrier:
+    def carrier(self, name: str) -> CarrierNat:
         return _find(self.carriers, name, "carrier")
 
     def hosts_of(self, site: str) -> tuple[Machine, ...]:
@@ -142,18 +142,18 @@ class State(Struct, frozen=True, kw_only=True):
 
     # changing
 
-    def with_site(self, site: Site) -> State:
+    def with_site(self, site: Site) -> LabState:
         return msgspec.structs.replace(self, sites=tuple(site if s.name == site.name else s for s in self.sites))
 
-    def with_machine(self, machine: Machine) -> State:
+    def with_machine(self, machine: Machine) -> LabState:
         machines = tuple(machine if m.name == machine.name else m for m in self.machines)
         return msgspec.structs.replace(self, machines=machines)
 
-    def with_carrier(self, carrier: Carrier) -> State:
+    def with_carrier(self, carrier: CarrierNat) -> LabState:
         others = tuple(c for c in self.carriers if c.name != carrier.name)
         return msgspec.structs.replace(self, carriers=(*others, carrier))
 
-    def without_carrier(self, name: str) -> State:
+    def without_carrier(self, name: str) -> LabState:
         return msgspec.structs.replace(self, carriers=tuple(c for c in self.carriers if c.name != name))
 
     # addresses
@@ -194,7 +194,7 @@ def _host_number(machine: Machine) -> int:
     return 9 + machine.index
 
 
-def carrier_address(carrier: Carrier) -> IPv4Address:
+def carrier_address(carrier: CarrierNat) -> IPv4Address:
     return IPv4Address(f"46.{carrier.index}.0.2")
 
 
@@ -219,7 +219,7 @@ def lan6(site: Site) -> IPv6Network:
     return IPv6Network(f"2a05:{site.index:x}:1::/64")
 
 
-def carrier_link6(carrier: Carrier) -> IPv6Network:
+def carrier_link6(carrier: CarrierNat) -> IPv6Network:
     return IPv6Network(f"2a06:{carrier.index:x}::/64")
 
 
@@ -232,7 +232,7 @@ def check_id(lab_id: str) -> str:
     return lab_id
 
 
-def plan(spec: LabSpec, lab_id: str, directory: str) -> State:
+def plan(spec: LabSpec, lab_id: str, directory: str) -> LabState:
     """The state in which a lab starts: sites s1…, hosts h1… counted through all sites, relay1…, controller1…, public1….
 
     Raises ShadowMeshError (wrong use) if there are too many of something.
@@ -244,7 +244,7 @@ def plan(spec: LabSpec, lab_id: str, directory: str) -> State:
         )
     if max(spec.relays, spec.controllers, spec.public) > 60 or min(spec.relays, spec.controllers, spec.public) < 0:
         raise ShadowMeshError("lab_size", "that lab is too large", "at most 60 public hosts of a kind", kind=Kind.USAGE)
-    state = State(id=lab_id, directory=directory, ipv6=spec.ipv6)
+    state = LabState(id=lab_id, directory=directory, ipv6=spec.ipv6)
     sites: list[Site] = []
     machines: list[Machine] = []
     host = 0
@@ -267,7 +267,7 @@ def plan(spec: LabSpec, lab_id: str, directory: str) -> State:
     return msgspec.structs.replace(state, sites=tuple(sites), machines=tuple(machines))
 
 
-def with_carrier_for(state: State, index: int, nat: NatType, wanted: str | None) -> tuple[State, str | None]:
+def with_carrier_for(state: LabState, index: int, nat: NatType, wanted: str | None) -> tuple[LabState, str | None]:
     """The state with the carrier that a site of this type needs, and the carrier's name (None for other types)."""
     if nat is not NatType.CGNAT:
         if wanted is not None:
@@ -278,11 +278,11 @@ def with_carrier_for(state: State, index: int, nat: NatType, wanted: str | None)
         if not re.fullmatch(r"c[0-9]{1,3}", name):
             raise ShadowMeshError("lab_carrier", f"{name!r} can't name a carrier", "use c1, c2, …", kind=Kind.USAGE)
         free = next(i for i in range(1, 255) if all(c.index != i for c in state.carriers))
-        state = state.with_carrier(Carrier(name=name, index=free))
+        state = state.with_carrier(CarrierNat(name=name, index=free))
     return state, name
 
 
-def free_host_index(state: State, site: str) -> int:
+def free_host_index(state: LabState, site: str) -> int:
     """The lowest number that no host of the site has, for one that comes to it."""
     taken = {m.index for m in state.hosts_of(site)}
     return next(i for i in range(1, MAX_HOSTS + 40) if i not in taken)

@@ -11,7 +11,7 @@ from shadowmesh.lab import internet
 from shadowmesh.lab.faults import upstream
 from shadowmesh.lab.internet import Lab
 from shadowmesh.lab.nat import NatType
-from shadowmesh.lab.plan import CORE, TYPICAL_SITES, LabSpec, SiteSpec, State
+from shadowmesh.lab.plan import CORE, TYPICAL_SITES, LabSpec, LabState, SiteSpec
 from shadowmesh.model.codec import to_builtins
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
@@ -180,7 +180,7 @@ def _describe(lab: Lab) -> dict[str, Any]:
     }
 
 
-def _site(state: State, name: str) -> dict[str, Any]:
+def _site(state: LabState, name: str) -> dict[str, Any]:
     site = state.site(name)
     return {
         "name": name,

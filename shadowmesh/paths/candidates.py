@@ -47,7 +47,7 @@ class PathKey(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class LocalSocket:
+class BoundSocket:
     """A UDP socket that paths may start from. `port` is its local port."""
 
     slot: Slot
@@ -118,7 +118,7 @@ def usable(ip: IPAddress) -> bool:
 
 def gather(
     view: HostView,
-    sockets: Sequence[LocalSocket],
+    sockets: Sequence[BoundSocket],
     mapped: Iterable[SockAddr] = (),
     guesses: Iterable[SockAddr] = (),
     turn: Iterable[SockAddr] = (),
@@ -162,7 +162,7 @@ def gather(
 
 
 def pair(
-    view: HostView, sockets: Sequence[LocalSocket], remote: Iterable[Candidate]
+    view: HostView, sockets: Sequence[BoundSocket], remote: Iterable[Candidate]
 ) -> list[tuple[PathKey, CandidateKind]]:
     """All pairs worth a ping, each once.
 

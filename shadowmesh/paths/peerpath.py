@@ -20,10 +20,10 @@ from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.pump import INNER_MTU
 from shadowmesh.model.reasons import Reason
 from shadowmesh.paths.candidates import (
+    BoundSocket,
     Candidate,
     CandidateKind,
     HostView,
-    LocalSocket,
     PathKey,
     Rank,
     judge,
@@ -44,6 +44,7 @@ from shadowmesh.paths.values import (
     DORMANT_PING,
     FIRST_MEASURE,
     FORGET,
+    FORGET_PINGED,
     HEARTBEAT,
     MAX_PINGS,
     MAX_PONG_IDS,
@@ -64,13 +65,13 @@ from shadowmesh.paths.values import (
     WORRY,
     WORRY_UNPROVEN,
     Action,
-    Call,
-    Moved,
-    Ping,
+    PathMoved,
+    PathProbe,
+    PathRoute,
     Policy,
-    Probe,
     Resized,
-    Route,
+    SendCallMeMaybe,
+    SendPing,
     TokenBucket,
 )
 
@@ -130,16 +131,16 @@ class PeerPath:
     )  # fmt: skip
 
     def __init__(
-        self, rng: random.Random, view: HostView, sockets: Sequence[LocalSocket], policy: Policy = ALLOW_ALL
+        self, rng: random.Random, view: HostView, sockets: Sequence[BoundSocket], policy: Policy = ALLOW_ALL
     ) -> None:
         self._rng = rng
         self._view = view
         self._sockets = tuple(sockets)
         self.policy = policy
         self.relay_up = False
-        self.probes: dict[PathKey, Probe] = {}
-        self.best: Probe | None = None  # the direct path in use, or kept for later
-        self.old: Probe | None = None  # the lost one that data still goes to, besides the relay
+        self.probes: dict[PathKey, PathProbe] = {}
+        self.best: PathProbe | None = None  # the direct path in use, or kept for later
+        self.old: PathProbe | None = None  # the lost one that data still goes to, besides the relay
         self.plain: PathKey | None = None  # where a peer that speaks WireGuard and nothing else is
         self.relay_pong_at = -inf
         self.relay_rtt = 0.0
@@ -149,9 +150,9 @@ class PeerPath:
         self._remote_filters_ports = False
         self._remote_udp_blocked = False
         self._actions: list[Action] = []
-        self._pings: dict[bytes, tuple[Probe | None, float]] = {}  # under way, by transaction id, the oldest first
+        self._pings: dict[bytes, tuple[PathProbe | None, float]] = {}  # under way, by transaction id, the oldest first
         self._pong_ids: dict[
-            bytes, tuple[Probe | None, float]
+            bytes, tuple[PathProbe | None, float]
         ] = {}  # own ids of our pongs on the present path, likewise
         self._last_traffic = -inf
         self._strange_pings = TokenBucket(STRANGE_PINGS, STRANGE_PINGS_RATE)
@@ -173,7 +174,7 @@ class PeerPath:
         self._retry_wait = RETRY
         self._failed = False  # the last whole check found nothing
         self._lost = False  # a direct path was lost and none found since
-        self._route = Route(None, None)
+        self._route = PathRoute(None, None)
         self._reason = Reason.NONE_IDLE
         self.mtu: int | None = None  # of inner packets where data goes now, if less than the interface's
         self._mtu_at = inf
@@ -193,7 +194,7 @@ class PeerPath:
         return actions
 
     @property
-    def route(self) -> Route:
+    def route(self) -> PathRoute:
         return self._route
 
     @property
@@ -241,6 +242,10 @@ class PeerPath:
         best = [self.best.path.remote] if self.best is not None else []
         return list(dict.fromkeys([*best, *(p.path.remote for p in heard)]))
 
+    def carries(self, path: PathKey) -> bool:
+        """Whether data goes, or went until it was lost, on this direct path."""
+        return any(probe is not None and probe.path == path for probe in (self.best, self.old))
+
     def addresses(self) -> set[SockAddr]:
         """All that are known of the peer."""
         plain = {self.plain.remote} if self.plain is not None else set()
@@ -277,7 +282,7 @@ class PeerPath:
         if self.best is not None and self._unanswered_since == inf and self.active(now) and now >= self._passive_until:
             self._next_beat = self.deadline = now
 
-    def local_changed(self, view: HostView, sockets: Sequence[LocalSocket], now: float, *, moved: bool) -> None:
+    def local_changed(self, view: HostView, sockets: Sequence[BoundSocket], now: float, *, moved: bool) -> None:
         """Our own addresses changed. `moved`: the host is elsewhere, so no path is to be relied on any more."""
         self._view = view
         self._sockets = tuple(sockets)
@@ -409,12 +414,12 @@ class PeerPath:
         kind = None if probe is None else probe.kind
         return judge(self._view, path.remote, kind)[0] is Rank.NESTED
 
-    def _judge(self, probe: Probe) -> None:
+    def _judge(self, probe: PathProbe) -> None:
         probe.rank, probe.reason = judge(self._view, probe.path.remote, probe.kind)
         if probe.told_nested:
             probe.rank, probe.reason = Rank.NESTED, Reason.DIRECT_NESTED
 
-    def _allowed(self, probe: Probe, now: float) -> bool:
+    def _allowed(self, probe: PathProbe, now: float) -> bool:
         """Whether a path may be used as things are: one inside another tunnel only where one of the two has no relay."""
         return probe.rank is not Rank.NESTED or not self._has_relay or now < self._nested_until
 
@@ -441,7 +446,7 @@ class PeerPath:
         _remember(self._pong_ids, own_id, self.best, now, MAX_PONG_IDS)
         return own_id
 
-    def _heard(self, best: Probe, heard: bytes, now: float) -> None:
+    def _heard(self, best: PathProbe, heard: bytes, now: float) -> None:
         """A ping on the present path. If it confirms our last pong, that proves the path as a pong to us would, as of
         when that was sent; if it doesn't, the peer may not hear us any more."""
         entry = None if heard == NO_ID else self._pong_ids.pop(heard, None)
@@ -550,12 +555,12 @@ class PeerPath:
             for size in self._mtus[way].tick(now, rtt):
                 tx_id = self._rng.randbytes(12)
                 self._mtu_probes[tx_id] = way, size, now
-                self._actions.append(Ping(None if way == "relay" else way, tx_id, mtu=size))
+                self._actions.append(SendPing(None if way == "relay" else way, tx_id, mtu=size))
         self._resize(now)
         if len(self._mtu_probes) > 64:
             self._mtu_probes = {t: p for t, p in self._mtu_probes.items() if now - p[2] < PING_MEMORY}
 
-    def _settle_sizes(self, route: Route, now: float) -> None:
+    def _settle_sizes(self, route: PathRoute, now: float) -> None:
         """Begins to look for the sizes of the ways that data takes; what is known of others is kept for when they are taken again."""
         for way in [w for w in self._mtus if w != "relay" and w not in self.probes]:
             del self._mtus[way]
@@ -588,7 +593,7 @@ class PeerPath:
             if p is not best and p.rank == best.rank and now - p.pong_at < MEASURE and p.pong_at > p.lost_at
         )
 
-    def _prefer_wide(self, probe: Probe | None, now: float) -> None:
+    def _prefer_wide(self, probe: PathProbe | None, now: float) -> None:
         """A size got through a path: is it a better one than that in use?"""
         best = self.best
         if probe is None or best is None or probe is best or probe.rank != best.rank or self._unproven:
@@ -611,6 +616,13 @@ class PeerPath:
         """Sends a ping on each way that data takes now, for a person who asks. Returns the transaction ids."""
         ways = [w for w in self._route if w is not None]
         return [self._send(None if way == "relay" else self.probes.get(way), now) for way in ways if way != self.plain]
+
+    def ask(self, now: float) -> None:
+        """Pings the peer on each way that there is: does it live?"""
+        self._verify(now)
+        if self._has_relay:
+            self._send(None, now)
+        self._settle(now)
 
     def network_changed(self, now: float) -> None:
         """The host woke from sleep or its network changed: nothing that was proven before still is."""
@@ -686,9 +698,15 @@ class PeerPath:
         return self._route.primary == "relay" and self.active(now)
 
     def _forget_at(self) -> float:
-        return max(max(self._last_traffic, self._check_started) + FORGET, self._pinged_at + ACTIVE)
+        return max(self._kept_until, self._pinged_at + FORGET_PINGED)
 
-    def _beat(self, best: Probe, now: float) -> None:
+    @property
+    def _kept_until(self) -> float:
+        """Until when we keep a path up by pings of our own. Later we only answer the peer's, else two idle ones would keep
+        each other from forgetting."""
+        return max(self._last_traffic, self._check_started) + FORGET
+
+    def _beat(self, best: PathProbe, now: float) -> None:
         if self._unanswered_since == inf:
             self._unanswered_since = now
         worry = WORRY_UNPROVEN if self._unproven else WORRY
@@ -726,7 +744,7 @@ class PeerPath:
         else:
             self._retry_at = -inf
 
-    def _proven(self, probe: Probe, rtt: float, now: float) -> None:
+    def _proven(self, probe: PathProbe, rtt: float, now: float) -> None:
         probe.pong_at = probe.measured_at = now
         probe.rtt = rtt if probe.rtt == 0.0 else 0.75 * probe.rtt + 0.25 * rtt
         best = self.best
@@ -740,23 +758,25 @@ class PeerPath:
         if probe is self.best:
             self._unanswered_since = inf
             self._next_beat = probe.sent_at + (HEARTBEAT if self.active(now) else DORMANT_PING)
+            if self._next_beat > self._kept_until:
+                self._next_beat = inf
             self.old = None
             self._relay_beat = inf
             self._failed = self._lost = False
         self._settle(now)
 
-    def _clearly_better(self, probe: Probe, best: Probe) -> bool:
+    def _clearly_better(self, probe: PathProbe, best: PathProbe) -> bool:
         if probe.rank != best.rank:
             return probe.rank < best.rank
         if (self.mtu_of(probe.path) or INNER_MTU) < (self.mtu_of(best.path) or INNER_MTU):
             return False
         return probe.rtt < best.rtt * CLEARLY_FASTER and probe.rtt < best.rtt - CLEARLY_FASTER_BY
 
-    def _probe(self, path: PathKey, kind: CandidateKind | None) -> Probe:
+    def _probe(self, path: PathKey, kind: CandidateKind | None) -> PathProbe:
         probe = self.probes.get(path)
         if probe is None:
             rank, reason = judge(self._view, path.remote, kind)
-            probe = self.probes[path] = Probe(path, kind, rank, reason)
+            probe = self.probes[path] = PathProbe(path, kind, rank, reason)
         elif kind is not None and probe.kind is None:
             probe.kind = kind
             self._judge(probe)
@@ -783,25 +803,25 @@ class PeerPath:
                 del self.probes[probe.path]
         self._make_room_for_triggered()
 
-    def _send(self, probe: Probe | None, now: float) -> bytes:
+    def _send(self, probe: PathProbe | None, now: float) -> bytes:
         tx_id = self._rng.randbytes(12)
         _remember(self._pings, tx_id, probe, now, MAX_PINGS)
         if probe is None:
-            self._actions.append(Ping(None, tx_id))
+            self._actions.append(SendPing(None, tx_id))
         else:
             probe.sent_at = now
             self._actions.append(
-                Ping(probe.path, tx_id, probe.heard, probe.rank is Rank.NESTED and not self._has_relay)
+                SendPing(probe.path, tx_id, probe.heard, probe.rank is Rank.NESTED and not self._has_relay)
             )
         return tx_id
 
-    def _ping(self, probe: Probe, now: float) -> None:
+    def _ping(self, probe: PathProbe, now: float) -> None:
         self._send(probe, now)
 
     def _call(self, now: float, *, ask: bool) -> None:
         if self.relay_up:
             self._called_at = now
-            self._actions.append(Call(ask))
+            self._actions.append(SendCallMeMaybe(ask))
 
     def _start_check(self, now: float, *, ask: bool, call: bool = True) -> None:
         if not self._may_be_direct():
@@ -878,16 +898,16 @@ class PeerPath:
             at = min(at, CALL_REPEATS[self._call_round])
         return self._check_started + at
 
-    def _wanted_route(self, now: float) -> Route:
+    def _wanted_route(self, now: float) -> PathRoute:
         relay: Literal["relay"] | None = "relay" if self._has_relay else None
         if self.plain is not None:
-            return Route(self.plain, None)
+            return PathRoute(self.plain, None)
         if self.best is not None:
             doubled = self._unproven or not self.active(now)
-            return Route(self.best.path, relay if doubled else None)
+            return PathRoute(self.best.path, relay if doubled else None)
         if self.old is not None:
-            return Route(relay, self.old.path) if relay else Route(self.old.path, None)
-        return RELAY_ROUTE if relay else Route(None, None)
+            return PathRoute(relay, self.old.path) if relay else PathRoute(self.old.path, None)
+        return RELAY_ROUTE if relay else PathRoute(None, None)
 
     def _wanted_reason(self) -> Reason:
         if self.plain is not None:
@@ -924,7 +944,7 @@ class PeerPath:
         reason = self._wanted_reason()
         if reason is not self._reason:
             self._reason = reason
-            self._actions.append(Moved(self.direct, reason))
+            self._actions.append(PathMoved(self.direct, reason))
         if self._measure_at == inf and self._measures_relay(now):
             since = max(self.relay_pong_at, self._measure_asked_at)
             self._measure_at = max(now + FIRST_MEASURE, since + MEASURE)
@@ -953,7 +973,7 @@ class PeerPath:
 
 
 def _remember(
-    table: dict[bytes, tuple[Probe | None, float]], own_id: bytes, probe: Probe | None, now: float, most: int
+    table: dict[bytes, tuple[PathProbe | None, float]], own_id: bytes, probe: PathProbe | None, now: float, most: int
 ) -> None:
     """Notes what was sent, among the last `most` of PING_MEMORY seconds."""
     while table:

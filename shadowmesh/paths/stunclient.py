@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.pump import Slot
-from shadowmesh.paths.candidates import HostView, LocalSocket
+from shadowmesh.paths.candidates import BoundSocket, HostView
 from shadowmesh.paths.netcheck import NatVerdict, agreed, verdict
 
 RETRANSMITS = (0.0, 0.25, 0.75, 1.75, 3.0)  # seconds after the first request
@@ -86,7 +86,7 @@ class StunClient:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._servers: tuple[SockAddr, ...] = ()
-        self._sockets: tuple[LocalSocket, ...] = ()
+        self._sockets: tuple[BoundSocket, ...] = ()
         self._states: dict[Slot, _SocketState] = {}
         self._requests: dict[bytes, _Request] = {}
         self._asks: list[Ask] = []
@@ -142,7 +142,7 @@ class StunClient:
         """Whether no question is open."""
         return not self._requests
 
-    def configure(self, servers: Sequence[SockAddr], sockets: Sequence[LocalSocket], now: float) -> None:
+    def configure(self, servers: Sequence[SockAddr], sockets: Sequence[BoundSocket], now: float) -> None:
         """The servers known and the sockets to ask from. A change asks anew."""
         new = (tuple(dict.fromkeys(servers)), tuple(sockets))
         if new == (self._servers, self._sockets):
@@ -257,7 +257,7 @@ class StunClient:
             if server.is_ipv6 == ipv6 and server not in asked and server not in but:
                 self._ask(slot, server, now)
 
-    def _choose(self, sock: LocalSocket) -> tuple[SockAddr | None, SockAddr | None]:
+    def _choose(self, sock: BoundSocket) -> tuple[SockAddr | None, SockAddr | None]:
         state = self._states.get(sock.slot)
         silent = state.unanswered if state is not None else set()
         usable = sorted((s for s in self._servers if s.is_ipv6 == sock.ipv6), key=silent.__contains__)

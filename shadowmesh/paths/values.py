@@ -26,6 +26,7 @@ WORRY = 1.8  # seconds of unanswered heartbeats after which a path is in doubt: 
 WORRY_UNPROVEN = 0.6  # the same after waking a dormant path
 DORMANT_PING = 25.0
 FORGET = 300.0
+FORGET_PINGED = 30.0  # the same since the last ping of a peer that keeps up a path; longer than DORMANT_PING
 NESTED_WANTED = 10.0  # seconds for which a peer's ping on a nested path says that it has no other
 RETRY = 60.0
 RETRY_JITTER = 10.0
@@ -40,7 +41,7 @@ CLEARLY_FASTER = 0.7  # share of the present round trip below which a path of th
 CLEARLY_FASTER_BY = 0.005  # … if it also gains so many seconds
 
 
-class Ping(NamedTuple):
+class SendPing(NamedTuple):
     """Send a disco ping. `path` None: through the relay. `heard`: what it says of the peer's last pong there. `nested`: the path is
     inside another tunnel, and wanted nevertheless. `mtu`: it only asks whether an inner packet of this size would get through; 0: it is no such."""
 
@@ -51,20 +52,20 @@ class Ping(NamedTuple):
     mtu: int = 0
 
 
-class Call(NamedTuple):
+class SendCallMeMaybe(NamedTuple):
     """Send a call-me-maybe with our candidates through the relay. `ask`: the peer's are wanted in return."""
 
     ask: bool
 
 
-class Route(NamedTuple):
+class PathRoute(NamedTuple):
     """Where data goes from now on. `also`: the same data is sent there, too, until one of them is proven."""
 
     primary: PathKey | Literal["relay"] | None
     also: PathKey | Literal["relay"] | None
 
 
-class Moved(NamedTuple):
+class PathMoved(NamedTuple):
     """The path or its reason changed; for people."""
 
     direct: bool
@@ -75,13 +76,13 @@ class Resized(NamedTuple):
     """Packets of another size than before get through where data goes: `PeerPath.mtu`."""
 
 
-Action: TypeAlias = Ping | Call | Route | Moved | Resized
+Action: TypeAlias = SendPing | SendCallMeMaybe | PathRoute | PathMoved | Resized
 
-RELAY_ROUTE = Route("relay", None)
+RELAY_ROUTE = PathRoute("relay", None)
 
 
 @dataclass(slots=True, eq=False)
-class Probe:
+class PathProbe:
     """One pair of addresses and what came of trying it. Times are CLOCK_BOOTTIME."""
 
     path: PathKey

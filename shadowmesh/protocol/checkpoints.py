@@ -13,8 +13,8 @@ import hashlib
 import struct
 from collections.abc import Collection
 
+from shadowmesh.model.devicelink import AuditCheckpoint
 from shadowmesh.model.keys import SigningPublicKey
-from shadowmesh.model.link import AuditCheckpoint
 from shadowmesh.protocol.signing import Context, Signer, sign_text, verify_text
 
 _LABEL = b"shadowmesh audit commitment 1"

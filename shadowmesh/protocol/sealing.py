@@ -6,6 +6,7 @@ private key (32); a public key is the ML-KEM encapsulation key (1184) ‖ the X2
 
 from __future__ import annotations
 
+import hmac
 import struct
 
 from cryptography.exceptions import InvalidTag
@@ -77,6 +78,15 @@ def open_sealed(secret: Secret, blob: bytes, info: bytes) -> bytes:
         return _SUITE.decrypt(blob, private, info)
     except (InvalidTag, ValueError) as e:
         raise MalformedError("the sealed message doesn't open with this key") from e
+
+
+def key_check(network_id: NetworkID, epoch: int, key: Secret) -> str:
+    """What shows to who holds the same network key that it is the same, and to nobody else anything; 32 characters.
+
+    HMAC-SHA256(key, `shadowmesh key check 1` ‖ NetworkID ‖ u32be(epoch)), the first 16 bytes in hex. The key is random.
+    """
+    message = b"shadowmesh key check 1" + network_id + struct.pack(">I", epoch)
+    return hmac.digest(key.reveal(), message, "sha256")[:16].hex()
 
 
 def network_key_info(network_id: NetworkID, epoch: int) -> bytes:

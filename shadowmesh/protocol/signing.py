@@ -18,6 +18,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from shadowmesh.model.codec import Struct, from_json, to_json
+from shadowmesh.model.devicelink import Signature
 from shadowmesh.model.errors import MalformedError
 from shadowmesh.model.ids import InviteID
 from shadowmesh.model.keys import (
@@ -28,7 +29,6 @@ from shadowmesh.model.keys import (
     SigningPublicKey,
     WireGuardPublicKey,
 )
-from shadowmesh.model.link import Signature
 from shadowmesh.model.netmap import NetworkMap
 from shadowmesh.model.urls import is_controller_url
 from shadowmesh.protocol.points import is_sound_ed25519

@@ -28,9 +28,13 @@ OFFLINE_GRACE = 30 * 86400.0  # seconds from issue until a token is worth nothin
 
 
 class RelayLimits(Struct, frozen=True, kw_only=True):
-    """What one session may use. `kbit`: what it sends through the relay, in kbit/s; 0: as much as there is."""
+    """What one session may use. `kbit`: what it sends through the relay, in kbit/s; 0: as much as there is.
+
+    `network_kbit`: what all sessions of its network at one relay send together; where their tokens differ, the least.
+    """
 
     kbit: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)] = 0
+    network_kbit: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)] = 0
 
 
 class RelayTokenBody(Struct, frozen=True, kw_only=True):

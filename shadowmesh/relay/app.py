@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import signal
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,8 @@ from pathlib import Path
 import structlog
 
 from shadowmesh.client_api.contact import normal_url
+from shadowmesh.config.relayconfig import RelayConfig
+from shadowmesh.config.resolving import Resolved
 from shadowmesh.dataplane.outer import OuterSockets
 from shadowmesh.dataplane.pumps import PumpName, choose_pump
 from shadowmesh.dataplane.tls import ServerTls
@@ -20,10 +21,11 @@ from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.keys import Secret
 from shadowmesh.model.relaylink import is_relay_url
 from shadowmesh.model.text import safe_part
-from shadowmesh.relay.controllerlink import Advertised, ControllerLink
-from shadowmesh.relay.core import RelayCore
+from shadowmesh.relay.controllerlink import Advertised, RelayControllerLink
+from shadowmesh.relay.relaycore import RelayCore
 from shadowmesh.relay.server import RelayServer
-from shadowmesh.relay.state import RelayStore
+from shadowmesh.relay.store import RelayStore
+from shadowmesh.serving.ending import end_within, stop_on_signals
 from shadowmesh.serving.rarelog import tame_libraries
 
 log = structlog.get_logger(__name__)
@@ -53,15 +55,39 @@ class RelayOptions:
     capacity: int | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    mtls: bool = False  # linked to the controller by a certificate of its authority, too
 
 
-def run(options: RelayOptions) -> None:
+def options_of(found: Resolved[RelayConfig]) -> RelayOptions:
+    """What a configuration says. Its public URL is there: `relayconfig.remarks` asks for it."""
+    config = found.config
+    relay, controller = config.relay, config.controller
+    return RelayOptions(
+        data_dir=relay.data_dir,
+        listen=relay.listen_address,
+        public_url=relay.public_url or "",
+        controller=controller.url,
+        token=None if controller.token is None else controller.token.reveal().decode(),
+        fingerprint=controller.fingerprint,
+        name=relay.name,
+        udp=relay.udp,
+        region=relay.region,
+        capacity=relay.capacity_mbit,
+        tls_cert=relay.tls.cert_file,
+        tls_key=relay.tls.key_file,
+        mtls=config.authentication.method == "mtls",
+    )
+
+
+def run(options: RelayOptions, remarks: tuple[str, ...] = ()) -> None:
     """Serves until SIGTERM or SIGINT, then says goodbye to the clients and returns.
 
     Raises ShadowMeshError: `bad_public_url`, `bad_listen`, `relay_not_registered` (USAGE), `port_taken` (CONFLICT), `cannot_listen`,
     `bad_certificate`, `relay_running` (CONFLICT), those of `choose_pump`, those of the state, and what the controller refused.
     """
     tame_libraries("shadowmesh.relay")
+    for remark in remarks:
+        log.warning("configuration", remark=remark)
     asyncio.run(_main(options))
 
 
@@ -86,7 +112,7 @@ async def _main(options: RelayOptions) -> None:
             region=options.region,
             capacity_mbit=options.capacity,
         )
-        link = ControllerLink(
+        link = RelayControllerLink(
             core,
             store,
             advertised,
@@ -96,6 +122,7 @@ async def _main(options: RelayOptions) -> None:
             token=None if options.token is None else Secret(options.token.encode()),
             fingerprint=options.fingerprint,
             connect=outer.connect,
+            mtls=options.mtls,
         )
         async with server:
             log.info(
@@ -110,11 +137,10 @@ async def _main(options: RelayOptions) -> None:
     log.info("stopped")
 
 
-async def _until_stopped(link: ControllerLink) -> None:
+async def _until_stopped(link: RelayControllerLink) -> None:
     """Until a signal. Raises what the link raises."""
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = asyncio.Event()
+    stop_on_signals(stop.set)
     running = asyncio.create_task(link.run())
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -122,6 +148,7 @@ async def _until_stopped(link: ControllerLink) -> None:
         if running.done():
             await running
     finally:
+        end_within("relay")
         running.cancel()
         stopping.cancel()
         await asyncio.gather(running, stopping, return_exceptions=True)

@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -31,10 +32,10 @@ from shadowmesh.client_api.link import link_lost
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.model.codec import from_json, to_json
+from shadowmesh.model.devicelink import Challenge, LinkError
 from shadowmesh.model.enrol import EnrolChallenge
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.keys import Secret
-from shadowmesh.model.link import Challenge, LinkError
 from shadowmesh.model.relaylink import (
     ALIVE_SECONDS,
     LOAD_SECONDS,
@@ -46,11 +47,15 @@ from shadowmesh.model.relaylink import (
     RelayRegistered,
     RelayRegistration,
     Revocations,
+    Serves,
     TokenKeys,
+    UsageTaken,
 )
 from shadowmesh.protocol.signing import Context, hello_message, sign_text
-from shadowmesh.relay.core import Out, RelayCore
-from shadowmesh.relay.state import RelayState, RelayStore
+from shadowmesh.relay.certificatefiles import RelayCertificateFiles
+from shadowmesh.relay.metering import Metering
+from shadowmesh.relay.relaycore import Out, RelayCore
+from shadowmesh.relay.store import RelayState, RelayStore
 
 log = structlog.get_logger(__name__)
 
@@ -88,7 +93,7 @@ class _Problem(msgspec.Struct):
     remedy: str = ""
 
 
-class ControllerLink:
+class RelayControllerLink:
     """`await link.run()` goes on until cancelled; it raises where trying again can't help.
 
     `url`, `token` and `fingerprint` are needed until the relay has registered; a fingerprint given later has to be the
@@ -107,8 +112,9 @@ class ControllerLink:
         token: Secret | None = None,
         fingerprint: str | None = None,
         connect: Connect | None = None,
+        mtls: bool = False,
     ) -> None:
-        """Puts into the core what is known from the last time. `connect`: how connections are made. Raises ShadowMeshError (USAGE, NOT_ALLOWED)."""
+        """`mtls`: it is linked by a certificate that it gets when it registers, and renews. Puts into the core what is known from the last time. `connect`: how connections are made. Raises ShadowMeshError (USAGE, NOT_ALLOWED)."""
         self._core = core
         self._store = store
         self._advertised = advertised
@@ -116,11 +122,14 @@ class ControllerLink:
         self._send = send
         self._url = url
         self._dial = connect
+        self._mtls = mtls
+        self._certificate = RelayCertificateFiles(store, connect, self._post)
         self._token = token
         self._changed = asyncio.Event()
         self._boot_id = secrets.token_hex(16)
         self._said = ""
         self._unknown = False  # the controller doesn't know this relay any more: with a new token it can register anew
+        self._metering = Metering(core, store, clock)
         state = store.load()
         if state.relay_id is None and (url is None or token is None):
             raise ShadowMeshError(
@@ -140,6 +149,7 @@ class ControllerLink:
         core.set_token_keys(state.token_keys)
         core.set_wall_offset(state.wall_offset)
         core.revoke(state.revocations, complete=True)
+        core.serves = None if state.serves is None else frozenset(state.serves)
 
     @property
     def state(self) -> RelayState:
@@ -147,12 +157,13 @@ class ControllerLink:
 
     async def run(self) -> None:
         """Registers if need be, then holds the link for ever. Raises ShadowMeshError where it makes no sense to go on."""
-        saving = asyncio.create_task(self._save_changes())
+        tasks = [asyncio.create_task(self._save_changes()), asyncio.create_task(self._metering.run())]
         try:
             await self._run()
         finally:
-            saving.cancel()
-            await asyncio.gather(saving, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self) -> None:
         delay = _FIRST_RETRY
@@ -160,14 +171,15 @@ class ControllerLink:
             began = self._clock().boot
             try:
                 contact = await self._contact()
-                if self._state.relay_id is None or (self._unknown and self._token is not None):
+                if self._state.relay_id is None or (self._lost and self._token is not None):
                     await self._register(contact)
+                self._certificate.show(contact)
                 await self._hold(contact)
             except ShadowMeshError as e:
                 if self._is_final(e):
                     raise
                 self._say(e)
-                self._unknown = e.code in ("relay_unknown", "relay_removed")
+                self._unknown = e.code in ("relay_unknown", "relay_removed", "relay_uncertified")
             except Exception:  # whatever the controller sent, the relay serves on and tries again
                 log.exception("the link to the controller failed, and is tried again")
             if self._clock().boot - began > _LAST_RETRY:
@@ -234,8 +246,11 @@ class ControllerLink:
                 region=me.region,
                 capacity_mbit=me.capacity_mbit,
                 version=__version__,
+                csr=self._certificate.request() if self._mtls else None,
             )
             answer = await self._post(http, "/api/v1/relays/register", to_json(request), RelayRegistered)
+        if answer.certificate is not None:
+            self._certificate.replace(answer.certificate)
         self._keep(
             msgspec.structs.replace(
                 self._state,
@@ -252,6 +267,11 @@ class ControllerLink:
         self._core.heard_controller(self._clock(), challenge.wall)
         self._token, self._unknown = None, False
         log.info("registered", relay_id=answer.relay_id, name=answer.name, controller=contact.url)
+
+    @property
+    def _lost(self) -> bool:
+        """Whether only a new registration helps: the controller doesn't know this relay any more, or the certificate isn't there."""
+        return self._unknown or (self._mtls and not self._certificate.exists())
 
     async def _post(self, http: httpx.Client, path: str, body: bytes, kind: type[T]) -> T:
         url = str(http.base_url).rstrip("/")
@@ -312,7 +332,11 @@ class ControllerLink:
                 max_size=_MAX_MESSAGE,
                 open_timeout=_TIMEOUT,
             ) as connection:
-                await self._converse(connection, contact)
+                renewing = asyncio.create_task(self._certificate.keep(contact))
+                try:
+                    await self._converse(connection, contact)
+                finally:
+                    renewing.cancel()
         except ConnectionClosed as e:
             raise link_lost(contact.url, e) from e
         except (OSError, WebSocketException) as e:  # a TimeoutError is an OSError
@@ -344,9 +368,11 @@ class ControllerLink:
                     reporter = asyncio.create_task(self._report(connection))
                     self._said, self._unknown = "", False
                     self._core.set_draining(False)  # it says so anew if it is to be
+                    self._metering.linked(partial(self._tell, connection))
                     log.info("linked to the controller", controller=contact.url)
                 self._take(message)
         finally:
+            self._metering.linked(None)
             if reporter is not None:
                 reporter.cancel()
 
@@ -375,8 +401,14 @@ class ControllerLink:
         match message:
             case TokenKeys(keys=keys):
                 core.set_token_keys(keys)
+            case Serves(networks=networks):
+                core.serves = None if networks is None else frozenset(networks)
+                state = msgspec.structs.replace(state, serves=networks)
             case Revocations(complete=complete, entries=entries):
                 self._send(core.revoke(entries, complete=complete))
+            case UsageTaken(ledger=ledger, number=number):
+                self._metering.taken(ledger, number)
+                return
             case Drain(draining=draining):
                 core.set_draining(draining)
                 log.info("draining" if draining else "taking new sessions again")

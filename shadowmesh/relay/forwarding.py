@@ -10,7 +10,7 @@ from typing import Protocol
 
 from shadowmesh.dataplane.pumps import PumpName
 from shadowmesh.relay.fairness import Allotment
-from shadowmesh.relay.sessions import Session, SessionTable, Transport
+from shadowmesh.relay.sessiontable import ClientSession, SessionTable, Transport
 
 _BOUND = 65536  # entries of the table of routes, which clients can fill; a full one is emptied
 
@@ -44,19 +44,19 @@ class Forwarding(Protocol):
 
     name: PumpName
 
-    def put(self, session: Session, old: Session | None) -> None:
+    def put(self, session: ClientSession, old: ClientSession | None) -> None:
         """`session` stands from now on, instead of any with its key; `old`: that of the same device, whose counts it goes on with."""
 
-    def remove(self, session: Session) -> None:
+    def remove(self, session: ClientSession) -> None:
         """It has ended."""
 
     def begin(self, now: float) -> None:
         """The boot time of what follows; once per batch is enough."""
 
-    def route(self, prefix: bytes, source: Transport, frames: int, octets: int) -> Session | None:
+    def route(self, prefix: bytes, source: Transport, frames: int, octets: int) -> ClientSession | None:
         """The session that frames go to, counted as forwarded; None if they may not pass."""
 
-    def undelivered(self, dest: Session, frames: int, octets: int) -> None:
+    def undelivered(self, dest: ClientSession, frames: int, octets: int) -> None:
         """What `route` counted as forwarded didn't get out."""
 
     def sync(self) -> None:
@@ -76,24 +76,24 @@ class PythonForwarding:
         self._sessions = sessions
         self._counters = counters
         self._allotment = Allotment(capacity)
-        self._routes: dict[bytes, tuple[Session, Session]] = {}
+        self._routes: dict[bytes, tuple[ClientSession, ClientSession]] = {}
         self._now = 0.0
 
-    def put(self, session: Session, old: Session | None) -> None:
+    def put(self, session: ClientSession, old: ClientSession | None) -> None:
         if old is not None:
             session.rx_frames, session.rx_bytes = old.rx_frames, old.rx_bytes
             session.tx_frames, session.tx_bytes = old.tx_frames, old.tx_bytes
             session.window, session.budget, session.granted = old.window, old.budget, old.granted
             session.credit, session.offered = old.credit, old.offered
 
-    def remove(self, session: Session) -> None:
+    def remove(self, session: ClientSession) -> None:
         """`live` says it."""
 
     def begin(self, now: float) -> None:
         self._now = now
         self._allotment.advance(now)
 
-    def route(self, prefix: bytes, source: Transport, frames: int, octets: int) -> Session | None:
+    def route(self, prefix: bytes, source: Transport, frames: int, octets: int) -> ClientSession | None:
         pair = self._routes.get(prefix)
         if pair is None or not (pair[0].live and pair[1].live):
             pair = self._find(prefix)
@@ -111,7 +111,7 @@ class PythonForwarding:
         self._counters.forwarded_bytes += octets
         return dest
 
-    def _find(self, prefix: bytes) -> tuple[Session, Session] | None:
+    def _find(self, prefix: bytes) -> tuple[ClientSession, ClientSession] | None:
         if len(self._routes) >= _BOUND:
             self._routes.clear()
         session = self._sessions.by_key.get(prefix[4:40])
@@ -122,7 +122,7 @@ class PythonForwarding:
         pair = self._routes[prefix] = (session, dest)
         return pair
 
-    def undelivered(self, dest: Session, frames: int, octets: int) -> None:
+    def undelivered(self, dest: ClientSession, frames: int, octets: int) -> None:
         dest.tx_frames -= frames
         dest.tx_bytes -= octets
         self._counters.forwarded_frames -= frames

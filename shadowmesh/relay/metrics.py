@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
 from shadowmesh.model.clock import Now
-from shadowmesh.relay.core import RelayCore
+from shadowmesh.relay.relaycore import RelayCore
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

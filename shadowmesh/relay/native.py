@@ -10,7 +10,7 @@ from typing import Any
 
 from shadowmesh.dataplane.pumps import EXTENSION, PumpName
 from shadowmesh.relay.forwarding import Counters
-from shadowmesh.relay.sessions import Session, SessionTable, StreamAddr, Transport
+from shadowmesh.relay.sessiontable import ClientSession, SessionTable, StreamAddr, Transport
 
 
 def _place(transport: Transport) -> tuple[str | None, int]:
@@ -26,18 +26,19 @@ class NativeForwarding:
         self._sessions = sessions
         self._counters = counters
         self.forwarder: Any = import_module(EXTENSION).RelayForwarder(capacity)
-        self._by_number: dict[int, Session] = {}
+        self._by_number: dict[int, ClientSession] = {}
         self._numbers: dict[bytes, int] = {}  # by the session's key
         self._lost = 0
 
-    def put(self, session: Session, old: Session | None) -> None:
+    def put(self, session: ClientSession, old: ClientSession | None) -> None:
         self._by_number.pop(self._numbers.get(session.key, -1), None)
-        limit = session.token.limits.kbit
-        number = self.forwarder.put(session.key, *_place(session.transport), limit, session.heard, old is not None)
+        limits = session.token.limits
+        rates = limits.kbit, limits.network_kbit
+        number = self.forwarder.put(session.key, *_place(session.transport), *rates, session.heard, old is not None)
         self._by_number[number] = session
         self._numbers[session.key] = number
 
-    def remove(self, session: Session) -> None:
+    def remove(self, session: ClientSession) -> None:
         number = self._numbers.get(session.key, -1)
         if self._by_number.get(number) is session:
             self.forwarder.remove(number)
@@ -46,18 +47,18 @@ class NativeForwarding:
     def begin(self, now: float) -> None:
         self.forwarder.begin(now)
 
-    def route(self, prefix: bytes, source: Transport, frames: int, octets: int) -> Session | None:
+    def route(self, prefix: bytes, source: Transport, frames: int, octets: int) -> ClientSession | None:
         number = self.forwarder.route(prefix, *_place(source), frames, octets)
         return None if number is None else self._by_number[number]
 
-    def undelivered(self, dest: Session, frames: int, octets: int) -> None:
+    def undelivered(self, dest: ClientSession, frames: int, octets: int) -> None:
         self.undelivered_to(self._numbers.get(dest.key, -1), frames, octets)
 
     def undelivered_to(self, number: int, frames: int, octets: int) -> None:
         """As `undelivered`, for a session that may have ended."""
         self.forwarder.undelivered(max(number, 0), frames, octets)
 
-    def session(self, number: int) -> Session | None:
+    def session(self, number: int) -> ClientSession | None:
         """The session that the extension calls so, if it still stands."""
         return self._by_number.get(number)
 

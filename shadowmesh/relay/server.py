@@ -18,10 +18,10 @@ from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.keys import Secret
-from shadowmesh.relay.core import Out, RelayCore
 from shadowmesh.relay.metrics import CONTENT_TYPE, RelayMetrics
-from shadowmesh.relay.sessions import Session, StreamAddr
-from shadowmesh.relay.streams import StreamSide
+from shadowmesh.relay.relaycore import Out, RelayCore
+from shadowmesh.relay.sessiontable import ClientSession, StreamAddr
+from shadowmesh.relay.streamside import StreamSide
 from shadowmesh.relay.udp import UdpSide
 from shadowmesh.serving.admission import Admission
 from shadowmesh.serving.descriptors import raise_limit
@@ -120,7 +120,7 @@ class RelayServer:
             else:
                 self._udp.send(transport, data)
 
-    def _deliver(self, dest: Session, packed: bytes | memoryview, frames: int) -> None:
+    def _deliver(self, dest: ClientSession, packed: bytes | memoryview, frames: int) -> None:
         self._streams.deliver(dest, packed, frames)
 
     async def _tick(self) -> None:

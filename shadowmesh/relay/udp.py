@@ -24,10 +24,11 @@ from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.protocol.relay import CONTROL_HEADER, FRAME_HEADER, MIN_FRAME, PREFIX_SIZE
 from shadowmesh.protocol.stun import StunServer
-from shadowmesh.relay.core import Out, RelayCore
 from shadowmesh.relay.native import NativeForwarding
+from shadowmesh.relay.relaycore import Out, RelayCore
 from shadowmesh.relay.runs import rows_with, with_lengths
-from shadowmesh.relay.sessions import Session, StreamAddr
+from shadowmesh.relay.sessiontable import ClientSession, StreamAddr
+from shadowmesh.serving.buckets import StunLimit
 from shadowmesh.serving.rarelog import RareLog
 
 log = structlog.get_logger(__name__)
@@ -50,7 +51,7 @@ _NO_GSO = (errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP)
 class _Batch:
     """Frames for one client that leave in one call: all of one size, the last may be shorter and then ends it."""
 
-    dest: Session
+    dest: ClientSession
     segment: int
     parts: list[memoryview]
     frames: int
@@ -65,7 +66,7 @@ class UdpSide:
         self,
         core: RelayCore,
         clock: Callable[[], Now],
-        deliver: Callable[[Session, bytes | memoryview, int], None],
+        deliver: Callable[[ClientSession, bytes | memoryview, int], None],
         send: Callable[[Out], None],
         outer: OuterSockets,
     ) -> None:
@@ -79,6 +80,7 @@ class UdpSide:
         self._sockets: list[socket.socket] = []
         self._by_version: dict[bool, socket.socket] = {}  # IPv6? → socket for frames
         self._stun = StunServer(())
+        self._stun_limit = StunLimit()
         self._buffer = bytearray(_ARENA)
         self._arena = memoryview(self._buffer)
         self._pending: dict[SockAddr, _Batch] = {}
@@ -212,7 +214,7 @@ class UdpSide:
         for socket_number, source, local, data in datagrams:
             self._other(data, source, local, 2 * socket_number)
 
-    def _forward(self, dest: Session, start: int, stop: int, segment: int, frames: int) -> None:
+    def _forward(self, dest: ClientSession, start: int, stop: int, segment: int, frames: int) -> None:
         segment = min(segment, stop - start)
         if isinstance(dest.transport, StreamAddr):
             self._deliver(dest, with_lengths(self._arena[start:stop], segment), frames)
@@ -246,12 +248,13 @@ class UdpSide:
         if answer is None:
             return False
         reply, sender = answer
-        self._write(self._sockets[sender], [reply], self._from(local), SockAddr(*source))
+        if self._stun_limit.allows(source[0], self._clock().boot):
+            self._write(self._sockets[sender], [reply], self._from(local), SockAddr(*source))
         return True
 
     # writing
 
-    def queue(self, dest: Session, frames: memoryview, segment: int, count: int) -> None:
+    def queue(self, dest: ClientSession, frames: memoryview, segment: int, count: int) -> None:
         """Takes `count` frames of `segment` bytes each, the last perhaps shorter, in one piece that stays until `flush`."""
         to = dest.transport
         assert isinstance(to, SockAddr)
@@ -273,7 +276,7 @@ class UdpSide:
             self._transmit(to, batch)
         self._pending[to] = _Batch(dest, segment, [frames], count, octets, octets != segment * count)
 
-    def queue_rows(self, dest: Session, rows: bytes, segment: int) -> None:
+    def queue_rows(self, dest: ClientSession, rows: bytes, segment: int) -> None:
         """Takes any number of frames of `segment` bytes each."""
         view, most = memoryview(rows), segment * max(1, min(_MAX_SEGMENTS, _MAX_PAYLOAD // segment))
         for at in range(0, len(rows), most):

@@ -37,7 +37,7 @@ Peer = tuple[str, int]
 class Accepted(socket.socket):
     """A connection's socket, which says when it is closed."""
 
-    __slots__ = ("active", "address", "admission", "deadline", "expected", "peer", "source")
+    __slots__ = ("active", "address", "admission", "begun", "deadline", "deferred", "expected", "peer", "source")
 
     admission: Admission | None
     peer: Peer
@@ -46,6 +46,8 @@ class Accepted(socket.socket):
     address: Any  # as accept(2) gave it
     deadline: float  # seconds on the loop's clock by which the client's first word is to be there
     expected: int  # how many bytes of it are waited for
+    deferred: bool  # it was left for a later turn
+    begun: bool  # its server's objects were made
 
     def close(self) -> None:
         super().close()
@@ -64,6 +66,7 @@ class Admission:
         self.most_unproven = max(_FEWEST_UNPROVEN, min(_MOST_UNPROVEN, self.most // 2))
         self.most_of_source = self.most_unproven * 3 // 4
         self.held = self.ended = 0
+        self._begun = 0  # of the unproven
         self._unproven: OrderedDict[Peer, Accepted] = OrderedDict()  # the longest inactive first
         self._by_source: dict[str, OrderedDict[Peer, Accepted]] = {}
         self._memory = Memory()
@@ -85,12 +88,18 @@ class Admission:
                 return False
             self._evict(victim)
         self.held += 1
-        connection.admission, connection.active = self, now
+        connection.admission, connection.active, connection.begun = self, now, False
         self._unproven[connection.peer] = connection
         self._by_source.setdefault(connection.source, OrderedDict())[connection.peer] = connection
-        if len(self._unproven) == CROWD:
-            self._memory.crowd()
         return True
+
+    def begins(self, connection: Accepted) -> None:
+        """A server's objects are about to be made for it. Honest ones are through with it in a moment, however many come."""
+        if self._unproven.get(connection.peer) is connection:
+            connection.begun = True
+            self._begun += 1
+            if self._begun == CROWD:
+                self._memory.crowd()
 
     def _victim(self, mine: Mapping[Peer, Accepted], now: float) -> Accepted | None:
         """Who makes room for a newcomer whose source has `mine`."""
@@ -128,12 +137,13 @@ class Admission:
 
     def look_after_memory(self) -> None:
         """Call every few seconds: gives back what connections used that are gone."""
-        if len(self._unproven) < CROWD // 2:
+        if self._begun < CROWD // 2:
             self._memory.calm()
         self._memory.look(self.held, self.ended, self._clock())
 
     def _forget(self, connection: Accepted) -> None:
         del self._unproven[connection.peer]
+        self._begun -= connection.begun
         of_source = self._by_source[connection.source]
         del of_source[connection.peer]
         if not of_source:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 
 def write_private(path: Path, data: bytes, *, synced: bool = True) -> None:
@@ -14,17 +16,24 @@ def write_private(path: Path, data: bytes, *, synced: bool = True) -> None:
     `synced` False: nothing waits for the disk. The process may be killed at any time all the same; what a loss of power
     leaves is the old file, the new one or a damaged one.
     """
+    with written_private(path, synced=synced) as file:
+        file.write(data)
+
+
+@contextmanager
+def written_private(path: Path, *, synced: bool = True) -> Iterator[IO[bytes]]:
+    """As `write_private`, for what is written piece by piece inside the block; what fails leaves what was there."""
     fresh = _fresh(path)
     try:
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, 0o600)  # one that a crash or somebody else left has a mode of its own
-            file.write(data)
+            yield file
             file.flush()
             if synced:
                 os.fsync(descriptor)
         fresh.replace(path)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             fresh.unlink()
         raise
@@ -36,6 +45,15 @@ def remove_private(path: Path) -> None:
     """Takes away a file that `write_private` wrote, and what a crash left of a write. Raises OSError."""
     path.unlink(missing_ok=True)
     _fresh(path).unlink(missing_ok=True)
+
+
+def unused(path: Path) -> Path:
+    """The path, or with `-2`, `-3` and so on behind it: the first that nothing has."""
+    free, count = path, 1
+    while os.path.lexists(free):
+        count += 1
+        free = path.with_name(f"{path.name}-{count}")
+    return free
 
 
 def sync_names(directory: Path) -> None:

@@ -5,6 +5,10 @@ silent, or stops within his ClientHello, costs a descriptor and a kilobyte, not 
 itself: each connection's low-water mark (SO_RCVLOWAT, see socket(7)) is first the head of a TLS record (RFC 8446, 5.1: type, version,
 length), then the whole record. What doesn't look like TLS is handed out as it is, so that a server without TLS may listen so, too.
 
+Where thousands come at once, a handful is handed out in each turn of the event loop, so that those under way go on meanwhile. A client
+that can wait says so in its ClientHello, by a protocol name (ALPN, RFC 7301): it comes after the others, but for one in each turn. So a
+person at a terminal doesn't queue behind all machines of a site that came back.
+
 asyncio takes it for any other listening socket: its descriptor is an epoll(7) instance over the listener and all that wait, so it
 is readable whenever `accept` has something to do.
 """
@@ -13,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import select
 import socket
 from collections.abc import Callable
@@ -23,7 +28,8 @@ from shadowmesh.serving.admission import EXHAUSTED, NO_LINGER, Accepted, Admissi
 
 BACKLOG = 8192
 FIRST_WORD = 10.0  # seconds for it
-_LOOKS_PER_CALL = 64
+_LOOKS_PER_TURN = 64
+_OUT_PER_TURN = 4  # connections; each means two milliseconds' work within the next turns
 _RECORD_HEAD = 5
 _HANDSHAKE = 22  # the type of a TLS record with a ClientHello
 _LONGEST_RECORD = 2**14  # bytes; TLS refuses longer ones
@@ -33,18 +39,39 @@ _ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 class ListeningSocket(socket.socket):
     """Listens with a deep backlog, whatever it is asked (asyncio takes the same number for accepts per turn), and admits."""
 
-    __slots__ = ("_events", "_expiry", "_waiting", "admission", "first_word")
+    __slots__ = (
+        "_events",
+        "_expiry",
+        "_fresh",
+        "_more",
+        "_out",
+        "_patient",
+        "_ready",
+        "_told_more",
+        "_waiting",
+        "admission",
+        "first_word",
+        "patience",
+    )
 
     admission: Admission
     first_word: float
+    patience: bytes  # what is in the ClientHello of a client that can wait
 
     def __init__(self, family: socket.AddressFamily) -> None:
         # The protocol is named, or asyncio would leave Nagle's algorithm on.
         super().__init__(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._waiting: dict[int, Accepted] = {}  # by descriptor, the oldest first
+        self._ready: dict[int, Accepted] = {}  # those that said their first word, the oldest first
+        self._patient: dict[int, Accepted] = {}  # those of them that can wait
+        self._fresh: list[int] = []  # who said it in this turn
+        self._told_more = False
+        self._out = 0  # handed out in this turn
         self._expiry: asyncio.TimerHandle | None = None
+        self._more = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # readable while some were left
         self._events = select.epoll()
         self._events.register(super().fileno(), select.EPOLLIN)
+        self._events.register(self._more, select.EPOLLIN)
 
     def fileno(self) -> int:
         """What is readable when `accept` has something to do; -1 when closed."""
@@ -58,24 +85,74 @@ class ListeningSocket(socket.socket):
         """How many connections haven't said their first word."""
         return len(self._waiting)
 
-    def accept(self) -> tuple[socket.socket, Any]:
-        """The next connection whose client said something. Raises BlockingIOError if there is none now, which asyncio waits out.
+    @property
+    def ready(self) -> int:
+        """How many have said it and weren't handed out yet."""
+        return len(self._ready) + len(self._patient)
 
-        Call it from the event loop's thread, within the loop.
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next connection whose client said something. Raises BlockingIOError if this turn has none any more, which asyncio
+        waits out.
+
+        Call it from the event loop's thread, within the loop, in each turn until it raises.
         """
-        for _ in range(_LOOKS_PER_CALL):
+        if not self._out:
+            self._look()
+        if self.ready and self._out < _OUT_PER_TURN:
+            self._out += 1
+            last = self._out == _OUT_PER_TURN
+            queue = self._patient if self._patient and (last or not self._ready) else self._ready
+            descriptor = next(iter(queue))
+            connection = queue.pop(descriptor)
+            if connection.deferred:
+                self._events.unregister(descriptor)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+            self.admission.begins(connection)
+            return connection, connection.address
+        self._out = 0
+        self._defer()
+        raise BlockingIOError(errno.EAGAIN, "enough for now")
+
+    def _look(self) -> None:
+        """Sees who has come, has said something, or has gone."""
+        for _ in range(_LOOKS_PER_TURN):
             found = self._events.poll(0, 1)  # the kernel gives each its turn
             if not found:
                 break
             ((descriptor, events),) = found
-            connection = self._waiting.get(descriptor)
-            if connection is None:
+            if descriptor in self._waiting:
+                if self._said(self._waiting[descriptor], events):
+                    self._events.unregister(descriptor)
+                    connection = self._waiting.pop(descriptor)
+                    (self._patient if self._can_wait(connection) else self._ready)[descriptor] = connection
+                    self._fresh.append(descriptor)
+            elif (queue := self._queue(descriptor)) is not None:  # it has gone
+                self._drop(descriptor, queue.pop(descriptor))
+            elif descriptor != self._more:
                 self._admit()
-            elif self._said(connection, events):
-                self._no_longer(descriptor)
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-                return connection, connection.address
-        raise BlockingIOError(errno.EAGAIN, "enough for now")
+
+    def _queue(self, descriptor: int) -> dict[int, Accepted] | None:
+        return next((queue for queue in (self._ready, self._patient) if descriptor in queue), None)
+
+    def _can_wait(self, connection: Accepted) -> bool:
+        try:
+            return bool(self.patience) and self.patience in connection.recv(connection.expected, socket.MSG_PEEK)
+        except OSError:
+            return False  # it was reset
+
+    def _defer(self) -> None:
+        """Has the next turn come for those that are left, and hears it when their clients go."""
+        for descriptor in self._fresh:
+            queue = self._queue(descriptor)
+            if queue is not None and not (connection := queue[descriptor]).deferred:
+                connection.deferred = True
+                self._events.register(descriptor, select.EPOLLRDHUP if connection.expected > _RECORD_HEAD else 0)
+        self._fresh.clear()
+        before, self._told_more = self._told_more, self.ready > 0
+        if self._told_more and not before:
+            os.eventfd_write(self._more, 1)
+        elif before and not self._told_more:
+            os.eventfd_read(self._more)
 
     def _admit(self) -> None:
         """Takes one from the backlog. Raises OSError."""
@@ -90,6 +167,7 @@ class ListeningSocket(socket.socket):
         connection.admission = None
         connection.setblocking(False)
         connection.address = address
+        connection.deferred = False
         connection.peer = (address[0], address[1])
         connection.source = source_of(address[0])
         if not self.admission.enter(connection):
@@ -120,19 +198,19 @@ class ListeningSocket(socket.socket):
         if head and not is_tls:
             return True
         if not head or events & _ENDED:
-            self._drop(connection)
+            self._drop_waiting(connection)
             return False
         if connection.expected == _RECORD_HEAD == len(head):
             self._expect(connection, _RECORD_HEAD + min(int.from_bytes(head[3:]), _LONGEST_RECORD))
             return False
         return True  # all of it, or the kernel is short of memory and waits no longer
 
-    def _no_longer(self, descriptor: int) -> None:
-        del self._waiting[descriptor]
-        self._events.unregister(descriptor)
+    def _drop_waiting(self, connection: Accepted) -> None:
+        descriptor = connection.fileno()
+        self._drop(descriptor, self._waiting.pop(descriptor))
 
-    def _drop(self, connection: Accepted) -> None:
-        self._no_longer(connection.fileno())
+    def _drop(self, descriptor: int, connection: Accepted) -> None:
+        self._events.unregister(descriptor)
         connection.close()
 
     def _expire(self) -> None:
@@ -143,16 +221,20 @@ class ListeningSocket(socket.socket):
             if connection.deadline > loop.time():
                 self._expiry = loop.call_at(connection.deadline, self._expire)
                 break
-            self._drop(connection)
+            self._drop_waiting(connection)
 
     def close(self) -> None:
         """Ends those that wait, too."""
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
-        for connection in list(self._waiting.values()):
-            self._drop(connection)
-        self._events.close()
+        for queue in (self._waiting, self._ready, self._patient):
+            for connection in queue.values():
+                connection.close()
+            queue.clear()
+        if not self._events.closed:
+            self._events.close()
+            os.close(self._more)
         super().close()
 
 
@@ -165,14 +247,17 @@ def listen(
     send_buffer: int | None = None,
     both_versions: bool = True,
     first_word: float = FIRST_WORD,
+    patience: str = "",
 ) -> ListeningSocket:
     """A listening TCP socket whose connections `admission` counts. Raises OSError.
 
     `prepare` gets it before it is bound. `both_versions`: an IPv6 one takes IPv4, too. `send_buffer`: bytes that the kernel keeps for each reader that doesn't read; else it decides itself, and takes megabytes. `first_word`: seconds in which a client says something.
+    `patience`: the name of the protocol by which a client says that it can wait.
     """
     sock = ListeningSocket(family)
     try:
         sock.admission, sock.first_word = admission, first_word
+        sock.patience = bytes([len(patience)]) + patience.encode() if patience else b""  # as ALPN has it
         sock.setblocking(False)
         prepare(sock)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

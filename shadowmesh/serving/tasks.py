@@ -76,6 +76,42 @@ async def for_each(
     return failed
 
 
+class Turns:
+    """Works in the background, each by its key one at a time: asked for while it runs, it runs once more."""
+
+    def __init__(self, rare: RareLog, event: str, pause: float = 0.02) -> None:
+        """`event` is logged of what fails. `pause`: seconds before each run, for what else comes to be done by it."""
+        self._rare = rare
+        self._event = event
+        self._pause = pause
+        self._running: dict[object, asyncio.Task[None]] = {}
+        self._again: set[object] = set()
+
+    def run(self, key: object, work: Callable[[], Awaitable[object]]) -> None:
+        if key in self._running:
+            self._again.add(key)
+        else:
+            self._running[key] = asyncio.get_running_loop().create_task(self._run(key, work))
+
+    async def _run(self, key: object, work: Callable[[], Awaitable[object]]) -> None:
+        try:
+            going = True
+            while going:
+                await asyncio.sleep(self._pause)
+                self._again.discard(key)
+                try:
+                    await work()
+                except Exception as e:
+                    tell_failure(self._rare, self._event, e, str(key))
+                going = key in self._again
+        finally:
+            self._running.pop(key, None)
+
+    def close(self) -> None:
+        for task in self._running.values():
+            task.cancel()
+
+
 def tell_failure(rare: RareLog, event: str, error: Exception, of: str) -> None:
     """Logs it rarely; with a traceback unless it is the machine's or an operator's doing."""
     traceback = {} if isinstance(error, OSError | ShadowMeshError) else {"exc_info": error}

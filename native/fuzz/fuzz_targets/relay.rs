@@ -33,7 +33,7 @@ fuzz_target!(|data: &[u8]| {
     let mut table = Table::new((options & 1 != 0).then_some(20_000.0));
     let kbit = if options & 2 != 0 { 100 } else { 0 };
     for (network, host, place) in CLIENTS {
-        table.put(key(network, host), place, kbit, 0.0, false);
+        table.put(key(network, host), place, [kbit, kbit], 0.0, false);
     }
     let (mut now, mut passed) = (0.0, (0, 0));
     while let Some(([head, s0, s1, l0, l1], after)) = rest.split_first_chunk::<5>() {

@@ -62,9 +62,20 @@ impl RelayForwarder {
     }
 
     /// A session at `host` and port `number`, or at connection `number`. Returns its number.
-    fn put(&self, key: &[u8], host: Option<&str>, number: u64, kbit: u32, heard: f64, carry: bool) -> PyResult<u64> {
+    /// `kbit` and `network_kbit` are what it, and all of its network together, may send; 0 for as much as there is.
+    #[allow(clippy::too_many_arguments)]
+    fn put(
+        &self,
+        key: &[u8],
+        host: Option<&str>,
+        number: u64,
+        kbit: u32,
+        network_kbit: u32,
+        heard: f64,
+        carry: bool,
+    ) -> PyResult<u64> {
         let key = key.try_into().map_err(wrong_size)?;
-        Ok(self.shared.table().put(key, place(host, number)?, kbit, heard, carry))
+        Ok(self.shared.table().put(key, place(host, number)?, [kbit, network_kbit], heard, carry))
     }
 
     fn remove(&self, session: u64) {

@@ -1,6 +1,6 @@
 //! Who may send what where, and what was counted: the mirror of the relay's sessions that frames are looked up in.
 //!
-//! The rules are those of `shadowmesh/relay/core.py` and `fairness.py`; the same tests hold for both.
+//! The rules are those of `shadowmesh/relay/relaycore.py` and `fairness.py`; the same tests hold for both.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -55,8 +55,20 @@ struct Session {
     key: Key,
     place: Place,
     kbit: u32,
+    network_kbit: u32,
     counts: Counts,
     budget: Budget,
+}
+
+type Network = [u8; 32];
+
+/// What the sessions of one network may send together. Bytes, of a window.
+#[derive(Debug)]
+struct NetworkBudget {
+    rate: f64,
+    window: i64,
+    credit: f64,
+    level: f64,
 }
 
 /// Of the whole relay.
@@ -69,11 +81,10 @@ pub struct Totals {
 }
 
 /// The level L with sum(min(demand, L)) = capacity; infinite if the capacity suffices.
-fn fair_level(demands: &mut [u64], capacity: f64) -> f64 {
-    demands.sort_unstable();
+fn fair_level(demands: &mut [f64], capacity: f64) -> f64 {
+    demands.sort_unstable_by(f64::total_cmp);
     let (mut left, mut remaining) = (capacity, demands.len());
     for &demand in demands.iter() {
-        let demand = demand as f64;
         if demand * remaining as f64 > left {
             return left / remaining as f64;
         }
@@ -93,6 +104,7 @@ pub struct Table {
     share: f64,
     capacity: Option<f64>,
     active: Vec<u64>,
+    networks: HashMap<Network, NetworkBudget>, // those that have a limit
     pub totals: Totals,
 }
 
@@ -109,15 +121,19 @@ impl Table {
             share: f64::INFINITY,
             capacity: capacity.map(|c| c * WINDOW),
             active: Vec::new(),
+            networks: HashMap::new(),
             totals: Totals::default(),
         }
     }
 
     /// Takes a session in, in place of the one with its key, whose counts and budget it takes over if `carry` says so.
-    pub fn put(&mut self, key: Key, place: Place, kbit: u32, heard: f64, carry: bool) -> u64 {
+    /// `kbit`: what it may send, and what all of its network together.
+    pub fn put(&mut self, key: Key, place: Place, kbit: [u32; 2], heard: f64, carry: bool) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
-        let mut session = Session { key, place, kbit, counts: Counts::default(), budget: Budget::default() };
+        let [kbit, network_kbit] = kbit;
+        let (counts, budget) = (Counts::default(), Budget::default());
+        let mut session = Session { key, place, kbit, network_kbit, counts, budget };
         if let Some(old) = self.by_key.insert(key, id).and_then(|old| self.sessions.remove(&old))
             && carry
         {
@@ -169,19 +185,37 @@ impl Table {
         if window <= self.window {
             return; // two threads read the clock: one may come a little late
         }
+        if window != self.window + 1 {
+            self.active.clear(); // after an idle window nobody's demand is known: start without a share
+        }
+        if !self.networks.is_empty() {
+            self.share_networks(window);
+        }
         if let Some(capacity) = self.capacity {
-            // After an idle window nobody's demand is known: start without a share.
-            self.share = if window == self.window + 1 {
-                let sessions = &self.sessions;
-                let mut demands: Vec<u64> =
-                    self.active.iter().filter_map(|id| sessions.get(id)).map(|s| s.budget.offered).collect();
-                fair_level(&mut demands, capacity)
-            } else {
-                f64::INFINITY
-            };
+            let mut demands: Vec<f64> = self
+                .active
+                .iter()
+                .filter_map(|id| self.sessions.get(id))
+                .map(|s| (s.budget.offered as f64).min(self.networks.get(&s.network()).map_or(f64::INFINITY, |n| n.level)))
+                .collect();
+            self.share = fair_level(&mut demands, capacity);
         }
         self.window = window;
         self.active.clear();
+    }
+
+    /// Levels for the window that begins. A network that sent nothing for as long as a burst has a full budget anyway.
+    fn share_networks(&mut self, window: i64) {
+        let mut demands: HashMap<Network, Vec<f64>> = HashMap::new();
+        for session in self.active.iter().filter_map(|id| self.sessions.get(id)) {
+            demands.entry(session.network()).or_default().push(session.budget.offered as f64);
+        }
+        self.networks.retain(|id, budget| {
+            let wanted = demands.get_mut(id);
+            let keep = wanted.is_some() || (window - budget.window) as f64 <= BURST_WINDOWS;
+            budget.level = wanted.map_or(f64::INFINITY, |wanted| fair_level(wanted, budget.rate));
+            keep
+        });
     }
 
     /// The session that `frames` frames with this prefix, `octets` bytes in all, go to, and where that is; counted as
@@ -195,14 +229,19 @@ impl Table {
             return None;
         }
         if source.budget.window != self.window {
-            source.refill(self.window, self.share);
+            let level = source.together(&mut self.networks, self.window);
+            source.refill(self.window, self.share.min(level));
             self.active.push(source_id);
         }
         source.budget.offered += octets;
-        if source.budget.left <= 0.0 {
+        let together = if self.networks.is_empty() { None } else { self.networks.get_mut(&source.network()) };
+        if source.budget.left <= 0.0 || together.as_ref().is_some_and(|budget| budget.credit <= 0.0) {
             return None;
         }
         source.budget.left -= octets as f64;
+        if let Some(budget) = together {
+            budget.credit -= octets as f64;
+        }
         source.counts.heard = self.now;
         source.counts.rx_frames += frames;
         source.counts.rx_bytes += octets;
@@ -227,6 +266,34 @@ impl Table {
 }
 
 impl Session {
+    fn network(&self) -> Network {
+        let mut network = [0; 32];
+        network.copy_from_slice(&self.key[..32]);
+        network
+    }
+
+    /// Fills its network's budget for this window; returns the level at which the network's sessions share it.
+    fn together(&self, networks: &mut HashMap<Network, NetworkBudget>, window: i64) -> f64 {
+        let rate = f64::from(self.network_kbit) * 125.0 * WINDOW;
+        if rate <= 0.0 {
+            return if networks.is_empty() {
+                f64::INFINITY
+            } else {
+                networks.get(&self.network()).map_or(f64::INFINITY, |n| n.level)
+            };
+        }
+        let full = rate * BURST_WINDOWS;
+        let budget =
+            networks.entry(self.network()).or_insert(NetworkBudget { rate, window, credit: full, level: f64::INFINITY });
+        if budget.window == window {
+            budget.rate = budget.rate.min(rate);
+        } else {
+            budget.credit = full.min(budget.credit + rate * (window - budget.window) as f64);
+            (budget.rate, budget.window) = (rate, window);
+        }
+        budget.level
+    }
+
     fn refill(&mut self, window: i64, share: f64) {
         let budget = &mut self.budget;
         let rate = f64::from(self.kbit) * 125.0 * WINDOW;
@@ -298,7 +365,7 @@ mod tests {
         let mut table = Table::new(None);
         for network in [1, 2] {
             for host in [1, 2] {
-                table.put(key(network, host), place(u16::from(network * 10 + host)), 0, 0.0, false);
+                table.put(key(network, host), place(u16::from(network * 10 + host)), [0, 0], 0.0, false);
             }
         }
         let mut passed = 0;
@@ -332,10 +399,10 @@ mod tests {
     #[test]
     fn a_replaced_session_is_no_way_in_and_keeps_its_counts_where_told() {
         let mut table = Table::new(None);
-        let old = table.put(key(1, 1), place(1), 0, 0.0, false);
-        table.put(key(1, 2), place(2), 0, 0.0, false);
+        let old = table.put(key(1, 1), place(1), [0, 0], 0.0, false);
+        table.put(key(1, 2), place(2), [0, 0], 0.0, false);
         assert!(table.route(&prefix(1, 1, 2), &place(1), 3, 300).is_some());
-        let new = table.put(key(1, 1), place(9), 0, 5.0, true);
+        let new = table.put(key(1, 1), place(9), [0, 0], 5.0, true);
         assert!(table.route(&prefix(1, 1, 2), &place(1), 1, 100).is_none());
         let counts: HashMap<u64, Counts> = table.counts().collect();
         assert!(!counts.contains_key(&old));

@@ -11,11 +11,11 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from shadowmesh.dataplane.core import PumpCore
+from shadowmesh.dataplane.pumpcore import PumpCore
+from shadowmesh.dataplane.pumpstate import PeerState
 from shadowmesh.dataplane.python.outbound import little_sum
 from shadowmesh.dataplane.python.rows import LE2, LE4, LE8, PlainRows
 from shadowmesh.dataplane.python.segments import Progressions
-from shadowmesh.dataplane.state import PeerState
 from shadowmesh.dataplane.tun import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VNET_HEADER, VNET_SIZE, Offloads
 
 Packet = tuple[list[Any], int, int]  # pieces for writev, bytes of inner packets, number of inner packets
@@ -31,7 +31,7 @@ _SAME_V4: Final = ((LE4, 0), (LE8, 12))
 _SAME_V6: Final = ((LE8, 0), (LE8, 8), (LE8, 16), (LE8, 24), (LE8, 32))
 
 
-class Flow(NamedTuple):
+class SegmentFlow(NamedTuple):
     """What the segments of one super-packet have in common: bytes of a segment and of its headers, where TCP or UDP begins."""
 
     size: int
@@ -84,7 +84,7 @@ class Coalescer:
             return self._singles(rows, 0, count, size)
         return self._joined(rows, flow, stops)
 
-    def _flow(self, rows: PlainRows, number: int, size: int, l4: int) -> Flow | None:
+    def _flow(self, rows: PlainRows, number: int, size: int, l4: int) -> SegmentFlow | None:
         """What a row is a segment of; None where it is nothing to join, or has a wrong IP header checksum."""
         plain, at = rows.buffer, number * rows.size
         if l4 == 20:
@@ -100,12 +100,12 @@ class Coalescer:
             if self._offloads.tcp and size >= l4 + 20 and plain[at + 13] & ~_PSH == _ACK:
                 headers = l4 + (plain[at + 12] >> 4) * 4
                 if l4 + 20 <= headers < size:
-                    return Flow(size, headers, l4, True)
+                    return SegmentFlow(size, headers, l4, True)
         elif protocol == _UDP and self._offloads.udp and size > l4 + 8:
-            return Flow(size, l4 + 8, l4, False)
+            return SegmentFlow(size, l4 + 8, l4, False)
         return None
 
-    def _stops(self, rows: PlainRows, count: int, flow: Flow) -> list[int]:
+    def _stops(self, rows: PlainRows, count: int, flow: SegmentFlow) -> list[int]:
         """Where runs of consecutive segments end that are right each, judged by what the first row is."""
         plain = rows.buffer
         counts_ids = False
@@ -126,7 +126,7 @@ class Coalescer:
                 stops += [at, at + 1]
         return [*sorted({stop for stop in stops if 0 < stop < count}), count] if stops else [count]
 
-    def _joined(self, rows: PlainRows, flow: Flow, stops: list[int]) -> list[Packet]:
+    def _joined(self, rows: PlainRows, flow: SegmentFlow, stops: list[int]) -> list[Packet]:
         """Super-packets of the rows up to each of `stops`."""
         payloads = rows.payloads(flow.headers, flow.mss)
         most = min(64, (_LARGEST - flow.headers) // flow.mss)
@@ -165,7 +165,7 @@ def _same_df(rows: PlainRows, number: int) -> bool:
     return (rows.buffer[6] ^ rows.buffer[number * rows.size + 6]) & _DF == 0
 
 
-def _right_sum(view: memoryview, flow: Flow) -> int:
+def _right_sum(view: memoryview, flow: SegmentFlow) -> int:
     """What the sum of a whole row is, modulo 65,535, if its checksums are right. `view` begins with a row of the flow.
 
     An IPv4 header then adds nothing; TCP or UDP with the pseudo header adds nothing; and no right row is all zeros.
@@ -176,7 +176,7 @@ def _right_sum(view: memoryview, flow: Flow) -> int:
     return ((0 if flow.ipv4 else little_sum(view[:40])) - pseudo) % 0xFFFF
 
 
-def _super_header(rows: PlainRows, start: int, number: int, flow: Flow) -> bytes:
+def _super_header(rows: PlainRows, start: int, number: int, flow: SegmentFlow) -> bytes:
     """virtio header and protocol headers of `number` joined segments, the first in row `start`."""
     l4, headers, mss, tcp = flow.l4, flow.headers, flow.mss, flow.tcp
     at = start * rows.size

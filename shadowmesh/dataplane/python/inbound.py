@@ -16,14 +16,14 @@ import numpy as np
 
 from shadowmesh.dataplane import counters as c
 from shadowmesh.dataplane.aead import InvalidTag
-from shadowmesh.dataplane.core import PumpCore, closes
 from shadowmesh.dataplane.packets import FRAME_HEADER, FRAME_MAGIC, TRANSPORT_MAGIC, answer_prefix
+from shadowmesh.dataplane.pumpcore import PumpCore, closes
+from shadowmesh.dataplane.pumpstate import NetState, PeerState, SessionState
 from shadowmesh.dataplane.python.coalesce import Coalescer
-from shadowmesh.dataplane.python.links import StreamLink, UdpLink, sock_addr
 from shadowmesh.dataplane.python.receive import MESSAGES, Receiver, parsed
 from shadowmesh.dataplane.python.rows import OVERHEAD, U8, Array, Layouts, PlainRows, ReceivedRows
+from shadowmesh.dataplane.python.transports import StreamTransport, UdpTransport, sock_addr
 from shadowmesh.dataplane.sockets import SOL_UDP, UDP_GRO, gathered_size, received_to
-from shadowmesh.dataplane.state import NetState, PeerState, SessionState
 from shadowmesh.model import pump as m
 from shadowmesh.model.addresses import IPAddress, SockAddr
 
@@ -35,13 +35,15 @@ _CONTROL_BYTES: Final = 128
 _CACHED: Final = 4096
 
 
-class Source:
-    """Where a run came from: one link, remote, and local address."""
+class Origin:
+    """Where a run came from: one transport, remote, and local address."""
 
-    __slots__ = ("_paths", "link", "local", "remote")
+    __slots__ = ("_paths", "local", "remote", "transport")
 
-    def __init__(self, link: UdpLink | StreamLink, remote: SockAddr | None, local: IPAddress | None) -> None:
-        self.link = link
+    def __init__(
+        self, transport: UdpTransport | StreamTransport, remote: SockAddr | None, local: IPAddress | None
+    ) -> None:
+        self.transport = transport
         self.remote = remote
         self.local = local
         self._paths: dict[bytes, m.Path] = {}
@@ -53,7 +55,7 @@ class Source:
             if len(self._paths) >= _CACHED:
                 self._paths.clear()
             prefix = answer_prefix(frame_header) if frame_header else b""
-            found = self._paths[frame_header] = m.Path(self.link.slot, self.remote, self.local, prefix)
+            found = self._paths[frame_header] = m.Path(self.transport.slot, self.remote, self.local, prefix)
         return found
 
 
@@ -77,25 +79,25 @@ class Inbound:
             lambda size, head_size: ReceivedRows(self._buffer, self._plain, size, head_size)
         )
         self._receiver = Receiver(self._buffer)
-        self._sources: dict[tuple[int, Any, bytes], Source] = {}
-        self._senders: dict[tuple[int, bytes, bytes], tuple[int, Source]] = {}
+        self._sources: dict[tuple[int, Any, bytes], Origin] = {}
+        self._senders: dict[tuple[int, bytes, bytes], tuple[int, Origin]] = {}
 
     def forget(self, slot: int) -> None:
-        """A link went: nothing remembered of it stays."""
+        """A transport went: nothing remembered of it stays."""
         self._sources = {key: source for key, source in self._sources.items() if key[0] != slot}
         self._senders = {key: sender for key, sender in self._senders.items() if key[0] != slot}
 
     # gathering
 
-    def read_socket(self, link: UdpLink, now: float) -> None:
+    def read_socket(self, transport: UdpTransport, now: float) -> None:
         """Receives until there is nothing (or others must have their turn). Raises OSError if the socket is of no use."""
-        receive = link.sock.recvmsg_into
+        receive = transport.sock.recvmsg_into
         view = self._view
-        source: Source | None = None
+        source: Origin | None = None
         end = size = 0  # the open run: it begins at the buffer's start, whose slices are at hand
         last: tuple[Any, Any] | None = None  # control messages and address of what came before, and what they say:
         each = 0
-        came_from: Source | None = None
+        came_from: Origin | None = None
         for _ in range(RECEIVES_AT_ONCE):
             try:
                 got, control, _, address = receive((view[end : end + _DATAGRAM],), _CONTROL_BYTES)
@@ -107,7 +109,7 @@ class Inbound:
                 continue  # an ICMP error of an earlier send
             if last is None or control != last[0] or address != last[1]:
                 last = control, address
-                each, came_from = self._told(link, control, address)
+                each, came_from = self._ancillary(transport, control, address)
             datagram = each or got
             if not got:
                 continue
@@ -125,7 +127,7 @@ class Inbound:
             if (
                 not each and got == size and end > size and source is not None
             ):  # nothing gathers here: let them come by the row
-                end, drained = self._read_rows(link, source, end, size, now)
+                end, drained = self._read_rows(transport, source, end, size, now)
             if end >= ROWS_AT_ONCE * size or end > _BUFFER - _DATAGRAM:
                 assert source is not None
                 self._run(source, end, size, 0, now)
@@ -136,7 +138,7 @@ class Inbound:
             assert source is not None
             self._run(source, end, size, 0, now)
 
-    def _read_rows(self, link: UdpLink, source: Source, end: int, size: int, now: float) -> tuple[int, bool]:
+    def _read_rows(self, transport: UdpTransport, source: Origin, end: int, size: int, now: float) -> tuple[int, bool]:
         """Goes on with the open run of single datagrams, many a call. Returns its new end, and whether there is nothing more."""
         receiver = self._receiver
         while end < ROWS_AT_ONCE * size:
@@ -144,16 +146,16 @@ class Inbound:
             if not most:
                 return end, False
             try:
-                got = receiver.receive(link.fd, end, size, most)
+                got = receiver.receive(transport.fd, end, size, most)
             except OSError as e:
                 if closes(e.errno or 0):
                     raise
                 return end, False
-            if got and receiver.uniform(got) and self._sender(link, receiver.raw(0)) == (0, source):
+            if got and receiver.uniform(got) and self._sender(transport, receiver.raw(0)) == (0, source):
                 end += got * size
             elif got:
                 self._run(source, end, size, 0, now)
-                self._mixture(link, got, now)
+                self._mixture(transport, got, now)
                 end = 0
             if got < most:
                 return end, True
@@ -161,9 +163,9 @@ class Inbound:
                 break
         return end, False
 
-    def _mixture(self, link: UdpLink, count: int, now: float) -> None:
+    def _mixture(self, transport: UdpTransport, count: int, now: float) -> None:
         """Handles what came instead of more of the same, in order: what is alike goes together."""
-        came = [(self._sender(link, self._receiver.raw(i)), self._receiver.data(i)) for i in range(count)]
+        came = [(self._sender(transport, self._receiver.raw(i)), self._receiver.data(i)) for i in range(count)]
         for ((each, source), size), group in groupby(came, key=lambda one: (one[0], len(one[1]))):
             datagrams = [data for _, data in group]
             at_once = 1 if each else max(1, _BUFFER // max(1, size))
@@ -172,17 +174,17 @@ class Inbound:
                 self._view[: len(data)] = data
                 self._run(source, len(data), each or size, 0, now)
 
-    def _sender(self, link: UdpLink, raw: tuple[bytes, bytes]) -> tuple[int, Source]:
-        """What address and control messages say, as `_told`."""
-        key = link.slot, *raw
+    def _sender(self, transport: UdpTransport, raw: tuple[bytes, bytes]) -> tuple[int, Origin]:
+        """What address and control messages say, as `_ancillary`."""
+        key = transport.slot, *raw
         found = self._senders.get(key)
         if found is None:
             if len(self._senders) >= _CACHED:
                 self._senders.clear()
-            found = self._senders[key] = self._told(link, *parsed(raw))
+            found = self._senders[key] = self._ancillary(transport, *parsed(raw))
         return found
 
-    def _told(self, link: UdpLink, control: list[Any], address: Any) -> tuple[int, Source]:
+    def _ancillary(self, transport: UdpTransport, control: list[Any], address: Any) -> tuple[int, Origin]:
         """What control messages and address say: the size of gathered datagrams (0: it is a single one) and where they came from."""
         each = 0
         local = b""
@@ -191,9 +193,9 @@ class Inbound:
                 each = max(0, gathered_size(data))
             else:
                 local = received_to(level, kind, data) or local
-        return each, self._source(link, (link.slot, address, local))
+        return each, self._source(transport, (transport.slot, address, local))
 
-    def _source(self, link: UdpLink, key: tuple[int, Any, bytes]) -> Source:
+    def _source(self, transport: UdpTransport, key: tuple[int, Any, bytes]) -> Origin:
         found = self._sources.get(key)
         if found is None:
             if len(self._sources) >= _CACHED:
@@ -202,28 +204,28 @@ class Inbound:
             from ipaddress import ip_address
 
             local = ip_address(key[2]) if key[2] else None
-            found = self._sources[key] = Source(link, sock_addr(key[1]), local)
+            found = self._sources[key] = Origin(transport, sock_addr(key[1]), local)
         return found
 
-    def read_stream(self, link: StreamLink, now: float) -> None:
+    def read_stream(self, transport: StreamTransport, now: float) -> None:
         """Reads frames. Raises OSError if the stream has ended."""
-        view = memoryview(link.buffer)
-        source = Source(link, None, None)
+        view = memoryview(transport.buffer)
+        source = Origin(transport, None, None)
         for _ in range(8):
             try:
-                got = link.sock.recv_into(view[link.filled :])
+                got = transport.sock.recv_into(view[transport.filled :])
             except BlockingIOError:
                 return
             if not got:
                 raise OSError(errno.EPIPE, "end of stream")
-            link.filled += got
-            used = self._frames(source, view[: link.filled], now)
-            rest = link.filled - used
+            transport.filled += got
+            used = self._frames(source, view[: transport.filled], now)
+            rest = transport.filled - used
             if used and rest:
-                view[:rest] = bytes(view[used : link.filled])
-            link.filled = rest
+                view[:rest] = bytes(view[used : transport.filled])
+            transport.filled = rest
 
-    def _frames(self, source: Source, data: memoryview, now: float) -> int:
+    def _frames(self, source: Origin, data: memoryview, now: float) -> int:
         """Handles the whole frames in `data` and returns their bytes. Frames of equal size make a run."""
         at, total = 0, len(data)
         while total - at >= 2:
@@ -242,17 +244,17 @@ class Inbound:
 
     # runs
 
-    def _run(self, source: Source, end: int, size: int, skip: int, now: float) -> None:
+    def _run(self, source: Origin, end: int, size: int, skip: int, now: float) -> None:
         """Datagrams of `size` bytes, the last perhaps shorter, each after `skip` bytes that are not part of it."""
         if end <= size or size < skip + OVERHEAD or not self._batch(source, end, size, skip, now):
             self._one_by_one(source, 0, end, size, skip, now)
 
-    def _one_by_one(self, source: Source, start: int, end: int, size: int, skip: int, now: float) -> None:
-        slot, remote, local = source.link.slot, source.remote, source.local
+    def _one_by_one(self, source: Origin, start: int, end: int, size: int, skip: int, now: float) -> None:
+        slot, remote, local = source.transport.slot, source.remote, source.local
         for at in range(start, end, size):
             self._core.inbound(slot, remote, local, self._view[at + skip : min(at + size, end)], now)
 
-    def _batch(self, source: Source, end: int, size: int, skip: int, now: float) -> bool:
+    def _batch(self, source: Origin, end: int, size: int, skip: int, now: float) -> bool:
         """Handles a run of transport packets of one session. False, and nothing done, if it isn't one."""
         buffer = self._buffer
         full = end // size

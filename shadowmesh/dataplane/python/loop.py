@@ -12,13 +12,13 @@ from typing import Any, Final
 
 from shadowmesh.dataplane import wire
 from shadowmesh.dataplane.aead import Buffer
-from shadowmesh.dataplane.core import PumpCore
+from shadowmesh.dataplane.pumpcore import PumpCore
+from shadowmesh.dataplane.pumpstate import NetState, PeerState
 from shadowmesh.dataplane.python.coalesce import Coalescer
 from shadowmesh.dataplane.python.inbound import Inbound
-from shadowmesh.dataplane.python.links import Link, StreamLink, UdpLink, Way
 from shadowmesh.dataplane.python.outbound import Outbound
+from shadowmesh.dataplane.python.transports import StreamTransport, Transport, UdpTransport, Way
 from shadowmesh.dataplane.sockets import receive_options
-from shadowmesh.dataplane.state import NetState, PeerState
 from shadowmesh.dataplane.tun import Offloads, negotiate
 from shadowmesh.model import pump as m
 
@@ -39,7 +39,7 @@ class Tun:
 
 
 class Loop:
-    """Runs until the other end of the control socket closes. Implements `core.Output` and `outbound.Ways`."""
+    """Runs until the other end of the control socket closes. Implements `pumpcore.Output` and `outbound.Ways`."""
 
     def __init__(self, control: socket.socket, table: memoryview) -> None:
         self._control = control
@@ -47,7 +47,7 @@ class Loop:
         self._core = PumpCore(self, table=table)
         self._outbound = Outbound(self._core, self)
         self._inbound = Inbound(self._core, self._write, self._coalescer)
-        self._links: dict[int, Link] = {}
+        self._transports: dict[int, Transport] = {}
         self._tuns: dict[int, Tun] = {}
         self._ways: dict[m.Path, Way] = {}
         self._epoll = select.epoll()
@@ -137,16 +137,16 @@ class Loop:
             case m.AddSocket(slot=slot, fd=fd):
                 self._drop_link(slot)
                 used.add(fd)
-                udp = UdpLink(slot, socket.socket(fileno=fd))
+                udp = UdpTransport(slot, socket.socket(fileno=fd))
                 receive_options(udp.sock)
-                self._links[slot] = udp
+                self._transports[slot] = udp
                 self._ways.clear()
                 self._watch(fd, lambda what, now: self._on_socket(udp, now))
             case m.AddStream(slot=slot, fd=fd):
                 self._drop_link(slot)
                 used.add(fd)
-                stream = StreamLink(slot, socket.socket(fileno=fd), lambda: self._epoll.modify(fd, _READ | _WRITE))
-                self._links[slot] = stream
+                stream = StreamTransport(slot, socket.socket(fileno=fd), lambda: self._epoll.modify(fd, _READ | _WRITE))
+                self._transports[slot] = stream
                 self._ways.clear()
                 self._watch(fd, lambda what, now: self._on_stream(stream, what, now))
             case m.RemoveSocket(slot=slot) | m.RemoveStream(slot=slot):
@@ -162,10 +162,10 @@ class Loop:
             os.close(tun.fd)
 
     def _drop_link(self, slot: int) -> None:
-        link = self._links.pop(slot, None)
-        if link is not None:
-            self._unwatch(link.fd)
-            link.close()
+        transport = self._transports.pop(slot, None)
+        if transport is not None:
+            self._unwatch(transport.fd)
+            transport.close()
             self._ways.clear()
             self._inbound.forget(slot)
 
@@ -176,39 +176,39 @@ class Loop:
             self._outbound.read(tun.fd, tun.net, tun.offloads, now)
         except OSError as e:
             self._drop_tun(tun.net.index)
-            self._core.gone(m.Gone.TUN, tun.net.index, e.errno or errno.EIO, now)
+            self._core.gone(m.DescriptorKind.TUN, tun.net.index, e.errno or errno.EIO, now)
 
-    def _on_socket(self, link: UdpLink, now: float) -> None:
+    def _on_socket(self, transport: UdpTransport, now: float) -> None:
         try:
-            self._inbound.read_socket(link, now)
+            self._inbound.read_socket(transport, now)
         except OSError as e:
-            self._drop_link(link.slot)
-            self._core.gone(m.Gone.SOCKET, link.slot, e.errno or errno.EIO, now)
+            self._drop_link(transport.slot)
+            self._core.gone(m.DescriptorKind.SOCKET, transport.slot, e.errno or errno.EIO, now)
 
-    def _on_stream(self, link: StreamLink, what: int, now: float) -> None:
-        if what & _WRITE and not (link.unsent and link.push()):
-            self._epoll.modify(link.fd, _READ)
+    def _on_stream(self, transport: StreamTransport, what: int, now: float) -> None:
+        if what & _WRITE and not (transport.unsent and transport.push()):
+            self._epoll.modify(transport.fd, _READ)
         try:
             if what & ~_WRITE:
-                self._inbound.read_stream(link, now)
+                self._inbound.read_stream(transport, now)
         except OSError as e:
-            self._drop_link(link.slot)
-            self._core.gone(m.Gone.STREAM, link.slot, e.errno or errno.EIO, now)
+            self._drop_link(transport.slot)
+            self._core.gone(m.DescriptorKind.STREAM, transport.slot, e.errno or errno.EIO, now)
 
     # outbound.Ways
 
     def way(self, path: m.Path) -> Way | None:
         found = self._ways.get(path)
         if found is None:
-            link = self._links.get(path.via)
-            if link is None or (link.is_stream != (path.remote is None)):
+            transport = self._transports.get(path.via)
+            if transport is None or (transport.is_stream != (path.remote is None)):
                 return None
             if len(self._ways) >= _WAYS:
                 self._ways.clear()
-            found = self._ways[path] = Way(path, link)
+            found = self._ways[path] = Way(path, transport)
         return found
 
-    # core.Output
+    # pumpcore.Output
 
     def send(self, path: m.Path, data: bytes) -> int:
         way = self.way(path)

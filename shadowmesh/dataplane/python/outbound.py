@@ -15,12 +15,12 @@ from typing import Final, Protocol
 import numpy as np
 
 from shadowmesh.dataplane import counters as c
-from shadowmesh.dataplane.core import PumpCore
 from shadowmesh.dataplane.icmp import checksum
-from shadowmesh.dataplane.python.links import Way
+from shadowmesh.dataplane.pumpcore import PumpCore
+from shadowmesh.dataplane.pumpstate import NetState, PeerState, SessionState
 from shadowmesh.dataplane.python.rows import BE2, BE4, LE2, OVERHEAD, U8, Layouts, SendRows, reheaded
 from shadowmesh.dataplane.python.segments import Progressions
-from shadowmesh.dataplane.state import NetState, PeerState, SessionState
+from shadowmesh.dataplane.python.transports import Way
 from shadowmesh.dataplane.tcp import SMALLEST_MSS
 from shadowmesh.dataplane.tun import (
     GSO_ECN,
@@ -45,7 +45,7 @@ _CWR: Final = 0x80
 
 
 class Ways(Protocol):
-    """Finds the link of a path."""
+    """Finds the transport of a path."""
 
     def way(self, path: m.Path) -> Way | None: ...
 

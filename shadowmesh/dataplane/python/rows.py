@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from shadowmesh.dataplane.state import SessionState
+from shadowmesh.dataplane.pumpstate import SessionState
 
 OVERHEAD: Final = 32
 ROWS_MOST: Final = 160  # of any table

@@ -18,9 +18,9 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from shadowmesh.dataplane.binarymessages import BinaryMessages
 from shadowmesh.dataplane.outer import OuterSockets
 from shadowmesh.dataplane.tls import ServerTls
-from shadowmesh.dataplane.websocket import BinaryMessages
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.model.errors import MalformedError
@@ -34,9 +34,9 @@ from shadowmesh.protocol.relay import (
     pack_stream,
     unpack_message,
 )
-from shadowmesh.relay.core import Out, RelayCore
+from shadowmesh.relay.relaycore import Out, RelayCore
 from shadowmesh.relay.runs import rows_with, without_lengths
-from shadowmesh.relay.sessions import Session, StreamAddr
+from shadowmesh.relay.sessiontable import ClientSession, StreamAddr
 from shadowmesh.relay.udp import UdpSide
 from shadowmesh.serving.admission import Admission
 from shadowmesh.serving.listening import listen
@@ -228,7 +228,7 @@ class StreamSide:
         for server in servers:
             await server.wait_closed()
 
-    def deliver(self, dest: Session, packed: bytes | memoryview, frames: int) -> None:
+    def deliver(self, dest: ClientSession, packed: bytes | memoryview, frames: int) -> None:
         """Queues frames, each with its length, for a client on a stream, or drops and counts them."""
         address = dest.transport
         assert isinstance(address, StreamAddr)

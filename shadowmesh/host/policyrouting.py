@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from shadowmesh.dataplane.outer import FirewallMark
-from shadowmesh.dataplane.rtnetlink import MAIN_TABLE, ROUTE_PROTOCOL, THROW, UNICAST, Route, dump_routes, whole_dump
+from shadowmesh.host.rtnetlink import MAIN_TABLE, ROUTE_PROTOCOL, THROW, UNICAST, KernelRoute, dump_routes, whole_dump
 from shadowmesh.model.addresses import IPAddress, IPNetwork
 
 TABLE_BASE: Final = 5_300_000
@@ -88,15 +88,15 @@ class PolicyRouting:
         networks = [n for n in networks if n.version == version]
         table = TABLE_BASE + index
         wanted = [
-            Route(ip_network(address), 0, THROW, None, table=table)
+            KernelRoute(ip_network(address), 0, THROW, None, table=table)
             for address in sorted(a for a in around if a.version == version)
             if any(address in n for n in networks)
         ]
-        wanted += [Route(n, index, UNICAST, source, table=table) for n in networks]
+        wanted += [KernelRoute(n, index, UNICAST, source, table=table) for n in networks]
         changed = self._apply_routes(version, table, wanted)
         return changed + self._apply_rules(version, table, networks)
 
-    def _apply_routes(self, version: int, table: int, wanted: list[Route]) -> list[str]:
+    def _apply_routes(self, version: int, table: int, wanted: list[KernelRoute]) -> list[str]:
         present = dump_routes(version, table=table)
         changed = []
         for route in present:
@@ -239,7 +239,7 @@ class PolicyRouting:
             fields["FRA_SUPPRESS_PREFIXLEN"] = rule.suppress
         return fields
 
-    def _add_route(self, route: Route) -> None:
+    def _add_route(self, route: KernelRoute) -> None:
         fields: dict[str, Any] = {"dst": str(route.network), "table": route.table, "proto": ROUTE_PROTOCOL}
         if route.kind == THROW:
             fields["type"] = "throw"
@@ -251,7 +251,7 @@ class PolicyRouting:
                 fields["scope"] = _SCOPE_LINK
         self._ipr.route("add", family=_family(route.network.version), **fields)
 
-    def _delete_route(self, route: Route) -> None:
+    def _delete_route(self, route: KernelRoute) -> None:
         fields: dict[str, Any] = {"dst": str(route.network), "table": route.table, "proto": route.protocol}
         if route.kind == THROW:
             fields["type"] = "throw"
@@ -265,7 +265,7 @@ def _family(version: int) -> int:
     return socket.AF_INET if version == 4 else socket.AF_INET6
 
 
-def _words(route: Route) -> str:
+def _words(route: KernelRoute) -> str:
     return f"route {'around ' if route.kind == THROW else ''}{route.network}"
 
 

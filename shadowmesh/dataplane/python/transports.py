@@ -22,7 +22,7 @@ _WAIT_MS: Final = 20  # how long a full socket buffer holds up the loop before p
 _NO_SEGMENTATION: Final = frozenset({errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.EOPNOTSUPP})
 
 
-class Link:
+class Transport:
     """A socket or stream in a slot."""
 
     is_stream = False
@@ -37,7 +37,7 @@ class Link:
         self.sock.close()
 
 
-class UdpLink(Link):
+class UdpTransport(Transport):
     """A UDP socket of either family."""
 
     def __init__(self, slot: m.Slot, sock: socket.socket) -> None:
@@ -61,7 +61,7 @@ class UdpLink(Link):
         return errno.EAGAIN
 
 
-class StreamLink(Link):
+class StreamTransport(Transport):
     """One end of a stream socketpair: u16be length and frame, many per read and write."""
 
     is_stream = True
@@ -110,15 +110,15 @@ def source_control(local: IPAddress | None) -> list[Any]:
 
 
 class Way:
-    """A path bound to the link it goes by."""
+    """A path bound to the transport it goes by."""
 
-    __slots__ = ("_control", "_segment_control", "address", "gso_below", "head_size", "link", "path", "prefix")
+    __slots__ = ("_control", "_segment_control", "address", "gso_below", "head_size", "path", "prefix", "transport")
 
-    def __init__(self, path: m.Path, link: Link) -> None:
+    def __init__(self, path: m.Path, transport: Transport) -> None:
         self.path = path
-        self.link = link
+        self.transport = transport
         self.prefix = path.prefix
-        self.head_size = len(path.prefix) + (2 if link.is_stream else 0)
+        self.head_size = len(path.prefix) + (2 if transport.is_stream else 0)
         self.address: Any = None
         if path.remote is not None:
             self.address = (path.remote.host, path.remote.port)
@@ -128,23 +128,23 @@ class Way:
 
     def head(self, size: int) -> bytes:
         """What stands before a datagram of `size` bytes on this way."""
-        if self.link.is_stream:
+        if self.transport.is_stream:
             return (len(self.prefix) + size).to_bytes(2, "big") + self.prefix
         return self.prefix
 
     def rows_at_once(self, stride: int) -> int:
         """How many rows of `stride` bytes go out in one call."""
-        most = MAX_STREAM_WRITE if self.link.is_stream else MAX_UDP_PAYLOAD
+        most = MAX_STREAM_WRITE if self.transport.is_stream else MAX_UDP_PAYLOAD
         return max(1, min(MAX_SEGMENTS, most // stride))
 
     def send_rows(self, rows: memoryview, stride: int) -> int:
         """Sends datagrams (or stream frames) that lie behind each other, all of `stride` bytes but the last. Returns errno or 0."""
-        link = self.link
-        if isinstance(link, StreamLink):
-            return link.send(rows)
-        assert isinstance(link, UdpLink)
+        transport = self.transport
+        if isinstance(transport, StreamTransport):
+            return transport.send(rows)
+        assert isinstance(transport, UdpTransport)
         if len(rows) <= stride:
-            return link.send(rows, self._control, self.address)
+            return transport.send(rows, self._control, self.address)
         if stride < self.gso_below:
             control = self._segment_control.get(stride)
             if control is None:
@@ -152,22 +152,22 @@ class Way:
                     self._segment_control.clear()
                 control = [*self._control, (SOL_UDP, UDP_SEGMENT, struct.pack("@H", stride))]
                 self._segment_control[stride] = control
-            failed = link.send(rows, control, self.address)
+            failed = transport.send(rows, control, self.address)
             if failed not in _NO_SEGMENTATION:
                 return failed
             self.gso_below = stride
         failed = 0
         for at in range(0, len(rows), stride):
-            failed = link.send(rows[at : at + stride], self._control, self.address) or failed
+            failed = transport.send(rows[at : at + stride], self._control, self.address) or failed
         return failed
 
     def send_one(self, data: bytes) -> int:
         """Sends one datagram that already carries its prefix. Returns errno or 0."""
-        link = self.link
-        if isinstance(link, StreamLink):
-            return link.send(len(data).to_bytes(2, "big") + data)
-        assert isinstance(link, UdpLink)
-        return link.send(data, self._control, self.address)
+        transport = self.transport
+        if isinstance(transport, StreamTransport):
+            return transport.send(len(data).to_bytes(2, "big") + data)
+        assert isinstance(transport, UdpTransport)
+        return transport.send(data, self._control, self.address)
 
 
 def sock_addr(address: Any) -> SockAddr:

@@ -30,8 +30,8 @@ from shadowmesh.dataplane.packets import (
     sort_of,
 )
 from shadowmesh.dataplane.prefixes import prefix_set
+from shadowmesh.dataplane.pumpstate import NetState, PeerState, SessionState, is_relayed
 from shadowmesh.dataplane.rings import EventRings
-from shadowmesh.dataplane.state import NetState, PeerState, SessionState, is_relayed
 from shadowmesh.model import pump as m
 from shadowmesh.model.addresses import IPAddress, SockAddr
 
@@ -334,26 +334,26 @@ class PumpCore:
             self._transport(m.Path(via, remote, local, prefix), data, now)
         elif sort in (Sort.INITIATION, Sort.RESPONSE):
             if any(mac1_valid(data, key) for key in self._mac1_keys.values()):
-                self._up(via, remote, local, prefix, m.Kind.HANDSHAKE, data, now)
+                self._up(via, remote, local, prefix, m.DatagramKind.HANDSHAKE, data, now)
             else:
                 self.nobody[c.AUTH] += 1
         elif sort is Sort.COOKIE_REPLY:  # carries no mac1; it answers a message of ours or is nothing
             if bytes(data[4:8]) in self._asked:
-                self._up(via, remote, local, prefix, m.Kind.HANDSHAKE, data, now)
+                self._up(via, remote, local, prefix, m.DatagramKind.HANDSHAKE, data, now)
             else:
                 self.nobody[c.AUTH] += 1
         elif sort is Sort.DISCO:
-            self._up(via, remote, local, prefix, m.Kind.DISCO, data, now)
+            self._up(via, remote, local, prefix, m.DatagramKind.DISCO, data, now)
         elif sort is Sort.STUN:
-            self._up(via, remote, local, prefix, m.Kind.STUN, data, now)
+            self._up(via, remote, local, prefix, m.DatagramKind.STUN, data, now)
         elif sort is Sort.RELAY_CONTROL:
-            self._up(via, remote, local, prefix, m.Kind.RELAY_CONTROL, data, now)
+            self._up(via, remote, local, prefix, m.DatagramKind.RELAY_CONTROL, data, now)
         else:
             self.nobody[c.AUTH] += 1
 
     def _up(
         self, via: m.Slot, remote: SockAddr | None, local: IPAddress | None, prefix: bytes,
-        kind: m.Kind, data: Buffer, now: float,
+        kind: m.DatagramKind, data: Buffer, now: float,
     ) -> None:  # fmt: skip
         self.events.datagram(m.Datagram(now, m.Path(via, remote, local, prefix), kind, bytes(data)))
 
@@ -444,9 +444,9 @@ class PumpCore:
         peer.edges &= ~int(which)
         self.events.notice(m.Edge(now, peer.index, which))
 
-    def gone(self, what: m.Gone, index: int, error: int, now: float) -> None:
+    def gone(self, what: m.DescriptorKind, index: int, error: int, now: float) -> None:
         """A descriptor died."""
-        self.events.notice(m.GoneEvent(now, what, index, error))
+        self.events.notice(m.DescriptorGone(now, what, index, error))
 
     def _tell(self, about: object, now: float) -> bool:
         """At most once a second for each thing."""

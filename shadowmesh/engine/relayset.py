@@ -173,9 +173,7 @@ class RelaySet:
         """The session to reach a peer by: its home, its standby, then our own, then the map's others; those that
         said lately that the peer isn't there come last. Sessions better than the one returned are asked for."""
         boot = now.boot
-        names = dict.fromkeys([*(w for w in wishes if w is not None), *self._own(), *self.order])
-        order = sorted((r for r in names if r in self.sessions), key=lambda r: absent.get(r, -inf) > boot)
-        for i, relay_id in enumerate(order):
+        for i, relay_id in enumerate(self._ranked(wishes, absent, boot)):
             session = self.sessions[relay_id]
             if i < 2 or session.wanted:
                 self._used_at[relay_id] = boot
@@ -184,6 +182,17 @@ class RelaySet:
             if session.usable(boot):
                 return session
         return None
+
+    def at_hand(
+        self, wishes: Sequence[RelayID | None], absent: dict[RelayID, float], now: float
+    ) -> RelaySession | None:
+        """What `choose` would return now, of a peer that needs none yet: no session is asked for."""
+        sessions = (self.sessions[r] for r in self._ranked(wishes, absent, now))
+        return next((session for session in sessions if session.usable(now)), None)
+
+    def _ranked(self, wishes: Sequence[RelayID | None], absent: dict[RelayID, float], now: float) -> list[RelayID]:
+        names = dict.fromkeys([*(w for w in wishes if w is not None), *self._own(), *self.order])
+        return sorted((r for r in names if r in self.sessions), key=lambda r: absent.get(r, -inf) > now)
 
     def _own(self) -> list[RelayID]:
         return [r for r in (self.home, self.standby) if r is not None]

@@ -27,7 +27,17 @@ Transport: TypeAlias = SockAddr | StreamAddr
 
 
 @dataclass(eq=False, slots=True)
-class Session:
+class NetworkBudget:
+    """What the sessions of one network may send together; see fairness.Allotment. Bytes, of a window."""
+
+    rate: float
+    window: int
+    credit: float
+    level: float = math.inf
+
+
+@dataclass(eq=False, slots=True)
+class ClientSession:
     """A client's standing with this relay: one network and overlay address, reached at one transport.
 
     Changed in place by the core alone. `live` is False from the moment that it was replaced or ended.
@@ -44,11 +54,13 @@ class Session:
     rx_bytes: int = 0
     tx_frames: int = 0  # forwarded to it
     tx_bytes: int = 0
+    told: tuple[int, int, int, int] = (0, 0, 0, 0)  # of these four, what was taken for the ledger
     window: int = -1  # see fairness.Allotment
     budget: float = 0.0
     granted: float = 0.0
     credit: float = math.inf
     offered: int = 0
+    together: NetworkBudget | None = None  # with the others of its network, where that has a limit
 
     @property
     def network_id(self) -> NetworkID:
@@ -74,17 +86,17 @@ class SessionTable:
     """Sessions by (network, ip) and by transport."""
 
     def __init__(self) -> None:
-        self.by_key: dict[bytes, Session] = {}
+        self.by_key: dict[bytes, ClientSession] = {}
         self.by_transport: dict[Transport, set[bytes]] = {}
         self.owners: dict[bytes, Owner] = {}
 
     def __len__(self) -> int:
         return len(self.by_key)
 
-    def __iter__(self) -> Iterator[Session]:
+    def __iter__(self) -> Iterator[ClientSession]:
         return iter(self.by_key.values())
 
-    def put(self, session: Session) -> Session | None:
+    def put(self, session: ClientSession) -> ClientSession | None:
         """Takes `session` in; returns the one that it replaces."""
         old = self.by_key.get(session.key)
         if old is not None:
@@ -93,7 +105,7 @@ class SessionTable:
         self.by_transport.setdefault(session.transport, set()).add(session.key)
         return old
 
-    def remove(self, session: Session) -> None:
+    def remove(self, session: ClientSession) -> None:
         session.live = False
         if self.by_key.get(session.key) is session:
             del self.by_key[session.key]
@@ -102,7 +114,7 @@ class SessionTable:
             if not keys:
                 del self.by_transport[session.transport]
 
-    def at(self, transport: Transport) -> list[Session]:
+    def at(self, transport: Transport) -> list[ClientSession]:
         return [self.by_key[key] for key in self.by_transport.get(transport, ())]
 
     def networks(self) -> int:

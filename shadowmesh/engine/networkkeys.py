@@ -16,7 +16,7 @@ from shadowmesh.protocol.psk import derive_psk
 RETRY_WINDOW = 15.0
 
 
-class Keyring:
+class NetworkKeys:
     """The network keys of one network that this device holds."""
 
     def __init__(self, network_id: NetworkID, own: WireGuardPublicKey) -> None:

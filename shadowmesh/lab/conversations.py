@@ -22,15 +22,15 @@ _CHUNK = 256 * 1024
 
 @dataclass(slots=True)
 class Conversation:
-    """How one pair's connection fares. Times are seconds since the pulse began."""
+    """How one pair's connection fares. Times are seconds since all began."""
 
     first_answer: float | None = None
     answers: int = 0
     last_ms: float | None = None
-    broken: int = 0  # how often the connection ended before the pulse did
+    broken: int = 0  # how often the connection ended before it was to
 
 
-class Pulse:
+class Conversations:
     """Keeps a TCP connection open between every pair of hosts and asks over it four times a second.
 
     A connection that lives through a change of path proves that the change broke nothing.
@@ -47,7 +47,7 @@ class Pulse:
         self._loop = asyncio.new_event_loop()
         self._task: asyncio.Task[None] | None = None
         self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="conversations", daemon=True)
 
     def start(self) -> None:
         self.began = time.monotonic()
@@ -59,7 +59,7 @@ class Pulse:
             self._loop.call_soon_threadsafe(self._task.cancel)
             self._thread.join()
 
-    def __enter__(self) -> Pulse:
+    def __enter__(self) -> Conversations:
         self.start()
         return self
 

@@ -43,7 +43,7 @@ _BUFFER: Final = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class KernelRoute:
     """A route as the kernel holds it. `interface`: its index, 0 without one."""
 
     network: IPNetwork
@@ -56,7 +56,7 @@ class Route:
 
 def dump_routes(
     version: int, *, table: int | None = None, protocol: int | None = None, interface: int | None = None
-) -> list[Route]:
+) -> list[KernelRoute]:
     """The routes of one IP version; only those of a table, with a protocol number, into an interface, where given. Raises OSError."""
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     wanted = ((_RTA_TABLE, table), (_RTA_OIF, interface))
@@ -221,7 +221,7 @@ def _change(kind: int, body: bytes) -> Change | None:
     return None
 
 
-def _route(body: bytes) -> Route | None:
+def _route(body: bytes) -> KernelRoute | None:
     """A route of a kind that leads somewhere or back out of its table, None for others."""
     if len(body) < 12:
         return None
@@ -232,7 +232,7 @@ def _route(body: bytes) -> Route | None:
     size = 4 if family == socket.AF_INET else 16
     number = attributes.get(_RTA_DST, bytes(size)), length
     source = attributes.get(_RTA_PREFSRC)
-    return Route(
+    return KernelRoute(
         IPv4Network(number) if size == 4 else IPv6Network(number),
         0 if kind == THROW else int.from_bytes(attributes.get(_RTA_OIF, b""), sys.byteorder),
         kind,

@@ -1,6 +1,6 @@
 """What a relay keeps on disk, all of it: its own key, who its controller is, the keys of tokens, the revocations.
 
-`DATA_DIR/relay.key` (0600): the Ed25519 seed in hex. `DATA_DIR/metrics.token` (0600): what opens `/metrics`. `DATA_DIR/relay.json` (0600): the rest, replaced as a whole. The
+`DATA_DIR/relay.key` (0600): the Ed25519 seed in hex. `DATA_DIR/metrics.token` (0600): what opens `/metrics`. `DATA_DIR/usage.json` (0600): what clients used and the controller doesn't know yet. `DATA_DIR/relay.json` (0600): the rest, replaced as a whole. The
 directory is 0700 if it is made here. A lock file holds out a second relay.
 """
 
@@ -12,12 +12,14 @@ import secrets
 from pathlib import Path
 from typing import Self
 
+from shadowmesh.client_api.clientcertificate import new_key
 from shadowmesh.model.codec import Struct, from_json, to_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.ids import RelayID
-from shadowmesh.model.keys import Secret, SigningPublicKey
+from shadowmesh.model.keys import NetworkID, Secret, SigningPublicKey
 from shadowmesh.model.relaylink import Revocation
 from shadowmesh.protocol.signing import IdentityDocument, Signer
+from shadowmesh.relay.usageledger import LedgerState
 from shadowmesh.serving.files import write_private
 
 FORMAT = 1
@@ -36,6 +38,7 @@ class RelayState(Struct, frozen=True, kw_only=True):
     token_keys: tuple[SigningPublicKey, ...] = ()
     wall_offset: float = 0.0
     revocations: tuple[Revocation, ...] = ()
+    serves: tuple[NetworkID, ...] | None = None  # the networks that it is for; None: all
 
 
 def is_registered(data_dir: Path) -> bool:
@@ -107,6 +110,29 @@ class RelayStore:
             raise self._unreadable(path, "it is empty")
         return Secret(text.encode())
 
+    @property
+    def certificate(self) -> Path:
+        """`DATA_DIR/client.crt`, with which the relay is linked where it was configured so."""
+        return self._dir / "client.crt"
+
+    @property
+    def certificate_key(self) -> Path:
+        return self._dir / "client.key"
+
+    def certificate_secret(self) -> Secret:
+        """The certificate's private key, PEM, made at the first call."""
+        try:
+            return Secret(self.certificate_key.read_bytes())
+        except FileNotFoundError:
+            made = new_key()
+            self._write(self.certificate_key, made.reveal())
+            return made
+        except OSError as e:
+            raise self._unreadable(self.certificate_key, e) from e
+
+    def keep_certificate(self, pem: str) -> None:
+        self._write(self.certificate, pem.encode())
+
     def load(self) -> RelayState:
         path = self._dir / "relay.json"
         try:
@@ -122,6 +148,16 @@ class RelayStore:
                 "run the newer version, or register anew with an empty --data-dir",
             )
         return state
+
+    def usage(self) -> LedgerState | None:
+        """What clients used and the controller doesn't have yet. One that can't be read is none: serving is worth more."""
+        try:
+            return from_json((self._dir / "usage.json").read_bytes(), LedgerState)
+        except (OSError, MalformedError):
+            return None
+
+    def save_usage(self, state: LedgerState) -> None:
+        self._write(self._dir / "usage.json", to_json(state))
 
     def save(self, state: RelayState) -> None:
         self._write(self._dir / "relay.json", to_json(state))

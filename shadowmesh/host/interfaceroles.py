@@ -18,14 +18,14 @@ TUNNELS: Final = frozenset({
 _CONTAINER_PORTS: Final = frozenset({"veth", "tun"})  # of containers and virtual machines
 
 
-class LinkRole(Enum):
+class InterfaceRole(Enum):
     REAL = "real"
     TUNNEL = "tunnel"
     CONTAINERS = "containers"  # a bridge behind which are this host's own containers and nothing else
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class HostInterface:
     """`kind` as in `ip -d link`, empty for hardware; `master` the index of the bridge or bond it is a port of, 0 for none."""
 
     index: int
@@ -36,7 +36,7 @@ class Link:
     loopback: bool = False
 
     @classmethod
-    def of(cls, message: Any) -> Link:
+    def of(cls, message: Any) -> HostInterface:
         """From pyroute2's message."""
         info = message.get_attr("IFLA_LINKINFO")
         return cls(
@@ -49,16 +49,16 @@ class Link:
         )
 
 
-def roles(links: Iterable[Link], in_use: Collection[int] = ()) -> dict[int, LinkRole]:
+def roles(interfaces: Iterable[HostInterface], in_use: Collection[int] = ()) -> dict[int, InterfaceRole]:
     """By index. `in_use`: interfaces by which default routes lead, or the ways to relays and controllers; no bridge of these is a container's."""
-    links = list(links)
+    interfaces = list(interfaces)
     found = {}
-    for link in links:
-        ports = {port.kind for port in links if port.master == link.index}
-        if link.kind in TUNNELS:
-            found[link.index] = LinkRole.TUNNEL
-        elif link.kind == "bridge" and link.index not in in_use and ports <= _CONTAINER_PORTS:
-            found[link.index] = LinkRole.CONTAINERS
+    for interface in interfaces:
+        ports = {port.kind for port in interfaces if port.master == interface.index}
+        if interface.kind in TUNNELS:
+            found[interface.index] = InterfaceRole.TUNNEL
+        elif interface.kind == "bridge" and interface.index not in in_use and ports <= _CONTAINER_PORTS:
+            found[interface.index] = InterfaceRole.CONTAINERS
         else:
-            found[link.index] = LinkRole.REAL
+            found[interface.index] = InterfaceRole.REAL
     return found

@@ -17,6 +17,7 @@ The relay sees NetworkIDs and overlay addresses only; it holds no key that opens
 from __future__ import annotations
 
 import hmac
+import math
 import os
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
@@ -26,6 +27,7 @@ from shadowmesh.dataplane.pumps import PumpName
 from shadowmesh.model.addresses import SockAddr, source_of
 from shadowmesh.model.clock import Now
 from shadowmesh.model.errors import MalformedError
+from shadowmesh.model.ids import ClientID
 from shadowmesh.model.keys import NetworkID, SigningPublicKey
 from shadowmesh.model.relaylink import HEARD_SECONDS, Revocation
 from shadowmesh.protocol.relay import (
@@ -58,7 +60,8 @@ from shadowmesh.protocol.signing import Context, Signer, verify
 from shadowmesh.protocol.token import RelayTokenBody, TokenError, read_token, verify_token
 from shadowmesh.relay.forwarding import Counters, Forwarding, PythonForwarding
 from shadowmesh.relay.native import NativeForwarding
-from shadowmesh.relay.sessions import Owner, RevocationList, Session, SessionTable, StreamAddr, Transport
+from shadowmesh.relay.sessiontable import ClientSession, Owner, RevocationList, SessionTable, StreamAddr, Transport
+from shadowmesh.relay.trafficmeter import TrafficMeter
 
 Out: TypeAlias = list[tuple[Transport, bytes]]
 
@@ -66,6 +69,7 @@ COOKIE_LIFE = 10.0  # seconds from challenge to proof
 STALE_MARGIN = 300.0  # a token past renew_after by less than this is still fresh: clients renew when it is past
 STALE_GRACE = 120.0  # heard again, the controller has to hand out new tokens before old ones are refused
 SWEEP = 5.0
+_SETTLE = 1.0  # seconds
 ANSWER_INTERVAL = 1.0  # between two NoSession or NoPeer answers about the same thing
 _ANSWERS_PER_SECOND = 1000  # to clients, and as many to strangers
 _ANSWERS_OF_HOST = 250
@@ -130,6 +134,7 @@ class RelayCore:
         kind = NativeForwarding if pump == "native" else PythonForwarding
         self.forwarding: Forwarding = kind(self.sessions, self._counters, capacity)
         self.draining = False
+        self.serves: frozenset[NetworkID] | None = None  # the networks that this relay is for; None: all
         self._token_keys = tuple(token_keys)
         self._max_sessions = max_sessions
         self._idle_timeout = idle_timeout
@@ -145,6 +150,8 @@ class RelayCore:
         self._to_clients, self._to_strangers = AnswersOfSecond(), AnswersOfSecond()
         self._failures: dict[str, int] = {}
         self._failures_from = 0.0
+        self._meter = TrafficMeter()
+        self._settled = -math.inf
         self._proofs: dict[bytes, int] = {}  # within the same window, by token, or proven address, and host
 
     @property
@@ -253,14 +260,14 @@ class RelayCore:
         self._now = now.boot
         self.forwarding.begin(now.boot)
 
-    def route(self, prefix: bytes, source: Transport, frames: int, octets: int) -> Session | None:
+    def route(self, prefix: bytes, source: Transport, frames: int, octets: int) -> ClientSession | None:
         """The session that `frames` frames with this prefix, `octets` bytes in all, go to; counted as forwarded.
 
         None if they may not pass: then `refuse` counts them and says what to answer.
         """
         return self.forwarding.route(prefix, source, frames, octets)
 
-    def undelivered(self, dest: Session, frames: int, octets: int) -> None:
+    def undelivered(self, dest: ClientSession, frames: int, octets: int) -> None:
         """What `route` counted as forwarded didn't get out: the receiver's queue or the socket was full."""
         self.forwarding.undelivered(dest, frames, octets)
 
@@ -372,7 +379,7 @@ class RelayCore:
         message = proof_message(self.signer.public, proof.echo, proof.cookie, proof.token)
         if not verify(token.device_key, Context.RELAY_PROOF, message, proof.signature):
             raise TokenError(Refusal.BAD_SIGNATURE)
-        if self.revocations.revokes(token):
+        if self.revocations.revokes(token) or (self.serves is not None and token.network_id not in self.serves):
             raise TokenError(Refusal.REVOKED)
         if self._stale(token, now):
             raise TokenError(Refusal.STALE_TOKEN)
@@ -403,11 +410,14 @@ class RelayCore:
         session = self.sessions.by_key.get(key)
         if session is None or session.cookie != proof.cookie:  # else the Welcome got lost: say it again
             old = session
-            session = Session(key, self._random(SESSION_SIZE), token, source, proof.cookie, now.boot)
+            session = ClientSession(key, self._random(SESSION_SIZE), token, source, proof.cookie, now.boot)
             self.sessions.put(session)
             self.sessions.owners[key] = Owner(token.device_key, token.issued, token.valid_until, proof.cookie)
             self._counters.welcomed += 1
             same = old is not None and old.token.device_key == token.device_key
+            if old is not None:
+                self._settle(old)
+                session.told = old.told if same else session.told
             self.forwarding.put(session, old if same else None)
             if old is not None and old.transport != session.transport:
                 self._counters.replaced += 1
@@ -435,14 +445,29 @@ class RelayCore:
             return NoSession(ping.network_id, ping.ip, ping.tx_id).encode()
         return None
 
-    def _bye(self, session: Session, reason: ByeReason) -> bytes:
+    def _bye(self, session: ClientSession, reason: ByeReason) -> bytes:
         return Bye(session.network_id, session.ip, session.number, reason).encode()
 
-    def _remove(self, session: Session) -> None:
+    def take_usage(self) -> dict[ClientID, tuple[int, int]]:
+        """Inner bytes that each client sent and was sent through this relay since the last call."""
+        self.forwarding.sync()
+        for session in self.sessions:
+            self._meter.count(session)
+        return self._meter.take()
+
+    def _settle(self, session: ClientSession) -> None:
+        """Before its counts are gone; many that end at once cost one look at all of them a second."""
+        if self._now - self._settled >= _SETTLE:
+            self._settled = self._now
+            self.forwarding.sync()
+        self._meter.count(session)
+
+    def _remove(self, session: ClientSession) -> None:
+        self._settle(session)
         self.sessions.remove(session)
         self.forwarding.remove(session)
 
-    def _end(self, session: Session, reason: ByeReason) -> tuple[Transport, bytes]:
+    def _end(self, session: ClientSession, reason: ByeReason) -> tuple[Transport, bytes]:
         self._remove(session)
         return session.transport, self._bye(session, reason)
 

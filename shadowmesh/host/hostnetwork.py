@@ -1,4 +1,4 @@
-"""This host's links, addresses and routes, by netlink. How an overlay's routes lead past others' is in `routing`.
+"""This host's links, addresses and routes, by netlink. How an overlay's routes lead past others' is in `policyrouting`.
 
 pyroute2 is imported when first needed: commands that don't touch the host must not pay for it.
 """
@@ -17,12 +17,12 @@ from functools import partial
 from ipaddress import collapse_addresses, ip_interface
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
-from shadowmesh.dataplane.links import Link, LinkRole, roles
-from shadowmesh.dataplane.namespaces import enter
-from shadowmesh.dataplane.onethread import OneThread
 from shadowmesh.dataplane.outer import FirewallMark
-from shadowmesh.dataplane.routing import PolicyRouting
-from shadowmesh.dataplane.rtnetlink import MAIN_TABLE, ROUTE_PROTOCOL, UNICAST, Route, dump_routes, whole_dump
+from shadowmesh.host.interfaceroles import HostInterface, InterfaceRole, roles
+from shadowmesh.host.namespaces import enter
+from shadowmesh.host.onethread import OneThread
+from shadowmesh.host.policyrouting import PolicyRouting
+from shadowmesh.host.rtnetlink import MAIN_TABLE, ROUTE_PROTOCOL, UNICAST, KernelRoute, dump_routes, whole_dump
 from shadowmesh.model.addresses import IPAddress, IPNetwork
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.hostaddresses import HostAddresses, IPInterface
@@ -42,7 +42,7 @@ _GSO_MAX_SIZE: Final = 61_000
 
 
 @dataclass(frozen=True, slots=True)
-class Interface:
+class InterfaceConfig:
     """What an overlay interface shall be. `addresses` are this host's own; `routes` lead into it, but not to the addresses `around`."""
 
     name: str
@@ -61,7 +61,7 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class NextHop:
     """How this host reaches an address outside the overlays: by which interface, next hop and source."""
 
     interface: int
@@ -146,12 +146,12 @@ class HostNetwork:
         return self._routing_of
 
     @_on_its_thread
-    def apply(self, wanted: Interface) -> Applied:
+    def apply(self, wanted: InterfaceConfig) -> Applied:
         """Makes the (existing) interface what is wanted: up, MTU, exactly these addresses and routes of ours.
 
         Nothing is changed the second time. What fails for one IP version leaves the other alone; raises if none is left.
         """
-        with _told(wanted.name):
+        with _kernel_refusals(wanted.name):
             ipr = self._ipr()
             index = self._index(wanted.name)
             self._indices[wanted.name] = index
@@ -177,7 +177,7 @@ class HostNetwork:
         with contextlib.suppress(OSError):  # /proc/sys is read-only in many containers, and few have rp_filter strict
             self._routing.hold_sysctl()
 
-    def _apply_link(self, ipr: Any, index: int, wanted: Interface) -> list[str]:
+    def _apply_link(self, ipr: Any, index: int, wanted: InterfaceConfig) -> list[str]:
         (link,) = ipr.get_links(index)
         changed = []
         if link.get_attr("IFLA_MTU") != wanted.mtu:
@@ -213,7 +213,7 @@ class HostNetwork:
     @_on_its_thread
     def undo(self, name: str) -> None:
         """Takes our addresses, routes and rules off the interface and sets it down; one that is gone leaves rules behind."""
-        with _told(name):
+        with _kernel_refusals(name):
             index = self._indices.pop(name, None)
             if index is not None:
                 self._routing.undo(index)
@@ -231,23 +231,23 @@ class HostNetwork:
 
         TUN devices go with their pump's descriptor: one that is there belongs to a daemon that runs.
         """
-        with _told("leftovers"), contextlib.suppress(OSError):
+        with _kernel_refusals("leftovers"), contextlib.suppress(OSError):
             return self._routing.clean(
-                {link["index"] for link in whole_dump(self._ipr().get_links) if Link.of(link).kind == "tun"}
+                {link["index"] for link in whole_dump(self._ipr().get_links) if HostInterface.of(link).kind == "tun"}
             )
         return []
 
     @_on_its_thread
     def conflicts(self) -> list[str]:
         """Rules of other programs that take our mark for theirs, or theirs for ours: sentences for people."""
-        with _told("rules"):
+        with _kernel_refusals("rules"):
             return self._routing.conflicts()
 
     @_on_its_thread
-    def ways(self, addresses: Iterable[IPAddress]) -> dict[IPAddress, Way | None]:
+    def next_hops(self, addresses: Iterable[IPAddress]) -> dict[IPAddress, NextHop | None]:
         """How our own packets reach each address now; None: not at all."""
         ipr = self._ipr()
-        found: dict[IPAddress, Way | None] = {}
+        found: dict[IPAddress, NextHop | None] = {}
         for address in addresses:
             try:
                 (route, *_) = ipr.route("get", dst=str(address), mark=self.mark.value)
@@ -255,7 +255,7 @@ class HostNetwork:
                 found[address] = None
                 continue
             gateway, via = route.get_attr("RTA_GATEWAY"), route.get_attr("RTA_VIA")
-            found[address] = Way(
+            found[address] = NextHop(
                 route.get_attr("RTA_OIF") or 0,
                 gateway or (str(via) if via else None),
                 route.get_attr("RTA_PREFSRC"),
@@ -268,7 +268,7 @@ class HostNetwork:
 
         `ignore`: names of interfaces that don't count, such as the overlay's own.
         """
-        with _told(str(subnet)):
+        with _kernel_refusals(str(subnet)):
             ipr = self._ipr()
             names = self._names(ipr)
             found = {(names.get(i, "?"), a.network): None for i, a in _indexed_addresses(ipr)}
@@ -285,7 +285,7 @@ class HostNetwork:
     @_on_its_thread
     def lans(self, ignore: Collection[str] = ()) -> list[tuple[str, IPNetwork]]:
         """The networks that this host's addresses lie in, with the interface of each; not overlays', nor those in `ignore`, and no single addresses."""
-        with _told("addresses"):
+        with _kernel_refusals("addresses"):
             ipr = self._ipr()
             names, overlays = self._names(ipr), self._routing.overlays()
             return [
@@ -304,25 +304,25 @@ class HostNetwork:
         Of interfaces that are up, not loopback, not in `ignore`, and not overlays. IPv6 link-local addresses and those not (or no more) in use
         are left out. `in_use`: indices of interfaces by which default routes and the ways to relays and controllers lead.
         """
-        with _told("addresses"):
+        with _kernel_refusals("addresses"):
             ipr = self._ipr()
             overlays = self._routing.overlays()
-            links = [Link.of(message) for message in whole_dump(ipr.get_links)]
+            links = [HostInterface.of(message) for message in whole_dump(ipr.get_links)]
             role = roles(links, in_use)
             good = {
                 k.index for k in links if k.up and not k.loopback and k.index not in overlays and k.name not in ignore
             }
-            found: dict[LinkRole, list[IPInterface]] = {r: [] for r in LinkRole}
+            found: dict[InterfaceRole, list[IPInterface]] = {r: [] for r in InterfaceRole}
             for index, address in _indexed_addresses(ipr, usable=True):
                 if index in good and not address.ip.is_link_local:
                     found[role[index]].append(address)
-            nested = {a.network for a in found[LinkRole.TUNNEL] if a.network.prefixlen < a.max_prefixlen}
-            for index in (i for i in good if role[i] is LinkRole.TUNNEL):
+            nested = {a.network for a in found[InterfaceRole.TUNNEL] if a.network.prefixlen < a.max_prefixlen}
+            for index in (i for i in good if role[i] is InterfaceRole.TUNNEL):
                 nested |= {r.network for v in (4, 6) for r in dump_routes(v, interface=index) if _is_somewhere(r)}
             return HostAddresses(
-                tuple(found[LinkRole.REAL]),
-                tuple(found[LinkRole.TUNNEL]),
-                tuple(found[LinkRole.CONTAINERS]),
+                tuple(found[InterfaceRole.REAL]),
+                tuple(found[InterfaceRole.TUNNEL]),
+                tuple(found[InterfaceRole.CONTAINERS]),
                 _merged(nested),
             )
 
@@ -340,7 +340,7 @@ class HostNetwork:
         return index
 
 
-def _is_somewhere(route: Route) -> bool:
+def _is_somewhere(route: KernelRoute) -> bool:
     """Whether a route is to certain networks: neither a default route (or a half of one, as OpenVPN sets), nor of the link itself."""
     network = route.network
     return route.kind == UNICAST and network.prefixlen > 1 and not (network.is_link_local or network.is_multicast)
@@ -393,7 +393,7 @@ def _ignored(number: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
+def _kernel_refusals(what: str) -> Iterator[None]:
     """Turns the kernel's refusals into errors for people."""
     from pyroute2.netlink.exceptions import NetlinkError
 

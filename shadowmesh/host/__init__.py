@@ -1,0 +1,1 @@
+"""This host's network by netlink: its interfaces, addresses, routes and rules, in whatever network namespace."""
