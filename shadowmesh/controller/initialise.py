@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import errno
 import json
 import re
 import secrets
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import sqlalchemy as sa
 from msgspec.structs import replace
 from sqlalchemy.engine import Connection
 
+from shadowmesh.config.controllerconfig import ControllerConfig
+from shadowmesh.config.resolving import Resolved
+from shadowmesh.config.roles import require_secrets, resolve_controller
 from shadowmesh.controller import pki
-from shadowmesh.controller.keys import KeyRing
+from shadowmesh.controller.configured import database_of, public_urls_here
+from shadowmesh.controller.keyring import KeyRing
 from shadowmesh.controller.settings import (
     DATABASE_PASSWORD_NAME,
     DEFAULT_PORT,
@@ -36,6 +41,7 @@ from shadowmesh.model.clock import utc_now
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.keys import Secret
 from shadowmesh.model.text import canonical_email
+from shadowmesh.model.userpasswords import generated_password
 from shadowmesh.serving.files import write_private
 
 DEFAULT_ADMIN = "admin@localhost"
@@ -53,6 +59,8 @@ class InitOptions:
     admin_email: str | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    admin_password: Secret | None = None  # good until the first sign-in; None: one is made
+    database_password: Secret | None = None  # for a URL that has none; kept nowhere
     join_secrets: Path | None = None  # of `export_secrets`: a further node of the same controller
 
 
@@ -70,7 +78,7 @@ class InitResult:
 def init(options: InitOptions) -> InitResult:
     """Makes a controller in an empty or new directory.
 
-    Raises ShadowMeshError: already_initialized (CONFLICT), bad_public_url, bad_listen, bad_certificate (USAGE), and
+    Raises ShadowMeshError: already_initialized (CONFLICT), bad_public_url, bad_listen, bad_certificate, no_database (USAGE), and
     what the database raises. What fails leaves nothing behind.
     """
     with private_files():
@@ -81,7 +89,15 @@ def _init(options: InitOptions) -> InitResult:
     settings = _settings(options)
     where = DataDir(options.data_dir)
     _check_empty(where)
-    keys = KeyRing.generate() if options.join_secrets is None else None
+    bundle = None if options.join_secrets is None else _read_secrets(options.join_secrets)
+    if bundle is not None and options.database_url is None:  # one of its own would make two controllers of one identity
+        raise ShadowMeshError(
+            "no_database",
+            "a further node uses the database of the first one, and none is named",
+            "give --database-url; `shadowmesh controller migrate` moves a SQLite database to PostgreSQL",
+            kind=Kind.USAGE,
+        )
+    keys = KeyRing.generate() if bundle is None else bundle.keys
     try:
         where.path.mkdir(parents=True, exist_ok=True)
         if not any(where.path.iterdir()):  # a directory that holds other things keeps its permissions
@@ -93,9 +109,9 @@ def _init(options: InitOptions) -> InitResult:
     except OSError as e:
         raise _cannot_write(where.path, e) from e
     try:
-        if keys is None:
-            assert options.join_secrets is not None
-            keys = _import_secrets(options.join_secrets, staging.path)
+        if bundle is not None:
+            for name, text in bundle.files.items():
+                write_private(staging.path / name, text.encode())
         else:
             pki.make_authority(staging.path, keys.identity.public.fingerprint, utc_now())
         keys.save(staging.keys)
@@ -178,12 +194,15 @@ def _fill_database(options: InitOptions, settings: Settings, keys: KeyRing, stag
     from shadowmesh.controller.service.api_keys import add_key
     from shadowmesh.controller.service.audit_log import record
     from shadowmesh.controller.service.configuration import note_settings
-    from shadowmesh.controller.service.core import Core
+    from shadowmesh.controller.service.context import ServiceContext
+    from shadowmesh.controller.service.passwords import hash_password
     from shadowmesh.controller.service.users import add_user
+    from shadowmesh.model.accounts import ApiKeyCreate
 
-    url = database_url(settings.database_url, staging.database)
+    password = None if options.database_password is None else options.database_password.reveal().decode()
+    url = database_url(settings.database_url, staging.database, password)
     store = open_store(url)
-    core = Core(store, keys, settings, Timing(), utc_now)
+    context = ServiceContext(store, keys, settings, Timing(), utc_now)
     email = canonical_email((options.admin_email or DEFAULT_ADMIN).strip())
     fingerprint = keys.identity.public.fingerprint
 
@@ -199,10 +218,12 @@ def _fill_database(options: InitOptions, settings: Settings, keys: KeyRing, stag
                 )
             return "", ""
         conn.execute(schema.meta.insert().values(key="fingerprint", value=fingerprint))
-        record(core, conn, SYSTEM, "controller.init", fingerprint)
-        note_settings(core, conn)
-        user_id, password = add_user(core, conn, SYSTEM, email, admin=True)
-        _, api_key = add_key(core, conn, SYSTEM, user_id, "first", None)
+        record(context, conn, SYSTEM, "controller.init", fingerprint)
+        note_settings(context, conn)
+        password = options.admin_password.reveal().decode() if options.admin_password else generated_password()
+        stored = hash_password(password)
+        user_id = add_user(context, conn, SYSTEM, email, admin=True, password_hash=stored, must_change=True)
+        _, api_key = add_key(context, conn, SYSTEM, user_id, ApiKeyCreate(name="first"))
         return password, api_key
 
     try:
@@ -214,6 +235,46 @@ def _fill_database(options: InitOptions, settings: Settings, keys: KeyRing, stag
     finally:
         store.close()
     return InitResult(email if password else "", password, api_key, fingerprint, settings.public_urls)
+
+
+def options_configured(file: Path, over: InitOptions, data_dir: Path | None) -> InitOptions:
+    """What a configuration's file says, below what `over` says. Raises ShadowMeshError as `resolve_controller` and
+    `require_secrets` do."""
+    found = resolve_controller(file)
+    require_secrets(found)
+    base = _configured(found, data_dir or found.config.controller.data_dir)
+    said = {f.name: value for f in fields(over) if f.name != "data_dir" and (value := getattr(over, f.name))}
+    return dataclasses.replace(base, **said)
+
+
+def _configured(found: Resolved[ControllerConfig], data_dir: Path) -> InitOptions:
+    config, address = found.config, found.config.controller
+    return InitOptions(
+        data_dir=data_dir,
+        public_urls=address.public_urls or public_urls_here(address.listen_address),
+        listen=address.listen_address,
+        database_url=database_of(found),
+        admin_email=address.admin_email,
+        admin_password=address.admin_password,
+        database_password=config.database.password,
+        tls_cert=address.tls.cert_file,
+        tls_key=address.tls.key_file,
+    )
+
+
+FIRST_ADMINISTRATOR = "first-administrator"
+
+
+def init_configured(found: Resolved[ControllerConfig], where: DataDir) -> Path | None:
+    """Makes the controller that a configuration describes. Returns the file that has the first administrator's password, if it
+    was made here; None if it was given. Raises ShadowMeshError as `init` does."""
+    options = _configured(found, where.path)
+    result = init(options)
+    if options.admin_password is not None or not result.admin_password:
+        return None
+    path = where.path / FIRST_ADMINISTRATOR
+    write_private(path, f"{result.admin_email}\n{result.admin_password}\n".encode())
+    return path
 
 
 # a further node of the same controller
@@ -231,14 +292,22 @@ def export_secrets(data_dir: Path) -> bytes:
     return json.dumps({"schema": _SECRETS, "keys": plain, "files": files}).encode()
 
 
-def _import_secrets(path: Path, into: Path) -> KeyRing:
+@dataclass(frozen=True, slots=True)
+class _Bundle:
+    """`files`: texts of the data directory, by name."""
+
+    keys: KeyRing
+    files: dict[str, str] = field(repr=False)
+
+
+def _read_secrets(path: Path) -> _Bundle:
+    """Raises ShadowMeshError(bad_secrets)."""
     try:
         bundle = json.loads(path.read_bytes())
         if bundle["schema"] != _SECRETS:
             raise ValueError(bundle["schema"])
         keys = KeyRing.of({name: Secret(base64.b64decode(text)) for name, text in bundle["keys"].items()})
-        for name in ("ca.key", "ca.pem"):
-            write_private(into / name, bundle["files"][name].encode())
+        return _Bundle(keys, {name: str(bundle["files"][name]) for name in ("ca.key", "ca.pem")})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, binascii.Error) as e:
         raise ShadowMeshError(
             "bad_secrets",
@@ -246,7 +315,13 @@ def _import_secrets(path: Path, into: Path) -> KeyRing:
             "make it with `shadowmesh controller secrets export`",
             kind=Kind.USAGE,
         ) from e
-    return keys
+
+
+def identity(data_dir: Path) -> tuple[str, Settings]:
+    """The fingerprint and the settings of the controller in a directory. Raises as `DataDir.read` and `KeyRing.load` do."""
+    where = DataDir(data_dir)
+    settings = where.read()
+    return KeyRing.load(where.keys).identity.public.fingerprint, settings
 
 
 def set_urls(data_dir: Path, urls: tuple[str, ...]) -> Settings:

@@ -22,7 +22,7 @@ from shadowmesh.controller.settings import Settings
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.serving.files import write_private
 
-_SLOW_CLOCKS = dt.timedelta(hours=48)
+SLOW_CLOCKS = dt.timedelta(hours=48)
 _CA_LIFE = dt.timedelta(days=3650)
 _SERVER_LIFE = dt.timedelta(days=90)
 _RENEW_BEFORE = dt.timedelta(days=30)
@@ -34,11 +34,11 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
-def _name(text: str) -> x509.Name:
+def common_name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def _key_usage(*, ca: bool) -> x509.KeyUsage:
+def key_usage(*, ca: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=True,
         key_cert_sign=ca,
@@ -55,17 +55,17 @@ def _key_usage(*, ca: bool) -> x509.KeyUsage:
 def make_authority(directory: Path, fingerprint: str, now: dt.datetime) -> None:
     """Writes ca.key and ca.pem. The fingerprint in the name tells two controllers' authorities apart."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = _name(f"ShadowMesh {fingerprint.removeprefix('sha256:')[:16]}")
+    name = common_name(f"ShadowMesh {fingerprint.removeprefix('sha256:')[:16]}")
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _SLOW_CLOCKS)
+        .not_valid_before(now - SLOW_CLOCKS)
         .not_valid_after(now + _CA_LIFE)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(ca=True), critical=True)
+        .add_extension(key_usage(ca=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
@@ -100,14 +100,14 @@ def make_server_certificate(directory: Path, settings: Settings, now: dt.datetim
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = (
         x509.CertificateBuilder()
-        .subject_name(_name("ShadowMesh controller"))
+        .subject_name(common_name("ShadowMesh controller"))
         .issuer_name(authority.subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _SLOW_CLOCKS)
+        .not_valid_before(now - SLOW_CLOCKS)
         .not_valid_after(min(now + _SERVER_LIFE, authority.not_valid_after_utc))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(ca=False), critical=True)
+        .add_extension(key_usage(ca=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName(_alternative_names(host_names(settings))), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -154,6 +154,13 @@ def server_context(directory: Path, settings: Settings) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.num_tickets = 0
+    context.verify_mode = ssl.CERT_OPTIONAL  # who has a certificate of our authority may sign in with it
+    try:
+        context.load_verify_locations(directory / "ca.pem")
+    except (OSError, ssl.SSLError) as e:
+        raise ShadowMeshError(
+            "bad_certificate", f"{directory / 'ca.pem'} can't be used ({e})", "put it back from a backup"
+        ) from e
     load_into(context, directory, settings)
     return context
 
@@ -167,3 +174,12 @@ def load_into(context: ssl.SSLContext, directory: Path, settings: Settings) -> N
             context.load_cert_chain(settings.tls_cert, settings.tls_key)
     except (OSError, ssl.SSLError, ValueError) as e:
         raise given_error(settings, e) from e
+
+
+def certificate_ends(directory: Path, settings: Settings) -> dt.datetime | None:
+    """When the certificate that is served by ends; None if it can't be read."""
+    try:
+        path = directory / "server.pem" if settings.tls_cert is None else Path(settings.tls_cert)
+        return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
+    except (OSError, ValueError):
+        return None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import datetime as dt
-import signal
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -15,23 +15,28 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 import structlog
-from sqlalchemy.engine import Engine
 
 from shadowmesh.controller import pki
-from shadowmesh.controller.keys import KeyRing
+from shadowmesh.controller.backup.taking import Opened
+from shadowmesh.controller.backup.upgrading import check_owner, prepare_upgrade
+from shadowmesh.controller.clientcerts import ClientAuthority
+from shadowmesh.controller.configured import Configured
+from shadowmesh.controller.keyring import KeyRing
+from shadowmesh.controller.outward.mail import Mailer, parse_smtp
 from shadowmesh.controller.settings import DataDir, Settings, Timing
-from shadowmesh.controller.store import schema
-from shadowmesh.controller.store.database import StorageFailed, database_url, make_engine, open_store
-from shadowmesh.controller.store.migrate import migrate
+from shadowmesh.controller.store.database import database_url, open_store
 from shadowmesh.model.clock import utc_now
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.text import escape_log
+from shadowmesh.serving.ending import end_within, stop_on_signals
 from shadowmesh.serving.rarelog import tame_libraries
 from shadowmesh.serving.tasks import repeat
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
+    from shadowmesh.controller.edge.tracing import Tracing
     from shadowmesh.controller.service.services import Services
 
 log = structlog.get_logger("shadowmesh.controller")
@@ -39,7 +44,7 @@ log = structlog.get_logger("shadowmesh.controller")
 _SQLITE_LEAST = 512  # bytes of the smallest database that SQLite writes
 
 
-def run_locked(where: DataDir, settings: Settings, timing: Timing, ready: Callable[[], None] | None) -> None:
+def run_locked(where: DataDir, told: Configured, ready: Callable[[], None] | None) -> None:
     """Serves until SIGTERM or SIGINT, from `ready` on; the caller holds the directory's lock. Raises ShadowMeshError as `run.run` does."""
     if not structlog.is_configured():  # logs go to stderr, whoever started this
         structlog.configure(
@@ -53,19 +58,27 @@ def run_locked(where: DataDir, settings: Settings, timing: Timing, ready: Callab
             logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         )
     tame_libraries("shadowmesh.controller")
+    settings = told.settings
     keys = KeyRing.load(where.keys)
+    if told.jwt_secret is not None:
+        keys = keys.with_session_secret(told.jwt_secret)
     if settings.tls_cert is None and pki.needs_renewal(where.path, settings, utc_now()):
         pki.make_server_certificate(where.path, settings, utc_now())
-    url = database_url(settings.database_url, where.database, where.database_password())
+    password = None if told.database_password is None else told.database_password.reveal().decode()
+    url = database_url(settings.database_url, where.database, password)
     if settings.database_url is None:
         _check_file(where.database)
-    engine = make_engine(url)
-    try:
-        _check_owner(engine, keys)
-        migrate(engine)
-    finally:
-        engine.dispose()
-    asyncio.run(_serve(where, settings, keys, url, timing, ready))
+    opened = Opened(where, settings, keys, url, told.database_password)
+    check_owner(opened)
+    prepare_upgrade(opened)
+    mailer = None
+    if told.smtp_url is not None:
+        try:
+            mailer = Mailer(parse_smtp(told.smtp_url.reveal().decode()), settings.sign_up_sender)
+        except ValueError as e:  # what it holds is a secret: it isn't shown
+            remedy = "set sign_up.smtp_url to smtps://USER:PASSWORD@HOST"
+            raise ShadowMeshError("bad_config", f"sign_up.smtp_url isn't usable: {e}", remedy, kind=Kind.USAGE) from e
+    asyncio.run(_serve(where, settings, keys, url, told.timing, ready, mailer))
 
 
 def _check_file(path: Path) -> None:
@@ -82,46 +95,27 @@ def _check_file(path: Path) -> None:
         )
 
 
-def _check_owner(engine: Engine, keys: KeyRing) -> None:
-    """Before anything is written to it. Raises ShadowMeshError: database_damaged, wrong_database, storage_failed."""
-    query = sa.select(schema.meta.c.value).where(schema.meta.c.key == "fingerprint")
-    try:
-        with engine.connect() as connection:
-            made = sa.inspect(connection).has_table(schema.meta.name)
-            owner = connection.execute(query).scalar() if made else None
-    except sa.exc.DBAPIError as e:
-        raise StorageFailed(e) from e
-    if owner is None:
-        raise ShadowMeshError(
-            "database_damaged",
-            "the database holds no controller; it was left as it is",
-            "put it back from a backup, or correct --database-url",
-            kind=Kind.FAILED,
-        )
-    if owner != keys.identity.public.fingerprint:
-        raise ShadowMeshError(
-            "wrong_database",
-            "this database belongs to a controller with another identity key; it was left as it is",
-            "put keys and database of one controller together",
-        )
-
-
 async def _serve(
-    where: DataDir, settings: Settings, keys: KeyRing, url: sa.URL, timing: Timing, ready: Callable[[], None] | None
+    where: DataDir,
+    settings: Settings,
+    keys: KeyRing,
+    url: sa.URL,
+    timing: Timing,
+    ready: Callable[[], None] | None,
+    mailer: Mailer | None,
 ) -> None:
     from shadowmesh.controller.edge.server import tune
 
     stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    async with serving(where, settings, keys, url, timing):
+    stop_on_signals(stopping.set)
+    async with serving(where, settings, keys, url, timing, mailer=mailer):
         tune()
         log.info("controller ready", listen=settings.listen, urls=settings.public_urls)
         if ready is not None:
             ready()
         await stopping.wait()
         log.info("controller stopping")
+        end_within("controller")
 
 
 @contextlib.asynccontextmanager
@@ -132,19 +126,30 @@ async def serving(
     url: sa.URL,
     timing: Timing,
     clock: Callable[[], dt.datetime] = utc_now,
+    mailer: Mailer | None = None,
 ) -> AsyncIterator[Services]:
     """A controller that serves inside the block, on a migrated database. Raises ShadowMeshError as `run` does."""
-    from shadowmesh.controller.edge.api import Front, make_app
+    from shadowmesh.controller.edge.application import Front, make_app
     from shadowmesh.controller.edge.server import Serving
-    from shadowmesh.controller.service.core import Core
+    from shadowmesh.controller.service.context import ServiceContext
     from shadowmesh.controller.service.services import Services
 
     tls = pki.server_context(where.path, settings)
+    traces = None if settings.traces_to is None else _tracing(settings.traces_to)
     store = open_store(url)
     try:
-        at = Services(Core(store, keys, settings, timing, clock))
-        app = make_app(at, pki.trust_bundle(where.path, settings))
-        sockets = Serving(Front(app), tls, settings.address, where.socket, timing)
+        context = ServiceContext(store, keys, settings, timing, clock, ClientAuthority(where.path), mailer)
+        if traces is not None:
+            context = dataclasses.replace(context, span=traces.span)
+        at = Services(context)
+        app = make_app(at, pki.trust_bundle(where.path, settings), partial(pki.certificate_ends, where.path, settings))
+        rest = app if traces is None else traces.requests(app)
+        front: ASGIApp = Front(app, rest)
+        if settings.web:
+            from shadowmesh.controller.web.webapplication import Beside, make_pages
+
+            front = Beside(front, make_pages(at))
+        sockets = Serving(front, tls, settings.address, where.socket, timing)
         await at.start()
         await sockets.start()
         renewing = asyncio.create_task(
@@ -154,10 +159,27 @@ async def serving(
             yield at
         finally:
             renewing.cancel()
-            await sockets.stop()
-            await at.stop()
+            try:
+                await sockets.stop()
+            finally:
+                await at.stop()
     finally:
         store.close()
+        if traces is not None:
+            await asyncio.to_thread(traces.close)
+
+
+def _tracing(endpoint: str) -> Tracing:
+    try:
+        from shadowmesh.controller.edge.tracing import Tracing
+    except ImportError as e:
+        raise ShadowMeshError(
+            "telemetry_missing",
+            "traces are asked for, and the program has nothing to send them with",
+            "install the extra `telemetry` (`pip install 'shadowmesh[telemetry]'`), or leave telemetry.otlp_endpoint out",
+            kind=Kind.FAILED,
+        ) from e
+    return Tracing(endpoint)
 
 
 async def _renew_certificate(where: DataDir, settings: Settings, tls: ssl.SSLContext, app: FastAPI) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import ipaddress
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
+from msgspec import Meta
 from msgspec.structs import replace
 
 from shadowmesh.model.addresses import SockAddr
@@ -34,6 +37,12 @@ class FormerURL(Struct, frozen=True, kw_only=True):
     until: float  # Unix time
 
 
+class Authentication(Struct, frozen=True, kw_only=True):
+    """How people sign in. `mfa_required`: who holds one of these roles, in whatever network, needs a second factor."""
+
+    mfa_required: tuple[Literal["admin", "owner", "member", "guest"], ...] = ()
+
+
 class Settings(Struct, frozen=True, kw_only=True):
     """`listen` is ADDRESS:PORT; STUN is served on UDP at the same port and the next."""
 
@@ -44,6 +53,21 @@ class Settings(Struct, frozen=True, kw_only=True):
     tls_cert: str | None = None  # None: certificates of our own authority
     tls_key: str | None = None
     default_subnet: str = DEFAULT_SUBNET  # networks made without a subnet get a /24 of it
+    authentication: Authentication = Authentication()
+    log_retention_days: Annotated[int, Meta(ge=1, le=3660)] = 90  # of how clients were connected
+    mode: Literal["local", "cloud"] = "local"
+    max_networks_per_user: Annotated[int, Meta(ge=0)] | None = None  # None: as many as they like
+    session_timeout: Annotated[float, Meta(gt=0)] | None = None  # seconds without use; None: as Timing.refresh_token
+    relay_enabled: bool = True  # without it clients are told of no relay but the fallback
+    fallback_relay: str | None = None  # its public URL
+    p2p_enabled: bool = True
+    stun_servers: tuple[str, ...] = ()  # stun:HOST:PORT, besides our own
+    sign_up_sender: str = ""  # From: of mails to who signs up
+    sign_up_domains: tuple[str, ...] = ()  # only addresses of these sign up
+    sign_up_plan: str | None = None  # of the networks that users make who aren't administrators, in mode cloud
+    traces_to: str | None = None  # an OpenTelemetry collector: http://HOST:4318
+    web: bool = False  # pages for browsers, beside the API
+    webhook_networks: tuple[str, ...] = ()  # CIDR: addresses that aren't public, and that owners' webhooks may lead to
 
     @property
     def default_pool(self) -> ipaddress.IPv4Network:
@@ -52,6 +76,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         if not 8 <= pool.prefixlen <= 24:
             raise ValueError(f"default_subnet {pool} has a prefix of /{pool.prefixlen}, not /8 to /24")
         return pool
+
+    @property
+    def everybody_creates(self) -> bool:
+        """Whether users who aren't administrators make networks of their own."""
+        return self.mode == "cloud"
 
     @property
     def address(self) -> SockAddr:
@@ -112,6 +141,10 @@ class Timing:
     write_stall: float = 30.0  # a reader that takes nothing for so long is cut off
     challenge_life: float = 300.0
     housekeeping: float = 5.0
+    node_beat: float = 1.0  # so often a node says that it lives
+    node_silence: float = 4.0  # and so long it may be silent before the others take it for dead
+    node_tell: float = 0.1  # presence is gathered so long before other nodes are told
+    drain: float = 20.0  # a node that is drained gives its links up over this long
     follow: float = 1.0  # what other controllers took away is acted on, and run-out tokens end connections
     checkpoint: float = 60.0  # the audit log is committed to at most this often
     testimony: float = 3.0  # `audit verify` waits so long for witnesses
@@ -122,7 +155,13 @@ class Timing:
     access_token: float = 600.0
     refresh_token: float = 30 * 86400.0
     refresh_grace: float = 30.0  # one that was just used gives the same successor so long
+    report_gather: float = 0.5  # what devices report of their connections is written together
+    report_life: float = 660.0  # and counts so long: they say every five minutes that it still holds
     event_life: float = 7 * 86400.0
+    deliver_every: float = 1.0  # what is new is looked for; events are sent at once
+    delivery_lease: float = 15.0  # a node that sends, and says nothing for so long, is taken over from
+    retry_first: float = 1.0  # a delivery that failed is tried again after this, and each time twice as long
+    retry_most: float = 300.0
     shutdown_grace: float = 3.0
 
 
@@ -159,6 +198,8 @@ class DataDir:
         try:
             settings = from_json(self.config.read_bytes(), Settings)
             settings.default_pool  # noqa: B018 - raises where it isn't usable
+            for network in settings.webhook_networks:
+                ipaddress.ip_network(network)
             return settings
         except FileNotFoundError as e:
             raise ShadowMeshError(
@@ -186,6 +227,23 @@ def private_files() -> Iterator[None]:
         yield
     finally:
         os.umask(before)
+
+
+@contextlib.contextmanager
+def only_one(where: DataDir) -> Iterator[None]:
+    """One process owns the directory, and the SQLite file in it."""
+    descriptor = os.open(where.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        os.close(descriptor)
+        raise ShadowMeshError(
+            "already_running", f"a controller runs in {where.path} already", "stop that one first", kind=Kind.CONFLICT
+        ) from e
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_settings(path: Path, settings: Settings) -> None:

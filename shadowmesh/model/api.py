@@ -7,9 +7,9 @@ RFC 3339 in UTC. What newer versions add is ignored in answers and refused in re
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Callable
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import (
@@ -20,21 +20,41 @@ from pydantic import (
     Field,
     GetJsonSchemaHandler,
     StringConstraints,
+    WithJsonSchema,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from shadowmesh.model.addresses import IPV4, NO_OVERLAY
+from shadowmesh.model.addresses import IPV4, LAST_PORT, NO_OVERLAY
 from shadowmesh.model.ids import ID_PREFIXES
+from shadowmesh.model.keys import SealingPublicKey, WireGuardPublicKey
+from shadowmesh.model.pump import INNER_MTU
 from shadowmesh.model.text import canonical_email, is_safe, is_visible, safe_pattern
 
 T = TypeVar("T")
+S = TypeVar("S", bound=str)
 
 API = "/api/v1"
 MAX_SECONDS = 10 * 366 * 86400
 
+
 Role = Literal["owner", "member", "guest"]
 ClientState = Literal["approved", "pending"]
+ClientStatus = Literal["online", "offline", "connecting"]
+NatType = Literal["none", "full_cone", "restricted", "port_restricted", "symmetric", "udp_blocked"]
+ConnectionType = Literal["p2p", "relay", "hybrid"]
+Reporting = Literal["off", "health", "full"]  # what devices tell of their connections: nothing, how they are, bytes too
+
+
+class Permission(StrEnum):
+    NETWORK_CREATE = "network.create"
+    NETWORK_DELETE = "network.delete"
+    NETWORK_CONFIGURE = "network.configure"
+    NETWORK_INVITE = "network.invite"
+    NETWORK_VIEW = "network.view"
+    CLIENT_REGISTER = "client.register"
+    CLIENT_REMOVE = "client.remove"
+    LOGS_VIEW = "logs.view"
 
 
 def _safe(text: str) -> str:
@@ -49,13 +69,6 @@ def _seen(text: str) -> str:
     return text
 
 
-def _encodable(text: str) -> str:
-    """A lone surrogate is no character: JSON can hold one, UTF-8 can't."""
-    if re.search("[\ud800-\udfff]", text):
-        raise ValueError("is no Unicode text")
-    return text
-
-
 def _number(value: object) -> object:
     """JSON's numbers only, as the description says: 5.0 is an integer there, "5" and true are none."""
     if isinstance(value, str | bool):
@@ -63,7 +76,7 @@ def _number(value: object) -> object:
     return value
 
 
-def _unique(values: list[str]) -> list[str]:
+def _unique(values: list[S]) -> list[S]:
     return sorted(set(values))
 
 
@@ -77,7 +90,7 @@ class _Described:
         return handler(core) | self._more()
 
 
-def _pattern(pattern: str, description: str = "") -> _Described:
+def described(pattern: str, description: str = "") -> _Described:
     return _Described(lambda: {"pattern": pattern} | ({"description": description} if description else {}))
 
 
@@ -88,19 +101,19 @@ _LIKE_ID = "(?:" + "|".join("".join(f"[{c}{c.upper()}]" for c in prefix) for pre
 Text = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_safe), _SAFE]
 Subnet = Annotated[
     Text,
-    _pattern(
+    described(
         rf"^{IPV4}/(?:[89]|[12][0-9]|30)$",
         f"An IPv4 network as 10.42.0.0/24, its host bits zero; it may not overlap {', '.join(map(str, NO_OVERLAY))}.",
     ),
 ]
 Subnet6 = Annotated[
     Text,
-    _pattern(r"^f[cd][0-9a-f]{2}(?::(?:0|[1-9a-f][0-9a-f]{0,3})){0,3}::/64$", "An IPv6 network of RFC 4193, a /64."),
+    described(r"^f[cd][0-9a-f]{2}(?::(?:0|[1-9a-f][0-9a-f]{0,3})){0,3}::/64$", "An IPv6 network of RFC 4193, a /64."),
 ]
 NetworkName = Annotated[
     str,
     StringConstraints(pattern=f"^{_NAME}"),
-    _pattern(f"^(?!{_LIKE_ID}){_NAME}", "None that looks like an id."),
+    described(f"^(?!{_LIKE_ID}){_NAME}", "None that looks like an id."),
 ]
 ClientName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 RelayName = Annotated[str, StringConstraints(pattern=f"^{_NAME}")]
@@ -120,8 +133,12 @@ Email = Annotated[
     AfterValidator(canonical_email),
     _Described(lambda: {"pattern": f"^(?={safe_pattern()[1:]})[^@\\s]{{1,64}}@[^@\\s]{{1,255}}$"}),
 ]
-Password = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_encodable)]
-NewPassword = Annotated[str, StringConstraints(min_length=10, max_length=200), AfterValidator(_encodable)]
+WireGuardKey = Annotated[
+    str, StringConstraints(pattern=WireGuardPublicKey.pattern()), Field(description="WireGuard's public key, base64")
+]
+SealingKey = Annotated[
+    str, StringConstraints(pattern=SealingPublicKey.pattern()), Field(description="Of HPKE, 1216 bytes, base64")
+]
 Seconds = Annotated[int, Field(ge=1, le=MAX_SECONDS), BeforeValidator(_number)]
 Count = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_number)]
 Flag = Annotated[bool, Field(strict=True)]  # true or false: 0, "no" and "off" are refused, as the description says
@@ -139,11 +156,27 @@ class Answer(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class Page(Answer, Generic[T]):
+def _example(**fields: Any) -> ConfigDict:
+    """For the API's description."""
+    return ConfigDict(json_schema_extra={"examples": [fields]})
+
+
+class Listing(Answer, Generic[T]):
     """One page of a list; `next` is the cursor of the following one, None at the end."""
 
-    items: list[T]
     next: str | None = None
+
+    @property
+    def listed(self) -> list[T]:
+        raise NotImplementedError
+
+
+class Page(Listing[T], Generic[T]):
+    items: list[T]
+
+    @property
+    def listed(self) -> list[T]:
+        return self.items
 
 
 class Problem(Answer):
@@ -162,6 +195,14 @@ class Problem(Answer):
 
 
 class NetworkCreate(Request):
+    model_config = _example(
+        name="acme-prod",
+        subnet="10.100.1.0/24",
+        description="Production environment",
+        p2p_enabled=True,
+        relay_fallback=True,
+    )
+
     name: NetworkName
     subnet: Subnet | None = None  # None: the next free /24 of the controller's `default_subnet`
     subnet6: Subnet6 | None = None
@@ -169,22 +210,31 @@ class NetworkCreate(Request):
     approval: Flag = False
     code_approval: Flag = True  # who joins by the short code waits for approval
     max_clients: Count = 100
-    p2p: Flag = True
+    p2p_enabled: Flag = True
     relay_fallback: Flag = True
+    reports: Reporting = "health"
     relay: RelayName | None = None
+    sealing_key: SealingKey | None = None  # to which the answer's `encryption_key` is sealed
+    template: NetworkName | None = None  # says what this request doesn't
 
 
-class NetworkPatch(Request):
-    """What is absent stays as it is. `relay`: an empty string means any relay again."""
+class NetworkSettings(Request):
+    """What is set of a network, as far as it is said here."""
 
-    name: NetworkName | None = None
-    subnet: Subnet | None = None
     description: Text | None = None
     approval: Flag | None = None
     code_approval: Flag | None = None
     max_clients: Count | None = None
-    p2p: Flag | None = None
+    p2p_enabled: Flag | None = None
     relay_fallback: Flag | None = None
+    reports: Reporting | None = None
+
+
+class NetworkPatch(NetworkSettings):
+    """What is absent stays as it is. `relay`: an empty string means any relay again."""
+
+    name: NetworkName | None = None
+    subnet: Subnet | None = None
     relay: RelayName | Literal[""] | None = None
 
 
@@ -195,17 +245,18 @@ class Epoch(Answer):
 
 
 class Network(Answer):
-    id: str  # net_…
+    network_id: str  # net_…
     name: str
-    network_id: str  # base64: the cryptographic id
+    wire_id: str  # base64: what the network is called on the wire, the SHA-256 of its first key
     description: str
     subnet: str
     subnet6: str | None = None
     approval: bool
     code_approval: bool
     max_clients: int
-    p2p: bool
+    p2p_enabled: bool
     relay_fallback: bool
+    reports: Reporting = "off"
     relay: str | None = None
     created_at: datetime
     serial: int
@@ -213,9 +264,36 @@ class Network(Answer):
     epochs: list[Epoch] = []
     clients: int
     pending: int
-    online: int
+    clients_online: int
     rotation_due: datetime | None = None
+    permissions: list[Permission] = []  # what who asks may do there, by what they showed
     warnings: list[str] = []  # of what was just made or changed: sentences for people
+
+
+class SealedNetworkKey(Answer):
+    """A network key, sealed to the sealing key of who asked (HPKE, base64): nobody on the way can read it."""
+
+    sealed: str
+    epoch: int
+
+
+class NetworkCreated(Network):
+    """`invitation_code`: who joins by it waits for approval, unless the network's `code_approval` is off.
+
+    `encryption_key`: None where the request had no `sealing_key`; `network_key_reason` says so then.
+    """
+
+    invitation_code: str
+    encryption_key: SealedNetworkKey | None = None
+    network_key_reason: Literal["no_sealing_key"] | None = None
+
+
+class NetworkList(Listing[Network]):
+    networks: list[Network]
+
+    @property
+    def listed(self) -> list[Network]:
+        return self.networks
 
 
 # invites
@@ -244,6 +322,20 @@ class Invite(Answer):
     ip: str | None = None
     tags: list[str] = []
     ephemeral: bool = False
+    standing: bool = False  # made with the network: its code is the network's own
+
+
+class InvitationCode(Answer):
+    """A network's own, for machines that are let in by hand. `approval`: whoever comes by it waits for somebody's approval."""
+
+    invite_id: str  # inv_…
+    network: str
+    invitation_code: str
+    state: Literal["open", "used", "expired", "revoked"]
+    expires_at: datetime
+    created_at: datetime
+    created_by: str
+    approval: bool
 
 
 class InviteCreated(Invite):
@@ -263,35 +355,148 @@ class ClientPatch(Request):
 
 
 class Client(Answer):
-    id: str  # cli_…
-    network: str
+    """`status`: connecting is a device that is connected and isn't let in yet, as it waits for approval.
+
+    `connection_type`, `latency_ms` and `nat_type` are what the client's daemon reported of its active peers and its network;
+    None: nothing. `rx_rate` and `tx_rate` are bytes per second over its last half minute, where the network has them
+    reported (`reports: full`).
+    """
+
+    client_id: str  # cli_…
+    network_id: str  # net_…
     network_name: str
     name: str
     ip: str
     state: ClientState
-    online: bool
+    status: ClientStatus
+    connection_type: ConnectionType | None = None
+    latency_ms: float | None = None
+    rx_rate: float | None = None
+    tx_rate: float | None = None
+    nat_type: str | None = None
     tags: list[str] = []
-    wg_key: str
+    public_key: str  # WireGuard's
     device: str = ""  # dev_…: the machine, over all its networks
-    device_key: str
+    device_key: str | None = None
+    plain_wireguard: bool = False  # it has no daemon: whoever let it in vouched for its key
     owner: str | None = None
     invite: str | None = None
     created_at: datetime
     approved_at: datetime | None = None
     last_seen: datetime | None = None
     relay: str | None = None  # the home relay's name
-    endpoints: list[str] = []
+    endpoints: list[str] = []  # empty for who may not have clients of their own there
+    expires_at: datetime | None = None  # one that was registered has to have proved its key by then
     version: str = ""
     epoch: int | None = None  # the newest epoch it has confirmed to hold
+
+
+class NatCapability(Request):
+    """Where a client is reached from outside, as a STUN server told it."""
+
+    public_ip: ipaddress.IPv4Address | ipaddress.IPv6Address
+    public_port: Annotated[int, Field(ge=1, le=LAST_PORT), BeforeValidator(_number)]
+    nat_type: NatType
+
+
+class ClientRegister(Request):
+    """`invitation_code` may be left out by who holds `client.register`. `public_key`: WireGuard's, base64.
+
+    The client waits, and is in nobody's map, until it has proved that it has the private half: by `POST /enroll`, with
+    the same WireGuard key and the code, or the answer's `invite`.
+    """
+
+    model_config = _example(
+        client_name="server-1",
+        invitation_code="regen45-prod-k3fj92",
+        public_key="3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=",
+        nat_capability={"public_ip": "203.0.113.45", "public_port": 51820, "nat_type": "port_restricted"},
+    )
+
+    client_name: ClientName
+    invitation_code: Annotated[str, StringConstraints(max_length=200, pattern=r"^[\x21-\x7e]+$")] | None = None
+    public_key: WireGuardKey
+    nat_capability: NatCapability | None = None
+    sealing_key: SealingKey | None = None  # to which the answer's `network_key` is sealed
+
+
+class ClientRegistered(Answer):
+    """`network_key_reason` says why `network_key` is None; who waits for approval gets no key before.
+
+    `invite`: for who was registered without a code. `relay_server`: None where there is no relay.
+    """
+
+    client_id: str
+    network_id: str
+    assigned_ip: str
+    network_key: SealedNetworkKey | None = None
+    network_key_reason: Literal["no_sealing_key", "waits_for_approval"] | None = None
+    relay_server: str | None = None
+    state: Literal["pending"] = "pending"
+    expires_at: datetime  # until then the key has to be proved
+    invite: str | None = None
+
+
+class PeerEndpoint(Answer):
+    """`address` is shown to who may have clients of their own there; `nat_type` as far as it is known."""
+
+    type: Literal["direct", "relay"]
+    address: str | None = None
+    nat_type: NatType | None = None
+
+
+class Peer(Answer):
+    """A member of the map, for who wants to connect to it."""
+
+    peer_id: str  # cli_…
+    name: str
+    ip: str
+    public_key: str  # WireGuard's
+    endpoints: list[PeerEndpoint]
+
+
+class PlainPeer(Answer):
+    """A member, as a plain WireGuard device is configured for it. Without endpoints it can't be reached from there."""
+
+    client_id: str
+    name: str
+    public_key: str
+    preshared_key: str  # of this pair, in `epoch`: a secret
+    allowed_ips: list[str]
+    endpoints: list[str]
+
+
+class PlainConfiguration(Answer):
+    """What a plain WireGuard device is told, but for its private key. After the network's key has rotated its preshared keys
+    are good for 7 days more, at most."""
+
+    client_id: str
+    name: str
+    network_id: str
+    network_name: str
+    address: str
+    public_key: str
+    epoch: int
+    mtu: int = INNER_MTU
+    persistent_keepalive: int = 25
+    peers: list[PlainPeer]
+
+
+class ClientList(Listing[Client]):
+    clients: list[Client]
+
+    @property
+    def listed(self) -> list[Client]:
+        return self.clients
 
 
 # devices: one machine over all its networks
 
 
 class DeviceMembership(Answer):
-    network: str  # net_…
+    network_id: str  # net_…
     network_name: str
-    client: str  # cli_…
+    client_id: str  # cli_…
     name: str
     ip: str
     state: ClientState
@@ -316,9 +521,26 @@ class Device(Answer):
 RELAY_CALLS = ("register", "tokens")  # `/relays/…` that are no relay's: none is called so
 
 
+NetworkWord = Annotated[str, StringConstraints(max_length=100, pattern=r"^[\x21-\x7e]+$")]  # a name or an id
+
+
 class RelayTokenCreate(Request):
+    """`networks`: ids or names; the relays that register with it are for these alone."""
+
     expires_in: Seconds = 24 * 3600
     uses: Count = 1
+    networks: Annotated[list[NetworkWord], Field(min_length=1, max_length=100)] | None = None
+
+
+class RelayToken(Answer):
+    """One with which relays may register still."""
+
+    id: str  # rtk_…
+    uses_left: int
+    networks: list[str] | None = None  # net_…; None: all
+    created_at: datetime
+    created_by: str
+    expires_at: datetime
 
 
 class RelayTokenCreated(Answer):
@@ -355,88 +577,75 @@ class Relay(Answer):
     warnings: list[str] = []  # of what was just changed: sentences for people
 
 
-# people and their keys
+# nodes
 
 
-class Login(Request):
-    """`new_password` is required where the old one was given out to be used once. `device_token`: what the last login on this device gave."""
+class ControllerStatus(Answer):
+    """Of the node that is asked: how many devices and relays are linked to it; `local`: it was asked at its own socket; `max_body`:
+    bytes that a request of who is signed in may have."""
 
-    email: Email
-    password: Password
-    device_token: Annotated[str, StringConstraints(max_length=200, pattern=r"^[\x21-\x7e]*$")] | None = None
-    new_password: NewPassword | None = None
-
-
-class Refresh(Request):
-    refresh_token: Annotated[str, StringConstraints(max_length=200, pattern=r"^[\x21-\x7e]*$")]
+    version: str
+    devices: int
+    relays: int
+    local: bool
+    max_body: int
 
 
-class Session(Answer):
-    access_token: str
-    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 - a label of RFC 6750
-    expires_in: int
-    refresh_token: str
-    user: str
-    device_token: str | None = None  # of a login: shown at the next one, it is tried whatever others tried meanwhile
+class ControllerNode(Answer):
+    """One of the controllers on a database."""
+
+    node_id: str  # nod_…, of one start of its process
+    name: str  # of its host
+    urls: list[str]
+    version: str
+    started_at: datetime
+    last_seen: datetime
+    links: int  # of devices
+    relays: int
+    draining: bool
+    here: bool  # whether it is the one that answers
 
 
-class ApiKeyCreate(Request):
-    name: KeyName | None = None  # None: it goes by its id
-    expires_in: Seconds | None = None
+# members
 
 
-class ApiKey(Answer):
-    id: str  # key_…
-    name: str
-    user: str
-    created_at: datetime
-    expires_at: datetime | None = None
-    last_used: datetime | None = None
+def _of_a_network(value: Permission) -> Permission:
+    if value is Permission.NETWORK_CREATE:
+        raise ValueError("is of no network: administrators have it")
+    return value
 
 
-class ApiKeyCreated(ApiKey):
-    key: str  # sk_…, shown once
+NetworkPermission = Annotated[
+    Permission,
+    AfterValidator(_of_a_network),
+    WithJsonSchema({"type": "string", "enum": [p for p in Permission if p is not Permission.NETWORK_CREATE]}),
+]
+Permissions = Annotated[list[NetworkPermission], Field(max_length=50), AfterValidator(_unique)]
 
 
-class UserCreate(Request):
-    email: Email
-    admin: Flag = False
+class GivenRole(Request):
+    """A role in a network. `permissions`: a list in the place of the role's own, wider or narrower; null: the role's."""
 
-
-class UserPatch(Request):
-    disabled: Flag | None = None
-    admin: Flag | None = None
-
-
-class User(Answer):
-    id: str  # usr_…
-    email: str
-    admin: bool
-    disabled: bool
-    created_at: datetime
-
-
-class UserCreated(User):
-    password: str  # to be used once
-
-
-class MemberPut(Request):
-    email: Email
     role: Role
+    permissions: Permissions | None = None
+
+
+class MemberPut(GivenRole):
+    """`permissions`: what they may do, whatever the role and their groups give; null: all that these give."""
+
+    email: Email
 
 
 class NetworkMember(Answer):
+    """`role` and `permissions` as they were given; `effective`: what they may do, by all that they have."""
+
     user: str | None = None  # usr_…, for administrators: None if nobody has this address yet
     email: str
     role: Role
-
-
-class WhoAmI(Answer):
-    name: str
-    user: str | None = None
-    admin: bool
-    controller_urls: list[str]
-    version: str
+    permissions: list[Permission] | None = None
+    effective: list[Permission] = []
+    groups: list[str] = []  # by which they have a role, too
+    own: bool = True  # they have a role of their own; else `role` is that of a group
 
 
 # the audit log and events
@@ -480,4 +689,5 @@ class Event(Answer):
     at: datetime
     type: str
     network_id: str | None = None  # net_…
+    client_id: str | None = None  # cli_…, of whom it tells
     data: dict[str, Any] = {}

@@ -11,6 +11,7 @@ from typing import Literal
 
 from shadowmesh.model.clock import UnixTime
 from shadowmesh.model.codec import Struct
+from shadowmesh.model.devicelink import Grant, MapUpdate
 from shadowmesh.model.ids import ClientID, InviteID, NetworkRef
 from shadowmesh.model.keys import (
     DevicePublicKey,
@@ -20,7 +21,6 @@ from shadowmesh.model.keys import (
     SigningPublicKey,
     WireGuardPublicKey,
 )
-from shadowmesh.model.link import Grant, MapUpdate
 
 
 class ChallengeRequest(Struct, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ Rooms raise these (or subclasses). They become exit codes in `cli` and problem d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 
 
@@ -18,20 +19,25 @@ class Kind(Enum):
     NOT_ALLOWED = 4
     NOT_FOUND = 5
     CONFLICT = 6
+    WAITING = 7  # for someone's approval
 
 
 class ShadowMeshError(Exception):
     """A failure to tell a person about: `what` happened; `remedy`, what to do.
 
-    `code` is stable and machine-readable (`invite_expired`); scripts may hold on to it.
+    `code` is stable and machine-readable (`invite_expired`); scripts may hold on to it. `details`: a line for each thing
+    that is wrong, where several may be.
     """
 
-    def __init__(self, code: str, what: str, remedy: str = "", *, kind: Kind = Kind.FAILED) -> None:
+    def __init__(
+        self, code: str, what: str, remedy: str = "", *, kind: Kind = Kind.FAILED, details: Sequence[str] = ()
+    ) -> None:
         super().__init__(f"{what}; {remedy}" if remedy else what)
         self.code = code
         self.what = what
         self.remedy = remedy
         self.kind = kind
+        self.details = tuple(details)
 
 
 class MalformedError(ValueError):

@@ -14,7 +14,7 @@ RelayID = NewType("RelayID", str)  # rly_…
 InviteID = NewType("InviteID", str)  # inv_…
 
 DEVICE_ID_LENGTH = 20  # characters of base32: 100 bits of the key
-ID_PREFIXES = ("net", "cli", "usr", "rly", "inv", "key", "rtk", "dev")
+ID_PREFIXES = ("net", "cli", "usr", "rly", "inv", "key", "rtk", "dev", "ses", "uin", "grp", "whk", "slg")
 _ID = re.compile(r"[a-z]{2,5}_[a-z0-9]{1,40}\Z")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Generic, TypeVar
@@ -26,6 +26,7 @@ from shadowmesh.model.keys import DevicePublicKey, NetworkID, SigningPublicKey, 
 
 T = TypeVar("T")
 
+_HASH = 32  # bytes
 UNCHANGED = msgspec.Raw(b"null")
 
 
@@ -74,9 +75,11 @@ class MapHead(Struct, frozen=True, kw_only=True):
     epochs: tuple[EpochInfo, ...]  # valid ones, oldest first
     p2p: bool = True
     relay_fallback: bool = True
+    reports: str = "off"  # what devices tell the controller of their connections: off, health, full (bytes, too)
     relays: tuple[RelayInfo, ...] = ()
     controller_urls: tuple[str, ...] = ()
-    stun: tuple[SockAddr, ...] = ()  # the controller's STUN addresses as far as it knows them
+    stun: tuple[SockAddr, ...] = ()  # the controller's STUN addresses as far as it knows them, and others it names
+    stun_names: tuple[str, ...] = ()  # further STUN servers, HOST:PORT, that are looked up where they are asked
 
     @property
     def subnets(self) -> tuple[IPNetwork, ...]:
@@ -166,7 +169,7 @@ class MemberChanges:
 class NetworkMap:
     """A complete map: never changed, indexed by client id. Equal where order and digest are."""
 
-    __slots__ = ("_changes", "_digest", "_members", "encoded_head", "entries", "generation", "ids", "serial")
+    __slots__ = ("_changes", "_digest", "_hashes", "_members", "encoded_head", "entries", "generation", "ids", "serial")
 
     def __init__(self, *, generation: int, serial: int, head: MapHead, members: Iterable[Member] = ()) -> None:
         """A map made here, whatever the order of `members`."""
@@ -186,6 +189,9 @@ class NetworkMap:
         self.entries: Mapping[ClientID, Encoded[Member]] = entries
         self.ids = sorted(entries) if ids is None else ids  # in order
         self._digest: bytes | None = None
+        self._hashes: bytes | bytearray | None = (
+            None  # of the members, in order; with a change they are copied, not gathered anew
+        )
         self._members: tuple[Member, ...] | None = None
         self._changes: tuple[bytes, MemberChanges] | None = None  # since the map of this digest
 
@@ -219,20 +225,27 @@ class NetworkMap:
     ) -> NetworkMap:
         """The map that follows with these changes (head None: the same); costs little more than they do."""
         entries, ids = dict(self.entries), list(self.ids)
+        hashes = bytearray(self.hashes)
         removed, upserted = [], {}
         for client_id in remove:
             if entries.pop(client_id, None) is not None:
-                del ids[bisect_left(ids, client_id)]
+                at = bisect_left(ids, client_id)
+                del ids[at], hashes[at * _HASH : (at + 1) * _HASH]
                 removed.append(client_id)
         for entry in upsert:
             client_id = entry.value.client_id
-            if client_id not in entries:
-                insort(ids, client_id)
-            if entries.get(client_id) != entry:
-                entries[client_id] = entry
-                upserted[client_id] = entry.value
+            before = entries.get(client_id)
+            if before == entry:
+                continue
+            at = bisect_left(ids, client_id)
+            if before is None:
+                ids.insert(at, client_id)
+            hashes[at * _HASH : (at + (before is not None)) * _HASH] = entry.hash
+            entries[client_id] = entry
+            upserted[client_id] = entry.value
         new = type(self).__new__(type(self))
         new._set(self.generation, serial, head or self.encoded_head, entries, ids)
+        new._hashes = hashes
         changes = MemberChanges(
             tuple(upserted[c] for c in sorted(upserted)), tuple(c for c in sorted(removed) if c not in upserted)
         )
@@ -291,10 +304,18 @@ class NetworkMap:
     def digest(self) -> bytes:
         """SHA-256 over hash(head) ‖ hash(member)…; what the controller signs, with generation and serial."""
         if self._digest is None:
-            entries = self.entries
-            parts = [self.encoded_head.hash, *[entries[c].hash for c in self.ids]]
-            self._digest = hashlib.sha256(b"".join(parts)).digest()
+            whole = hashlib.sha256(self.encoded_head.hash)
+            whole.update(self.hashes)
+            self._digest = whole.digest()
         return self._digest
+
+    @property
+    def hashes(self) -> bytes | bytearray:
+        """The members' hashes one after another, in order of client id. Not to be changed."""
+        if self._hashes is None:
+            entries = self.entries
+            self._hashes = b"".join([entries[c].hash for c in self.ids])
+        return self._hashes
 
     @property
     def order(self) -> tuple[int, int]:

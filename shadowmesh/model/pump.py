@@ -60,7 +60,7 @@ class Edges(IntFlag):
     TX_LONG = 8  # data of LONG bytes a packet or more
 
 
-class Kind(IntEnum):
+class DatagramKind(IntEnum):
     """Kinds of datagrams that go up to the engine, each with a bounded ring of its own."""
 
     HANDSHAKE = 1
@@ -69,7 +69,12 @@ class Kind(IntEnum):
     RELAY_CONTROL = 4
 
 
-RING_SIZES = {Kind.HANDSHAKE: 256, Kind.DISCO: 1024, Kind.STUN: 64, Kind.RELAY_CONTROL: 256}
+RING_SIZES = {
+    DatagramKind.HANDSHAKE: 256,
+    DatagramKind.DISCO: 1024,
+    DatagramKind.STUN: 64,
+    DatagramKind.RELAY_CONTROL: 256,
+}
 UNCLAIMED_RING = 64
 STAGED_PACKETS = 256
 STAGED_BYTES = 512 * 1024
@@ -212,7 +217,7 @@ class Datagram(Struct, frozen=True, gc=False):
 
     at: float
     path: Path
-    kind: Kind
+    kind: DatagramKind
     data: bytes
 
 
@@ -265,17 +270,17 @@ class Unclaimed(Struct, frozen=True, gc=False):
     size: int
 
 
-class Gone(IntEnum):
+class DescriptorKind(IntEnum):
     SOCKET = 1
     STREAM = 2
     TUN = 3
 
 
-class GoneEvent(Struct, frozen=True, gc=False):
+class DescriptorGone(Struct, frozen=True, gc=False):
     """A descriptor died; `index` is its slot or network."""
 
     at: float
-    what: Gone
+    what: DescriptorKind
     index: int
     errno: int
 
@@ -284,11 +289,11 @@ class Lost(Struct, frozen=True, gc=False):
     """`n` datagrams of this kind found their ring full since the last notice."""
 
     at: float
-    kind: Kind
+    kind: DatagramKind
     n: int
 
 
-Event: TypeAlias = Datagram | Wants | Confirmed | Edge | Source | TooBig | GoneEvent | Lost | Unclaimed
+Event: TypeAlias = Datagram | Wants | Confirmed | Edge | Source | TooBig | DescriptorGone | Lost | Unclaimed
 
 
 # counters: one record of u64 per peer, in shared memory, in this order

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 
 class Reason(StrEnum):
@@ -34,6 +35,16 @@ class Reason(StrEnum):
     NONE_NETWORK_DOWN = "none.network_down"
 
 
+ConnectionType = Literal["p2p", "relay"]
+
+
+def connection_type(reason: str) -> ConnectionType | None:
+    """By which kind of way a peer is in use; None: it isn't. Also of reasons that a newer version added."""
+    if reason.startswith("direct."):
+        return "p2p"
+    return "relay" if reason.startswith("relay.") and reason != Reason.RELAY_IDLE else None
+
+
 EXPLANATIONS: dict[Reason, str] = {
     Reason.DIRECT_LAN: "Both are on one local network and talk there.",
     Reason.DIRECT_PUNCHED: "A hole was punched through the NATs; traffic goes straight to the peer.",
@@ -59,7 +70,7 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.NONE_NOT_APPROVED: "This machine, or the peer, still waits for approval.",
     Reason.NONE_STALE_KEY: "No network key is shared with the peer any more; one side missed a rotation.",
     Reason.NONE_POLICY: "The network's policy doesn't allow this pair.",
-    Reason.NONE_NO_ANSWER: "The peer didn't answer the last handshake; the next packet tries again.",
+    Reason.NONE_NO_ANSWER: "The peer doesn't answer; the next packet tries again.",
     Reason.NONE_CONNECTING: "The handshake with the peer is under way.",
     Reason.NONE_NO_ECHO: "The peer's daemon answers outside the tunnel, and nothing comes back through it: "
     "a new session is being made, or the peer's host drops ICMP echo.",
@@ -135,7 +146,7 @@ Nothing was ever sent to this peer since the daemon started. The first packet op
 for you.""",
     Reason.NONE_PEER_OFFLINE: """
 The controller doesn't see the peer, and no relay has it. Its machine is off, its network is down, or its daemon isn't
-running. Packets are tried all the same.""",
+running. While a session with it stood it was asked, too, and didn't answer. Packets are tried all the same.""",
     Reason.NONE_NO_RELAY: """
 There is no direct path, and no way through a relay either. Either none of the network's relays can be reached from here, by
 UDP or by WebSocket (see `shadowmesh netcheck`, and `shadowmesh relay list` at the controller), or the network forbids it:
@@ -153,8 +164,9 @@ The network's policy doesn't let these two talk. Who may configure it sees which
 The handshake is under way: the first message was sent and no answer is there yet. It is repeated after 1, 2 and then each 5
 seconds, for 90 seconds.""",
     Reason.NONE_NO_ANSWER: """
-Ninety seconds of handshakes led to nothing. The peer may be off, or hold a session state that is being renewed. Nothing is
-sent until there is another packet for it, which tries again.""",
+Nothing that was asked of the peer for fifteen seconds was answered, or ninety seconds of handshakes led to nothing. The peer may
+be off, or hold a session state that is being renewed. After these ninety seconds nothing is sent until there is another packet
+for it, which tries again.""",
     Reason.NONE_NO_ECHO: """
 `shadowmesh ping` sends an ICMP echo through the tunnel and asks the peer's daemon outside it. Only the daemon answered. Either a
 session is just being made anew (the peer's daemon was restarted a moment ago), or the peer's host or its firewall drops ICMP

@@ -17,15 +17,18 @@ import msgspec
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import UnixTime
 from shadowmesh.model.codec import Struct
+from shadowmesh.model.devicelink import Challenge, LinkError, LinkMessage
 from shadowmesh.model.ids import ClientID, RelayID
 from shadowmesh.model.keys import DevicePublicKey, NetworkID, SigningPublicKey
-from shadowmesh.model.link import Challenge, LinkError, LinkMessage
 
 ALIVE_SECONDS = 15.0
 LOAD_SECONDS = 10.0
+USAGE_SECONDS = 30.0
+USAGE_ENTRIES = 5000  # clients of one message
 HEARD_SECONDS = 60.0  # a relay that heard nothing for so long serves cut off from its controller
 
 
+Told = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Capacity = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)]  # Mbit/s
 
 
@@ -60,6 +63,7 @@ class RelayRegistration(Struct, frozen=True, kw_only=True):
     region: str = ""
     capacity_mbit: Capacity | None = None
     version: str = ""
+    csr: str | None = None  # PEM: from now on it is linked only by TLS with a certificate of this key
 
 
 class RelayRegistered(Struct, frozen=True, kw_only=True):
@@ -69,6 +73,17 @@ class RelayRegistered(Struct, frozen=True, kw_only=True):
     name: str
     token_keys: tuple[SigningPublicKey, ...]
     controller_urls: tuple[str, ...]
+    certificate: str | None = None  # PEM, where one was asked for
+
+
+class RelayCertificateRequest(Struct, frozen=True, kw_only=True):
+    """What a relay asks for that shows its certificate: one that is good for longer."""
+
+    csr: str
+
+
+class RelayCertificate(Struct, frozen=True, kw_only=True):
+    certificate: str  # PEM
 
 
 # controller → relay
@@ -104,6 +119,12 @@ class Revocations(LinkMessage, frozen=True, kw_only=True):
     entries: tuple[Revocation, ...]
 
 
+class Serves(LinkMessage, frozen=True, kw_only=True):
+    """The networks that this relay is for: it takes no clients of others. None: all."""
+
+    networks: tuple[NetworkID, ...] | None
+
+
 class Alive(LinkMessage, frozen=True, kw_only=True):
     """Nothing but that the controller is there, and what time it has. Any message counts as hearing from it."""
 
@@ -114,6 +135,13 @@ class Drain(LinkMessage, frozen=True, kw_only=True):
     """Take no new sessions (True), or take them again. Running ones go on; clients learn it from their map."""
 
     draining: bool
+
+
+class UsageTaken(LinkMessage, frozen=True, kw_only=True):
+    """This number of the ledger is in the database."""
+
+    ledger: str
+    number: int
 
 
 # relay → controller
@@ -140,14 +168,35 @@ class RelayHello(LinkMessage, frozen=True, kw_only=True):
 class Load(LinkMessage, frozen=True, kw_only=True):
     """How the relay is doing. Counters run since its start."""
 
-    sessions: int
-    networks: int
-    forwarded_frames: int
-    forwarded_bytes: int
-    dropped_frames: int
-    cpu: float  # of one core, 0..1, over the last interval
+    sessions: Told
+    networks: Told
+    forwarded_frames: Told
+    forwarded_bytes: Told
+    dropped_frames: Told
+    cpu: Annotated[float, msgspec.Meta(ge=0, le=100_000)]  # of one core, 0..1, over the last interval
     overloaded: bool = False
 
 
-FromController = Challenge | TokenKeys | Revocations | Alive | Drain | LinkError
-FromRelay = RelayHello | Load
+class ClientUsage(Struct, frozen=True, kw_only=True, array_like=True):
+    """Bytes of inner IP packets that went through the relay: what the client sent, and what it was sent."""
+
+    client_id: ClientID
+    sent: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+    received: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
+class Usage(LinkMessage, frozen=True, kw_only=True):
+    """What clients used since the message before; each 30 s where there was traffic.
+
+    `ledger` is of the relay's directory, `number` counts its messages. One that wasn't answered by `UsageTaken` is sent
+    again as it was, also by a relay that was killed since: the controller takes each number of a ledger once.
+    """
+
+    ledger: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+    number: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+    at: UnixTime  # the end of what is told, by the controller's clock
+    entries: Annotated[tuple[ClientUsage, ...], msgspec.Meta(max_length=USAGE_ENTRIES)]
+
+
+FromController = Challenge | Serves | TokenKeys | Revocations | Alive | Drain | UsageTaken | LinkError
+FromRelay = RelayHello | Load | Usage

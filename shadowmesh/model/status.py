@@ -45,12 +45,14 @@ class NetworkStatus(Struct, frozen=True, kw_only=True):
     map_serial: int = 0
     epoch: int = 0
     client_id: str = ""
+    client_name: str = ""  # what this machine is called in it
     subnet: str = ""
     home_relay: str | None = None
     error: str | None = None
     controller_error: str | None = None  # why it is offline, as far as that is known
     controller_silent_s: float | None = None  # while connected: since when nothing was heard of it
     clock_offset_s: float | None = None  # the controller's clock minus this machine's
+    network_ref: str | None = None  # net_…, as the controller's verbs and REST name it; None before its first map
     peers: tuple[PeerStatus, ...] = ()
 
 
@@ -77,9 +79,11 @@ class JoinResult(Struct, frozen=True, kw_only=True):
     network: str
     network_id: str
     client_id: str
+    name: str = ""  # what this machine is called in it
     ip: str
     interface: str
     state: str  # up | pending-approval | handed-over
+    network_ref: str | None = None  # as in NetworkStatus
 
 
 class PingTry(Struct, frozen=True, kw_only=True):

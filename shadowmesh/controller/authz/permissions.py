@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 
-from shadowmesh.model.api import Role
-
-
-class Permission(StrEnum):
-    NETWORK_CREATE = "network.create"
-    NETWORK_DELETE = "network.delete"
-    NETWORK_CONFIGURE = "network.configure"
-    NETWORK_INVITE = "network.invite"
-    NETWORK_VIEW = "network.view"
-    CLIENT_REGISTER = "client.register"
-    CLIENT_REMOVE = "client.remove"
-    LOGS_VIEW = "logs.view"
-
+from shadowmesh.model.api import Permission, Role
 
 ALL = frozenset(Permission)
+READING = frozenset({Permission.NETWORK_VIEW, Permission.LOGS_VIEW})
 
 _GUEST = frozenset({Permission.NETWORK_VIEW})
 _MEMBER = _GUEST | {Permission.CLIENT_REGISTER, Permission.LOGS_VIEW}

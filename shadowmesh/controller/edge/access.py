@@ -6,23 +6,27 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Header, Query, Request
-from starlette.datastructures import Headers
+from pydantic import BeforeValidator
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shadowmesh.controller.authz import LOCAL, Principal
-from shadowmesh.controller.edge.connections import active
+from shadowmesh.controller.clientcerts import identity_of
+from shadowmesh.controller.edge.connections import active, certificate
 from shadowmesh.controller.edge.problems import of_error, problem
-from shadowmesh.controller.errors import not_allowed
+from shadowmesh.controller.refusals import not_allowed
 from shadowmesh.controller.service.services import Services
 from shadowmesh.model.addresses import source_of
 from shadowmesh.model.errors import ShadowMeshError
+from shadowmesh.model.text import safe_part
 
 MAX_BODY = 256 * 1024
 MAX_STRANGERS_BODY = 16 * 1024  # the longest, an enrolment, has 3
 _MAX_TOKEN = 2000
 _LOCAL = "shadowmesh.local"
+_READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class LocalSocket:
@@ -92,6 +96,21 @@ class BodyLimit:
         return None
 
 
+class JsonBodies:
+    """Takes a body for JSON that says it is a form, as `curl -d` does, or says nothing: no call takes anything else."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = MutableHeaders(scope=scope)
+            said = headers.get("content-type", "").partition(";")[0].strip().lower()
+            if said in ("", "application/x-www-form-urlencoded"):
+                headers["content-type"] = "application/json"
+        await self._app(scope, receive, send)
+
+
 def services(connection: HTTPConnection) -> Services:
     found = connection.app.state.services
     assert isinstance(found, Services)
@@ -107,15 +126,38 @@ def source(connection: HTTPConnection) -> str:
     return source_of(connection.client.host) if connection.client is not None else "local"
 
 
-async def who_asks(connection: HTTPConnection) -> Principal:
-    """Raises ShadowMeshError(not_signed_in)."""
+def user_agent(connection: HTTPConnection) -> str:
+    """What the other side says it is, as far as it can be shown."""
+    return safe_part(connection.headers.get("user-agent", ""))[:100].strip()
+
+
+def certified(connection: HTTPConnection) -> str | None:
+    """Whom the client certificate that the connection showed stands for."""
+    return identity_of(certificate(connection), services(connection).context.now())
+
+
+async def who_asks(connection: HTTPConnection, *, enrolling: bool = False) -> Principal:
+    """`enrolling`: also one who has a second factor to set up before all else. Raises ShadowMeshError: not_signed_in,
+    not_allowed, mfa_required."""
     if is_local(connection):
         return LOCAL
-    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token or len(token) > _MAX_TOKEN:
+    given = connection.headers.get("authorization")
+    scheme, _, token = (given or "").partition(" ")
+    if given is None and (identity := certified(connection)) is not None:
+        if foreign_origin(connection):  # a browser shows it whoever's page asks
+            raise not_allowed("not_signed_in", "a page of another site can't use this certificate", "sign in")
+        who = await services(connection).credentials.of_certificate(identity)
+    elif scheme.lower() != "bearer" or not token or len(token) > _MAX_TOKEN:
         raise not_allowed("not_signed_in", "this needs a bearer token", "sign in with `shadowmesh login`")
-    who = await services(connection).credentials.principal(token.strip())
+    else:
+        who = await services(connection).credentials.principal(token.strip())
     active(connection)
+    if who.enrolling and not enrolling:
+        raise not_allowed(
+            "mfa_required", "your role asks for a second factor", "set it up with `shadowmesh user mfa enrol`"
+        )
+    if who.read_only and connection.scope.get("method", "GET") not in _READS:
+        raise not_allowed("not_allowed", "this API key only reads", "use one that isn't read-only")
     return who
 
 
@@ -128,7 +170,7 @@ def foreign_origin(connection: HTTPConnection) -> bool:
     origin = connection.headers.get("origin")
     if origin is None:
         return False
-    settings = services(connection).core.settings
+    settings = services(connection).context.settings
     try:
         site = urlsplit(origin)[:2]
     except ValueError:  # `http://[`
@@ -137,7 +179,16 @@ def foreign_origin(connection: HTTPConnection) -> bool:
 
 
 At = Annotated[Services, Depends(at_hand)]
+
+
+def _digits(value: object) -> object:
+    """A number as JSON would write it: Python reads more as one, `1_0`, `+5`, ` 5` and digits of other scripts."""
+    if isinstance(value, str) and not (value.isascii() and value.isdecimal()):
+        raise ValueError("is no number")
+    return value
+
+
 Cursor = Annotated[str | None, Query(max_length=200, pattern=r"^[\x20-\x7e]*$")]
 HexCursor = Annotated[str | None, Query(max_length=200, pattern=r"^(?:[0-9a-f]{2})*$")]
-Limit = Annotated[int, Query(ge=1, le=1000)]
+Limit = Annotated[int, Query(ge=1, le=1000), BeforeValidator(_digits)]
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=200, pattern=r"^[\x20-\x7e]+$")]

@@ -20,6 +20,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 from websockets.protocol import State
 
+from shadowmesh.controller.edge.tlswriting import tls_of, write_now
 from shadowmesh.controller.settings import Timing
 from shadowmesh.protocol.websocket import TEXT, frame_head
 from shadowmesh.serving.admission import Admission
@@ -32,6 +33,7 @@ _WRITE_BUFFER = 16 * 1024  # what waits in TLS for a reader that takes nothing; 
 TLS_PIECE = 4096  # bytes to or from OpenSSL at once: it keeps room for the most there was while a connection lasts
 _CLOSE_TIMEOUT = 2.0  # for the other side's close frame
 _PROVEN, _ACTIVE, _SEND_TEXT = "shadowmesh.proven", "shadowmesh.active", "shadowmesh.send_text"
+_TLS = "shadowmesh.tls"
 
 
 def proven(connection: HTTPConnection) -> None:
@@ -42,6 +44,12 @@ def proven(connection: HTTPConnection) -> None:
 def active(connection: HTTPConnection) -> None:
     """A request on it was somebody's."""
     _tell(connection, _ACTIVE)
+
+
+def certificate(connection: HTTPConnection) -> dict[str, Any] | None:
+    """The certificate of our authority that the other side showed in its TLS handshake, as `ssl` tells it."""
+    tls = connection.scope.get(_TLS, lambda: None)()
+    return None if tls is None else tls.getpeercert() or None
 
 
 def sender(socket: HTTPConnection) -> Callable[[str], bool]:
@@ -89,6 +97,7 @@ class Http(H11Protocol):
         if self.scope is not None and self._admission is not None:
             # The request's task was made just now, and hasn't run yet.
             self.scope[_ACTIVE] = partial(self._admission.active, self.client)  # type: ignore[literal-required]
+            self.scope[_TLS] = partial(self.transport.get_extra_info, "ssl_object")  # type: ignore[literal-required]
         if self.conn.their_state is h11.SEND_BODY:
             self._enter("body", self._timing.request_body)
         elif self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
@@ -145,12 +154,15 @@ class Messages(WebSocketsSansIOProtocol):
         self.close_timeout = _CLOSE_TIMEOUT
         self._admission = admission
         self._in_app = False
+        self._tls: Any = None
 
     def handle_connect(self, event: Any) -> None:
         super().handle_connect(event)
         if self.response.status_code == 101:
             self.scope[_PROVEN] = self._proven  # type: ignore[literal-required]
             self.scope[_SEND_TEXT] = self._send_text  # type: ignore[literal-required]
+            self.scope[_TLS] = partial(self.transport.get_extra_info, "ssl_object")  # type: ignore[literal-required]
+            self._tls = tls_of(self.transport)
             self._in_app = True
 
     def _send_text(self, text: str) -> bool:
@@ -159,6 +171,8 @@ class Messages(WebSocketsSansIOProtocol):
             return False
         data = text.encode()
         frame = frame_head(TEXT, len(data)) + data
+        if len(frame) <= TLS_PIECE and self._tls is not None and write_now(self._tls, frame):
+            return True
         for start in range(0, len(frame), TLS_PIECE):
             self.transport.write(frame[start : start + TLS_PIECE])
         return True
@@ -184,6 +198,7 @@ class Messages(WebSocketsSansIOProtocol):
         """Cuts what holds itself, once neither the transport nor the application needs it."""
         if self.disconnected and not self._in_app:
             self.scope = {}  # type: ignore[typeddict-item]
+            self._tls = None
             vars(self.conn).clear()  # its parser, a generator that waits for more, and errors hold frames that hold it
 
     def handle_cont(self, event: Any) -> None:
@@ -199,6 +214,14 @@ class Messages(WebSocketsSansIOProtocol):
                 self._end(1007)
                 return
         super().send_receive_event_to_app()
+
+    def shutdown(self) -> None:
+        """The other side may have begun to close: then this one's close frame is under way, and there is no other."""
+        if self.handshake_complete and self.conn.state is not State.OPEN:
+            self.stop_keepalive()
+            self.transport.close()
+        else:
+            super().shutdown()
 
     def _end(self, code: int) -> None:
         self.frames = []

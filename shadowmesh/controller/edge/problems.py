@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from shadowmesh.controller.service.limits import TooMany
-from shadowmesh.controller.store.database import StorageFailed
+from shadowmesh.controller.store.database import StorageFailed, StorageInDoubt
 from shadowmesh.model.api import Problem
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.text import escaped
@@ -31,8 +30,24 @@ _STATUS = {
     Kind.FAILED: 500,
 }
 _NOT_SIGNED_IN = {"not_signed_in", "bad_credentials", "session_expired"}
+_CONTENT: Final[dict[str, Any]] = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+_RETRY_AFTER: Final[dict[str, Any]] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
 _METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 _MAX_ERRORS = 20
+
+
+def responses(*, takes_input: bool, changes: bool) -> dict[int | str, dict[str, Any]]:
+    """How a call may be refused, for the API's description."""
+    statuses = [401, 403, 413, 500, 503]
+    if takes_input:
+        statuses += [400, 404, 422]
+    if changes:
+        statuses += [409, 429]
+    return {
+        str(status): {"description": HTTPStatus(status).phrase, "content": _CONTENT}
+        | ({"headers": _RETRY_AFTER} if status == HTTPStatus.TOO_MANY_REQUESTS else {})
+        for status in sorted(statuses)
+    }
 
 
 def status_of(error: ShadowMeshError) -> int:
@@ -65,7 +80,8 @@ def of_error(error: ShadowMeshError) -> JSONResponse:
         headers["Retry-After"] = str(error.retry_after)
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    return problem(status, error.code, _safe(public(error)), error.remedy, headers=headers)
+    details = [_safe(line) for line in error.details]
+    return problem(status, error.code, _safe(public(error)), public_remedy(error), errors=details, headers=headers)
 
 
 def public(error: ShadowMeshError) -> str:
@@ -73,14 +89,24 @@ def public(error: ShadowMeshError) -> str:
     return error.PUBLIC if isinstance(error, StorageFailed) else error.what
 
 
+def public_remedy(error: ShadowMeshError) -> str:
+    if isinstance(error, StorageInDoubt):
+        return error.REMEDY
+    return "see the controller's log" if isinstance(error, StorageFailed) else error.remedy
+
+
+def sentence(error: ShadowMeshError) -> str:
+    """Both in one, where there is no document."""
+    remedy = public_remedy(error)
+    return f"{public(error)}; {remedy}" if remedy else public(error)
+
+
 def _safe(text: str) -> str:
     """What came from outside may hold anything; what is told of it is one line that shows what it is."""
     return escaped(text)[:1000]
 
 
-def install(app: FastAPI, routes: Sequence[APIRoute]) -> None:
-    """`routes`: all that `app` has."""
-
+def install(app: FastAPI) -> None:
     @app.exception_handler(ShadowMeshError)
     async def _known(_: Request, error: ShadowMeshError) -> JSONResponse:
         if status_of(error) >= HTTPStatus.INTERNAL_SERVER_ERROR:

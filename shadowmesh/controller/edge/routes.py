@@ -1,21 +1,30 @@
-"""The REST API under `/api/v1`: parse, call the service, answer. A network may be named by its id or its name."""
+"""The REST API under `/api/v1`: parse, call the service, answer. A network may be named by its id or its name.
+
+What is about people is in `account_routes`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from functools import cache
 from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import Query, Request, Response
 from fastapi.responses import StreamingResponse
-from fastapi.routing import APIRoute
-from starlette.routing import Match
-from starlette.types import Scope
 
 from shadowmesh import __version__
 from shadowmesh.controller.authz import no_such_network
-from shadowmesh.controller.edge.access import MAX_BODY, At, Cursor, HexCursor, IdempotencyKey, Limit, is_local, source
+from shadowmesh.controller.edge.access import (
+    MAX_BODY,
+    At,
+    Cursor,
+    HexCursor,
+    IdempotencyKey,
+    Limit,
+    certified,
+    is_local,
+    source,
+)
 from shadowmesh.controller.edge.needs import (
     Administrator,
     Anyone,
@@ -25,45 +34,21 @@ from shadowmesh.controller.edge.needs import (
     MayInvite,
     MayInviteOrRegister,
     MayReadLogs,
+    MayRegister,
     MayRemoveOrRegister,
     MayView,
-    SignedIn,
+    MayViewOrConnect,
 )
+from shadowmesh.controller.edge.routing import MomentQuery, Name, NetworkQuery, Number, UserName, router
 from shadowmesh.controller.service.idempotency import IdempotentRequest
 from shadowmesh.model import api
 from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.enrol import ChallengeRequest, EnrolAnswer, EnrolRequest
 from shadowmesh.model.ids import NetworkRef
 from shadowmesh.model.keys import FixedBytes
-from shadowmesh.model.relaylink import RelayRegistration
+from shadowmesh.model.relaylink import RelayCertificateRequest, RelayRegistration
 from shadowmesh.protocol.signing import IdentityDocument, sign_identity
 
-
-class _Route(APIRoute):
-    """A path that a route writes out is that route's alone, as the API's description has it: not a name of another's pattern."""
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if self.param_convertors and scope["path"] in _written_out():
-            return Match.NONE, {}
-        return super().matches(scope)
-
-
-router = APIRouter(prefix=api.API, route_class=_Route)
-
-
-@cache
-def _written_out() -> frozenset[str]:
-    return frozenset(
-        route.path for route in router.routes if isinstance(route, APIRoute) and not route.param_convertors
-    )
-
-
-_NAME = r"^[\x21-\x7e]+$"
-Name = Annotated[str, Path(max_length=100, pattern=_NAME)]
-# An id, or an e-mail address as `api.Email` lets it be: of any script, long, perhaps with a slash in it.
-UserName = Annotated[str, Path(max_length=1000, pattern=r"^[^\x00-\x20\x7f]+$")]
-Number = Annotated[str | None, Query(max_length=18, pattern=r"^[0-9]+$")]
-NetworkQuery = Annotated[str | None, Query(max_length=100, pattern=r"^[\x21-\x7e]+$")]
 _JSON = "application/json"
 _PIECE = 128  # members of a map: some 30 kB
 
@@ -121,17 +106,17 @@ def _struct_body(kind: type[msgspec.Struct], *, required: bool = True) -> dict[s
 @router.get("/identity", tags=["enrolment"], dependencies=[Anyone])
 async def identity(at: At, request: Request) -> Response:
     """The signed identity document: the CA bundle, signing keys, URLs and STUN ports."""
-    core = at.core
+    context = at.context
     document = IdentityDocument(
-        identity=core.keys.identity.public,
+        identity=context.keys.identity.public,
         ca_pem=request.app.state.trust_bundle,
-        signing_keys=(core.keys.maps.public,),
-        audit_keys=(core.keys.audit.public,),
-        urls=core.settings.announced_urls,
-        stun_ports=core.settings.stun_ports,
-        issued=core.now().timestamp(),
+        signing_keys=(context.keys.maps.public,),
+        audit_keys=(context.keys.audit.public,),
+        urls=context.settings.announced_urls,
+        stun_ports=context.settings.stun_ports,
+        issued=context.now().timestamp(),
     )
-    return Response(sign_identity(core.keys.identity, document), media_type=_JSON)
+    return Response(sign_identity(context.keys.identity, document), media_type=_JSON)
 
 
 @router.post(
@@ -159,40 +144,27 @@ async def register_relay(at: At, request: Request) -> Response:
     return _json(await at.relays.register(from_json(await request.body(), RelayRegistration)))
 
 
-# signing in
-
-
-@router.post("/auth/login", tags=["auth"], dependencies=[Anyone])
-async def login(at: At, request: Request, wish: api.Login) -> api.Session:
-    return await at.sessions.login(wish, source(request))
-
-
-@router.post("/auth/refresh", tags=["auth"], dependencies=[Anyone])
-async def refresh(at: At, wish: api.Refresh) -> api.Session:
-    return await at.sessions.refresh(wish.refresh_token)
-
-
-@router.post("/auth/logout", tags=["auth"], status_code=204, dependencies=[Anyone])
-async def logout(at: At, wish: api.Refresh) -> None:
-    await at.sessions.logout(wish.refresh_token)
-
-
-@router.get("/whoami", tags=["auth"])
-async def whoami(at: At, who: SignedIn) -> api.WhoAmI:
-    urls = list(at.core.settings.public_urls)
-    return api.WhoAmI(name=who.name, user=who.user_id, admin=who.admin, controller_urls=urls, version=__version__)
+@router.post(
+    "/relays/certificate", tags=["relays"], openapi_extra=_struct_body(RelayCertificateRequest), dependencies=[Anyone]
+)
+async def renew_relay_certificate(at: At, request: Request) -> Response:
+    """For the relay whose certificate was shown in the TLS handshake."""
+    wish = from_json(await request.body(), RelayCertificateRequest)
+    return _json(await at.relays.renew(certified(request), wish))
 
 
 # networks
 
 
 @router.post("/networks", tags=["networks"], status_code=201)
-async def create_network(at: At, who: MayCreate, wish: api.NetworkCreate, key: IdempotencyKey = None) -> api.Network:
+async def create_network(
+    at: At, who: MayCreate, wish: api.NetworkCreate, key: IdempotencyKey = None
+) -> api.NetworkCreated:
     return await at.networks.create(who, wish, IdempotentRequest.of(key, "networks", wish))
 
 
 @router.get("/networks", tags=["networks"])
-async def list_networks(at: At, who: MayView, cursor: Cursor = None, limit: Limit = 100) -> api.Page[api.Network]:
+async def list_networks(at: At, who: MayView, cursor: Cursor = None, limit: Limit = 100) -> api.NetworkList:
     return await at.networks.list(who, cursor, limit)
 
 
@@ -220,7 +192,7 @@ async def rotate_key(at: At, who: MayConfigure, network: Name) -> api.Network:
 async def network_map(at: At, who: MayView, network: Name) -> Response:
     """The map as the members get it, with its signature."""
     shown = await at.networks.show(who, network)
-    live = await at.maps.get(NetworkRef(shown.id))
+    live = await at.maps.get(NetworkRef(shown.network_id))
     if live is None:  # deleted a moment ago
         raise no_such_network(network)
     return _json({"map": live.map.snapshot(), "signature": live.signature})
@@ -248,25 +220,50 @@ async def revoke_invite(at: At, who: MayInviteOrRegister, network: Name, invite:
     await at.invites.revoke(who, network, invite)
 
 
+@router.get("/networks/{network}/code", tags=["invites"])
+async def show_code(at: At, who: MayInvite, network: Name) -> api.InvitationCode:
+    """The network's own invitation code, once more."""
+    return await at.invites.code(who, network)
+
+
+@router.post("/networks/{network}/code", tags=["invites"])
+async def regenerate_code(at: At, who: MayInvite, network: Name) -> api.InvitationCode:
+    """Another invitation code; the one of before is good for nothing any more."""
+    return await at.invites.regenerate_code(who, network)
+
+
 # clients
+
+
+@router.post("/networks/{network}/clients", tags=["clients"], status_code=201)
+async def register_client(
+    at: At, request: Request, who: MayRegister, network: Name, wish: api.ClientRegister, key: IdempotencyKey = None
+) -> api.ClientRegistered:
+    """By its WireGuard key; it is a member once it has proved that key (`/enroll`)."""
+    once = IdempotentRequest.of(key, f"clients {network}", wish)
+    return await at.registration.register(who, network, wish, source(request), once)
 
 
 @router.get("/networks/{network}/clients", tags=["clients"])
 async def list_clients(
     at: At,
-    who: MayView,
+    who: MayViewOrConnect,
     network: Name,
     cursor: Cursor = None,
     limit: Limit = 100,
     state: Annotated[Literal["approved", "pending"] | None, Query()] = None,
-) -> api.Page[api.Client]:
+) -> api.ClientList:
     return await at.clients.list(who, network, cursor, limit, state)
 
 
 @router.get("/networks/{network}/clients/{client}", tags=["clients"])
-@router.get("/networks/{network}/peers/{client}", tags=["clients"])
-async def show_client(at: At, who: MayView, network: Name, client: Name) -> api.Client:
+async def show_client(at: At, who: MayViewOrConnect, network: Name, client: Name) -> api.Client:
     return await at.clients.show(who, network, client)
+
+
+@router.get("/networks/{network}/peers/{peer}", tags=["clients"])
+async def show_peer(at: At, who: MayViewOrConnect, network: Name, peer: Name) -> api.Peer:
+    return await at.peers.show(who, network, peer)
 
 
 @router.patch("/networks/{network}/clients/{client}", tags=["clients"])
@@ -277,6 +274,18 @@ async def set_client(at: At, who: MayConfigure, network: Name, client: Name, wis
 @router.post("/networks/{network}/clients/{client}/approve", tags=["clients"])
 async def approve_client(at: At, who: MayInvite, network: Name, client: Name) -> api.Client:
     return await at.clients.approve(who, network, client)
+
+
+@router.post("/networks/{network}/clients/{client}/plain-wireguard", tags=["clients"])
+async def declare_plain_wireguard(at: At, who: MayInvite, network: Name, client: Name) -> api.Client:
+    """Lets a registered client in that can't prove its key, as it has no daemon: who asks vouches for the key."""
+    return await at.plain_wireguard.declare(who, network, client)
+
+
+@router.get("/networks/{network}/clients/{client}/plain-wireguard", tags=["clients"])
+async def plain_wireguard_configuration(at: At, who: MayInvite, network: Name, client: Name) -> api.PlainConfiguration:
+    """What such a device has to be configured with; its preshared keys are secrets."""
+    return await at.plain_wireguard.configuration(who, network, client)
 
 
 @router.post("/networks/{network}/clients/{client}/deny", tags=["clients"], status_code=204)
@@ -337,6 +346,18 @@ async def create_relay_token(
     return await at.relays.create_token(who, wish, IdempotentRequest.of(key, "relay tokens", wish))
 
 
+@router.get("/relays/tokens", tags=["relays"])
+async def list_relay_tokens(at: At, who: Administrator) -> api.Page[api.RelayToken]:
+    """Those with which relays may register still."""
+    return api.Page(items=list(await at.relays.tokens(who)))
+
+
+@router.delete("/relays/tokens/{token}", tags=["relays"], status_code=204)
+async def revoke_relay_token(at: At, who: Administrator, token: Name) -> None:
+    """No relay registers with it any more; those that did stay."""
+    await at.relays.revoke_token(who, token)
+
+
 @router.get("/relays", tags=["relays"])
 async def list_relays(at: At, who: MayView, cursor: Cursor = None, limit: Limit = 100) -> api.Page[api.Relay]:
     return await at.relays.list(who, cursor, limit)
@@ -357,52 +378,39 @@ async def remove_relay(at: At, who: Administrator, relay: Name) -> None:
     await at.relays.remove(who, relay)
 
 
-# people
+# nodes
 
 
-@router.post("/api-keys", tags=["people"], status_code=201)
-async def create_api_key(
-    at: At, who: SignedIn, wish: api.ApiKeyCreate, key: IdempotencyKey = None
-) -> api.ApiKeyCreated:
-    return await at.api_keys.create(who, wish, IdempotentRequest.of(key, "api keys", wish))
+@router.get("/nodes", tags=["nodes"])
+async def list_nodes(at: At, who: Administrator) -> api.Page[api.ControllerNode]:
+    """The controllers on this database that live; the one that answers comes first."""
+    return api.Page(items=await at.nodes.living(who))
 
 
-@router.get("/api-keys", tags=["people"])
-async def list_api_keys(at: At, who: SignedIn) -> api.Page[api.ApiKey]:
-    return api.Page(items=list(await at.api_keys.list(who)))
+@router.post("/nodes/{node}/drain", tags=["nodes"])
+async def drain_node(at: At, who: Administrator, node: Name) -> api.ControllerNode:
+    """Its links move to the other nodes, and it takes no new ones."""
+    return await at.nodes.drain(who, node)
 
 
-@router.delete("/api-keys/{key}", tags=["people"], status_code=204)
-async def revoke_api_key(at: At, who: SignedIn, key: Name) -> None:
-    await at.api_keys.revoke(who, key)
-
-
-@router.post("/users", tags=["people"], status_code=201)
-async def create_user(at: At, who: Administrator, wish: api.UserCreate) -> api.UserCreated:
-    return await at.users.create(who, wish)
-
-
-@router.get("/users", tags=["people"])
-async def list_users(at: At, who: Administrator) -> api.Page[api.User]:
-    return api.Page(items=list(await at.users.list(who)))
-
-
-@router.patch("/users/{user:path}", tags=["people"])
-async def set_user(at: At, who: Administrator, user: UserName, wish: api.UserPatch) -> api.User:
-    return await at.users.set(who, user, wish)
-
-
-@router.post("/users/{user:path}/reset-password", tags=["people"])
-async def reset_password(at: At, who: Administrator, user: UserName) -> api.UserCreated:
-    return await at.users.reset_password(who, user)
+@router.post("/nodes/{node}/undrain", tags=["nodes"])
+async def undrain_node(at: At, who: Administrator, node: Name) -> api.ControllerNode:
+    return await at.nodes.drain(who, node, draining=False)
 
 
 # audit and events
 
 
 @router.get("/audit", tags=["audit"])
-async def list_audit(at: At, who: Administrator, cursor: Number = None, limit: Limit = 100) -> api.Page[api.AuditEntry]:
-    return await at.audit.list(who, int(cursor or 0), limit)
+async def list_audit(
+    at: At,
+    who: Administrator,
+    cursor: Number = None,
+    limit: Limit = 100,
+    since: MomentQuery = None,
+    until: MomentQuery = None,
+) -> api.Page[api.AuditEntry]:
+    return await at.audit.list(who, int(cursor or 0), limit, since, until)
 
 
 @router.get("/audit/verify", tags=["audit"])
@@ -419,12 +427,12 @@ async def list_events(
 
 
 @router.get("/status", tags=["audit"])
-async def status(at: At, who: Administrator, request: Request) -> dict[str, Any]:
+async def status(at: At, who: Administrator, request: Request) -> api.ControllerStatus:
     """How the controller is: connections, where it is asked from."""
-    return {
-        "version": __version__,
-        "devices": len(at.hub.devices),
-        "relays": len(at.hub.relays),
-        "local": is_local(request),
-        "max_body": MAX_BODY,
-    }
+    return api.ControllerStatus(
+        version=__version__,
+        devices=len(at.hub.devices),
+        relays=len(at.hub.relays),
+        local=is_local(request),
+        max_body=MAX_BODY,
+    )

@@ -22,9 +22,10 @@ from starlette.types import ASGIApp
 
 from shadowmesh.controller.edge.access import LocalSocket
 from shadowmesh.controller.edge.connections import FIRST_MESSAGE, TLS_PIECE, Http, Messages
-from shadowmesh.controller.edge.stun import StunShell
+from shadowmesh.controller.edge.stunserver import StunShell
 from shadowmesh.controller.settings import Timing
 from shadowmesh.dataplane.outer import OuterSockets
+from shadowmesh.model import devicelink
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.serving.admission import Admission
@@ -39,6 +40,7 @@ _ACCEPTS_PER_TURN = 16
 _TLS_SHUTDOWN = 5.0
 _SEND_BUFFER = 128 * 1024  # the kernel doubles it: a megabyte a second over 200 ms
 _MEMORY_EVERY = 5.0
+_CANCELLED = 5.0  # seconds in which a cancelled request has to end
 
 
 class _Server(uvicorn.Server):
@@ -85,19 +87,28 @@ class _Server(uvicorn.Server):
                 await asyncio.wait_for(self._stopping.wait(), 1.0)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """No new connections; those that are there get their answers or a close frame, within the grace."""
+        """No new connections; those that are there get their answers or a close frame, within the grace. What is left
+        then is cut off."""
         for server in self.servers:
             server.close()
         for connection in list(self.server_state.connections):
-            connection.shutdown()
+            try:
+                connection.shutdown()
+            except Exception:  # of one connection; the others are told all the same
+                log.exception("a connection couldn't be told of the end")
         loop = asyncio.get_running_loop()
         end = loop.time() + self._timing.shutdown_grace
         while (self.server_state.connections or self.server_state.tasks) and loop.time() < end:  # noqa: ASYNC110 - plain sets
             await asyncio.sleep(0.01)
-        left = list(self.server_state.tasks)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        left = set(self.server_state.tasks)
         for task in left:
             task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        if left:
+            _, unended = await asyncio.wait(left, timeout=_CANCELLED)
+            if unended:
+                log.error("requests go on though they were cancelled", count=len(unended))
 
 
 def _taken(address: SockAddr, transport: str, error: OSError) -> ShadowMeshError:
@@ -127,6 +138,7 @@ def _tcp(address: SockAddr, admission: Admission, outer: OuterSockets, first_wor
             prepare=outer.mark,
             send_buffer=_SEND_BUFFER,
             first_word=first_word,
+            patience=devicelink.ALPN,
         )
     except OSError as e:
         raise _taken(address, "TCP", e) from e
@@ -240,10 +252,12 @@ class Serving:
         """Answers what is under way, closes all connections."""
         for server, _ in self._servers:
             server.stop()
-        await asyncio.gather(*self._tasks)
-        if self._memory_task is not None:
-            self._memory_task.cancel()
-        if self._stun is not None:
-            self._stun.close()
-        self.admission.close()
-        self._local_path.unlink(missing_ok=True)
+        try:
+            await asyncio.gather(*self._tasks)
+        finally:
+            if self._memory_task is not None:
+                self._memory_task.cancel()
+            if self._stun is not None:
+                self._stun.close()
+            self.admission.close()
+            self._local_path.unlink(missing_ok=True)

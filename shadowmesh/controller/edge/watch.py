@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -18,13 +18,13 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from shadowmesh.controller.authz import Permission, Principal
 from shadowmesh.controller.edge.access import foreign_origin, services, who_asks
 from shadowmesh.controller.edge.connections import proven
-from shadowmesh.controller.edge.links import FORBIDDEN, MALFORMED, REFUSED, receive
+from shadowmesh.controller.edge.declared import DeclaredSocket
 from shadowmesh.controller.edge.outbox import Outbox
 from shadowmesh.controller.edge.pace import Pace
 from shadowmesh.controller.edge.problems import public
-from shadowmesh.controller.service.events import PAGE
+from shadowmesh.controller.edge.websockets import FORBIDDEN, MALFORMED, REFUSED, receive
+from shadowmesh.controller.service.events import PAGE, StoredEvent
 from shadowmesh.controller.service.services import Services
-from shadowmesh.model.api import Event
 from shadowmesh.model.codec import from_json
 from shadowmesh.model.errors import MalformedError, ShadowMeshError
 from shadowmesh.model.ids import NetworkRef
@@ -39,7 +39,7 @@ class Subscribe(msgspec.Struct, tag_field="type", tag="subscribe", frozen=True):
     since: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
 
 
-NEEDS: Mapping[type[msgspec.Struct], frozenset[Permission]] = {Subscribe: frozenset({Permission.NETWORK_VIEW})}
+_SUBSCRIBING = frozenset({Permission.NETWORK_VIEW})
 
 
 class _Watcher:
@@ -53,14 +53,17 @@ class _Watcher:
         self._turn = asyncio.Lock()
         self._wish: Subscribe | None = None
         self._wanted: frozenset[str] | None = frozenset()  # None: all
+        self._overseen: frozenset[str] | None = frozenset()  # where others' machines are told of; None: everywhere
         self._last = 0
         self._behind = False  # what was missed isn't all told
-        self._held: list[Event] | None = None  # what happens while what was missed is told, or rights are in doubt
+        self._held: list[StoredEvent] | None = (
+            None  # what happens while what was missed is told, or rights are in doubt
+        )
         self._doubts = 0
 
     async def subscribe(self, wish: Subscribe) -> None:
         async with self._turn:
-            ref = await self._see(self.who.narrowed(NEEDS[Subscribe]), wish)
+            ref = await self._see(self.who.narrowed(_SUBSCRIBING), wish)
             self._wish = wish
             self._held = self._held or []
             await self._at.events.flush()
@@ -85,11 +88,14 @@ class _Watcher:
 
     async def _see(self, who: Principal, wish: Subscribe) -> NetworkRef | None:
         """Takes up what is wished for, as far as `who` may see it. Raises ShadowMeshError(network_unknown)."""
+        self._overseen = None if who.everywhere else await self._at.networks.overseen(who)
         if wish.network_id is not None:
-            ref = NetworkRef((await self._at.networks.show(who, check_text("network", wish.network_id, 100))).id)
+            ref = NetworkRef(
+                (await self._at.networks.show(who, check_text("network", wish.network_id, 100))).network_id
+            )
             self._wanted = frozenset({ref})
             return ref
-        self._wanted = None if who.admin else await self._at.networks.refs(who)
+        self._wanted = None if who.everywhere else await self._at.networks.refs(who)
         return None
 
     def suspend(self) -> None:
@@ -102,7 +108,7 @@ class _Watcher:
             try:
                 self.who = await who_asks(self._socket)
                 if self._wish is not None:
-                    ref = await self._see(self.who.narrowed(NEEDS[Subscribe]), self._wish)
+                    ref = await self._see(self.who.narrowed(_SUBSCRIBING), self._wish)
             except ShadowMeshError as e:
                 await self._end(e)
             self._doubts -= 1
@@ -117,7 +123,7 @@ class _Watcher:
         self._wanted, self._behind = frozenset(), False
         await _fail(self._outbox, error.code, public(error), _close_code(error))
 
-    def happened(self, events: Sequence[Event]) -> None:
+    def happened(self, events: Sequence[StoredEvent]) -> None:
         if self._held is not None:
             self._held.extend(events)
         else:
@@ -129,15 +135,15 @@ class _Watcher:
             held, self._held = self._held, None
             self._send(held)
 
-    def _send(self, events: Sequence[Event]) -> None:
+    def _send(self, events: Sequence[StoredEvent]) -> None:
         for event in events:
             if event.seq > self._last and self._concerns(event):
                 self._outbox.post(event.model_dump_json())
                 self._last = event.seq
 
-    def _concerns(self, event: Event) -> bool:
+    def _concerns(self, event: StoredEvent) -> bool:
         if self._wanted is None or event.network_id in self._wanted:
-            return True
+            return event.is_for(self.who, self._overseen)
         return event.network_id is None and bool(self._wanted)  # of a relay: it may serve whatever network
 
 
@@ -177,3 +183,6 @@ async def _fail(outbox: Outbox, code: str, what: str, close: int) -> None:
         outbox.post(json.dumps({"type": "error", "code": code, "detail": what}))
         outbox.close(close, code)
         await outbox.flush()
+
+
+SOCKET = DeclaredSocket(watch, Subscribe, {Subscribe: _SUBSCRIBING})

@@ -17,35 +17,51 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from shadowmesh.controller.authz import Principal
-from shadowmesh.controller.keys import Vault
-from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.keyring import Vault
+from shadowmesh.controller.service.context import ServiceContext
 from shadowmesh.controller.store import schema
+from shadowmesh.controller.store.prepared import prepared
 from shadowmesh.model.codec import to_json
 
 _LONG = 100  # characters: longer keys are told by their hash
 START = "0" * 64  # what the first entry follows
 
 
-def record(core: Core, conn: Connection, who: Principal, action: str, target: str, **detail: object) -> None:
+@prepared
+def _head() -> sa.Select[Any]:
+    return sa.select(schema.audit_head).with_for_update()
+
+
+@prepared
+def _set_head(seq: int, digest: str) -> sa.Update:
+    return schema.audit_head.update().values(seq=seq, hash=digest)
+
+
+@prepared
+def _add(
+    seq: int, at: dt.datetime, actor: str, action: str, target: str, detail: str, digest: str
+) -> sa.Insert:  # one argument for each column
+    values = {"seq": seq, "at": at, "actor": actor, "action": action, "target": target, "detail": detail}
+    return schema.audit.insert().values(**values, hash=digest)
+
+
+def record(
+    context: ServiceContext, conn: Connection, who: Principal, action: str, target: str, **detail: object
+) -> None:
     """Adds an entry to the chain, in the transaction that it is about.
 
     A change of something tells what it was and what it is: `before` and `after`, see `difference` and `shown`.
     """
-    head, log = schema.audit_head, schema.audit
     before = one_at_a_time(conn)
-    at, seq, text = core.now(), before.seq + 1, to_json(detail).decode()
-    digest = audit_hash(core.keys.vault, before.hash, seq, at, who.name, action, target, text)
-    conn.execute(
-        log.insert().values(seq=seq, at=at, actor=who.name, action=action, target=target, detail=text, hash=digest)
-    )
-    conn.execute(head.update().values(seq=seq, hash=digest))
+    at, seq, text = context.now(), before.seq + 1, to_json(detail).decode()
+    digest = audit_hash(context.keys.vault, before.hash, seq, at, who.name, action, target, text)
+    conn.execute(*_add(seq, at, who.name, action, target, text, digest))
+    conn.execute(*_set_head(seq, digest))
 
 
 def one_at_a_time(conn: Connection) -> Row[Any]:
     """Until this transaction ends, on no node does another that records an entry get past here. Returns the chain's head."""
-    return conn.execute(
-        sa.select(schema.audit_head).with_for_update()
-    ).one()  # SQLite has one writer, and no FOR UPDATE
+    return conn.execute(*_head()).one()  # SQLite has one writer, and no FOR UPDATE
 
 
 def audit_hash(
@@ -53,6 +69,24 @@ def audit_hash(
 ) -> str:  # one argument for each thing that is covered
     fields = (before, seq, at.isoformat(timespec="microseconds"), actor, action, target, detail)
     return vault.mac("audit entry", to_json(fields).decode())
+
+
+class AuditWalk:
+    """Goes along the chain, entry by entry, from the first one or from where another walk ended."""
+
+    def __init__(self, vault: Vault, entries: int = 0, head: str = START) -> None:
+        self._vault = vault
+        self.entries = entries
+        self.head = head
+
+    def takes(self, entry: Mapping[Any, Any]) -> bool:
+        """Whether this is the next entry as it was written. One that isn't is not counted."""
+        seq, at, actor, action = entry["seq"], entry["at"], entry["actor"], entry["action"]
+        digest = audit_hash(self._vault, self.head, seq, at, actor, action, entry["target"], entry["detail"])
+        if seq != self.entries + 1 or entry["hash"] != digest:
+            return False
+        self.entries, self.head = self.entries + 1, digest
+        return True
 
 
 def difference(row: Row[Any], values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -2,69 +2,108 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from shadowmesh.controller.authz import Principal, require_admin
-from shadowmesh.controller.keys import Vault
-from shadowmesh.controller.service.audit_log import START, audit_hash
-from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.service.audit_log import START, AuditWalk
+from shadowmesh.controller.service.context import ServiceContext
 from shadowmesh.controller.service.witnesses import Testimony, Witnesses, commitment_of
 from shadowmesh.controller.store import schema
 from shadowmesh.model import api
 
+_WHOLE = 144  # looks at the chain, of which one is at all of it: one each ten minutes, that is one a day
+
+
+@dataclass(slots=True)
+class AuditHealth:
+    """Whether the chain holds, as this node saw it last; without what witnesses know (`verify`)."""
+
+    ok: bool = True
+    checked: int = 0  # entries
+    head: str = START
+    at: dt.datetime | None = None
+    walks: int = 0
+
 
 class Audit:
-    def __init__(self, core: Core, witnesses: Witnesses) -> None:
-        self._core = core
+    def __init__(self, context: ServiceContext, witnesses: Witnesses) -> None:
+        self._context = context
         self._witnesses = witnesses
+        self.health = AuditHealth()
 
-    async def list(self, who: Principal, after: int, limit: int) -> api.Page[api.AuditEntry]:
-        """Oldest first, those after number `after`."""
+    async def list(
+        self, who: Principal, after: int, limit: int, since: dt.datetime | None = None, until: dt.datetime | None = None
+    ) -> api.Page[api.AuditEntry]:
+        """Oldest first, those after number `after`, of this time."""
         require_admin(who)
         t = schema.audit
         query = sa.select(t).where(t.c.seq > after).order_by(t.c.seq).limit(limit + 1)
+        if since is not None:
+            query = query.where(t.c.at >= since)
+        if until is not None:
+            query = query.where(t.c.at < until)
 
         def tx(conn: Connection) -> api.Page[api.AuditEntry]:
             rows = conn.execute(query).all()
             more = str(rows[limit - 1].seq) if len(rows) > limit else None
-            return api.Page(items=[_view(row) for row in rows[:limit]], next=more)
+            return api.Page(items=[audit_entry(row) for row in rows[:limit]], next=more)
 
-        return await self._core.read(tx)
+        return await self._context.read(tx)
+
+    async def watch(self) -> None:
+        """Goes on where it stopped the last time, from time to time from the first entry: what was found is in `health`."""
+        await self._context.read(self._go_on)
+
+    def _go_on(self, conn: Connection) -> None:
+        t, vault, health = schema.audit, self._context.keys.vault, self.health
+        if not health.ok or health.walks % _WHOLE == 0:
+            health.checked, health.head = 0, START
+        broken, walk = False, AuditWalk(vault, health.checked, health.head)
+        for row in _readable(conn.execute(sa.select(t).where(t.c.seq > health.checked).order_by(t.c.seq))):
+            if row is None or not walk.takes(row._mapping):
+                broken = True
+                break
+        health.checked, health.head = walk.entries, walk.head
+        end = conn.execute(sa.select(schema.audit_head)).one()
+        health.walks += 1
+        health.ok = not broken and (end.seq, end.hash) == (health.checked, health.head)
+        health.at = self._context.now()
 
     async def verify(self, who: Principal) -> api.AuditVerdict:
         """Walks the whole chain, and holds it against what the clients connected here keep of it."""
         require_admin(who)
         testimony = await self._witnesses.ask()
-        return await self._core.read(lambda conn: self._judge(conn, testimony))
+        return await self._context.read(lambda conn: self._judge(conn, testimony))
 
     def _judge(self, conn: Connection, testimony: Testimony) -> api.AuditVerdict:
-        t, vault = schema.audit, self._core.keys.vault
+        t, vault = schema.audit, self._context.keys.vault
         missing = dict(testimony.checkpoints)  # what witnesses keep and the log hasn't shown yet
-        before, entries, vouched = START, 0, 0
+        walk, vouched = AuditWalk(vault), 0
         broken: tuple[int, api.AuditFault] | None = None
         for row in _readable(conn.execute(sa.select(t).order_by(t.c.seq))):
-            if row is None or row.seq != entries + 1 or row.hash != (digest := _hash(vault, before, row)):
-                broken = entries + 1, "changed"
+            if row is None or not walk.takes(row._mapping):
+                broken = walk.entries + 1, "changed"
                 break
-            before, entries = digest, entries + 1
-            if missing and missing.pop(commitment_of(vault, entries, digest), None) is not None:
-                vouched = entries
+            if missing and missing.pop(commitment_of(vault, walk.entries, walk.head), None) is not None:
+                vouched = walk.entries
         end = conn.execute(sa.select(schema.audit_head)).one()
-        if broken is None and (end.seq, end.hash) != (entries, before):
-            broken = entries + 1, "missing"
+        if broken is None and (end.seq, end.hash) != (walk.entries, walk.head):
+            broken = walk.entries + 1, "missing"
         if broken is None and missing:
-            broken = _first_missing(conn, missing, vouched, entries), "missing"
+            broken = _first_missing(conn, missing, vouched, walk.entries), "missing"
         return api.AuditVerdict(
-            entries=entries,
+            entries=walk.entries,
             ok=broken is None,
             broken_at=None if broken is None else broken[0],
             fault=None if broken is None else broken[1],
-            head=before,
+            head=walk.head,
             asked=testimony.asked,
             witnesses=testimony.answered,
             vouched_for=vouched or None,
@@ -81,10 +120,6 @@ def _readable(rows: Iterable[Row[Any]]) -> Iterator[Row[Any] | None]:
         if "decode" not in str(e.orig):  # SQLite: text that isn't UTF-8
             raise
         yield None
-
-
-def _hash(vault: Vault, before: str, row: Row[Any]) -> str:
-    return audit_hash(vault, before, row.seq, row.at, row.actor, row.action, row.target, row.detail)
 
 
 def _first_missing(conn: Connection, missing: Mapping[str, float], vouched: int, entries: int) -> int:
@@ -108,7 +143,7 @@ def _detail(text: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {"unreadable": text}
 
 
-def _view(row: Row[Any]) -> api.AuditEntry:
+def audit_entry(row: Row[Any]) -> api.AuditEntry:
     return api.AuditEntry(
         seq=row.seq,
         at=row.at,

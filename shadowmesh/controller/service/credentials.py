@@ -21,3 +21,11 @@ class Credentials:
         if found is None:
             raise not_signed_in()
         return found
+
+    async def of_certificate(self, identity: str) -> Principal:
+        """Who shows a certificate of ours that stands for this. Raises ShadowMeshError(not_signed_in)."""
+        kind, _, key_id = identity.partition(":")
+        found = await self._api_keys.principal_of(key_id) if kind == "api-key" else None
+        if found is None:
+            raise not_signed_in()
+        return found

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection, Row
 
 from shadowmesh.controller.authz import SYSTEM
 from shadowmesh.controller.service.audit_log import record
-from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.service.context import ServiceContext
 from shadowmesh.controller.service.grants import key_label
 from shadowmesh.controller.store import schema
 from shadowmesh.controller.store.networks import bump
@@ -27,47 +27,52 @@ def seconds(value: float) -> dt.timedelta:
     return dt.timedelta(seconds=value)
 
 
-def add_first(core: Core, conn: Connection, ref: NetworkRef, key: Secret, now: dt.datetime) -> NetworkID:
+def add_first(context: ServiceContext, conn: Connection, ref: NetworkRef, key: Secret, now: dt.datetime) -> NetworkID:
     """Epoch 0, whose key names the network."""
-    _insert(core, conn, ref, 0, key, now)
+    _insert(context, conn, ref, 0, key, now)
     return NetworkID.of(key)
 
 
-def _insert(core: Core, conn: Connection, ref: str, epoch: int, key: Secret, current_from: dt.datetime) -> None:
-    sealed = core.keys.vault.encrypt(key, key_label(ref, epoch))
+def _insert(
+    context: ServiceContext, conn: Connection, ref: str, epoch: int, key: Secret, current_from: dt.datetime
+) -> None:
+    sealed = context.keys.vault.encrypt(key, key_label(ref, epoch))
     conn.execute(
         schema.epochs.insert().values(network_ref=ref, epoch=epoch, sealed_key=sealed, current_from=current_from)
     )
 
 
-def rotate(core: Core, conn: Connection, ref: NetworkRef, now: dt.datetime) -> int:
-    """Adds the next epoch and lets the older ones run out; returns it. The caller bumped the serial or does."""
+def rotate(context: ServiceContext, conn: Connection, ref: NetworkRef, now: dt.datetime, least: int = 0) -> int:
+    """Adds the next epoch (`least` or a later one) and lets the older ones run out; returns it. The caller bumped the serial or does."""
     e, n = schema.epochs, schema.networks
     newest = conn.execute(sa.select(sa.func.max(e.c.epoch)).where(e.c.network_ref == ref)).scalar_one()
-    ends = now + seconds(core.timing.epoch_life)
+    ends = now + seconds(context.timing.epoch_life)
     conn.execute(e.update().where(e.c.network_ref == ref, e.c.ends.is_(None)).values(ends=ends))
-    _insert(core, conn, ref, newest + 1, Secret(os.urandom(32)), now + seconds(core.timing.epoch_delay))
+    epoch = max(int(newest) + 1, least)
+    _insert(context, conn, ref, epoch, Secret(os.urandom(32)), now + seconds(context.timing.epoch_delay))
     conn.execute(n.update().where(n.c.ref == ref).values(rotated_at=now, rotation_due=None))
-    return int(newest) + 1
+    return epoch
 
 
-def rotate_or_merge(core: Core, conn: Connection, network: Row[Any], now: dt.datetime) -> bool:
+def rotate_or_merge(context: ServiceContext, conn: Connection, network: Row[Any], now: dt.datetime) -> bool:
     """After a removal: rotates now (True), or with the next one that is due."""
     last = network.rotated_at
-    if last is None or now - last >= seconds(core.timing.rotation_merge):
-        rotate(core, conn, NetworkRef(network.ref), now)
+    if last is None or not last <= now < last + seconds(context.timing.rotation_merge):  # or the clock was set back
+        rotate(context, conn, NetworkRef(network.ref), now)
         return True
     if network.rotation_due is None:
         n = schema.networks
-        due = last + seconds(core.timing.rotation_merge)
+        due = last + seconds(context.timing.rotation_merge)
         conn.execute(n.update().where(n.c.ref == network.ref).values(rotation_due=due))
     return False
 
 
-def due(conn: Connection, now: dt.datetime) -> list[NetworkRef]:
-    """Networks whose merged rotation is due."""
+def due(context: ServiceContext, conn: Connection, now: dt.datetime) -> list[NetworkRef]:
+    """Networks whose merged rotation is due, or so far off that the clock must have been set back since."""
     n = schema.networks
-    query = sa.select(n.c.ref).where(n.c.rotation_due <= now, n.c.deleted_at.is_(None))
+    far = now + seconds(context.timing.rotation_merge)
+    is_due = sa.or_(n.c.rotation_due <= now, n.c.rotation_due > far)
+    query = sa.select(n.c.ref).where(is_due, n.c.deleted_at.is_(None))
     return [NetworkRef(ref) for ref in conn.execute(query).scalars()]
 
 
@@ -78,7 +83,7 @@ def with_old(conn: Connection) -> list[NetworkRef]:
     return [NetworkRef(ref) for ref in conn.execute(query).scalars()]
 
 
-def retire(core: Core, conn: Connection, ref: NetworkRef, now: dt.datetime) -> bool:
+def retire(context: ServiceContext, conn: Connection, ref: NetworkRef, now: dt.datetime) -> bool:
     """Ends what has run out and sets an end to what nobody needs; True if the map changed."""
     e, c, n = schema.epochs, schema.clients, schema.networks
     rows = conn.execute(sa.select(e).where(e.c.network_ref == ref).order_by(e.c.epoch)).all()
@@ -89,7 +94,7 @@ def retire(core: Core, conn: Connection, ref: NetworkRef, now: dt.datetime) -> b
     waiting = conn.execute(
         sa.select(c.c.id).where(c.c.network_ref == ref, c.c.state == "approved", behind).limit(1)
     ).first()
-    soon = max(now, newest.current_from) + seconds(core.timing.epoch_grace)
+    soon = max(now, newest.current_from) + seconds(context.timing.epoch_grace)
     ended = []
     for row in rows[:-1]:
         this = sa.and_(e.c.network_ref == ref, e.c.epoch == row.epoch)
@@ -105,7 +110,7 @@ def retire(core: Core, conn: Connection, ref: NetworkRef, now: dt.datetime) -> b
     if ended:
         name = conn.execute(sa.select(n.c.name).where(n.c.ref == ref)).scalar_one()
         record(
-            core,
+            context,
             conn,
             SYSTEM,
             "network.end-epochs",

@@ -8,21 +8,19 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from shadowmesh.controller.service import revocations
-from shadowmesh.controller.service.clients import ALIVE
-from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.service.context import ServiceContext
 from shadowmesh.controller.service.hub import Hub
 from shadowmesh.controller.service.maps import Maps
 from shadowmesh.controller.service.watchers import Watchers
-from shadowmesh.controller.store import counters, schema
+from shadowmesh.controller.store import schema, sequences
 from shadowmesh.model.ids import ClientID, NetworkRef
 from shadowmesh.model.keys import DevicePublicKey, NetworkID
-from shadowmesh.model.relaylink import Revocations
 from shadowmesh.serving.tasks import for_each
 
 
 class Following:
-    def __init__(self, core: Core, hub: Hub, maps: Maps, watchers: Watchers) -> None:
-        self._core = core
+    def __init__(self, context: ServiceContext, hub: Hub, maps: Maps, watchers: Watchers) -> None:
+        self._context = context
         self._hub = hub
         self._maps = maps
         self._watchers = watchers
@@ -31,15 +29,17 @@ class Following:
 
     async def start(self) -> None:
         """What was revoked before is in force already: nobody is connected yet."""
-        self._done = await self._core.read(lambda conn: counters.newest(conn, counters.REVOCATIONS))
+        self._done = await self._context.read(lambda conn: sequences.newest(conn, sequences.REVOCATIONS))
 
     async def catch_up(self) -> None:
         """Acts on what is new. Of this controller's own it does so again, which is harmless."""
-        new = await self._core.read(lambda conn: revocations.after(conn, self._done))
+        new = await self._context.read(lambda conn: revocations.after(conn, self._done))
         rows = [*self._failed, *new]
         self._done = max([self._done, *(row.id for row in new)])
         event = "a revocation can't be acted on yet"
-        self._failed = [row for row, _ in await for_each(rows, self._act, self._core.rare, event, lambda r: str(r.id))]
+        self._failed = [
+            row for row, _ in await for_each(rows, self._act, self._context.rare, event, lambda r: str(r.id))
+        ]
         later = {row.id for row in self._failed}
         refs = [NetworkRef(row.ref) for row in rows if row.ref is not None and row.id not in later]
         await self._maps.refresh_all(dict.fromkeys(refs))
@@ -48,9 +48,9 @@ class Following:
         if row.user_id is not None:
             self._watchers.changed(row.user_id)
             return
-        back = row.client_id is not None and await self._core.read(lambda conn: _is_back(conn, row))
+        back = row.client_id is not None and await self._context.read(lambda conn: _is_back(conn, row))
         # No waiting from here on: what can't be acted on yet is acted on as a whole, once.
-        self._hub.to_relays(Revocations(complete=False, entries=(revocations.relay_revocation(row),)))
+        self._hub.revoke(revocations.relay_revocation(row))
         if row.ref is None or back:
             return
         ref, network_id = NetworkRef(row.ref), NetworkID(row.network_id)
@@ -64,5 +64,5 @@ class Following:
 def _is_back(conn: Connection, row: Row[Any]) -> bool:
     """Whether the device has joined again since, as another client."""
     c = schema.clients
-    query = sa.select(c.c.id).where(c.c.network_ref == row.ref, c.c.device_key == row.device_key, c.c.state.in_(ALIVE))
+    query = sa.select(c.c.id).where(c.c.network_ref == row.ref, c.c.device_key == row.device_key, schema.LIVING)
     return conn.execute(query).first() is not None

@@ -7,11 +7,12 @@ import datetime as dt
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
+from shadowmesh.model.api import RelayLoad
 from shadowmesh.model.codec import to_json
+from shadowmesh.model.devicelink import LinkMessage, Presence
 from shadowmesh.model.ids import ClientID, NetworkRef, RelayID
-from shadowmesh.model.keys import DevicePublicKey
-from shadowmesh.model.link import LinkMessage, Presence
-from shadowmesh.model.relaylink import Load
+from shadowmesh.model.keys import DevicePublicKey, NetworkID
+from shadowmesh.model.relaylink import Load, Revocation, Revocations
 
 FAN_OUT_TURN = 64  # sends between two turns of the event loop
 
@@ -49,19 +50,53 @@ class RelayLink:
     post: Callable[[str], None]
     close: Callable[[int, str], None]
     draining: bool = False  # as it was told
+    networks: frozenset[NetworkID] | None = None  # of which it is told; None: of all
     load: Load | None = None
     load_at: dt.datetime | None = None
 
+    def hears_of(self, entry: Revocation) -> bool:
+        """A relay that is for some networks has nothing to know of others'."""
+        return self.networks is None or entry.network_id is None or entry.network_id in self.networks
+
+    def load_view(self) -> RelayLoad | None:
+        """As it is shown."""
+        of, at = self.load, self.load_at
+        if of is None or at is None:
+            return None
+        return RelayLoad(
+            at=at,
+            sessions=of.sessions,
+            networks=of.networks,
+            forwarded_frames=of.forwarded_frames,
+            forwarded_bytes=of.forwarded_bytes,
+            dropped_frames=of.dropped_frames,
+            cpu=of.cpu,
+            overloaded=of.overloaded,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A client whose device is connected to another node, as that node told."""
+
+    node: str
+    ref: NetworkRef
+    presence: Presence
+    boot_id: str
+    since: dt.datetime
+
 
 class Hub:
-    """All live links of this controller."""
+    """All live links of this controller, and what other nodes told of theirs."""
 
     def __init__(self) -> None:
         self.devices: dict[DevicePublicKey, DeviceLink] = {}
         self.networks: dict[NetworkRef, dict[ClientID, DeviceLink]] = {}
         self.waiting: dict[NetworkRef, dict[ClientID, DeviceLink]] = {}  # for approval, or for the map to have them
         self.relays: dict[RelayID, RelayLink] = {}
-        self.presence: dict[NetworkRef, dict[ClientID, Presence]] = {}  # kept by `service.presence`
+        self.presence: dict[NetworkRef, dict[ClientID, Presence]] = {}  # at all nodes; kept by `service.presence`
+        self.elsewhere: dict[ClientID, tuple[Elsewhere, ...]] = {}  # the newest first; kept by `service.presence`
+        self.relays_elsewhere: dict[RelayID, RelayLoad | None] = {}  # kept by `service.nodes`
         self._watchers: dict[tuple[NetworkRef, ClientID], set[DeviceLink]] = {}
 
     def join(self, link: DeviceLink, ref: NetworkRef, client_id: ClientID) -> None:
@@ -109,15 +144,26 @@ class Hub:
         return self.networks.get(ref, {}).get(client_id)
 
     def online(self, ref: NetworkRef) -> int:
-        return len(self.networks.get(ref, ()))
+        """How many of the network's clients are connected, to whatever node."""
+        return len(self.presence.get(ref, ()))
 
     def is_online(self, ref: NetworkRef, client_id: ClientID) -> bool:
-        return client_id in self.networks.get(ref, ())
+        return client_id in self.presence.get(ref, ())
+
+    def relay_online(self, relay_id: RelayID) -> bool:
+        return relay_id in self.relays or relay_id in self.relays_elsewhere
 
     def to_relays(self, message: LinkMessage) -> None:
         text = encode(message)
         for relay in self.relays.values():
             relay.post(text)
+
+    def revoke(self, entry: Revocation) -> None:
+        """Tells the relays that it concerns."""
+        text = encode(Revocations(complete=False, entries=(entry,)))
+        for relay in self.relays.values():
+            if relay.hears_of(entry):
+                relay.post(text)
 
 
 def _take_out(

@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from sqlalchemy.engine import Connection
 
 from shadowmesh.controller.authz import Principal
-from shadowmesh.controller.errors import conflict
-from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.refusals import conflict
+from shadowmesh.controller.service.context import ServiceContext
 from shadowmesh.controller.store import schema
 from shadowmesh.model.keys import Secret
 
@@ -36,22 +36,31 @@ class IdempotentRequest:
             return None
         return cls(key, hashlib.sha256(route.encode() + b"\0" + body.model_dump_json().encode()).hexdigest())
 
-    def found(self, core: Core, conn: Connection, who: Principal, kind: type[M]) -> M | None:
+    def found(self, context: ServiceContext, conn: Connection, who: Principal, kind: type[M]) -> M | None:
         """The earlier answer. Raises ShadowMeshError(CONFLICT) if the key was used for another request."""
-        t = schema.answers
-        row = conn.execute(sa.select(t).where(t.c.actor == who.name, t.c.key == self.key)).first()
+        t, actor = schema.answers, _actor(who)
+        row = conn.execute(sa.select(t).where(t.c.actor == actor, t.c.key == self.key)).first()
         if row is None:
             return None
         if row.digest != self.digest:
             raise conflict(
                 "idempotency_key_reused", "this Idempotency-Key was used for another request", "use a new one"
             )
-        return kind.model_validate_json(core.keys.vault.decrypt(row.sealed, f"answer {who.name}").reveal())
+        return kind.model_validate_json(context.keys.vault.decrypt(row.sealed, f"answer {actor}").reveal())
 
-    def keep(self, core: Core, conn: Connection, who: Principal, answer: BaseModel) -> None:
-        sealed = core.keys.vault.encrypt(Secret(answer.model_dump_json().encode()), f"answer {who.name}")
+    def keep(self, context: ServiceContext, conn: Connection, who: Principal, answer: BaseModel) -> None:
+        actor = _actor(who)
+        sealed = context.keys.vault.encrypt(Secret(answer.model_dump_json().encode()), f"answer {actor}")
         conn.execute(
             schema.answers.insert().values(
-                actor=who.name, key=self.key, digest=self.digest, sealed=sealed, at=core.now()
+                actor=actor, key=self.key, digest=self.digest, sealed=sealed, at=context.now()
             )
         )
+
+
+def _actor(who: Principal) -> str:
+    """Whose answers these are: a person's whatever their session, and each API key's own, as it may be for less.
+
+    Never a name: people give their keys what names they like.
+    """
+    return who.key or who.user_id or who.name

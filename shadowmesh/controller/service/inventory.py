@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from shadowmesh.controller.authz import Permission, Principal, visible
-from shadowmesh.controller.errors import not_found, usage
-from shadowmesh.controller.service.clients import ALIVE, Clients, Gone, remove_client
-from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.refusals import not_found, usage
+from shadowmesh.controller.service.clients import Clients, RemovedClient, remove_client
+from shadowmesh.controller.service.context import ServiceContext
 from shadowmesh.controller.service.hub import Hub
 from shadowmesh.controller.store import schema
 from shadowmesh.controller.store.networks import living_network
@@ -32,8 +32,8 @@ _Rows = Sequence[Row[Any]]  # of `_theirs`
 
 
 class Inventory:
-    def __init__(self, core: Core, hub: Hub, clients: Clients) -> None:
-        self._core = core
+    def __init__(self, context: ServiceContext, hub: Hub, clients: Clients) -> None:
+        self._context = context
         self._hub = hub
         self._clients = clients
 
@@ -42,7 +42,7 @@ class Inventory:
         key = schema.clients.c.device_key
 
         def tx(conn: Connection) -> api.Page[api.Device]:
-            theirs = _theirs(who)
+            theirs = _theirs(conn, who)
             keys = theirs.with_only_columns(key).distinct().order_by(None).order_by(key).limit(limit + 1)
             if after is not None:
                 keys = keys.where(key > _cursor(after))
@@ -51,16 +51,16 @@ class Inventory:
             found = _by_device(conn.execute(theirs.where(key.in_(page[:limit]))))
             return api.Page(items=[self._view(found[bytes(k)]) for k in page[:limit]], next=more)
 
-        return await self._core.read(tx)
+        return await self._context.read(tx)
 
     async def show(self, who: Principal, name: str) -> api.Device:
         """By id, a client's id, name, NAME@NETWORK or address. Raises ShadowMeshError: device_unknown, device_ambiguous."""
-        return self._view(await self._core.read(lambda conn: _find(conn, who, name)))
+        return self._view(await self._context.read(lambda conn: _find(conn, who, name)))
 
     async def remove(self, who: Principal, name: str) -> api.Device:
         """Cuts the device off in all these networks, together. Returns it as it was."""
 
-        def tx(conn: Connection) -> tuple[api.Device, list[Gone]]:
+        def tx(conn: Connection) -> tuple[api.Device, list[RemovedClient]]:
             rows, held = _find(conn, who, name), set[str]()
             device = device_id(rows[0].device_key)
             # Until all that the device is in is held: it may join, or be let in, while others' changes are waited for.
@@ -74,14 +74,14 @@ class Inventory:
             for row in rows:
                 network = living_network(conn, row.network_ref)
                 assert network is not None, "its row is held"
-                gone.append(remove_client(self._core, conn, who, network, row, "removed"))
+                gone.append(remove_client(self._context, conn, who, network, row, "removed"))
             return shown, gone
 
-        shown, gone = await self._core.write(tx)
+        shown, gone = await self._context.write(tx)
         for client in gone:  # out everywhere before anything is waited for, or fails
             self._clients.end(client)
         untold = "a network's members can't be told of a removal"
-        await for_each(gone, self._clients.tell_others, self._core.rare, untold, lambda client: client.ref)
+        await for_each(gone, self._clients.tell_others, self._context.rare, untold, lambda client: client.ref)
         return shown
 
     def _view(self, rows: _Rows) -> api.Device:
@@ -93,15 +93,15 @@ class Inventory:
             key=str(DevicePublicKey(rows[0].device_key)),
             version=rows[-1].version,
             online=online,
-            last_seen=self._core.now() if online else max(seen, default=None),
+            last_seen=self._context.now() if online else max(seen, default=None),
             networks=memberships,
         )
 
     def _membership(self, row: Row[Any]) -> api.DeviceMembership:
         return api.DeviceMembership(
-            network=row.network_ref,
+            network_id=row.network_ref,
             network_name=row.network_name,
-            client=row.id,
+            client_id=row.id,
             name=row.name,
             ip=str(ipaddress.IPv4Address(row.ip)),
             state=row.state,
@@ -109,24 +109,25 @@ class Inventory:
         )
 
 
-def _theirs(who: Principal) -> sa.Select[Any]:
+def _theirs(conn: Connection, who: Principal) -> sa.Select[Any]:
     """Living clients that `who` may remove, with their networks' names; oldest first."""
     c, n = schema.clients, schema.networks
-    own = sa.and_(visible(who, Permission.CLIENT_REGISTER), c.c.owner_id == who.user_id)
+    own = sa.and_(visible(conn, who, Permission.CLIENT_REGISTER), c.c.owner_id == who.user_id)
     return (
         sa.select(c, n.c.name.label("network_name"))
         .join(n, n.c.ref == c.c.network_ref)
         .where(
             n.c.deleted_at.is_(None),
-            c.c.state.in_(ALIVE),
-            sa.or_(visible(who, Permission.CLIENT_REMOVE), own),
+            schema.LIVING,
+            c.c.device_key.is_not(None),
+            sa.or_(visible(conn, who, Permission.CLIENT_REMOVE), own),
         )
         .order_by(c.c.created_at, c.c.id)
     )
 
 
 def _find(conn: Connection, who: Principal, name: str) -> _Rows:
-    found = _by_device(conn.execute(_theirs(who).where(_meant(name))))
+    found = _by_device(conn.execute(_theirs(conn, who).where(_meant(name))))
     if not found:
         raise not_found(
             "device_unknown",
@@ -136,7 +137,7 @@ def _find(conn: Connection, who: Principal, name: str) -> _Rows:
     if len(found) > 1:
         raise _ambiguous(name, found)
     (key,) = found
-    return conn.execute(_theirs(who).where(schema.clients.c.device_key == key)).all()
+    return conn.execute(_theirs(conn, who).where(schema.clients.c.device_key == key)).all()
 
 
 def _meant(name: str) -> sa.ColumnElement[bool]:

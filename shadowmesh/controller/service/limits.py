@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 
 from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.serving.buckets import Buckets
 
-_MOST = 10_000
+LIMITS = "limits"  # topic of notices
+_MOST_NEWS = 10_000
 
 
 class TooMany(ShadowMeshError):
@@ -23,54 +27,84 @@ class TooMany(ShadowMeshError):
         )
 
 
-@dataclass(slots=True)
-class _Bucket:
-    level: float
-    at: float
-
-
 class Limiter:
-    """`burst` attempts at once, then one every `per` seconds, for each key. Cost and memory don't grow with the keys."""
+    """`burst` attempts at once, then one every `per` seconds, for each key."""
 
-    def __init__(self, burst: int, per: float) -> None:
-        self._burst = burst
+    def __init__(self, burst: int, per: float, changed: Callable[[str, int], None] = lambda key, taken: None) -> None:
+        """`changed` hears of each attempt that is counted here (1) or given back (-1)."""
         self._per = per
-        self._buckets: dict[str, _Bucket] = {}  # the one used last is the last
+        self._buckets = Buckets(burst, per)
+        self._changed = changed
 
     def check(self, key: str, now: float) -> None:
         """Raises TooMany if the key has no attempt left; takes none."""
-        level = self._level(key, now)
+        level = self._buckets.level(key, now)
         if level < 1:
             raise TooMany((1 - level) * self._per)
 
     def take(self, key: str, now: float) -> None:
         """Counts an attempt. Raises TooMany if there is none left."""
         self.check(key, now)
-        level = self._level(key, now) - 1
-        self._buckets.pop(key, None)
-        if len(self._buckets) >= _MOST:
-            del self._buckets[next(iter(self._buckets))]  # used longest ago: the fullest, or nearly
-        self._buckets[key] = _Bucket(level, now)
+        self.allows(key, now)
 
     def allows(self, key: str, now: float) -> bool:
         """As `take`, where who asks too often is simply not answered."""
-        try:
-            self.take(key, now)
-        except TooMany:
-            return False
-        return True
+        taken = self._buckets.take(key, now)
+        if taken:
+            self._changed(key, 1)
+        return taken
 
     def give_back(self, key: str) -> None:
         """An attempt that was taken doesn't count after all."""
-        bucket = self._buckets.get(key)
-        if bucket is not None:
-            bucket.level = min(float(self._burst), bucket.level + 1)
+        self._buckets.give_back(key)
+        self._changed(key, -1)
 
-    def _level(self, key: str, now: float) -> float:
-        bucket = self._buckets.get(key)
-        if bucket is None:
-            return float(self._burst)
-        return min(float(self._burst), bucket.level + max(0.0, now - bucket.at) / self._per)
+    def counted_elsewhere(self, key: str, taken: int, now: float) -> None:
+        """Another node has counted an attempt (1), or given it back (-1)."""
+        if taken > 0:
+            self._buckets.take(key, now)
+        else:
+            self._buckets.give_back(key)
+
+
+class SharedLimits:
+    """Limiters of one name count together at all nodes: each tells the others what it counted.
+
+    It is told a moment later, so a crowd that asks all nodes at once has some attempts more, never a multiple of them.
+    """
+
+    def __init__(self) -> None:
+        self._limiters: dict[str, Limiter] = {}
+        self._news: list[tuple[str, str, int]] = []
+        self._wake: Callable[[], None] | None = None
+
+    def limiter(self, name: str, burst: int, per: float) -> Limiter:
+        """As `Limiter`; `name` says what is counted."""
+        self._limiters[name] = Limiter(burst, per, partial(self._counted, name))
+        return self._limiters[name]
+
+    def share(self, wake: Callable[[], None]) -> None:
+        """There are other nodes. `wake` is called when there is something in `news`."""
+        self._wake = wake
+
+    def _counted(self, name: str, key: str, taken: int) -> None:
+        if self._wake is not None and len(self._news) < _MOST_NEWS:
+            self._news.append((name, key, taken))
+            self._wake()
+
+    def news(self, most: int) -> str | None:
+        """What others don't know yet, as a text of at most so many bytes; None if there is nothing."""
+        size, count = 2, 0
+        while count < len(self._news) and (size := size + len(json.dumps(self._news[count])) + 2) <= most:
+            count += 1
+        said, self._news = self._news[:count], self._news[max(1, count) :]
+        return json.dumps(said) if said else None
+
+    def heard(self, text: str, now: float) -> None:
+        """What another node's `news` gave."""
+        for name, key, taken in json.loads(text):
+            if name in self._limiters:
+                self._limiters[name].counted_elsewhere(key, taken, now)
 
 
 class Guesses:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
-from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.service.context import ServiceContext
 from shadowmesh.controller.service.grants import Keys
 from shadowmesh.controller.service.hub import encode
 from shadowmesh.controller.service.mapcontent import HISTORY, Changes, make_member
+from shadowmesh.model.devicelink import KeyHeld, MapUpdate, Signature
 from shadowmesh.model.ids import ClientID, NetworkRef
 from shadowmesh.model.keys import NetworkID
-from shadowmesh.model.link import MapUpdate, Signature
 from shadowmesh.model.netmap import UNCHANGED, Encoded, MapDelta, MapSnapshot, Member, NetworkMap
+from shadowmesh.protocol.sealing import key_check
 from shadowmesh.protocol.signing import sign_map
+from shadowmesh.protocol.token import RelayLimits
 
 _PLACEHOLDER = ClientID("cli_" + "0" * 20)
 _KEPT_TEXTS = 32
@@ -22,14 +26,16 @@ _LONGEST_KEPT = 64 * 1024  # characters: a longer delta is made anew for each wh
 class LiveMap:
     """Signed once per serial; a delta is encoded once for all who hold the same map."""
 
-    def __init__(self, core: Core, changes: Changes) -> None:
-        self._core = core
+    def __init__(self, context: ServiceContext, changes: Changes) -> None:
+        self._context = context
         self._changed: dict[ClientID, int] = {}  # of members, and of those that were members; the newest change last
         self.ref = NetworkRef(changes.network.ref)
         self.network_id = NetworkID(changes.network.network_id)
         self.map = NetworkMap(generation=changes.network.generation, serial=0, head=changes.head)
         self.signature: Signature
         self.keys: Keys = {}
+        self.limits = RelayLimits()  # of relay tokens
+        self._checks: frozenset[KeyHeld] | None = None
         self._head_serial = 0
         self._snapshot: MapSnapshot | None = None
         # Deltas by the order of the map they are from, split at the client.
@@ -62,7 +68,9 @@ class LiveMap:
             self._head_serial, head = serial, Encoded.of(changes.head)
         self.map = self.map.changed(serial=serial, head=head, upsert=upsert, remove=remove)
         self.keys = changes.keys
-        self.signature = sign_map(self._core.keys.maps, self.map)
+        self.limits = changes.limits
+        self._checks = None
+        self.signature = sign_map(self._context.keys.maps, self.map)
         self._texts.clear()
         self._snapshot = self._snapshot_text = None
         self._forget()
@@ -72,6 +80,14 @@ class LiveMap:
         entries, oldest = self.map.entries, self.serial - HISTORY
         if len(self._changed) > len(entries) + 2 * HISTORY:
             self._changed = {c: at for c, at in self._changed.items() if c in entries or at > oldest}
+
+    def held(self, keys: Iterable[KeyHeld]) -> frozenset[int]:
+        """The epochs whose key the device holds that says it holds these."""
+        if self._checks is None:
+            self._checks = frozenset(
+                KeyHeld(epoch=epoch, check=key_check(self.network_id, epoch, key)) for epoch, key in self.keys.items()
+            )
+        return frozenset(key.epoch for key in self._checks.intersection(keys))
 
     def snapshot(self) -> MapSnapshot:
         if self._snapshot is None:

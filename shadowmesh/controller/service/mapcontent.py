@@ -15,17 +15,21 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from shadowmesh.controller.service.addresses import address6
-from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.service.addresspool import address6
+from shadowmesh.controller.service.context import ServiceContext
 from shadowmesh.controller.service.grants import Keys, open_keys
+from shadowmesh.controller.service.usagesums import plan_of, relay_limits
 from shadowmesh.controller.store import schema
 from shadowmesh.controller.store.announced import announce, announced
-from shadowmesh.controller.store.networks import living_network
+from shadowmesh.controller.store.mapsettings import MapSettings, is_told, keep_map_settings, map_settings
+from shadowmesh.controller.store.networks import bump, living_network
+from shadowmesh.controller.store.prepared import prepared
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.codec import to_json
 from shadowmesh.model.ids import ClientID, NetworkRef, RelayID
 from shadowmesh.model.keys import DevicePublicKey, NetworkID, SigningPublicKey, WireGuardPublicKey
 from shadowmesh.model.netmap import EpochInfo, MapHead, Member, RelayInfo
+from shadowmesh.protocol.token import RelayLimits
 from shadowmesh.serving.tasks import tell_failure
 
 HISTORY = 4096
@@ -40,25 +44,51 @@ class Changes:
     head: MapHead
     keys: Keys
     clients: Sequence[Row[Any]]
+    limits: RelayLimits  # of relay tokens, by the network's plan
 
 
 def read_changes(
-    core: Core, conn: Connection, ref: NetworkRef, since: tuple[int, int] | None, known: Keys
+    context: ServiceContext, conn: Connection, ref: NetworkRef, since: tuple[int, int] | None, known: Keys
 ) -> Changes | None:
     """What is newer than `since` (generation, serial); None if the network is no more. `known`: keys that are open."""
     network = living_network(conn, ref)
     if network is None:
         return None
-    c = schema.clients
     whole = since is None or since[0] != network.generation
-    # Who still waits for approval isn't told of; who is gone and never was a member neither.
-    query = sa.select(c).where(c.c.network_ref == ref, c.c.approved_at.is_not(None)).order_by(c.c.changed_serial)
-    if since is not None and not whole:
-        query = query.where(c.c.changed_serial > since[1])
-    else:
-        query = query.where(sa.or_(c.c.state == "approved", c.c.changed_serial > network.serial - HISTORY))
+    query = _changed(ref, since[1]) if since is not None and not whole else _all(ref, network.serial - HISTORY)
     head, epochs = load_head(conn, network)
-    return Changes(whole, network, head, open_keys(core, ref, epochs, known), conn.execute(query).all())
+    keys, clients = open_keys(context, ref, epochs, known), conn.execute(*query).all()
+    return Changes(whole, network, head, keys, clients, relay_limits(plan_of(conn, ref), context.now()))
+
+
+# Who still waits for approval isn't told of; who is gone and never was a member neither.
+@prepared
+def _changed(ref: str, serial: int) -> sa.Select[Any]:
+    c = schema.clients
+    told = sa.and_(c.c.network_ref == ref, c.c.approved_at.is_not(None))
+    return sa.select(c).where(told, c.c.changed_serial > serial).order_by(c.c.changed_serial)
+
+
+@prepared
+def _all(ref: str, oldest: int) -> sa.Select[Any]:
+    c = schema.clients
+    told = sa.and_(c.c.network_ref == ref, c.c.approved_at.is_not(None))
+    return (
+        sa.select(c)
+        .where(told, sa.or_(c.c.state == "approved", c.c.changed_serial > oldest))
+        .order_by(c.c.changed_serial)
+    )
+
+
+@prepared
+def _epochs(ref: str) -> sa.Select[Any]:
+    return sa.select(schema.epochs).where(schema.epochs.c.network_ref == ref).order_by(schema.epochs.c.epoch)
+
+
+@prepared
+def _relays() -> sa.Select[Any]:
+    r = schema.relays
+    return sa.select(r).where(r.c.removed_at.is_(None), r.c.draining.is_(False)).order_by(r.c.id)
 
 
 def relay_info(row: Row[Any]) -> RelayInfo:
@@ -74,11 +104,9 @@ def relay_info(row: Row[Any]) -> RelayInfo:
 
 def load_head(conn: Connection, network: Row[Any]) -> tuple[MapHead, Sequence[Row[Any]]]:
     """The head, and the rows of the valid epochs."""
-    e, r = schema.epochs, schema.relays
-    epochs = conn.execute(sa.select(e).where(e.c.network_ref == network.ref).order_by(e.c.epoch)).all()
-    query = sa.select(r).where(r.c.removed_at.is_(None), r.c.draining.is_(False)).order_by(r.c.id)
-    if network.relay_id is not None:
-        query = query.where(r.c.id == network.relay_id)
+    epochs = conn.execute(*_epochs(network.ref)).all()
+    said = map_settings(conn)
+    relays = [row for row in conn.execute(*_relays()) if is_told(row, network, said)]
     urls, stun = announced(conn)
     head = MapHead(
         network_id=NetworkID(network.network_id),
@@ -94,33 +122,49 @@ def load_head(conn: Connection, network: Row[Any]) -> tuple[MapHead, Sequence[Ro
             )
             for row in epochs
         ),
-        p2p=network.p2p,
+        p2p=network.p2p_enabled and said.p2p,
         relay_fallback=network.relay_fallback,
-        relays=tuple(relay_info(row) for row in conn.execute(query)),
+        reports=network.reports,
+        relays=tuple(relay_info(row) for row in relays),
         controller_urls=urls,
-        stun=stun,
+        stun=(*stun, *(a for a in said.stun if a not in stun)),
+        stun_names=said.stun_names,
     )
     return head, epochs
 
 
-def announce_urls(core: Core, conn: Connection) -> None:
+def announce_urls(context: ServiceContext, conn: Connection) -> None:
     """What is set differently now (public URLs, the port) is in new serials, never in old ones.
 
     All nodes read it from the database: the same serial has the same content, whichever node is asked.
     """
-    settings, t = core.settings, schema.networks
-    announce(conn, settings.announced_urls, settings.stun_ports[0], core.now(), alone=not core.store.shared)
+    settings, t = context.settings, schema.networks
+    announce(conn, settings.announced_urls, settings.stun_ports[0], context.now(), alone=not context.store.shared)
     for network in conn.execute(sa.select(t).where(t.c.deleted_at.is_(None))).all():
         try:
             head, _ = load_head(conn, network)
         except sa.exc.DBAPIError:
             raise
         except Exception as e:  # whatever ails one network's rows, the others go on
-            tell_failure(core.rare, "a network's map can't be read", e, network.ref)
+            tell_failure(context.rare, "a network's map can't be read", e, network.ref)
             continue
         digest = hashlib.sha256(to_json(head)).digest()
         if digest != network.head_digest:
-            conn.execute(t.update().where(t.c.ref == network.ref).values(serial=t.c.serial + 1, head_digest=digest))
+            bump(conn, network.ref)
+            conn.execute(t.update().where(t.c.ref == network.ref).values(head_digest=digest))
+
+
+def set_maps(context: ServiceContext, conn: Connection) -> None:
+    """At the start: what the operator set is in new serials."""
+    settings = context.settings
+    said = MapSettings(
+        p2p=settings.p2p_enabled,
+        stun_servers=settings.stun_servers,
+        relays=settings.relay_enabled,
+        fallback_relay=settings.fallback_relay,
+    )
+    keep_map_settings(conn, said)
+    announce_urls(context, conn)
 
 
 def make_member(row: Row[Any], subnet6: str | None) -> Member:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Any
 
@@ -16,17 +17,17 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.engine import Connection, Row
 
-from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.service.context import ServiceContext
 from shadowmesh.controller.service.grants import make_grant
 from shadowmesh.controller.service.hub import FAN_OUT_TURN, DeviceLink, Hub, encode
 from shadowmesh.controller.service.livemap import LiveMap
 from shadowmesh.controller.service.mapcontent import Changes, read_changes
 from shadowmesh.controller.service.presence import Presences
 from shadowmesh.controller.store import schema
+from shadowmesh.model.devicelink import Grant, MapState, Removed
 from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.model.ids import ClientID, NetworkRef
 from shadowmesh.model.keys import DevicePublicKey, NetworkID, SealingPublicKey
-from shadowmesh.model.link import Grant, Removed
 from shadowmesh.serving.tasks import for_each
 
 log = structlog.get_logger("shadowmesh.controller")
@@ -55,8 +56,8 @@ class _Network:
 class Maps:
     """The live maps; `refresh` after each change."""
 
-    def __init__(self, core: Core, hub: Hub, presences: Presences) -> None:
-        self._core = core
+    def __init__(self, context: ServiceContext, hub: Hub, presences: Presences) -> None:
+        self._context = context
         self._hub = hub
         self._presences = presences
         self._networks: dict[NetworkRef, _Network] = {}
@@ -89,6 +90,7 @@ class Maps:
         Callers that come while one reads share the next read: a storm of changes makes few deltas. `gather`: others are
         waited for a moment, and told together with this change.
         """
+        began = time.monotonic()
         live = await self._bring_up(ref)
         network = self._networks.get(ref)
         if live is not None and network is not None:
@@ -99,20 +101,26 @@ class Maps:
                 if network.gathering is None:
                     network.gathering = asyncio.create_task(self._tell_gathered(network))
                 await asyncio.shield(network.gathering)
+            self._context.counts.told.observe(time.monotonic() - began)
         return live
 
     async def catch_up(self) -> None:
         """Takes over what another controller changed in the database."""
         n = schema.networks
         query = sa.select(n.c.ref, n.c.generation, n.c.serial).where(n.c.deleted_at.is_(None))
-        newest = await self._core.read(
+        newest = await self._context.read(
             lambda conn: {row.ref: (row.generation, row.serial) for row in conn.execute(query)}
         )
         await self.refresh_all([live.ref for live in self if newest.get(live.ref) != live.order])
 
+    async def follow(self, ref: NetworkRef) -> None:
+        """Takes over what another controller changed in this network, if its map is loaded."""
+        if ref in self._networks:
+            await self.refresh(ref)
+
     async def refresh_all(self, refs: Iterable[NetworkRef]) -> None:
         """Brings these maps up, whatever ails one of them."""
-        await for_each(refs, self.refresh, self._core.rare, "a network's map can't be read")
+        await for_each(refs, self.refresh, self._context.rare, "a network's map can't be read")
 
     # reading
 
@@ -127,7 +135,7 @@ class Maps:
             del self._next[ref]  # who comes from here on needs another read
             network = self._networks.get(ref)
             since, known = (None, {}) if network is None else (network.live.order, network.live.keys)
-            changes = await self._core.read(lambda conn: read_changes(self._core, conn, ref, since, known))
+            changes = await self._context.read(lambda conn: read_changes(self._context, conn, ref, since, known))
             if changes is None:
                 self._locks.pop(ref, None)
                 self._removed.pop(ref, None)
@@ -143,13 +151,13 @@ class Maps:
 
     def _take(self, network: _Network | None, changes: Changes) -> LiveMap:
         if network is None:
-            live = LiveMap(self._core, changes)
+            live = LiveMap(self._context, changes)
             self._networks[live.ref] = _Network(live)
             self._refs[live.network_id] = live.ref
             return live
         before = network.live
         if changes.whole:
-            network.live = LiveMap(self._core, changes)
+            network.live = LiveMap(self._context, changes)
             for client_id in before.map.ids:
                 if client_id not in network.live.map.entries:
                     self._cut(network.live, client_id, "removed")
@@ -183,7 +191,7 @@ class Maps:
     async def _tell_gathered(self, network: _Network) -> None:
         network.hurry.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(network.hurry.wait(), self._core.timing.join_gather)
+            await asyncio.wait_for(network.hurry.wait(), self._context.timing.join_gather)
         network.gathering = None
         await self._tell(network)
 
@@ -218,10 +226,12 @@ class Maps:
         if link is not None and self._hub.link_of(live.ref, ClientID(row.id)) is not link:
             self.enter(live, link, row, None)
 
-    def enter(self, live: LiveMap, link: DeviceLink, row: Row[Any], held: tuple[int, int] | None) -> None:
-        """The link follows the network from now on. `held`: order of the map that the device says it has."""
+    def enter(self, live: LiveMap, link: DeviceLink, row: Row[Any], state: MapState | None) -> None:
+        """The link follows the network from now on. `state`: what the device says it has of it."""
         client_id = ClientID(row.id)
-        grant = self.grant(live.ref, client_id, SealingPublicKey(row.sealing_key))
+        held = None if state is None else (state.generation, state.serial)
+        epochs = frozenset[int]() if state is None else live.held(state.keys)
+        grant = self.grant(live.ref, client_id, SealingPublicKey(row.sealing_key), epochs)
         if grant is None:
             self.wait(link, live.ref, client_id)  # another controller let it in: the map will say so
             return
@@ -263,7 +273,7 @@ class Maps:
             self._part(link, ref, network_id, client_id, "deleted")
 
     def _part(self, link: DeviceLink, ref: NetworkRef, network_id: NetworkID, client_id: ClientID, reason: str) -> None:
-        at = self._core.now().timestamp()
+        at = self._context.now().timestamp()
         link.post(encode(Removed(network_id=network_id, reason=reason, at=at)))
         self._hub.part(link, ref)
         self._presences.went(ref, client_id, at_once=True)
@@ -286,23 +296,26 @@ class Maps:
             network.sealing = None
 
     async def _seal_for(self, network: _Network, links: dict[ClientID, DeviceLink]) -> None:
-        rows = await self._core.read(lambda conn: _sealing_keys(conn, list(links)))
+        rows = await self._context.read(lambda conn: _sealing_keys(conn, list(links)))
         for client_id, link in links.items():
             live, key = network.live, rows.get(client_id)
             grant = None if key is None else self.grant(live.ref, client_id, key)
             if grant is not None and self._hub.link_of(live.ref, client_id) is link:
                 link.post(encode(grant))
 
-    def grant(self, ref: NetworkRef, client_id: ClientID, sealing: SealingPublicKey) -> Grant | None:
+    def grant(
+        self, ref: NetworkRef, client_id: ClientID, sealing: SealingPublicKey, held: Set[int] = frozenset()
+    ) -> Grant | None:
         """What this client gets, to be posted before anything is awaited; None if it is no member, or was removed.
 
-        Membership, address and keys are those of one map: who is out of it gets no key that is newer.
+        `held`: epochs whose keys it holds already. Membership, address and keys are those of one map: who is out of it gets no key that is newer.
         """
         network = self._networks.get(ref)
         member = None if network is None else network.live.map.member(client_id)
         if network is None or member is None or client_id in self._removed.get(ref, ()):
             return None
-        return make_grant(self._core, network.live.network_id, network.live.keys, member, sealing)
+        live = network.live
+        return make_grant(self._context, live.network_id, live.keys, member, sealing, live.limits, held)
 
 
 def close_if_done(link: DeviceLink) -> None:

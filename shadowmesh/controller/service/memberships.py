@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.service.context import ServiceContext
 from shadowmesh.controller.store import schema
 from shadowmesh.model.keys import DevicePublicKey
 
@@ -21,8 +21,8 @@ _AT_ONCE = 256
 
 
 class Memberships:
-    def __init__(self, core: Core) -> None:
-        self._core = core
+    def __init__(self, context: ServiceContext) -> None:
+        self._context = context
         self._waiting: dict[DevicePublicKey, asyncio.Future[list[Row[Any]]]] = {}
         self._reading: asyncio.Task[None] | None = None
 
@@ -42,7 +42,7 @@ class Memberships:
             while self._waiting:
                 batch = {key: self._waiting.pop(key) for key in list(self._waiting)[:_AT_ONCE]}
                 try:
-                    rows = await self._core.read(partial(_load, keys=list(batch)))
+                    rows = await self._context.read(partial(_load, keys=list(batch)))
                 except Exception as e:
                     for answer in batch.values():
                         answer.set_exception(e)

@@ -4,32 +4,44 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from shadowmesh.controller.authz import Permission, Principal, find_network, require_permission, visible
-from shadowmesh.controller.errors import conflict, not_found, usage
-from shadowmesh.controller.service import epochs
-from shadowmesh.controller.service.addresses import first, is_public, last, next_free, parse_subnet, parse_subnet6
+from shadowmesh.controller.authz import (
+    Permission,
+    Principal,
+    find_network,
+    overseen,
+    permissions_by_network,
+    require_permission,
+    visible,
+)
+from shadowmesh.controller.refusals import conflict, unknown, usage
+from shadowmesh.controller.service import epochs, invites
+from shadowmesh.controller.service.addresspool import first, is_public, last, next_free, parse_subnet, parse_subnet6
 from shadowmesh.controller.service.audit_log import difference, one_at_a_time, record, shown
-from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.service.context import ServiceContext
 from shadowmesh.controller.service.events import Events
+from shadowmesh.controller.service.grants import sealed_key
 from shadowmesh.controller.service.hub import Hub
 from shadowmesh.controller.service.idempotency import IdempotentRequest
 from shadowmesh.controller.service.maps import Maps
 from shadowmesh.controller.service.outer_addresses import outer_addresses, refuse_covering
 from shadowmesh.controller.service.presence import Presences
+from shadowmesh.controller.service.reports import forget_reports
 from shadowmesh.controller.service.revocations import revoke_network
+from shadowmesh.controller.service.templating import filled_in
+from shadowmesh.controller.service.usagesums import give_plan
 from shadowmesh.controller.store import schema
 from shadowmesh.controller.store.networks import bump, living_network
 from shadowmesh.model import api
 from shadowmesh.model.addresses import IPAddress
 from shadowmesh.model.ids import NetworkRef, like_id, new_id
-from shadowmesh.model.keys import NetworkID, Secret
-from shadowmesh.model.relaylink import Revocation, Revocations
+from shadowmesh.model.keys import NetworkID, SealingPublicKey, Secret
+from shadowmesh.model.relaylink import Revocation
 
 # What people set, and the audit log shows.
 _SETTINGS = (
@@ -40,8 +52,9 @@ _SETTINGS = (
     "approval",
     "code_approval",
     "max_clients",
-    "p2p",
+    "p2p_enabled",
     "relay_fallback",
+    "reports",
     "relay_id",
 )
 
@@ -51,36 +64,45 @@ _NAMED = 3
 class Networks:
     """One function per capability; each takes who asks."""
 
-    def __init__(self, core: Core, hub: Hub, maps: Maps, presences: Presences, events: Events) -> None:
-        self._core = core
+    def __init__(self, context: ServiceContext, hub: Hub, maps: Maps, presences: Presences, events: Events) -> None:
+        self._context = context
         self._hub = hub
         self._maps = maps
         self._presences = presences
         self._events = events
 
     async def create(
-        self, who: Principal, wish: api.NetworkCreate, once: IdempotentRequest | None = None
-    ) -> api.Network:
+        self, who: Principal, asked: api.NetworkCreate, once: IdempotentRequest | None = None
+    ) -> api.NetworkCreated:
         require_permission(who, Permission.NETWORK_CREATE)
-        wanted = None if wish.subnet is None else parse_subnet(wish.subnet)
-        subnet6 = None if wish.subnet6 is None else parse_subnet6(wish.subnet6)
-        outer = await outer_addresses(self._core)
+        wanted = None if asked.subnet is None else parse_subnet(asked.subnet)
+        subnet6 = None if asked.subnet6 is None else parse_subnet6(asked.subnet6)
+        outer = await outer_addresses(self._context)
         refuse_covering(wanted, outer)
         refuse_covering(subnet6, outer)
         owner = who.user_id or ""
         key = Secret(os.urandom(32))
+        network_id = NetworkID.of(key)
+        sealed = None
+        if asked.sealing_key is not None:
+            sealing = SealingPublicKey.parse(asked.sealing_key)
+            sealed = api.SealedNetworkKey(sealed=sealed_key(network_id, 0, key, sealing), epoch=0)
 
-        def tx(conn: Connection) -> tuple[api.Network, bool]:
-            if once and (earlier := once.found(self._core, conn, who, api.Network)):
+        def tx(conn: Connection) -> tuple[api.NetworkCreated, bool]:
+            if once and (earlier := once.found(self._context, conn, who, api.NetworkCreated)):
                 return earlier, False
+            wish = filled_in(conn, asked)
             _check_name(conn, owner, wish.name)
-            one_at_a_time(conn)  # two that choose a subnet don't choose the same
-            subnet = wanted or _free_subnet(conn, self._core.settings.default_pool, outer)
-            now, ref = self._core.now(), NetworkRef(new_id("net"))
+            one_at_a_time(
+                conn
+            )  # two that choose a subnet don't choose the same, and two don't both become the last one
+            _check_number(self._context, conn, owner)
+            subnet = wanted or _free_subnet(conn, self._context.settings.default_pool, outer)
+            now, ref = self._context.now(), NetworkRef(new_id("net"))
             conn.execute(
                 schema.networks.insert().values(
                     ref=ref,
-                    network_id=NetworkID.of(key),
+                    network_id=network_id,
                     owner_id=owner,
                     name=wish.name,
                     name_key=wish.name.lower(),
@@ -90,9 +112,10 @@ class Networks:
                     approval=wish.approval,
                     code_approval=wish.code_approval,
                     max_clients=wish.max_clients,
-                    p2p=wish.p2p,
+                    p2p_enabled=wish.p2p_enabled,
                     relay_fallback=wish.relay_fallback,
-                    relay_id=_relay_id(conn, wish.relay),
+                    reports=wish.reports,
+                    relay_id=_relay_id(conn, who, ref, wish.relay),
                     created_at=now,
                     created_by=who.name,
                     generation=1,
@@ -100,78 +123,104 @@ class Networks:
                     lowest_free=0,
                 )
             )
-            epochs.add_first(self._core, conn, ref, key, now)
+            epochs.add_first(self._context, conn, ref, key, now)
+            if not who.admin:
+                give_plan(conn, ref, self._context.settings.sign_up_plan, now)
             if who.email is not None:
                 conn.execute(schema.members.insert().values(network_ref=ref, email=who.email, role="owner"))
+            invite_id, code = invites.add_standing(self._context, conn, who, ref, wish.name)
+            more = {"invite": invite_id, "key_given": sealed is not None, "owner": who.user_id}
+            if wish.template is not None:
+                more["template"] = wish.template
             after = shown(_living(conn, ref)._mapping, *_SETTINGS)
-            record(self._core, conn, who, "network.create", wish.name, id=ref, owner=who.user_id, after=after)
-            answer = self._view_of(conn, ref).model_copy(update={"warnings": _warnings(conn, who, ref, subnet)})
+            record(self._context, conn, who, "network.create", wish.name, id=ref, **more, after=after)
+            view = self._view_of(conn, who, ref).model_copy(update={"warnings": _warnings(conn, who, ref, subnet)})
+            answer = api.NetworkCreated(
+                **view.model_dump(),
+                invitation_code=code,
+                encryption_key=sealed,
+                network_key_reason=None if sealed else "no_sealing_key",
+            )
             if once:
-                once.keep(self._core, conn, who, answer)
+                once.keep(self._context, conn, who, answer)
             return answer, True
 
-        answer, fresh = await self._core.write(tx)
+        answer, fresh = await self._context.write(tx)
         if fresh:
-            self._events.publish("network_changed", NetworkRef(answer.id), change="created", name=answer.name)
+            self._events.publish("network_changed", NetworkRef(answer.network_id), change="created", name=answer.name)
         return answer
 
-    async def list(self, who: Principal, after: str | None, limit: int) -> api.Page[api.Network]:
+    async def list(self, who: Principal, after: str | None, limit: int) -> api.NetworkList:
         """Those that `who` may see, by name."""
         n = schema.networks
 
-        def tx(conn: Connection) -> api.Page[api.Network]:
-            query = sa.select(n).where(n.c.deleted_at.is_(None), visible(who)).order_by(n.c.name_key, n.c.ref)
+        def tx(conn: Connection) -> api.NetworkList:
+            query = sa.select(n).where(n.c.deleted_at.is_(None), visible(conn, who)).order_by(n.c.name_key, n.c.ref)
             if after is not None:
                 name, _, ref = after.rpartition("/")
                 query = query.where(sa.tuple_(n.c.name_key, n.c.ref) > sa.tuple_(sa.literal(name), sa.literal(ref)))
             rows = conn.execute(query.limit(limit + 1)).all()
             more = f"{rows[limit - 1].name_key}/{rows[limit - 1].ref}" if len(rows) > limit else None
-            return api.Page(items=[self._view(conn, row) for row in rows[:limit]], next=more)
+            may = permissions_by_network(conn, who, [row.ref for row in rows[:limit]])
+            return api.NetworkList(networks=[self._view(conn, row, may) for row in rows[:limit]], next=more)
 
-        return await self._core.read(tx)
+        return await self._context.read(tx)
 
     async def refs(self, who: Principal) -> frozenset[str]:
         """The ids of all that `who` may see."""
         n = schema.networks
-        query = sa.select(n.c.ref).where(n.c.deleted_at.is_(None), visible(who))
-        return await self._core.read(lambda conn: frozenset(conn.execute(query).scalars()))
+
+        def tx(conn: Connection) -> frozenset[str]:
+            query = sa.select(n.c.ref).where(n.c.deleted_at.is_(None), visible(conn, who))
+            return frozenset(conn.execute(query).scalars())
+
+        return await self._context.read(tx)
+
+    async def overseen(self, who: Principal) -> frozenset[str]:
+        """The ids of those in which they see what others' machines did, too."""
+        n = schema.networks
+        return await self._context.read(
+            lambda conn: frozenset(conn.execute(sa.select(n.c.ref).where(overseen(conn, who))).scalars())
+        )
 
     async def show(self, who: Principal, name: str) -> api.Network:
         def tx(conn: Connection) -> api.Network:
             network = find_network(conn, who, name, Permission.NETWORK_VIEW)
-            return self._view(conn, network)
+            return self._view(conn, network, permissions_by_network(conn, who, [network.ref]))
 
-        return await self._core.read(tx)
+        return await self._context.read(tx)
 
     async def set(self, who: Principal, name: str, wish: api.NetworkPatch) -> api.Network:
         changes = wish.model_dump(exclude_none=True)
 
         subnet = None if wish.subnet is None else parse_subnet(wish.subnet)
-        outer = {} if subnet is None else await outer_addresses(self._core)
+        outer = {} if subnet is None else await outer_addresses(self._context)
 
         def tx(conn: Connection) -> api.Network:
             network = find_network(conn, who, name, Permission.NETWORK_CONFIGURE, lock=True)
             refuse_covering(subnet, outer)
             values = dict(changes)
             if wish.name is not None:
-                values |= _renamed(conn, who, network, wish.name)
+                values |= _renamed(self._context, conn, who, network, wish.name)
             if subnet is not None:
                 _resize(conn, network, subnet)
                 values |= {"subnet": str(subnet), "lowest_free": 0}
             if "relay" in values:
-                values["relay_id"] = _relay_id(conn, values.pop("relay") or None)
+                values["relay_id"] = _relay_id(conn, who, network.ref, values.pop("relay") or None)
             if values:
                 n = schema.networks
                 conn.execute(n.update().where(n.c.ref == network.ref).values(**values))
                 bump(conn, network.ref)
+                if values.get("reports") == "off":
+                    forget_reports(conn, network.ref)
                 more = difference(network, {name: values[name] for name in values if name in _SETTINGS})
-                record(self._core, conn, who, "network.set", network.name, id=network.ref, **more)
+                record(self._context, conn, who, "network.set", network.name, id=network.ref, **more)
             warnings = [] if subnet is None else _warnings(conn, who, network.ref, subnet)
-            return self._view_of(conn, network.ref).model_copy(update={"warnings": warnings})
+            return self._view_of(conn, who, network.ref).model_copy(update={"warnings": warnings})
 
-        answer = await self._core.write(tx)
-        await self._maps.refresh(NetworkRef(answer.id))
-        self._events.publish("network_changed", NetworkRef(answer.id), change="set", fields=sorted(changes))
+        answer = await self._context.write(tx)
+        await self._maps.refresh(NetworkRef(answer.network_id))
+        self._events.publish("network_changed", NetworkRef(answer.network_id), change="set", fields=sorted(changes))
         return answer
 
     async def rotate_key(self, who: Principal, name: str) -> api.Network:
@@ -179,15 +228,15 @@ class Networks:
 
         def tx(conn: Connection) -> api.Network:
             network = find_network(conn, who, name, Permission.NETWORK_CONFIGURE, lock=True)
-            epoch = epochs.rotate(self._core, conn, NetworkRef(network.ref), self._core.now())
+            epoch = epochs.rotate(self._context, conn, NetworkRef(network.ref), self._context.now())
             bump(conn, network.ref)
             more = {"before": {"epoch": epoch - 1}, "after": {"epoch": epoch}}
-            record(self._core, conn, who, "network.rotate-key", network.name, id=network.ref, **more)
-            return self._view_of(conn, network.ref)
+            record(self._context, conn, who, "network.rotate-key", network.name, id=network.ref, **more)
+            return self._view_of(conn, who, network.ref)
 
-        answer = await self._core.write(tx)
-        await self._maps.refresh(NetworkRef(answer.id))
-        self._events.publish("network_changed", NetworkRef(answer.id), change="key_rotated")
+        answer = await self._context.write(tx)
+        await self._maps.refresh(NetworkRef(answer.network_id))
+        self._events.publish("network_changed", NetworkRef(answer.network_id), change="key_rotated")
         return answer
 
     async def delete(self, who: Principal, name: str) -> None:
@@ -195,35 +244,36 @@ class Networks:
 
         def tx(conn: Connection) -> tuple[NetworkRef, Revocation]:
             network = find_network(conn, who, name, Permission.NETWORK_DELETE, lock=True)
-            now, ref = self._core.now(), network.ref
+            now, ref = self._context.now(), network.ref
             n, c = schema.networks, schema.clients
             ended = conn.execute(
                 c.update()
-                .where(c.c.network_ref == ref, c.c.state.in_(["approved", "pending"]))
+                .where(c.c.network_ref == ref, schema.LIVING)
                 .values(state="deleted", removed_at=now)
                 .returning(c.c.id)
             )
             clients = sorted(ended.scalars())
-            for gone in (schema.epochs, schema.invites, schema.addresses, schema.members):
+            forget_reports(conn, ref)
+            for gone in (schema.epochs, schema.invites, schema.addresses, schema.members, schema.group_roles):
                 conn.execute(gone.delete().where(gone.c.network_ref == ref))
             conn.execute(n.update().where(n.c.ref == ref).values(deleted_at=now, rotation_due=None))
-            revoked = revoke_network(self._core, conn, network)
+            revoked = revoke_network(self._context, conn, network)
             before = shown(network._mapping, *_SETTINGS) | {"clients": clients}
-            record(self._core, conn, who, "network.delete", network.name, id=ref, before=before)
+            record(self._context, conn, who, "network.delete", network.name, id=ref, before=before)
             return NetworkRef(ref), revoked
 
-        ref, revoked = await self._core.write(tx)
-        self._hub.to_relays(Revocations(complete=False, entries=(revoked,)))
+        ref, revoked = await self._context.write(tx)
+        self._hub.revoke(revoked)
         assert revoked.network_id is not None
         self._maps.end(ref, revoked.network_id)
         await self._maps.refresh(ref)
         self._presences.forget(ref)
         self._events.publish("network_changed", ref, change="deleted")
 
-    def _view_of(self, conn: Connection, ref: str) -> api.Network:
-        return self._view(conn, _living(conn, ref))
+    def _view_of(self, conn: Connection, who: Principal, ref: str) -> api.Network:
+        return self._view(conn, _living(conn, ref), permissions_by_network(conn, who, [ref]))
 
-    def _view(self, conn: Connection, row: Row[Any]) -> api.Network:
+    def _view(self, conn: Connection, row: Row[Any], may: Mapping[str, Collection[Permission]]) -> api.Network:
         c, e, r = schema.clients, schema.epochs, schema.relays
         counting = sa.select(c.c.state, sa.func.count()).where(c.c.network_ref == row.ref).group_by(c.c.state)
         states: dict[str, int] = {state: int(number) for state, number in conn.execute(counting)}
@@ -231,21 +281,22 @@ class Networks:
             api.Epoch(epoch=x.epoch, current_from=x.current_from, ends=x.ends)
             for x in conn.execute(sa.select(e).where(e.c.network_ref == row.ref).order_by(e.c.epoch))
         ]
-        now = self._core.now()
+        now = self._context.now()
         current = [x.epoch for x in valid if x.current_from <= now] or [valid[0].epoch]
         relay = conn.execute(sa.select(r.c.name).where(r.c.id == row.relay_id)).scalar_one_or_none()
         return api.Network(
-            id=row.ref,
+            network_id=row.ref,
             name=row.name,
-            network_id=str(NetworkID(row.network_id)),
+            wire_id=str(NetworkID(row.network_id)),
             description=row.description,
             subnet=row.subnet,
             subnet6=row.subnet6,
             approval=row.approval,
             code_approval=row.code_approval,
             max_clients=row.max_clients,
-            p2p=row.p2p,
+            p2p_enabled=row.p2p_enabled,
             relay_fallback=row.relay_fallback,
+            reports=row.reports,
             relay=relay,
             created_at=row.created_at,
             serial=row.serial,
@@ -253,8 +304,9 @@ class Networks:
             epochs=valid,
             clients=states.get("approved", 0),
             pending=states.get("pending", 0),
-            online=self._hub.online(NetworkRef(row.ref)),
+            clients_online=self._hub.online(NetworkRef(row.ref)),
             rotation_due=row.rotation_due,
+            permissions=[p for p in Permission if p in may.get(row.ref, ())],
         )
 
 
@@ -274,11 +326,29 @@ def _check_name(conn: Connection, owner: str, name: str) -> None:
         raise conflict("network_exists", f"there is a network {taken} already", "choose another name")
 
 
-def _renamed(conn: Connection, who: Principal, network: Row[Any], name: str) -> dict[str, Any]:
+def _check_number(context: ServiceContext, conn: Connection, owner: str) -> None:
+    """Raises ShadowMeshError(network_limit, CONFLICT) where a user owns as many networks as one may. Who manages at the
+    controller's own socket is no user."""
+    most, n = context.settings.max_networks_per_user, schema.networks
+    if most is None or not owner:
+        return
+    own = sa.select(sa.func.count()).where(n.c.owner_id == owner, n.c.deleted_at.is_(None))
+    if (number := conn.execute(own).scalar_one()) >= most:
+        raise conflict(
+            "network_limit",
+            f"a user may own {most} {'network' if most == 1 else 'networks'}, and owns {number}",
+            "delete one, or have networks.max_per_user raised on the controller",
+        )
+
+
+def _renamed(context: ServiceContext, conn: Connection, who: Principal, network: Row[Any], name: str) -> dict[str, Any]:
     """What changes with the name. Who renames another's network owns it from then on: the name is among their own."""
     owner = network.owner_id if who.admin else who.user_id or ""
     if (owner, name.lower()) != (network.owner_id, network.name_key):
         _check_name(conn, owner, name)
+    if owner != network.owner_id:
+        one_at_a_time(conn)
+        _check_number(context, conn, owner)
     return {"owner_id": owner, "name_key": name.lower()}
 
 
@@ -303,7 +373,7 @@ def _warnings(conn: Connection, who: Principal, ref: str, subnet: ipaddress.IPv4
     if is_public(subnet):
         found.append(f"{subnet} are addresses of the internet: members won't reach the hosts that have them there")
     n = schema.networks
-    query = sa.select(n.c.name, n.c.subnet).where(n.c.deleted_at.is_(None), n.c.ref != ref, visible(who))
+    query = sa.select(n.c.name, n.c.subnet).where(n.c.deleted_at.is_(None), n.c.ref != ref, visible(conn, who))
     alike = [
         f"{row.name} ({row.subnet})"
         for row in conn.execute(query.order_by(n.c.name_key, n.c.ref))
@@ -332,11 +402,20 @@ def _resize(conn: Connection, network: Row[Any], subnet: ipaddress.IPv4Network) 
     conn.execute(a.delete().where(outside))
 
 
-def _relay_id(conn: Connection, name: str | None) -> str | None:
+def _relay_id(conn: Connection, who: Principal, ref: str, name: str | None) -> str | None:
+    """Of the relay that the network is to use alone. One that is for other networks isn't there for this one, but to an
+    administrator. Raises ShadowMeshError: relay_unknown, relay_elsewhere."""
     if name is None:
         return None
     r = schema.relays
-    found = conn.execute(sa.select(r.c.id).where(r.c.name == name, r.c.removed_at.is_(None))).scalar_one_or_none()
-    if found is None:
-        raise not_found("relay_unknown", f"there is no relay {name!r}", "`shadowmesh relay list` names them")
-    return str(found)
+    rows = conn.execute(sa.select(r.c.id, r.c.name, r.c.networks).where(r.c.removed_at.is_(None))).all()
+    known = {row.name: row.id for row in rows if row.networks is None or ref in row.networks}
+    if name not in known:
+        if who.whole.administers and name in {row.name for row in rows}:
+            raise conflict(
+                "relay_elsewhere",
+                f"the relay {name} is for other networks, by the token that it registered with",
+                "register it anew with a token for this one, or for all: `shadowmesh relay token`",
+            )
+        raise unknown("relay_unknown", f"there is no relay {name!r}", name, list(known), "shadowmesh relay list")
+    return str(known[name])

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from shadowmesh.controller.errors import conflict
-from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.refusals import conflict
+from shadowmesh.controller.service.context import ServiceContext
 from shadowmesh.controller.store import schema
 from shadowmesh.model.addresses import IPAddress, IPNetwork, SockAddr
 from shadowmesh.model.errors import MalformedError
@@ -24,10 +24,10 @@ from shadowmesh.model.errors import MalformedError
 _RESOLVING = 2.0  # seconds for all names together; one that takes longer is passed over
 
 
-async def outer_addresses(core: Core) -> dict[IPAddress, str]:
+async def outer_addresses(context: ServiceContext) -> dict[IPAddress, str]:
     """Address → whose it is, for people. Names in URLs are resolved as this host does."""
-    hosts: dict[str, str] = {urlsplit(url).hostname or "": "this controller" for url in core.settings.announced_urls}
-    listen = core.settings.address.host
+    hosts: dict[str, str] = {urlsplit(url).hostname or "": "this controller" for url in context.settings.announced_urls}
+    listen = context.settings.address.host
     if not ip_address(listen).is_unspecified:
         hosts.setdefault(listen, "this controller")
 
@@ -39,7 +39,7 @@ async def outer_addresses(core: Core) -> dict[IPAddress, str]:
                 found[SockAddr.parse(row.udp or "").host] = f"relay {row.name}"
         return found
 
-    hosts = {**await core.read(relays), **hosts}
+    hosts = {**await context.read(relays), **hosts}
     known: dict[IPAddress, str] = {}
     names = []
     for host, whose in hosts.items():

@@ -1,4 +1,4 @@
-"""Passwords: argon2id hashes, and passwords made to be used once.
+"""Passwords: argon2id hashes of ours, and bcrypt and scrypt ones of those who came from elsewhere.
 
 A hash takes CPU and memory on purpose, so strangers must not have as many made as they like: `PasswordWorker` makes one at a time,
 in turns for those who wait.
@@ -7,6 +7,8 @@ in turns for those who wait.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from shadowmesh.controller.service.limits import TooMany
+from shadowmesh.model.userpasswords import scheme_of, scrypt_parts
 
 T = TypeVar("T")
 
@@ -34,24 +37,40 @@ def hash_password(password: str) -> str:
 
 
 def verify_password(stored: str, password: str) -> bool:
-    from argon2.exceptions import Argon2Error, InvalidHashError
-
     try:
-        return bool(_hasher().verify(stored, password))
-    except (Argon2Error, InvalidHashError):
+        scheme = scheme_of(stored)
+    except ValueError:  # written into the database by whomever
         return False
+    match scheme:
+        case "bcrypt":
+            import bcrypt
+
+            # Systems that use it cut passwords off at 72 bytes; the library leaves that to us.
+            return bcrypt.checkpw(password.encode()[:72], stored.encode())
+        case "scrypt":
+            n, r, p, salt, digest = scrypt_parts(stored)
+            found = hashlib.scrypt(
+                password.encode(), salt=salt, n=n, r=r, p=p, maxmem=256 * n * r + 2**20, dklen=len(digest)
+            )
+            return hmac.compare_digest(found, digest)
+        case "argon2id":
+            from argon2.exceptions import Argon2Error, InvalidHashError
+
+            try:
+                return bool(_hasher().verify(stored, password))
+            except (Argon2Error, InvalidHashError):
+                return False
+
+
+def is_outdated(stored: str) -> bool:
+    """Whether it was made in another way than ours, and should be made anew when the password is known."""
+    return scheme_of(stored) != "argon2id" or bool(_hasher().check_needs_rehash(stored))
 
 
 @cache
 def nobodys_hash() -> str:
     """Checked where there is no such user: an unknown address takes as long as a wrong password."""
     return hash_password(secrets.token_urlsafe())
-
-
-def new_password() -> str:
-    """To be used once: 16 characters, 95 bits."""
-    alphabet = "abcdefghjkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
-    return "".join(secrets.choice(alphabet) for _ in range(16))
 
 
 class PasswordWorker:

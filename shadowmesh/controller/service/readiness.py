@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import sqlalchemy as sa
 import structlog
 from sqlalchemy.engine import Connection
 
-from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.service.context import ServiceContext
 from shadowmesh.controller.store import schema
 from shadowmesh.model.errors import ShadowMeshError
 
@@ -23,15 +24,19 @@ _ROW = "readiness"
 
 
 class Readiness:
-    """Asked by load balancers, and by anyone: so it says yes or no, and the log says why."""
+    """Asked by load balancers, and by anyone: so it says yes or no, and the log says why. `drained` is asked whether this
+    node is to get nothing more."""
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
+    def __init__(self, context: ServiceContext, drained: Callable[[], bool] = lambda: False) -> None:
+        self._drained = drained
+        self._context = context
         self._turn = asyncio.Lock()
         self._known_at = float("-inf")
         self._why = ""
 
     async def ready(self) -> bool:
+        if self._drained():
+            return False
         async with self._turn:
             now = asyncio.get_running_loop().time()
             if now - self._known_at >= _FRESH:
@@ -43,14 +48,14 @@ class Readiness:
 
     async def _look(self) -> str:
         """Why not, empty if it is."""
-        url = self._core.store.engine.url
+        url = self._context.store.engine.url
         try:
             async with asyncio.timeout(_PATIENCE):
                 if url.get_backend_name() == "sqlite" and url.database:
                     room = await asyncio.to_thread(_room, Path(url.database).parent)
                     if room < _ROOM:
                         return f"the disk has {room // 1024} KiB left"
-                await self._core.write(self._write)
+                await self._context.write(self._write)
         except TimeoutError:
             return "the database doesn't answer"
         except (ShadowMeshError, OSError, sa.exc.SQLAlchemyError) as e:
@@ -58,7 +63,7 @@ class Readiness:
         return ""
 
     def _write(self, conn: Connection) -> None:
-        m, now = schema.meta, self._core.now().isoformat()
+        m, now = schema.meta, self._context.now().isoformat()
         if conn.execute(m.update().where(m.c.key == _ROW).values(value=now)).rowcount == 0:
             conn.execute(m.insert().values(key=_ROW, value=now))
 

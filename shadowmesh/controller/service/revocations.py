@@ -11,8 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from shadowmesh.controller.service.core import Core
-from shadowmesh.controller.store import counters, schema
+from shadowmesh.controller.service.context import ServiceContext
+from shadowmesh.controller.store import schema, sequences
 from shadowmesh.model.ids import ClientID
 from shadowmesh.model.keys import DevicePublicKey, NetworkID
 from shadowmesh.model.relaylink import Revocation
@@ -21,33 +21,35 @@ _SLACK = dt.timedelta(hours=1)  # a token made while its client was removed runs
 _RIGHTS_KEPT = dt.timedelta(hours=1)  # a controller that was away for longer starts anew, with no open connection
 
 
-def revoke_client(core: Core, conn: Connection, network: Row[Any], client: Row[Any], reason: str) -> Revocation:
+def revoke_client(
+    context: ServiceContext, conn: Connection, network: Row[Any], client: Row[Any], reason: str
+) -> Revocation:
     """The client is cut off, and all its relay tokens are void. `reason`: removed, denied, left."""
     what = {"device_key": client.device_key, "client_id": client.id, "reason": reason}
-    return _revoke_tokens(core, conn, network, before=core.now(), **what)
+    return _revoke_tokens(context, conn, network, before=context.now(), **what)
 
 
-def revoke_network(core: Core, conn: Connection, network: Row[Any]) -> Revocation:
+def revoke_network(context: ServiceContext, conn: Connection, network: Row[Any]) -> Revocation:
     """The network is no more: all relay tokens for it are void, whenever they were issued."""
-    return _revoke_tokens(core, conn, network, before=_until(core), reason="deleted")
+    return _revoke_tokens(context, conn, network, before=_until(context), reason="deleted")
 
 
-def rights_changed(core: Core, conn: Connection, user_id: str) -> None:
+def rights_changed(context: ServiceContext, conn: Connection, user_id: str) -> None:
     """The user's open connections have to be looked at again. Before `record`: transactions lock in one order."""
-    _insert(conn, user_id=user_id, before=core.now(), until=core.now() + _RIGHTS_KEPT)
+    _insert(conn, user_id=user_id, before=context.now(), until=context.now() + _RIGHTS_KEPT)
 
 
-def _until(core: Core) -> dt.datetime:
+def _until(context: ServiceContext) -> dt.datetime:
     """When the last token that is revoked now has run out."""
-    return core.now() + dt.timedelta(seconds=core.timing.offline_grace) + _SLACK
+    return context.now() + dt.timedelta(seconds=context.timing.offline_grace) + _SLACK
 
 
-def _revoke_tokens(core: Core, conn: Connection, network: Row[Any], **what: Any) -> Revocation:
-    return relay_revocation(_insert(conn, network_id=network.network_id, until=_until(core), **what))
+def _revoke_tokens(context: ServiceContext, conn: Connection, network: Row[Any], **what: Any) -> Revocation:
+    return relay_revocation(_insert(conn, network_id=network.network_id, until=_until(context), **what))
 
 
 def _insert(conn: Connection, **values: Any) -> Row[Any]:
-    t, number = schema.revocations, counters.take(conn, counters.REVOCATIONS)
+    t, number = schema.revocations, sequences.take(conn, sequences.REVOCATIONS)
     return conn.execute(t.insert().values(id=number, **values).returning(t)).one()
 
 
@@ -60,7 +62,7 @@ def after(conn: Connection, number: int) -> list[Row[Any]]:
 
 def for_relays(conn: Connection, now: dt.datetime, number: int = 0) -> tuple[int, list[Revocation]]:
     """All after this one that relays still have to know, and the number of the last that was looked at."""
-    last = counters.newest(conn, counters.REVOCATIONS)  # first: what is committed in between comes twice, then
+    last = sequences.newest(conn, sequences.REVOCATIONS)  # first: what is committed in between comes twice, then
     t = schema.revocations
     query = sa.select(t).where(t.c.id > number, t.c.until > now, t.c.network_id.is_not(None)).order_by(t.c.id)
     return last, [relay_revocation(row) for row in conn.execute(query)]

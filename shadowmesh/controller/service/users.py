@@ -1,4 +1,4 @@
-"""Users of the controller: add, list, disable, make administrator, reset the password."""
+"""Users of the controller, people and service accounts: add, list, disable, make administrator, reset the password."""
 
 from __future__ import annotations
 
@@ -10,128 +10,190 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from shadowmesh.controller.authz import Principal, require_admin
-from shadowmesh.controller.errors import conflict, not_found
+from shadowmesh.controller.refusals import MOST_NAMES, conflict, unknown
 from shadowmesh.controller.service.audit_log import difference, record
-from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.service.context import ServiceContext
 from shadowmesh.controller.service.invites import revoke_invites
-from shadowmesh.controller.service.passwords import hash_password, new_password
+from shadowmesh.controller.service.madewithkeys import end_made_with
+from shadowmesh.controller.service.passwords import hash_password
 from shadowmesh.controller.service.relays import revoke_tokens
 from shadowmesh.controller.service.revocations import rights_changed
 from shadowmesh.controller.service.watchers import Watchers
 from shadowmesh.controller.store import schema
-from shadowmesh.model import api
+from shadowmesh.model import accounts
+from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.model.ids import new_id
 from shadowmesh.model.text import canonical_email
+from shadowmesh.model.userpasswords import generated_password
 
 
-def add_user(core: Core, conn: Connection, who: Principal, email: str, *, admin: bool) -> tuple[str, str]:
-    """The new user's id and one-time password."""
+def add_user(
+    context: ServiceContext,
+    conn: Connection,
+    who: Principal,
+    email: str,
+    *,
+    password_hash: str | None,
+    admin: bool = False,
+    name: str = "",
+    kind: accounts.UserKind = "person",
+    must_change: bool = False,
+) -> str:
+    """The new user's id. `must_change`: the password is for one use. Raises ShadowMeshError(user_exists)."""
     u = schema.users
     if conn.execute(sa.select(u.c.id).where(u.c.email == email)).first() is not None:
         raise conflict("user_exists", f"there is a user {email} already", "choose another address")
-    user_id, password = new_id("usr"), new_password()
+    user_id = new_id("usr")
+    values = {"email": email, "name": name, "kind": kind, "admin": admin}
     conn.execute(
         u.insert().values(
             id=user_id,
-            email=email,
-            password_hash=hash_password(password),
-            must_change=True,
-            admin=admin,
+            **values,
+            password_hash=password_hash,
+            must_change=must_change,
             disabled=False,
-            created_at=core.now(),
+            created_at=context.now(),
         )
     )
-    record(core, conn, who, "user.add", email, id=user_id, after={"email": email, "admin": admin})
-    return user_id, password
+    record(context, conn, who, "user.add", email, id=user_id, after=values)
+    return user_id
 
 
 class Users:
-    def __init__(self, core: Core, watchers: Watchers) -> None:
-        self._core = core
+    def __init__(self, context: ServiceContext, watchers: Watchers) -> None:
+        self._context = context
         self._watchers = watchers
 
-    async def create(self, who: Principal, wish: api.UserCreate) -> api.UserCreated:
+    async def create(self, who: Principal, wish: accounts.UserCreate) -> accounts.UserCreated:
         require_admin(who)
+        password = generated_password() if wish.kind == "person" else None
+        stored = None if password is None else await asyncio.to_thread(hash_password, password)
 
-        def tx(conn: Connection) -> api.UserCreated:
-            user_id, password = add_user(self._core, conn, who, wish.email, admin=wish.admin)
-            return api.UserCreated(**_user_view(find_user(conn, user_id)).model_dump(), password=password)
+        def tx(conn: Connection) -> accounts.UserCreated:
+            user_id = add_user(
+                self._context, conn, who, **wish.model_dump(), password_hash=stored, must_change=stored is not None
+            )
+            return accounts.UserCreated(**user_view(find_user(conn, user_id)).model_dump(), password=password)
 
-        return await self._core.write(tx)
+        return await self._context.write(tx)
 
-    async def list(self, who: Principal) -> Sequence[api.User]:
+    async def list(self, who: Principal) -> Sequence[accounts.User]:
         require_admin(who)
-        query = sa.select(schema.users).order_by(schema.users.c.email)
-        return await self._core.read(lambda conn: [_user_view(row) for row in conn.execute(query)])
+        query = _users().order_by(schema.users.c.email)
+        return await self._context.read(lambda conn: [user_view(row) for row in conn.execute(query)])
 
-    async def set(self, who: Principal, name: str, wish: api.UserPatch) -> api.User:
+    async def set(self, who: Principal, name: str, wish: accounts.UserPatch) -> accounts.User:
         require_admin(who)
-        u, t = schema.users, schema.refresh_tokens
+        u, s = schema.users, schema.sessions
         changes = wish.model_dump(exclude_none=True)
 
-        def tx(conn: Connection) -> api.User:
+        def tx(conn: Connection) -> accounts.User:
             # Two administrators who demote each other at once take turns here.
             conn.execute(sa.select(u.c.id).where(u.c.admin).order_by(u.c.id).with_for_update()).all()
             row, ended, tokens = find_user(conn, name), list[str](), list[str]()
+            invited: Sequence[str] = ()
             if changes:
                 conn.execute(u.update().where(u.c.id == row.id).values(**changes))
-                others = sa.select(u.c.id).where(u.c.admin, u.c.disabled.is_(False)).limit(1)
-                if row.admin and conn.execute(others).first() is None:
-                    raise conflict("last_admin", f"{row.email} is the last administrator", "make another one first")
+                if row.admin and conn.execute(_administrators()).first() is None:
+                    raise conflict(
+                        "last_admin",
+                        f"{row.email} is the last administrator",
+                        "make another one first: `shadowmesh user set EMAIL --admin`",
+                    )
                 if wish.disabled:
-                    conn.execute(t.delete().where(t.c.user_id == row.id))
-                    ended = revoke_invites(self._core, conn, row.id)
+                    conn.execute(s.delete().where(s.c.user_id == row.id))
+                    ended = revoke_invites(self._context, conn, row.id)
                 elif row.admin and wish.admin is False:
-                    ended = revoke_invites(self._core, conn, row.id, keep=row.email)
+                    ended = revoke_invites(self._context, conn, row.id, keep=row.email)
                 if row.admin and (wish.disabled or wish.admin is False):
-                    tokens = revoke_tokens(self._core, conn, row.email)
-                rights_changed(self._core, conn, row.id)
+                    tokens = revoke_tokens(self._context, conn, row.email)
+                    invited = self._revoke_invitations(conn, row.id)
+                rights_changed(self._context, conn, row.id)
                 more = difference(row, changes)
-                gone = {"invites_ended": ended, "relay_tokens_ended": tokens}
-                record(self._core, conn, who, "user.set", row.email, id=row.id, **more, **gone)
-            return _user_view(find_user(conn, row.id))
+                gone = {"invites_ended": ended, "relay_tokens_ended": tokens, "invitations_ended": invited}
+                record(self._context, conn, who, "user.set", row.email, id=row.id, **more, **gone)
+            return user_view(find_user(conn, row.id))
 
-        answer = await self._core.write(tx)
+        answer = await self._context.write(tx)
         self._watchers.changed(answer.id)
         return answer
 
-    async def reset_password(self, who: Principal, name: str) -> api.UserCreated:
+    def _revoke_invitations(self, conn: Connection, user_id: str) -> Sequence[str]:
+        """Of people, by who is no administrator any more. The ids of those that were open."""
+        t, now = schema.user_invitations, self._context.now()
+        theirs = sa.and_(t.c.owner_id == user_id, t.c.ended_at.is_(None), t.c.expires_at > now)
+        return sorted(conn.execute(t.update().where(theirs).values(ended_at=now).returning(t.c.id)).scalars())
+
+    async def reset_password(self, who: Principal, name: str) -> accounts.UserCreated:
         """A new one-time password. All that was given out for the old one ends: sessions, access tokens, API keys."""
         require_admin(who)
-        u, t, k = schema.users, schema.refresh_tokens, schema.api_keys
-        password = new_password()
+        u, s, k = schema.users, schema.sessions, schema.api_keys
+        password = generated_password()
         stored = await asyncio.to_thread(hash_password, password)
 
-        def tx(conn: Connection) -> api.UserCreated:
+        def tx(conn: Connection) -> accounts.UserCreated:
             row = find_user(conn, name)
+            if row.kind == "service":
+                raise conflict(
+                    "service_account",
+                    f"{row.email} is a service account: it has no password",
+                    "make an API key for it, with `shadowmesh api-key create --user`",
+                )
             conn.execute(u.update().where(u.c.id == row.id).values(password_hash=stored, must_change=True))
-            conn.execute(t.delete().where(t.c.user_id == row.id))
+            conn.execute(s.delete().where(s.c.user_id == row.id))
             theirs = sa.and_(k.c.user_id == row.id, k.c.revoked_at.is_(None))
-            revoked = k.update().where(theirs).values(revoked_at=self._core.now()).returning(k.c.id)
+            revoked = k.update().where(theirs).values(revoked_at=self._context.now()).returning(k.c.id)
             ended = sorted(conn.execute(revoked).scalars())
-            rights_changed(self._core, conn, row.id)
+            rights_changed(self._context, conn, row.id)
+            gone = {"api_keys_ended": ended} | end_made_with(self._context, conn, ended)
             more = difference(row, {"must_change": True})
-            record(self._core, conn, who, "user.reset-password", row.email, id=row.id, api_keys_ended=ended, **more)
-            return api.UserCreated(**_user_view(row).model_dump(), password=password)
+            record(self._context, conn, who, "user.reset-password", row.email, id=row.id, **more, **gone)
+            return accounts.UserCreated(**user_view(row).model_dump(), password=password)
 
-        answer = await self._core.write(tx)
+        answer = await self._context.write(tx)
         self._watchers.changed(answer.id)
         return answer
 
 
 def find_user(conn: Connection, name: str) -> Row[Any]:
     u = schema.users
-    row = conn.execute(sa.select(u).where(sa.or_(u.c.id == name, u.c.email == canonical_email(name)))).first()
+    row = conn.execute(_users().where(sa.or_(u.c.id == name, u.c.email == canonical_email(name)))).first()
     if row is None:
-        raise not_found("user_unknown", f"there is no user {name[:80]!r}", "`shadowmesh user list` names them")
+        raise user_unknown(conn, name)
     return row
 
 
+def user_unknown(conn: Connection, name: str) -> ShadowMeshError:
+    """For administrators: it names whom they may have meant."""
+    known = conn.execute(sa.select(schema.users.c.email).limit(MOST_NAMES)).scalars().all()
+    return unknown("user_unknown", f"there is no user {name[:80]!r}", name, known, "shadowmesh user list")
+
+
+def _users() -> sa.Select[Any]:
+    u, f = schema.users, schema.second_factors
+    factor = sa.exists().where(f.c.user_id == u.c.id, f.c.confirmed_at.is_not(None))
+    return sa.select(u, factor.label("second_factor"))
+
+
 def first_admin(conn: Connection) -> str:
+    return str(conn.execute(_administrators()).scalars().first())
+
+
+def _administrators() -> sa.Select[tuple[str]]:
+    """The ids of those who can sign in, the oldest first."""
     u = schema.users
-    query = sa.select(u.c.id).where(u.c.admin, u.c.disabled.is_(False)).order_by(u.c.created_at).limit(1)
-    return str(conn.execute(query).scalar_one())
+    able = sa.and_(u.c.admin, u.c.disabled.is_(False), u.c.kind == "person")
+    return sa.select(u.c.id).where(able).order_by(u.c.created_at)
 
 
-def _user_view(row: Row[Any]) -> api.User:
-    return api.User(id=row.id, email=row.email, admin=row.admin, disabled=row.disabled, created_at=row.created_at)
+def user_view(row: Row[Any]) -> accounts.User:
+    return accounts.User(
+        id=row.id,
+        email=row.email,
+        name=row.name,
+        kind=row.kind,
+        admin=row.admin,
+        disabled=row.disabled,
+        second_factor=row.second_factor,
+        created_at=row.created_at,
+    )

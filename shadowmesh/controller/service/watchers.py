@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from shadowmesh.controller.authz import Principal
-from shadowmesh.controller.errors import conflict
+from shadowmesh.controller.refusals import conflict
 
 MOST = 100  # connections of one user
 

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from shadowmesh.controller.keys import Vault
-from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.keyring import Vault
+from shadowmesh.controller.service.context import ServiceContext
 from shadowmesh.controller.service.hub import DeviceLink, Hub, encode
 from shadowmesh.controller.store import schema
+from shadowmesh.model.devicelink import KEPT_CHECKPOINTS, AuditCheckpoint, AuditQuery, AuditTestimony
 from shadowmesh.model.ids import ClientID, NetworkRef
 from shadowmesh.model.keys import DevicePublicKey
-from shadowmesh.model.link import KEPT_CHECKPOINTS, AuditCheckpoint, AuditQuery, AuditTestimony
 from shadowmesh.protocol.checkpoints import commitment, sign_checkpoint, verify_checkpoint
 
 TOLD = 3  # witnesses of each network that get a checkpoint
@@ -51,8 +51,8 @@ class _Inquiry:
 
 
 class Witnesses:
-    def __init__(self, core: Core, hub: Hub) -> None:
-        self._core = core
+    def __init__(self, context: ServiceContext, hub: Hub) -> None:
+        self._context = context
         self._hub = hub
         self._told = ""  # the hash of the newest entry that some client has a checkpoint of
         self._inquiries: dict[str, _Inquiry] = {}
@@ -61,13 +61,13 @@ class Witnesses:
         """Commits to the newest entry, if there is one that nobody was told of and somebody to be told."""
         head, log = schema.audit_head, schema.audit
         query = sa.select(head.c.seq, head.c.hash, log.c.at).join(log, log.c.seq == head.c.seq)
-        newest = await self._core.read(lambda conn: conn.execute(query).first())
+        newest = await self._context.read(lambda conn: conn.execute(query).first())
         if newest is None or newest.hash == self._told:
             return
         links = self._ranked(TOLD)
         if not links:
             return
-        keys = self._core.keys
+        keys = self._context.keys
         committed = commitment_of(keys.vault, newest.seq, newest.hash)
         text = encode(sign_checkpoint(keys.audit, committed, newest.at.timestamp()))
         for link in links:
@@ -86,7 +86,7 @@ class Witnesses:
                 for link in links:
                     link.post(text)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(inquiry.done.wait(), self._core.timing.testimony)
+                    await asyncio.wait_for(inquiry.done.wait(), self._context.timing.testimony)
             finally:
                 del self._inquiries[nonce]
         return inquiry.found
@@ -106,7 +106,7 @@ class Witnesses:
             inquiry.done.set()
 
     def _is_ours(self, checkpoint: AuditCheckpoint) -> bool:
-        return verify_checkpoint(checkpoint, {self._core.keys.audit.public})
+        return verify_checkpoint(checkpoint, {self._context.keys.audit.public})
 
     def _ranked(self, count: int) -> list[DeviceLink]:
         """The first connected clients of each network, each device once."""
@@ -117,4 +117,4 @@ class Witnesses:
         return list(found.values())
 
     def _rank(self, ref: NetworkRef, client_id: ClientID) -> str:
-        return self._core.keys.vault.mac("audit witness", f"{ref} {client_id}")
+        return self._context.keys.vault.mac("audit witness", f"{ref} {client_id}")

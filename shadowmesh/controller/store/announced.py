@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import ipaddress
 from collections.abc import Iterable
+from typing import Any
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from shadowmesh.controller.store import schema
+from shadowmesh.controller.store.prepared import prepared
 from shadowmesh.model.addresses import SockAddr
 
 KEPT = dt.timedelta(days=30)
@@ -34,12 +36,16 @@ def announce(conn: Connection, urls: Iterable[str], stun_port: int, now: dt.date
             conn.execute(t.insert().values(url=url, **values))
 
 
+@prepared
+def _by_url() -> sa.Select[Any]:
+    return sa.select(schema.announced_urls).order_by(schema.announced_urls.c.url)
+
+
 def announced(conn: Connection) -> tuple[tuple[str, ...], tuple[SockAddr, ...]]:
     """The URLs in order, and the STUN servers as far as URLs name them by address."""
-    t = schema.announced_urls
     urls: list[str] = []
     stun: list[SockAddr] = []
-    for row in conn.execute(sa.select(t).order_by(t.c.url)):
+    for row in conn.execute(*_by_url()):
         urls.append(row.url)
         try:
             host = str(ipaddress.ip_address(urlsplit(row.url).hostname or ""))

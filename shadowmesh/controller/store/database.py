@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 
+from shadowmesh.controller.store.notices import PREFIX, new_node_id, patience
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
 T = TypeVar("T")
@@ -28,6 +30,10 @@ GROUP = 256
 _READERS = 2
 _POOL = 8
 _RETRIES = 5
+_SEVERAL = re.compile(
+    r"(?P<before>postgres(?:ql)?(?:\+psycopg)?://(?:[^@/?]*@)?)(?P<hosts>[^/?@]*,[^/?@]*)(?P<after>[/?].*)?"
+)
+_READ_ONLY = "25006"  # read_only_sql_transaction: this server is a standby now
 _LOST_RACES = ("40001", "40P01")  # serialization_failure, deadlock_detected
 _OTHERS_WERE_FIRST = frozenset(
     {
@@ -44,6 +50,13 @@ _REMEDIES = {
     "SQLITE_NOTADB": "put the database back from a backup",
     "SQLITE_CORRUPT": "put the database back from a backup",
 }
+# what a server says that lets nobody in (libpq gives no code for it)
+_REFUSALS = (
+    ("does not exist", "make it, or correct the database's name or user"),
+    ("authentication failed", "correct user and password"),
+    ("no password supplied", "give the password"),
+    ("connection failed", "see that it runs and that this host gets there"),
+)
 
 
 def is_lost_race(error: sa.exc.IntegrityError) -> bool:
@@ -67,12 +80,21 @@ class StorageFailed(ShadowMeshError):
         origin = getattr(cause, "orig", cause)
         failed = getattr(origin, "sqlite_errorname", "")
         first = (str(origin).splitlines() or [type(cause).__name__])[0]
+        known = [remedy for name, remedy in _REMEDIES.items() if failed.startswith(name)]
+        known += [remedy for words, remedy in _REFUSALS if not failed and words in first]
         super().__init__(
             "storage_failed",
             f"{self.PUBLIC} ({first})",
-            next((remedy for name, remedy in _REMEDIES.items() if failed.startswith(name)), "see the controller's log"),
+            known[0] if known else "see the controller's log",
             kind=Kind.FAILED,
         )
+
+
+class StorageInDoubt(StorageFailed):
+    """The connection broke while the transaction was committed: nobody can tell whether it was kept."""
+
+    PUBLIC = "the controller's database went away while it was written, and whether that was kept isn't known"
+    REMEDY = "look whether it was done, or send it again with the same Idempotency-Key"
 
 
 class Store(Protocol):
@@ -81,21 +103,45 @@ class Store(Protocol):
     engine: Engine
     shared: bool
     """Whether other controllers may write to the same database."""
+    node: str
+    """Who this process is among them."""
 
-    async def write(self, tx: Transaction[T]) -> T:
-        """Runs and commits `tx`; returns its result once it is durable. Its exceptions come through, undone."""
+    async def write(self, tx: Transaction[T], *, urgent: bool = False) -> T:
+        """Runs and commits `tx`; returns its result once it is durable. Its exceptions come through, undone; nothing is known
+        to be undone after StorageInDoubt alone.
+
+        `urgent`: it doesn't wait behind a crowd of others.
+        """
 
     async def read(self, tx: Transaction[T]) -> T:
         """Runs `tx`, which only reads, on a consistent snapshot of what is committed."""
+
+    @property
+    def waiting(self) -> int:
+        """Transactions that wait for their turn."""
 
     def close(self) -> None:
         """Finishes what waits and closes the database."""
 
 
+def _parse(url: str) -> URL:
+    """As libpq reads it: `postgresql://user@one,two:5433/name` are servers of which the one that takes writes is used.
+
+    Raises ValueError, sqlalchemy.exc.ArgumentError.
+    """
+    found = _SEVERAL.fullmatch(url)
+    if found is None:
+        return make_url(url)
+    hosts = [host if ":" in host else f"{host}:5432" for host in found["hosts"].split(",")]
+    parsed = make_url(f"{found['before']}{found['after'] or ''}").update_query_dict({"host": hosts})
+    wanted = parsed.query.get("target_session_attrs", "read-write")
+    return parsed.update_query_dict({"target_session_attrs": wanted})
+
+
 def without_password(url: str) -> tuple[str, str | None]:
     """A database's URL as it may be shown and kept, and the password that it had."""
     try:
-        parsed = make_url(url)
+        parsed = _parse(url)
     except (sa.exc.ArgumentError, ValueError):
         return url, None  # `database_url` says what is wrong with it
     if parsed.get_backend_name() == "sqlite":
@@ -113,7 +159,7 @@ def database_url(url: str | None, path: Path, password: str | None = None) -> UR
     if url is None:
         return URL.create("sqlite", database=str(path))
     try:
-        parsed = make_url(url)
+        parsed = _parse(url)
     except (sa.exc.ArgumentError, ValueError) as e:
         parsed = None
         cause: Exception | None = e
@@ -128,16 +174,17 @@ def database_url(url: str | None, path: Path, password: str | None = None) -> UR
     raise ShadowMeshError(
         "bad_database_url",
         "the database URL is neither postgresql://… nor sqlite:///…",
-        "correct --database-url",
+        "write it as postgresql://USER@HOST:PORT/NAME",
         kind=Kind.USAGE,
     ) from cause
 
 
-def make_engine(url: URL, *, read_only: bool = False) -> Engine:
-    """An engine whose transactions begin as the store needs them."""
+def make_engine(url: URL, *, read_only: bool = False, node: str = "") -> Engine:
+    """An engine whose transactions begin as the store needs them. `node`: as which other nodes hear of what it tells."""
     if url.get_backend_name() == "postgresql":
         try:
-            return sa.create_engine(url, pool_size=_POOL, max_overflow=0, pool_pre_ping=True)
+            options = patience(url) | {"application_name": f"{PREFIX}{node}"}
+            return sa.create_engine(url, pool_size=_POOL + 1, max_overflow=0, pool_pre_ping=True, connect_args=options)
         except ModuleNotFoundError as e:
             raise ShadowMeshError(
                 "no_driver", "PostgreSQL needs psycopg", "install shadowmesh[postgresql]", kind=Kind.USAGE
@@ -169,14 +216,18 @@ class SqliteStore:
     shared = False
 
     def __init__(self, url: URL) -> None:
+        self.node = new_node_id()
         self.engine = make_engine(url)
         self._reader = make_engine(url, read_only=True)
         self._readers = ThreadPoolExecutor(_READERS, "store-reader")
         self._waiting: queue.SimpleQueue[tuple[Transaction[Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._closed = False
         self._writer = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._writer.start()
 
-    async def write(self, tx: Transaction[T]) -> T:
+    async def write(self, tx: Transaction[T], *, urgent: bool = False) -> T:
+        if self._closed:
+            raise StorageFailed(RuntimeError("it is closed"))  # nobody would take it, and the caller wait for ever
         future: Future[T] = Future()
         self._waiting.put((tx, future))
         # A caller that goes away doesn't take its transaction along: it may be half-way through the group.
@@ -192,7 +243,12 @@ class SqliteStore:
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, run)
 
+    @property
+    def waiting(self) -> int:
+        return self._waiting.qsize()
+
     def close(self) -> None:
+        self._closed = True
         self._waiting.put(None)
         self._writer.join()
         self._readers.shutdown()
@@ -241,21 +297,34 @@ class PostgresStore:
     shared = True
 
     def __init__(self, url: URL) -> None:
-        self.engine = make_engine(url)
+        self.node = new_node_id()
+        self.engine = make_engine(url, node=self.node)
         self._threads = ThreadPoolExecutor(_POOL, "store")
+        self._urgent = ThreadPoolExecutor(1, "store-urgent")
 
-    async def write(self, tx: Transaction[T]) -> T:
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._threads, self._write, tx))
+    async def write(self, tx: Transaction[T], *, urgent: bool = False) -> T:
+        threads = self._urgent if urgent else self._threads
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(threads, self._write, tx))
 
     def _write(self, tx: Transaction[T]) -> T:
         for attempt in range(_RETRIES + 1):
+            committing = False
             try:
                 with self.engine.begin() as connection:
-                    return tx(connection)
+                    result = tx(connection)
+                    committing = True
+                return result
             except sa.exc.IntegrityError:
                 raise
             except sa.exc.DBAPIError as e:
-                if getattr(e.orig, "sqlstate", None) not in _LOST_RACES or attempt == _RETRIES:
+                state = getattr(e.orig, "sqlstate", None)
+                if committing and e.connection_invalidated:
+                    raise StorageInDoubt(e) from e
+                if state == _READ_ONLY:
+                    self.engine.dispose()  # the connections of the pool are to a server that has been replaced
+                elif state not in _LOST_RACES:
+                    raise StorageFailed(e) from e
+                if attempt == _RETRIES:
                     raise StorageFailed(e) from e
                 time.sleep(0.01 * 2**attempt)
         raise AssertionError("unreachable")
@@ -271,6 +340,11 @@ class PostgresStore:
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, run)
 
+    @property
+    def waiting(self) -> int:
+        return self._threads._work_queue.qsize()
+
     def close(self) -> None:
         self._threads.shutdown()
+        self._urgent.shutdown()
         self.engine.dispose()

@@ -6,8 +6,32 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from shadowmesh.controller.store import schema
+from shadowmesh.controller.store.notices import tell
+from shadowmesh.controller.store.prepared import prepared
+
+MAP, MAPS = "map", "maps"
+"""Topics of notices: the named network's map is newer; those of several are."""
+
+
+@prepared
+def _living(ref: str) -> sa.Select[Any]:
+    t = schema.networks
+    return sa.select(t).where(t.c.ref == ref, t.c.deleted_at.is_(None))
+
+
+@prepared
+def _living_locked(ref: str) -> sa.Select[Any]:
+    t = schema.networks
+    return sa.select(t).where(t.c.ref == ref, t.c.deleted_at.is_(None)).with_for_update()
+
+
+@prepared
+def _bump(ref: str) -> ReturningUpdate[tuple[int]]:
+    t = schema.networks
+    return t.update().where(t.c.ref == ref).values(serial=t.c.serial + 1).returning(t.c.serial)
 
 
 def living_network(conn: Connection, ref: str, *, lock: bool = False) -> Row[Any] | None:
@@ -15,13 +39,19 @@ def living_network(conn: Connection, ref: str, *, lock: bool = False) -> Row[Any
 
     `lock`: others' changes to it wait until the transaction ends (PostgreSQL; SQLite has one writer).
     """
-    t = schema.networks
-    query = sa.select(t).where(t.c.ref == ref, t.c.deleted_at.is_(None))
-    return conn.execute(query.with_for_update() if lock else query).first()
+    return conn.execute(*(_living_locked if lock else _living)(ref)).first()
 
 
 def bump(conn: Connection, ref: str) -> int:
     """The network's next serial; the row stays locked until the transaction ends, so serials follow commits."""
+    serial = int(conn.execute(*_bump(ref)).scalar_one())
+    tell(conn, MAP, ref)
+    return serial
+
+
+def bump_those(conn: Connection, those: sa.ColumnElement[bool]) -> None:
+    """New serials for the living networks of which this condition on `networks` is true."""
     t = schema.networks
-    query = t.update().where(t.c.ref == ref).values(serial=t.c.serial + 1).returning(t.c.serial)
-    return int(conn.execute(query).scalar_one())
+    query = t.update().where(those, t.c.deleted_at.is_(None)).values(serial=t.c.serial + 1)
+    conn.execute(query)
+    tell(conn, MAPS)

@@ -12,9 +12,11 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
+from sqlalchemy.sql.dml import ReturningDelete
 
-from shadowmesh.controller.errors import conflict, usage
+from shadowmesh.controller.refusals import conflict, usage
 from shadowmesh.controller.store import schema
+from shadowmesh.controller.store.prepared import prepared
 from shadowmesh.model.addresses import OVERLAY_PREFIXES, may_be_overlay
 from shadowmesh.model.errors import ShadowMeshError
 
@@ -106,6 +108,36 @@ def last(subnet: ipaddress.IPv4Network) -> int:
     return int(subnet.broadcast_address) - 1
 
 
+@prepared
+def _end_rests(ref: str, now: dt.datetime) -> ReturningDelete[tuple[int]]:
+    t = schema.addresses
+    rested = sa.and_(t.c.network_ref == ref, t.c.client_id.is_(None), t.c.rests_until <= now)
+    return t.delete().where(rested).returning(t.c.ip)
+
+
+@prepared
+def _end_rest(ref: str, ip: int) -> sa.Delete:
+    t = schema.addresses
+    return t.delete().where(t.c.network_ref == ref, t.c.ip == ip, t.c.client_id.is_(None))
+
+
+@prepared
+def _taken_from(ref: str, low: int) -> sa.Select[tuple[int]]:
+    t = schema.addresses
+    return sa.select(t.c.ip).where(t.c.network_ref == ref, t.c.ip >= low).order_by(t.c.ip).limit(_WINDOW)
+
+
+@prepared
+def _give(ref: str, ip: int, client_id: str) -> sa.Insert:
+    return schema.addresses.insert().values(network_ref=ref, ip=ip, client_id=client_id)
+
+
+@prepared
+def _set_lowest(ref: str, lowest: int) -> sa.Update:
+    t = schema.networks
+    return t.update().where(t.c.ref == ref).values(lowest_free=lowest)
+
+
 def claim(conn: Connection, network: Row[Any], client_id: str, wanted: int | None, now: dt.datetime) -> int:
     """Gives the client an address: `wanted`, or the lowest free one. Raises PoolEmpty, or ShadowMeshError.
 
@@ -119,8 +151,7 @@ def claim(conn: Connection, network: Row[Any], client_id: str, wanted: int | Non
     if found is None:
         found = _longest_resting(conn, network.ref)
     _insert(conn, network.ref, found, client_id)
-    t = schema.networks
-    conn.execute(t.update().where(t.c.ref == network.ref).values(lowest_free=max(lowest, found + 1)))
+    conn.execute(*_set_lowest(network.ref, max(lowest, found + 1)))
     return found
 
 
@@ -143,30 +174,19 @@ def address_taken(address: ipaddress.IPv4Address) -> ShadowMeshError:
 
 
 def _insert(conn: Connection, ref: str, ip: int, client_id: str) -> None:
-    t = schema.addresses
-    conn.execute(t.delete().where(t.c.network_ref == ref, t.c.ip == ip, t.c.client_id.is_(None)))
-    conn.execute(t.insert().values(network_ref=ref, ip=ip, client_id=client_id))
+    conn.execute(*_end_rest(ref, ip))
+    conn.execute(*_give(ref, ip, client_id))
 
 
 def _wake(conn: Connection, network: Row[Any], now: dt.datetime) -> int:
     """Frees addresses that have rested; returns the number below which none is free."""
-    t = schema.addresses
-    rested = conn.execute(
-        t.delete()
-        .where(t.c.network_ref == network.ref, t.c.client_id.is_(None), t.c.rests_until <= now)
-        .returning(t.c.ip)
-    ).scalars()
+    rested = conn.execute(*_end_rests(network.ref, now)).scalars()
     return min([int(network.lowest_free), *(int(ip) for ip in rested)])
 
 
 def _lowest_free(conn: Connection, ref: str, low: int, high: int) -> int | None:
-    t = schema.addresses
     while low <= high:
-        taken = list(
-            conn.execute(
-                sa.select(t.c.ip).where(t.c.network_ref == ref, t.c.ip >= low).order_by(t.c.ip).limit(_WINDOW)
-            ).scalars()
-        )
+        taken = list(conn.execute(*_taken_from(ref, low)).scalars())
         for ip in taken:
             if ip != low:
                 break

@@ -8,7 +8,9 @@ passed on); then the controller sends, per network the device is in, a `MapUpdat
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
+
+from msgspec import Meta
 
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import UnixTime
@@ -17,6 +19,9 @@ from shadowmesh.model.errors import MalformedError
 from shadowmesh.model.ids import ClientID, RelayID
 from shadowmesh.model.keys import DevicePublicKey, NetworkID, SigningPublicKey, WireGuardPublicKey
 from shadowmesh.model.netmap import Epoch, MapDelta, MapSnapshot, NetworkMap
+
+ALPN = "shadowmesh-link/1"
+"""The name by which a device says in its ClientHello that it wants its link, and can wait for it (RFC 7301)."""
 
 
 class LinkMessage(Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower):
@@ -70,10 +75,11 @@ class SealedKey(Struct, frozen=True, kw_only=True):
 
 
 class Grant(LinkMessage, frozen=True, kw_only=True):
-    """What is for this client alone."""
+    """What is for this client alone. `held`: epochs whose keys it holds by its own hello, and goes on holding."""
 
     network_id: NetworkID
     keys: tuple[SealedKey, ...] = ()
+    held: tuple[Epoch, ...] = ()
     relay_token: str = ""
 
 
@@ -149,12 +155,20 @@ class Probe(LinkMessage, frozen=True, kw_only=True):
 # device → controller
 
 
+class KeyHeld(Struct, frozen=True, kw_only=True):
+    """The network key of one epoch, which the device holds. `check`: see `protocol.sealing.key_check`."""
+
+    epoch: Epoch
+    check: str
+
+
 class MapState(Struct, frozen=True, kw_only=True):
-    """The newest map that the device holds of one network."""
+    """The newest map that the device holds of one network, and the keys, which aren't sealed to it again."""
 
     network_id: NetworkID
     generation: int
     serial: int
+    keys: tuple[KeyHeld, ...] = ()
 
 
 class Hello(LinkMessage, frozen=True, kw_only=True):
@@ -203,13 +217,52 @@ class Watch(LinkMessage, frozen=True, kw_only=True):
     peers: tuple[ClientID, ...]
 
 
-class PathChange(LinkMessage, frozen=True, kw_only=True):
-    """The path to a peer became another one. `path` is direct, relay or none; `reason` one of `model.reasons`."""
+Latency = Annotated[float, Meta(ge=0, le=60_000)]  # milliseconds
+ReasonCode = Annotated[str, Meta(max_length=60, pattern=r"^(direct|relay|none)\.[a-z0-9_]+$")]
+Word = Annotated[str, Meta(max_length=20, pattern=r"^[a-z0-9_]*$")]
+Bytes = Annotated[int, Meta(ge=0, le=2**53)]
+
+
+class PathChange(Struct, frozen=True, kw_only=True, array_like=True):
+    """From then on the way to a peer was for another reason (`model.reasons`, which says the kind of way as well)."""
+
+    ago: Annotated[int, Meta(ge=0, le=86_400)]  # seconds before the message
+    reason: ReasonCode
+
+
+class PeerHealth(Struct, frozen=True, kw_only=True, array_like=True):
+    """How a peer is reached, and how that changed since the message before. An array, as there may be many of them."""
+
+    peer: ClientID
+    reason: ReasonCode  # before the changes
+    changes: Annotated[tuple[PathChange, ...], Meta(max_length=32)] = ()  # oldest first
+    latency_ms: Latency | None = None
+    relay: Annotated[str, Meta(max_length=63)] = ""  # its name, of a relayed one
+    rx_bytes: Bytes = 0  # since the message before; only where the network wants it
+    tx_bytes: Bytes = 0
+
+    @property
+    def now(self) -> str:
+        """The reason after the changes."""
+        return self.changes[-1].reason if self.changes else self.reason
+
+
+class Health(LinkMessage, frozen=True, kw_only=True):
+    """How the device's connections in one network are: sent where the network's map asks for it (`MapHead.reports`).
+
+    `peers`: those of which there is news. `whole`: what was told of others before is over.
+    """
 
     network_id: NetworkID
-    peer: ClientID
-    path: str
-    reason: str
+    whole: bool = False
+    nat: Word = ""  # its type, as `model.status.NatStatus` has it
+    capabilities: Annotated[
+        tuple[Word, ...], Meta(max_length=8)
+    ] = ()  # udp, ipv6: what gets out of the device's network
+    direct: Annotated[int, Meta(ge=0, le=1_000_000)] = 0  # peers in use, by the kind of way
+    relayed: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    latency_ms: Latency | None = None  # the median of these
+    peers: Annotated[tuple[PeerHealth, ...], Meta(max_length=500)] = ()
 
 
 class ProbeReply(LinkMessage, frozen=True, kw_only=True):
@@ -247,7 +300,7 @@ FromController = (
     | Probe
     | LinkError
 )
-FromDevice = Hello | Report | EpochHeld | RefreshGrant | Watch | PathChange | AuditTestimony | ProbeReply | Leave
+FromDevice = Hello | Report | EpochHeld | RefreshGrant | Watch | Health | AuditTestimony | ProbeReply | Leave
 
 
 class _Tagged(Struct, frozen=True, kw_only=True):

@@ -8,21 +8,37 @@ import secrets
 import structlog
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from shadowmesh.controller.edge.access import foreign_origin, services
+from shadowmesh.controller.edge.access import certified, foreign_origin, services
 from shadowmesh.controller.edge.connections import proven
+from shadowmesh.controller.edge.declared import DeclaredSocket, LinkProof
 from shadowmesh.controller.edge.outbox import Outbox
 from shadowmesh.controller.edge.pace import Pace
-from shadowmesh.controller.edge.problems import public
+from shadowmesh.controller.edge.problems import sentence
 from shadowmesh.controller.service.hub import DeviceLink, encode
 from shadowmesh.controller.service.services import Services
 from shadowmesh.model.codec import from_json
+from shadowmesh.model.devicelink import (
+    AuditTestimony,
+    Challenge,
+    EpochHeld,
+    FromDevice,
+    Health,
+    Hello,
+    Leave,
+    LinkError,
+    ProbeReply,
+    RefreshGrant,
+    Report,
+    Watch,
+    read_message,
+)
 from shadowmesh.model.errors import MalformedError, ShadowMeshError
-from shadowmesh.model.link import Challenge, FromDevice, Hello, LinkError, read_message
-from shadowmesh.model.relaylink import FromRelay, Load, RelayHello
+from shadowmesh.model.relaylink import FromRelay, Load, RelayHello, Usage
 from shadowmesh.protocol.signing import NONCE_SIZE
 
 log = structlog.get_logger("shadowmesh.controller")
 
+SERVICE_RESTART = 1012
 REFUSED = 4003
 MALFORMED = 4002
 FORBIDDEN = 4403
@@ -47,7 +63,7 @@ async def receive(socket: WebSocket) -> str | bytes:
 async def _challenge(socket: WebSocket, outbox: Outbox, at: Services) -> bytes:
     await socket.accept()
     nonce = secrets.token_bytes(NONCE_SIZE)
-    outbox.post(encode(Challenge(nonce=nonce.hex(), wall=at.core.now().timestamp())))
+    outbox.post(encode(Challenge(nonce=nonce.hex(), wall=at.context.now().timestamp())))
     return nonce
 
 
@@ -60,16 +76,19 @@ async def _refuse(outbox: Outbox, code: str, what: str, close: int = REFUSED) ->
 async def _greet(socket: WebSocket, outbox: Outbox, at: Services) -> DeviceLink:
     """Challenge and hello: apart, so that an idle link doesn't hold what they took."""
     nonce = await _challenge(socket, outbox, at)
-    async with asyncio.timeout(at.core.timing.hello):
+    async with asyncio.timeout(at.context.timing.hello):
         hello = from_json(await receive(socket), Hello)
     return await at.devices.hello(hello, nonce, remote(socket), outbox.post, outbox.close)
 
 
 async def device_link(socket: WebSocket) -> None:
-    """From challenge to end; see `model.link`."""
+    """From challenge to end; see `model.devicelink`."""
     at, outbox, link, clean = services(socket), Outbox(socket), None, False
     if foreign_origin(socket):
         await socket.close(FORBIDDEN)
+        return
+    if at.nodes.draining:
+        await socket.close(SERVICE_RESTART)  # another node takes it
         return
     try:
         link = await _greet(socket, outbox, at)
@@ -88,7 +107,7 @@ async def device_link(socket: WebSocket) -> None:
     except MalformedError as e:
         await _refuse(outbox, "malformed", str(e)[:300], MALFORMED)
     except ShadowMeshError as e:
-        await _refuse(outbox, e.code, f"{public(e)}; {e.remedy}" if e.remedy else public(e))
+        await _refuse(outbox, e.code, sentence(e))
     finally:
         outbox.stop()
         if link is not None:
@@ -101,11 +120,14 @@ async def relay_link(socket: WebSocket) -> None:
     if foreign_origin(socket):
         await socket.close(FORBIDDEN)
         return
+    if at.nodes.draining:
+        await socket.close(SERVICE_RESTART)
+        return
     try:
         nonce = await _challenge(socket, outbox, at)
-        async with asyncio.timeout(at.core.timing.hello):
+        async with asyncio.timeout(at.context.timing.hello):
             hello = from_json(await receive(socket), RelayHello)
-        link = await at.relays.hello(hello, nonce, outbox.post, outbox.close)
+        link = await at.relays.hello(hello, nonce, outbox.post, outbox.close, certified(socket))
         proven(socket)
         pace = Pace(*_RELAY_PACE)
         while True:
@@ -113,6 +135,8 @@ async def relay_link(socket: WebSocket) -> None:
             await pace.turn()
             if isinstance(message, Load):
                 at.relays.loaded(link, message)
+            elif isinstance(message, Usage):
+                await at.usage.take(link, message)
             elif message is not None:
                 raise MalformedError("a second hello")
     except WebSocketDisconnect:
@@ -122,8 +146,28 @@ async def relay_link(socket: WebSocket) -> None:
     except MalformedError as e:
         await _refuse(outbox, "malformed", str(e)[:300], MALFORMED)
     except ShadowMeshError as e:
-        await _refuse(outbox, e.code, f"{public(e)}; {e.remedy}" if e.remedy else public(e))
+        await _refuse(outbox, e.code, sentence(e))
     finally:
         outbox.stop()
         if link is not None:
             await at.relays.gone(link)
+
+
+DEVICE_SOCKET = DeclaredSocket(
+    device_link,
+    FromDevice,
+    {
+        Hello: LinkProof.OWN_KEY,
+        Report: LinkProof.MEMBERSHIP,
+        EpochHeld: LinkProof.MEMBERSHIP,
+        RefreshGrant: LinkProof.MEMBERSHIP,
+        Watch: LinkProof.MEMBERSHIP,
+        Health: LinkProof.MEMBERSHIP,
+        Leave: LinkProof.MEMBERSHIP,
+        AuditTestimony: LinkProof.DEVICE,
+        ProbeReply: LinkProof.DEVICE,
+    },
+)
+RELAY_SOCKET = DeclaredSocket(
+    relay_link, FromRelay, {RelayHello: LinkProof.OWN_KEY, Load: LinkProof.RELAY, Usage: LinkProof.RELAY}
+)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import sqlalchemy as sa
 
-from shadowmesh.controller.errors import conflict
-from shadowmesh.controller.keys import KeyRing
+from shadowmesh.controller.clientcerts import ClientAuthority
+from shadowmesh.controller.keyring import KeyRing
+from shadowmesh.controller.outward.mail import Mailer
+from shadowmesh.controller.refusals import conflict
+from shadowmesh.controller.service.counts import Counts
+from shadowmesh.controller.service.limits import SharedLimits
 from shadowmesh.controller.settings import Settings, Timing
 from shadowmesh.controller.store.database import StorageFailed, Store, Transaction, is_lost_race
 from shadowmesh.serving.rarelog import RareLog
@@ -21,7 +26,7 @@ _ATTEMPTS = 4  # PostgreSQL: how often a write that lost a race is tried
 
 
 @dataclass(frozen=True, slots=True)
-class Core:
+class ServiceContext:
     """Handed to every service."""
 
     store: Store
@@ -29,6 +34,13 @@ class Core:
     settings: Settings
     timing: Timing
     clock: Callable[[], dt.datetime]
+    authority: ClientAuthority | None = None
+    mailer: Mailer | None = None  # of who signs up
+    counts: Counts = field(default_factory=Counts)
+    limits: SharedLimits = field(default_factory=SharedLimits)
+    span: Callable[[str], AbstractContextManager[object]] = lambda name: (
+        nullcontext()
+    )  # of a trace, for what is done in it
     rare: RareLog = field(default_factory=lambda: RareLog("shadowmesh.controller"))  # of what fails again and again
 
     def now(self) -> dt.datetime:
@@ -38,10 +50,14 @@ class Core:
         """One transaction. A lost race shows as a broken constraint; run again, `tx` finds what was first and says so."""
         for _ in range(_ATTEMPTS):
             try:
-                return await self.store.write(tx)
+                with self.span("database write"):
+                    return await self.store.write(tx)
             except sa.exc.IntegrityError as e:
                 if not is_lost_race(e):
                     raise
+            except StorageFailed:
+                self.counts.database_errors.inc()
+                raise
         raise conflict("busy", "others changed the same thing at the same moment", "try again")
 
     async def note(self, tx: Transaction[object], what: str) -> None:
@@ -55,4 +71,9 @@ class Core:
             self.rare("something isn't noted", what=what, why=e.what)
 
     async def read(self, tx: Transaction[T]) -> T:
-        return await self.store.read(tx)
+        try:
+            with self.span("database read"):
+                return await self.store.read(tx)
+        except StorageFailed:
+            self.counts.database_errors.inc()
+            raise

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from shadowmesh.model.addresses import IPAddress, SockAddr
 from shadowmesh.protocol.stun import StunServer
+from shadowmesh.serving.buckets import StunLimit
 
 _IP_PKTINFO = 8  # linux/in.h; not in Python's socket module before 3.14
 _BUFFER = 2048
@@ -25,6 +26,7 @@ class StunShell:
     def __init__(self, sockets: Sequence[socket.socket]) -> None:
         self._sockets = sockets
         self._server = StunServer([SockAddr(*s.getsockname()[:2]) for s in sockets])
+        self._limit = StunLimit()
         loop = asyncio.get_running_loop()
         for index, sock in enumerate(sockets):
             sock.setblocking(False)
@@ -47,7 +49,7 @@ class StunShell:
     ) -> None:
         asked = _destination(ancillary)
         answer = self._server.answer(data, _unmapped(source), index, asked)
-        if answer is None:
+        if answer is None or not self._limit.allows(source[0], asyncio.get_running_loop().time()):
             return
         packet, sender = answer
         sock = self._sockets[sender]
