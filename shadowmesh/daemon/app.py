@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import socket
 import time
 from collections.abc import Callable
@@ -15,18 +14,26 @@ from shadowmesh import __version__
 from shadowmesh.client_api.local import SOCKET_NAME
 from shadowmesh.client_api.unixsocket import answers
 from shadowmesh.daemon.state import State
-from shadowmesh.dataplane.process import PumpProcess
+from shadowmesh.dataplane.pumpprocess import PumpProcess
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.serving.descriptors import raise_limit
+from shadowmesh.serving.ending import end_within, stop_on_signals
 
 if TYPE_CHECKING:
+    from shadowmesh.client_api.ownenrolment import OwnEnrolment
     from shadowmesh.daemon.daemon import Daemon
+    from shadowmesh.daemon.options import DaemonOptions
 
 JOIN_S = 30.0  # a `join` may hold the state directory that long
 
 
-def run_daemon(state_dir: Path, set_up_log: Callable[[], None]) -> None:
-    """Runs until SIGTERM or SIGINT. Raises ShadowMeshError if it can't start, or can't go on.
+def run_daemon(
+    state_dir: Path,
+    set_up_log: Callable[[], None],
+    options: DaemonOptions | None = None,
+    own: OwnEnrolment | None = None,
+) -> None:
+    """`own`: the network in which this machine enrols itself. Runs until SIGTERM or SIGINT. Raises ShadowMeshError if it can't start, or can't go on.
 
     What takes long to import is imported when the pump's process has been started: it does so on another core meanwhile.
     """
@@ -40,7 +47,7 @@ def run_daemon(state_dir: Path, set_up_log: Callable[[], None]) -> None:
     try:
         pump = PumpProcess()
         set_up_log()
-        failure = _serve(state, pump)
+        failure = _serve(state, pump, options, own)
     finally:
         state.close()
     if failure is not None:
@@ -60,12 +67,14 @@ def _take(state_dir: Path) -> State:
             time.sleep(0.1)
 
 
-def _serve(state: State, pump: PumpProcess) -> ShadowMeshError | None:
+def _serve(
+    state: State, pump: PumpProcess, options: DaemonOptions | None, own: OwnEnrolment | None
+) -> ShadowMeshError | None:
     gc.disable()  # until all is imported, which stays
     import asyncio
 
     from shadowmesh.daemon.daemon import Daemon
-    from shadowmesh.daemon.world import World
+    from shadowmesh.daemon.environment import Environment
 
     ahead = [pump]
 
@@ -73,7 +82,7 @@ def _serve(state: State, pump: PumpProcess) -> ShadowMeshError | None:
         return ahead.pop() if ahead else PumpProcess()
 
     async def run() -> ShadowMeshError | None:
-        return await _run(Daemon(state, World(start_pump=start_pump)))
+        return await _run(Daemon(state, Environment(start_pump=start_pump), options), own)
 
     try:
         return asyncio.run(run())
@@ -81,22 +90,22 @@ def _serve(state: State, pump: PumpProcess) -> ShadowMeshError | None:
         pump.close()
 
 
-async def _run(daemon: Daemon) -> ShadowMeshError | None:
+async def _run(daemon: Daemon, own: OwnEnrolment | None) -> ShadowMeshError | None:
     import asyncio
 
     import structlog
 
-    from shadowmesh.daemon.api import Api
     from shadowmesh.daemon.local_api import LocalApi
+    from shadowmesh.daemon.methods import Api
 
     log = structlog.get_logger(__name__)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, daemon.stopping.set)
-    local = LocalApi(daemon.state.directory, Api(daemon).methods)
+    stop_on_signals(daemon.stopping.set)
+    methods = Api(daemon, own)
+    local = LocalApi(daemon.state.directory, methods.methods)
     try:
         await daemon.start()
         await local.start()
+        methods.start()
         gc.freeze()
         gc.enable()
         log.info("daemon runs", version=__version__, state_dir=str(daemon.state.directory), pump=daemon.mesh.pump_name)
@@ -106,6 +115,7 @@ async def _run(daemon: Daemon) -> ShadowMeshError | None:
         watchdog.cancel()
         _tell_systemd("STOPPING=1")
     finally:
+        end_within("daemon")
         await local.stop()
         await daemon.stop()
         log.info("daemon stopped")

@@ -7,13 +7,13 @@ from collections.abc import Callable, Collection
 
 import structlog
 
+from shadowmesh.daemon.environment import AnyHostNet, Environment
 from shadowmesh.daemon.hostnet import HostEvent, HostSettled, InterfaceChanged, InterfaceGone
 from shadowmesh.daemon.interfaces import Interfaces, own_prefixes
 from shadowmesh.daemon.join import outer_addresses, overlap_error
 from shadowmesh.daemon.mesh import Mesh
 from shadowmesh.daemon.network import Network
 from shadowmesh.daemon.stunservers import StunServers
-from shadowmesh.daemon.world import Host, World
 from shadowmesh.engine import NetworkIdentity
 from shadowmesh.model.addresses import IPNetwork
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
@@ -33,8 +33,8 @@ class Carrier:
 
     def __init__(
         self,
-        world: World,
-        host: Host,
+        environment: Environment,
+        host: AnyHostNet,
         mesh: Mesh,
         stun: StunServers,
         networks: dict[NetworkID, Network],
@@ -42,14 +42,14 @@ class Carrier:
         may_run: Callable[[Network], bool],
         changed: Callable[[], None],
     ) -> None:
-        self.world = world
+        self.environment = environment
         self.host = host
         self.mesh = mesh
         self.networks = networks
         self._stun = stun
         self._may_run = may_run
         self._changed = changed
-        self._interfaces = Interfaces(world, host, self.host_event)
+        self._interfaces = Interfaces(environment, host, self.host_event)
         self._retry: asyncio.TimerHandle | None = None
 
     def stop(self) -> None:
@@ -102,7 +102,7 @@ class Carrier:
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
-        moment = self.world.clock().boot
+        moment = self.environment.clock().boot
         waiting = [n for n in self.networks.values() if n.error is not None and n.interface is None]
         for network in waiting:
             if network.retry_at <= moment:
@@ -141,7 +141,7 @@ class Carrier:
     def _failed(self, network: Network, why: str, known: str | None, retry_in: float) -> None:
         """It can't run, and is tried again in `retry_in` seconds. `known`: why it couldn't before."""
         network.error = why
-        network.retry_at = self.world.clock().boot + retry_in
+        network.retry_at = self.environment.clock().boot + retry_in
         self._try_again_in(_LAST_RETRY)
         if why != known:
             log.error("network can't run", network=network.name, why=why)
@@ -156,7 +156,7 @@ class Carrier:
     def join_mesh(self, network: Network) -> None:
         """Tells Node and pump of a network whose interface stands. Raises MalformedError for a map that isn't of this machine."""
         assert network.map is not None and network.me is not None and network.interface is not None
-        moment, node = self.world.clock(), self.mesh.node
+        moment, node = self.environment.clock(), self.mesh.node
         self.hold_outer(network)
         self.mesh.apply(AddTun(network.net, network.interface.fd, INNER_MTU, own_prefixes(network.me)))
         node.add_network(NetworkIdentity(network.net, network.id, network.record.client_id, network.secrets.wg_private))
@@ -177,7 +177,7 @@ class Carrier:
 
     def apply_token(self, network: Network) -> None:
         try:
-            self.mesh.node.apply_grant(network.id, network.relay_token, self.world.clock())
+            self.mesh.node.apply_grant(network.id, network.relay_token, self.environment.clock())
         except MalformedError as e:
             log.warning("relay token refused", network=network.name, why=str(e))
 
@@ -185,7 +185,7 @@ class Carrier:
         """Ends the network on this host; its record stays."""
         interface, network.interface = network.interface, None  # first: a pump that dies now has a successor at once
         if interface is not None:
-            self.mesh.node.remove_network(network.id, self.world.clock())
+            self.mesh.node.remove_network(network.id, self.environment.clock())
             self.mesh.flush()
             self.mesh.apply(RemoveTun(network.net))
             self._interfaces.remove(interface)
@@ -201,7 +201,7 @@ class Carrier:
         if network.interface is None:
             return
         try:
-            self.mesh.node.apply_map(network.id, network.map, self.world.clock())
+            self.mesh.node.apply_map(network.id, network.map, self.environment.clock())
         except MalformedError as e:
             self._unusable(network, e)
             return
@@ -248,7 +248,7 @@ class Carrier:
         try:
             network.interface = self._interfaces.make(network)
         except ShadowMeshError:
-            self.mesh.node.remove_network(network.id, self.world.clock())
+            self.mesh.node.remove_network(network.id, self.environment.clock())
             self.bring_up(network)  # which says why it fails
             return
         log.info("interface made anew", network=network.name, interface=network.interface.name)

@@ -7,7 +7,6 @@ import secrets
 import socket
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,34 +14,37 @@ import structlog
 
 from shadowmesh.client_api.link import MapChanged
 from shadowmesh.daemon.carrier import Carrier
+from shadowmesh.daemon.controllerlinks import ControllerLinks
+from shadowmesh.daemon.ended import ending
+from shadowmesh.daemon.environment import Environment
 from shadowmesh.daemon.hostnet import HostEvent, UnderlayChanged
 from shadowmesh.daemon.keeper import Keeper
-from shadowmesh.daemon.links import Links
 from shadowmesh.daemon.mesh import Mesh
-from shadowmesh.daemon.network import Network, Refusal
+from shadowmesh.daemon.network import LinkRefusal, Network
+from shadowmesh.daemon.options import DaemonOptions
 from shadowmesh.daemon.outeraddresses import PumpTraffic
+from shadowmesh.daemon.reporting import Reporting
 from shadowmesh.daemon.state import Ending, FormerNetwork, NetworkRecord, State
 from shadowmesh.daemon.streams import Streams
 from shadowmesh.daemon.stunservers import StunServers
 from shadowmesh.daemon.watching import Watching
-from shadowmesh.daemon.world import World
 from shadowmesh.engine import (
     DropStream,
-    EpochHeld,
+    HostResumed,
     NatChanged,
     NeedStream,
     NodeEvent,
     PathChanged,
     PeerActive,
+    ReportEpochHeld,
     ReportPresence,
     WantGrant,
-    Woke,
 )
-from shadowmesh.model import link as wire
+from shadowmesh.model import devicelink as wire
 from shadowmesh.model.addresses import IPAddress
+from shadowmesh.model.devicelink import AuditCheckpoint, Grant, Pending, PresenceUpdate, Removed
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.keys import NetworkID
-from shadowmesh.model.link import AuditCheckpoint, Grant, Pending, PresenceUpdate, Removed
 from shadowmesh.model.pump import NetIndex
 from shadowmesh.protocol.noise import public_key
 from shadowmesh.protocol.signing import IdentityDocument, Signer
@@ -60,29 +62,34 @@ _ASKING = "the last change couldn't be saved here: the controller is asked befor
 class Daemon:
     """One client process over one state directory, between `start` and `stop`."""
 
-    def __init__(self, state: State, world: World | None = None) -> None:
-        self.world = world or World()
+    def __init__(
+        self, state: State, environment: Environment | None = None, options: DaemonOptions | None = None
+    ) -> None:
+        options = options or DaemonOptions()
+        self.environment = environment or Environment()
         self.state = state
         private, _ = state.device()
         self.device = Signer.from_secret(private)
         self.boot_id = secrets.token_hex(8)
         self.networks: dict[NetworkID, Network] = {}
         self.former: dict[NetworkID, FormerNetwork] = {}
-        self.keeper = Keeper(state, self._changed)
+        self.keeper = Keeper(state, self.changed)
         self.stopping = asyncio.Event()
         self.failure: ShadowMeshError | None = None
-        self.host = self.world.host(self._host_event, self._is_member, None)
+        self.host = self.environment.host(self._host_event, self._is_member, None)
         self._traffic = PumpTraffic(self.host.hold_outer)
-        self.links = Links(self, self.world)
+        self.links = ControllerLinks(self, self.environment)
         self._watching = Watching(self.links.send)
         self.mesh = Mesh(
-            self.world, state, self.keeper, self.device, on_event=self._node_event, on_start=self._mesh_started,
+            self.environment, state, self.keeper, self.device, on_event=self._node_event, on_start=self._mesh_started,
             on_stop=self._mesh_stopped, on_failure=self._mesh_failed, on_commands=self._traffic.see,
+            options=options,
         )  # fmt: skip
-        self._streams = Streams(self.world, self.mesh, self.connect)
-        self._stun = StunServers(self.world.resolve, self._stun_changed)
+        self._reporting = Reporting(self.environment.clock, self.mesh, self.networks, self.links.send)
+        self._streams = Streams(self.environment, self.mesh, self.connect)
+        self._stun = StunServers(self.environment.resolve, self._stun_changed, options.stun_servers)
         self.carrier = Carrier(
-            self.world,
+            self.environment,
             self.host,
             self.mesh,
             self._stun,
@@ -114,15 +121,16 @@ class Daemon:
         for record in records:
             self.add(record)
         self.links.refresh()
+        self._reporting.start()
         self._look_at_clock()
 
     def _look_at_clock(self) -> None:
         """This machine's clock may be set at any time: what is judged by a controller's goes on undisturbed."""
-        moment = self.world.clock()
+        moment = self.environment.clock()
         for network in self.networks.values():
             if network.interface is not None:
                 self.mesh.node.set_wall_offset(network.id, network.clock_offset(moment))
-            self._stun.look(network.record.controller.fingerprint, network.identity, again=False)
+            self._look_for_stun(network, again=False)
         self._clock_looked_at = asyncio.get_running_loop().call_later(_CLOCK_LOOK, self._look_at_clock)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -140,7 +148,7 @@ class Daemon:
 
     def _ask_no_longer(self) -> None:
         for network_id in list(self._asking):
-            self._told(self.networks[network_id])
+            self._controller_heard(self.networks[network_id])
 
     def _is_member(self, address: IPAddress) -> bool:
         return self.mesh.node.is_member(address)
@@ -148,14 +156,14 @@ class Daemon:
     def _carried(self) -> None:
         """A network is up, or isn't any more; or its interface is another."""
         self.host.members_changed()
-        self._changed()
+        self.changed()
 
     def _may_run(self, network: Network) -> bool:
         if network.id in self._asking:
             network.error = _ASKING
         return network.id not in self._asking
 
-    def _told(self, network: Network) -> None:
+    def _controller_heard(self, network: Network) -> None:
         """The network's controller has spoken of it, or was waited for long enough."""
         if network.id in self._asking:
             self._asking.discard(network.id)
@@ -171,6 +179,7 @@ class Daemon:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._watching.stop()
+        self._reporting.stop()
         self.mesh.stop()
         for timer in (self._asked, self._clock_looked_at):
             if timer is not None:
@@ -180,7 +189,7 @@ class Daemon:
         self.keeper.stop()
 
     def _mesh_started(self) -> None:
-        self.mesh.node.set_host_addresses(self.host.addresses(), self.world.clock())
+        self.mesh.node.set_host_addresses(self.host.addresses(), self.environment.clock())
         self.carrier.rejoin_mesh()
 
     def _mesh_stopped(self) -> None:
@@ -207,6 +216,7 @@ class Daemon:
         self.carrier.take_down(network)
         self.networks.pop(network.id, None)
         self._watching.forget(network)
+        self._reporting.forget(network)
         self._asking.discard(network.id)
         at, key = self._controller_wall(network), public_key(network.secrets.wg_private)
         former = FormerNetwork(record=network.record, state=state, what=what, at=at, wg_key=key)
@@ -217,7 +227,7 @@ class Daemon:
         if not any(other.record.controller.fingerprint == fingerprint for other in self.networks.values()):
             self.keeper.keep(None, ("checkpoints", fingerprint), lambda: self.state.forget_checkpoints(fingerprint))
         self.links.refresh()
-        self._changed()
+        self.changed()
 
     def _keep_former(self, former: FormerNetwork) -> None:
         self.former[former.record.network_id] = former
@@ -229,17 +239,17 @@ class Daemon:
             self.keeper.drop(network_id)
             self.keeper.keep(network_id, "forget", lambda: self.state.forget_former(network_id))
             self.links.refresh()
-            self._changed()
+            self.changed()
 
     def _controller_wall(self, network: Network) -> float:
         """Unix time by the clock of a network's controller."""
-        moment = self.world.clock()
+        moment = self.environment.clock()
         return moment.wall + network.clock_offset(moment)
 
     # what the controller says (links)
 
     def link_changed(
-        self, network: Network, connected: bool, refusal: Refusal | None = None, away: str | None = None
+        self, network: Network, connected: bool, refusal: LinkRefusal | None = None, away: str | None = None
     ) -> None:
         network.connected = connected
         network.away = away
@@ -248,14 +258,15 @@ class Daemon:
         if refusal is not None and refusal.duplicate:
             self.carrier.take_down(network)
         elif connected:
-            self._stun.look(network.record.controller.fingerprint, network.identity)
+            self._look_for_stun(network)
             self.carrier.bring_up(network)
+            self._reporting.connected(network)
         if network.interface is not None:
-            self.mesh.node.controller_link(network.id, connected, self.world.clock())
+            self.mesh.node.controller_link(network.id, connected, self.environment.clock())
             if connected:
                 self._watching.connected(network)
             self.mesh.poke()
-        self._changed()
+        self.changed()
 
     def identity_changed(self, fingerprint: str, identity: IdentityDocument) -> None:
         """A controller has other URLs, certificates or keys: known also after a restart, and when it has moved by then."""
@@ -270,16 +281,22 @@ class Daemon:
                 record = msgspec.structs.replace(former.record, controller=controller)
                 self._keep_former(msgspec.structs.replace(former, record=record))
 
+    def _look_for_stun(self, network: Network, *, again: bool = True) -> None:
+        fingerprint = network.record.controller.fingerprint
+        of_it = [n for n in self.networks.values() if n.record.controller.fingerprint == fingerprint]
+        names = dict.fromkeys(name for n in of_it if n.map is not None for name in n.map.head.stun_names)
+        self._stun.look(fingerprint, network.identity, tuple(names), again=again)
+
     def _stun_changed(self, fingerprint: str) -> None:
         for network in self.networks.values():
             if network.record.controller.fingerprint == fingerprint and network.interface is not None:
                 self.carrier.hold_outer(network)
-                self.mesh.node.set_stun_servers(network.id, self._stun.of(fingerprint), self.world.clock())
+                self.mesh.node.set_stun_servers(network.id, self._stun.of(fingerprint), self.environment.clock())
         self.mesh.poke()
 
     def clock_offset(self, network: Network, offset: float) -> None:
         """The controller's clock minus ours; kept, since expiry is judged by it also after a restart."""
-        network.heard_clock(offset, self.world.clock())
+        network.heard_clock(offset, self.environment.clock())
         if network.interface is not None:
             self.mesh.node.set_wall_offset(network.id, offset)
         if abs(offset - network.record.controller.clock_offset) > _OFFSET_NEWS:
@@ -292,16 +309,17 @@ class Daemon:
             self.carrier.use_map(network, before != (network.me, change.map.head.subnets))
             self.host.members_changed()
         self._watching.map_changed(network)
+        self._look_for_stun(network, again=False)
         network.keep_map(change.update)
         self.keeper.confirm(network.id)
-        self._told(network)
+        self._controller_heard(network)
         if network.interface is None:
             self.carrier.bring_up(network)
-        self._changed()
+        self.changed()
 
     def message(self, network: Network, message: Grant | PresenceUpdate | Removed | Pending) -> None:
         """What else a network's controller said."""
-        moment, node = self.world.clock(), self.mesh.node
+        moment, node = self.environment.clock(), self.mesh.node
         match message:
             case Grant():
                 network.accept_grant(message)
@@ -320,7 +338,7 @@ class Daemon:
                     self.carrier.take_down(network)
                     network.change(approved=False)
                 self.keeper.confirm(network.id)
-        self._changed()
+        self.changed()
         self.mesh.poke()
 
     def keep_checkpoint(self, fingerprint: str, checkpoint: AuditCheckpoint) -> None:
@@ -361,7 +379,7 @@ class Daemon:
                 spoken_in = self.networks.get(event.network_id)
                 if spoken_in is not None:
                     self._watching.active(spoken_in, event.client_id)
-            case EpochHeld():
+            case ReportEpochHeld():
                 self.links.send(event.network_id, wire.EpochHeld(network_id=event.network_id, epoch=event.epoch))
             case WantGrant():
                 self.links.send(event.network_id, wire.RefreshGrant(network_id=event.network_id))
@@ -370,21 +388,18 @@ class Daemon:
                     "path", peer=event.name, path=event.path, reason=event.reason.value,
                     endpoint=None if event.endpoint is None else str(event.endpoint), relay=event.relay,
                 )  # fmt: skip
-                change = wire.PathChange(
-                    network_id=event.network_id, peer=event.client_id, path=event.path, reason=event.reason.value
-                )
-                self.links.send(event.network_id, change)
-                self._changed()
+                self._reporting.changed(event)
+                self.changed()
             case NatChanged():
                 if None not in (self._public, event.nat.public) and self._public != event.nat.public:
                     self.links.kick()  # a NAT that restarted, or another one, knows our connections no more
                 self._public = event.nat.public
-                self._changed()
-            case Woke():
-                log.info("woke", slept=round(event.slept))
+                self.changed()
+            case HostResumed():
+                log.info("the host resumed", slept=round(event.slept))
                 self.links.kick()
             case _:
-                self._changed()
+                self.changed()
 
     @contextmanager
     def enrolling(self) -> Iterator[None]:
@@ -410,6 +425,7 @@ class Daemon:
         for network in self.networks.values():
             self.carrier.take_down(network)
         self._watching.stop()
+        self._reporting.stop()
         self.keeper.forget()
         self.networks.clear()
         self.former.clear()
@@ -417,7 +433,7 @@ class Daemon:
         private, _ = self.state.device()
         self.device, self.boot_id = Signer.from_secret(private), secrets.token_hex(8)
         self.mesh.restart(self.device)
-        self._changed()
+        self.changed()
         return names
 
     def _check_no_enrolment(self) -> None:
@@ -439,7 +455,7 @@ class Daemon:
             elif self._loop is not None:
                 self._loop.call_soon_threadsafe(self.host.reaching, address)
 
-        return await self.world.connect(host, port, timeout, reaching)
+        return await self.environment.connect(host, port, timeout, reaching)
 
     def _host_event(self, event: HostEvent) -> None:
         match event:
@@ -450,7 +466,7 @@ class Daemon:
 
     def _underlay_changed(self, moved: bool) -> None:
         """Addresses or routes of the underlay changed: what hangs on old ones is not waited for."""
-        moment, node = self.world.clock(), self.mesh.node
+        moment, node = self.environment.clock(), self.mesh.node
         if moved:
             node.set_host_addresses(self.host.addresses(), moment)
         else:
@@ -460,7 +476,7 @@ class Daemon:
 
     # for the local API
 
-    def _changed(self) -> None:
+    def changed(self) -> None:
         for event in self._watchers:
             event.set()
 
@@ -468,20 +484,3 @@ class Daemon:
         """`event` is set at each change of what `status` shows. Returns how to stop."""
         self._watchers.add(event)
         return lambda: self._watchers.discard(event)
-
-
-def ending(reason: str, at: float | None, now: float) -> tuple[Ending, str]:
-    """What a `Removed` means: the state that the network is in, and a sentence. `at`: when it happened, Unix time."""
-    moment = at if at is not None and 0 < at < now + 86400 else now
-    when = datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    match reason:
-        case "left":
-            return "left", ""
-        case "denied":
-            return "refused", f"an administrator refused this machine at {when}"
-        case "deleted":
-            return "removed", f"the network was deleted at {when}"
-        case "expired":
-            return "expired", f"the membership ended at {when}, as the machine had been away for longer than it allows"
-        case _:
-            return "removed", f"removed by an administrator at {when}"

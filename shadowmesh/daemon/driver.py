@@ -1,26 +1,32 @@
 """Node and pump on one event loop: events up, commands down, one timer.
 
-All inputs end in `flush`: commands go to the pump, the Node's events to `on_event`, and the timer is set anew.
+All inputs end in `flush`: commands go to the pump, the Node's events to `on_event`, and the timer is set anew. An event
+that can't be taken, because of a fault of ours, is logged and keeps no other from being taken, nor the timer from being set.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import TypeVar
 
 import structlog
 
 from shadowmesh.daemon.heartbeat import Heartbeat
 from shadowmesh.dataplane.interface import Pump, PumpDied
-from shadowmesh.engine.events import NodeEvent
+from shadowmesh.engine.events import NodeEvent, TurnFailed
 from shadowmesh.engine.node import Node
 from shadowmesh.model.clock import Now
-from shadowmesh.model.pump import Command
+from shadowmesh.model.pump import Command, Event
+from shadowmesh.serving.rarelog import RareLog
+from shadowmesh.serving.tasks import tell_failure
 
 log = structlog.get_logger(__name__)
 
 _LONGEST_WAIT = 2.0  # the loop's clock stands still in sleep; CLOCK_BOOTTIME doesn't: look at least so often
 _BATCH = 512
+
+T = TypeVar("T")
 
 
 class Driver:
@@ -46,6 +52,7 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         self._flush_soon: asyncio.Handle | None = None
         self._stopped = False
+        self._rare = RareLog(__name__)
         self._fileno = pump.fileno()
         self._loop.add_reader(self._fileno, self._readable)
         self._heartbeat = Heartbeat(self._tell, self._stuck)
@@ -77,17 +84,34 @@ class Driver:
             while True:
                 commands = self.node.pump_commands()
                 if commands:
-                    self._on_commands(commands)
+                    self._safely(self._on_commands, commands)
                     self.pump.apply(commands)
                 events = self.node.events()
                 for event in events:
-                    self._on_event(event)
+                    self._safely(self._told, event)
                 if not commands and not events:
                     break
         except PumpDied:
             self._died()
             return
         self._set_timer()
+
+    def _told(self, event: NodeEvent) -> None:
+        if isinstance(event, TurnFailed):
+            self._failed(f"a turn of {event.what}", event.error)
+        else:
+            self._on_event(event)
+
+    def _safely(self, take: Callable[[T], None], what: T) -> None:
+        try:
+            take(what)
+        except PumpDied:
+            raise
+        except Exception as e:
+            self._failed(f"taking {type(what).__name__}", e)
+
+    def _failed(self, what: str, error: Exception) -> None:
+        tell_failure(self._rare, f"{what} failed; all else goes on", error, "the mesh")
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -107,9 +131,13 @@ class Driver:
             self._died()
             return
         moment = self._clock()
-        for event in events:
+
+        def take(event: Event) -> None:
             if not self._heartbeat.answered_by(event):
                 self.node.receive(event, moment)
+
+        for event in events:
+            self._safely(take, event)
         self.flush()
 
     def _tell(self, commands: list[Command]) -> None:

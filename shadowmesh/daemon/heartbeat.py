@@ -9,7 +9,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 
-from shadowmesh.model.pump import AddStream, Command, Event, Gone, GoneEvent, RemoveStream, Slot
+from shadowmesh.model.pump import AddStream, Command, DescriptorGone, DescriptorKind, Event, RemoveStream, Slot
 
 BEAT = 3.0  # seconds between two questions
 MISSED = (
@@ -32,7 +32,7 @@ class Heartbeat:
 
     def answered_by(self, event: Event) -> bool:
         """Whether an event of the pump is such an answer, and nobody else's concern."""
-        if isinstance(event, GoneEvent) and event.what is Gone.STREAM and event.index == SLOT:
+        if isinstance(event, DescriptorGone) and event.what is DescriptorKind.STREAM and event.index == SLOT:
             self._unanswered = 0
             return True
         return False

@@ -18,11 +18,11 @@ from typing import Final, TypeAlias
 import structlog
 
 from shadowmesh.daemon.outeraddresses import OuterAddresses
-from shadowmesh.dataplane.host import HostNetwork, Interface, Way
-from shadowmesh.dataplane.namespaces import inside
 from shadowmesh.dataplane.resolver import nameservers
-from shadowmesh.dataplane.rtnetlink import Change, Changed, HostWatcher
 from shadowmesh.dataplane.tun import tun_name
+from shadowmesh.host.hostnetwork import HostNetwork, InterfaceConfig, NextHop
+from shadowmesh.host.namespaces import inside
+from shadowmesh.host.rtnetlink import Change, Changed, HostWatcher
 from shadowmesh.model.addresses import IPAddress, IPNetwork
 from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.model.hostaddresses import HostAddresses
@@ -34,7 +34,7 @@ _AFTER_FAILURE = 1.0  # seconds from a look that failed to the next
 _SHARE = 4.0  # between two looks lie at least so many times what one takes
 # Where only default routes lead: reserved by RFC 7526 and RFC 9637. Nothing is sent there.
 _ELSEWHERE: Final = (ip_address("192.88.99.1"), ip_address("3fff::1"))
-_WATCHED: Final = 64  # addresses whose ways are looked up; more would tell nothing more
+_WATCHED: Final = 64  # addresses whose next hops are looked up; more would tell nothing more
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ HostEvent: TypeAlias = UnderlayChanged | InterfaceGone | InterfaceChanged | Host
 
 @dataclass(slots=True)
 class _Kept:
-    wanted: Interface
+    wanted: InterfaceConfig
     told: InterfaceChanged
 
 
@@ -85,7 +85,7 @@ class _Look:
     trouble: dict[int, str] = field(default_factory=dict)
     overlap: dict[int, tuple[str, IPNetwork]] = field(default_factory=dict)
     addresses: HostAddresses = field(default_factory=HostAddresses)
-    ways: dict[IPAddress, Way | None] = field(default_factory=dict)
+    next_hops: dict[IPAddress, NextHop | None] = field(default_factory=dict)
     took: float = 0.0
 
 
@@ -113,7 +113,7 @@ class HostNet:
         self._failure: str | None = None  # of the last look
         self._pause = _SETTLE
         self._addresses = HostAddresses()
-        self._ways: dict[IPAddress, Way | None] = {}
+        self._next_hops: dict[IPAddress, NextHop | None] = {}
 
     def start(self) -> None:
         """Removes what a crash may have left behind, and begins to watch. Raises ShadowMeshError."""
@@ -122,8 +122,8 @@ class HostNet:
         self.warnings = self._host.conflicts()
         for conflict in self.warnings:
             log.warning("marks conflict", what=conflict)
-        self._ways = self._host.ways(_ELSEWHERE)
-        self._addresses = self._host.underlay((), _interfaces(self._ways))
+        self._next_hops = self._host.next_hops(_ELSEWHERE)
+        self._addresses = self._host.underlay((), _interfaces(self._next_hops))
         self._outer.hold("resolver", nameservers())
         self._watcher = inside(self._netns, HostWatcher)
         asyncio.get_running_loop().add_reader(self._watcher.fileno(), self._readable)
@@ -141,7 +141,7 @@ class HostNet:
 
     # interfaces
 
-    def configure(self, fd: int, wanted: Interface) -> None:
+    def configure(self, fd: int, wanted: InterfaceConfig) -> None:
         """Makes the interface of this TUN descriptor so, and puts back what others take from it. Raises ShadowMeshError."""
         wanted = self._clipped(wanted)
         applied = self._host.apply(wanted)
@@ -156,7 +156,7 @@ class HostNet:
             with suppress(ShadowMeshError):
                 self._host.undo(kept.wanted.name)
 
-    def _clipped(self, wanted: Interface) -> Interface:
+    def _clipped(self, wanted: InterfaceConfig) -> InterfaceConfig:
         inside = {a for a in self._outer.around() if any(a in n for n in wanted.routes) and a not in wanted.addresses}
         return replace(wanted, around=frozenset(inside))
 
@@ -256,10 +256,10 @@ class HostNet:
             for change in found.changed.get(fd, ()):
                 log.warning("put back what was taken", interface=name, what=change)
             self._tell(fd, InterfaceChanged(fd, name, found.trouble.get(fd), found.overlap.get(fd)))
-        ways_changed = any(self._ways[a] != way for a, way in found.ways.items() if a in self._ways)
+        routes_changed = any(self._next_hops[a] != hop for a, hop in found.next_hops.items() if a in self._next_hops)
         addresses_changed = found.addresses != self._addresses
-        self._addresses, self._ways = found.addresses, found.ways
-        if ways_changed or addresses_changed:
+        self._addresses, self._next_hops = found.addresses, found.next_hops
+        if routes_changed or addresses_changed:
             self._outer.hold("resolver", nameservers())
             self._on_event(UnderlayChanged(moved=addresses_changed))
         self._on_event(HostSettled())
@@ -271,11 +271,11 @@ class HostNet:
             self._on_event(news)
 
 
-def _interfaces(ways: dict[IPAddress, Way | None]) -> set[int]:
-    return {way.interface for way in ways.values() if way is not None}
+def _interfaces(next_hops: dict[IPAddress, NextHop | None]) -> set[int]:
+    return {hop.interface for hop in next_hops.values() if hop is not None}
 
 
-def _look(host: HostNetwork, wanted: dict[int, Interface], watched: list[IPAddress]) -> _Look:
+def _look(host: HostNetwork, wanted: dict[int, InterfaceConfig], watched: list[IPAddress]) -> _Look:
     """In the thread of `host`. Raises ShadowMeshError where nothing at all can be seen."""
     began = time.monotonic()
     found = _Look()
@@ -301,7 +301,7 @@ def _look(host: HostNetwork, wanted: dict[int, Interface], watched: list[IPAddre
         found.changed[fd] = applied.changed
         if applied.failed:
             found.trouble[fd] = "; ".join(applied.failed.values())
-    found.ways = host.ways(watched)
-    found.addresses = host.underlay(own, _interfaces(found.ways))
+    found.next_hops = host.next_hops(watched)
+    found.addresses = host.underlay(own, _interfaces(found.next_hops))
     found.took = time.monotonic() - began
     return found

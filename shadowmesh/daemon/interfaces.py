@@ -7,11 +7,11 @@ import ipaddress
 import os
 from collections.abc import Callable, Iterable
 
+from shadowmesh.daemon.environment import AnyHostNet, Environment
 from shadowmesh.daemon.hostnet import HostEvent, UnderlayChanged
 from shadowmesh.daemon.join import outer_error, overlap_error, refuse_overlap
 from shadowmesh.daemon.network import Interface, Network
-from shadowmesh.daemon.world import Host, World
-from shadowmesh.dataplane.host import Interface as HostInterface
+from shadowmesh.host.hostnetwork import InterfaceConfig
 from shadowmesh.model.addresses import IPAddress, IPNetwork
 from shadowmesh.model.keys import NetworkID
 from shadowmesh.model.netmap import Member
@@ -25,20 +25,20 @@ class Interfaces:
     outside concerns it no more than it concerns others. The pump's sockets stay where the daemon is.
     """
 
-    def __init__(self, world: World, host: Host, tell: Callable[[HostEvent], None]) -> None:
+    def __init__(self, environment: Environment, host: AnyHostNet, tell: Callable[[HostEvent], None]) -> None:
         """`tell` is told what happens to interfaces in other namespaces than `host`'s."""
-        self._world = world
+        self._environment = environment
         self._host = host
         self._tell = tell
-        self._elsewhere: dict[str, Host] = {}  # by namespace
+        self._elsewhere: dict[str, AnyHostNet] = {}  # by namespace
         self._netns: dict[int, str | None] = {}  # of each interface, by descriptor
 
-    def _host_in(self, netns: str | None) -> Host:
+    def _host_in(self, netns: str | None) -> AnyHostNet:
         if netns is None:
             return self._host
         host = self._elsewhere.get(netns)
         if host is None:
-            host = self._world.host(self._told_elsewhere, lambda _: False, netns)
+            host = self._environment.host(self._told_elsewhere, lambda _: False, netns)
             try:
                 host.start()
             except BaseException:
@@ -64,7 +64,7 @@ class Interfaces:
         """A device with the addresses and routes that the network's map gives this machine."""
         netns = network.record.netns
         self._host_in(netns)
-        fd, name = self._world.open_tun(netns)
+        fd, name = self._environment.open_tun(netns)
         self._netns[fd] = netns
         interface = Interface(name, fd, netns)
         try:
@@ -83,7 +83,7 @@ class Interfaces:
         if me.ip6 is not None and head.subnet6 is not None:
             addresses, routes = (me.ip, me.ip6), (head.subnet, head.subnet6)
         self._host_in(interface.netns).configure(
-            interface.fd, HostInterface(interface.name, INNER_MTU, addresses, routes)
+            interface.fd, InterfaceConfig(interface.name, INNER_MTU, addresses, routes)
         )
 
     def remove(self, interface: Interface) -> None:

@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 
 from shadowmesh.client_api.dialing import Connect
 from shadowmesh.client_api.enroll import Check, enroll, parse_invite
+from shadowmesh.daemon.naming import waiting
 from shadowmesh.daemon.network import opened_keys
 from shadowmesh.daemon.state import ControllerRecord, NetworkRecord, NetworkSecrets, State
-from shadowmesh.dataplane.host import HostNetwork
+from shadowmesh.host.hostnetwork import HostNetwork
 from shadowmesh.model.addresses import IPAddress, IPNetwork
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.keys import NetworkID
@@ -97,6 +98,8 @@ def enrol(
         if member is None:
             return
         same = state.secrets_of(network_id).wg_private == keys.wg_private
+        if not same and not member.approved:
+            raise waiting(member)
         if not same or by not in (None, member.controller.fingerprint):
             raise ShadowMeshError(
                 "already_joined",
@@ -136,6 +139,7 @@ def enrol(
         ref=answer.network,
         name=answer.network_name,
         client_id=answer.client_id,
+        client_name=answer.name,
         ip=str(answer.ip),
         approved=answer.state == "approved",
         netns=netns,
@@ -165,6 +169,7 @@ def join_offline(
     netns: str | None = None,
 ) -> JoinResult:
     """`join` without a daemon: it takes the network up when it starts."""
+    parse_invite(text, controller=controller, fingerprint=fingerprint)  # what is none leaves nothing behind
     state = State(state_dir)
     try:
 
@@ -202,6 +207,7 @@ def join_offline(
         network=record.name,
         network_id=str(record.network_id),
         client_id=record.client_id,
+        name=record.client_name,
         ip=record.ip,
         interface="",
         state="handed-over" if record.approved else "pending-approval",

@@ -7,7 +7,9 @@ is marked as behind (`State.mark_behind`): after a restart the controller is ask
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Hashable, Iterable
+from typing import TypeAlias
 
 import structlog
 
@@ -18,6 +20,9 @@ from shadowmesh.model.keys import NetworkID
 log = structlog.get_logger(__name__)
 
 RETRY = 2.0  # seconds; a try against a held database costs a tenth of a second
+_PATIENCE, _LAST_PATIENCE = 0.2, 2.0  # seconds for the tries of one turn, and at the end
+
+_Key: TypeAlias = tuple[NetworkID | None, Hashable]
 
 
 class Keeper:
@@ -27,7 +32,8 @@ class Keeper:
         self._state = state
         self._changed = changed
         self._retry = retry
-        self._waiting: dict[tuple[NetworkID | None, Hashable], Callable[[], None]] = {}
+        self._waiting: dict[_Key, Callable[[], None]] = {}
+        self._told: set[str] = set()  # codes of failures since all was saved
         self._timer: asyncio.TimerHandle | None = None
         self._unconfirmed: set[NetworkID] = set()
         self.failure: ShadowMeshError | None = None
@@ -50,11 +56,13 @@ class Keeper:
     def keep(self, network: NetworkID | None, what: Hashable, write: Callable[[], None]) -> bool:
         """Writes now, or as soon as it is possible; a later write of the same thing takes the place of one that waits.
 
-        Returns whether it is on disk.
+        What is written is whole in itself: one that fails holds up no other. Returns whether it is on disk.
         """
         self._waiting.pop((network, what), None)
         self._waiting[network, what] = write
-        return self.write()
+        failure = self._try((network, what))
+        self._tried(failure)
+        return failure is None
 
     def drop(self, network: NetworkID) -> None:
         """What waits for this network is void: other things are on disk now."""
@@ -66,41 +74,71 @@ class Keeper:
         self._unconfirmed.clear()
         self.write()
 
-    def write(self) -> bool:
-        """Tries all that waits, in order. Returns whether nothing does any more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def write(self, patience: float = _PATIENCE) -> bool:
+        """Tries what waits, those first that weren't tried for longest. Returns whether nothing waits any more.
+
+        Once one has failed, no more is begun after `patience` seconds: the event loop stands still meanwhile.
+        """
+        end = time.monotonic() + patience
+        failure = None
+        for key in list(self._waiting):
+            failure = self._try(key) or failure
+            if failure is not None and time.monotonic() > end:
+                break
+        self._tried(failure)
+        return not self._waiting
+
+    def _try(self, key: _Key) -> ShadowMeshError | None:
+        """One write that waits. Returns why it still does, behind all others."""
+        write = self._waiting.pop(key)
         try:
-            while self._waiting:
-                key = next(iter(self._waiting))
-                self._waiting[key]()
-                del self._waiting[key]
+            write()
         except ShadowMeshError as e:
-            self._failed(e)
-            return False
+            failure = e
+        except Exception as e:  # a fault of ours must no more lose what was told than a full disk
+            log.exception("can't be saved", what=str(key[1]))
+            failure = ShadowMeshError("not_saved", f"something can't be saved ({type(e).__name__}: {e})", "see the log")
+        else:
+            return None
+        self._waiting[key] = write
+        return failure
+
+    def _tried(self, failure: ShadowMeshError | None) -> None:
+        if failure is not None:
+            self._failed(failure)
+        if self._waiting:
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(self._retry, self._try_again)
+            return
+        self._stop_timer()
         if self.failure is not None:
             log.info("everything is saved again")
             self.failure = None
+            self._told.clear()
             self._changed()
         if not self._unconfirmed:
             self._state.mark_current()
-        return True
 
     def _failed(self, error: ShadowMeshError) -> None:
         self._state.mark_behind()
-        if self.failure is None or self.failure.code != error.code:
-            log.error(
-                "not saved; it counts all the same, and is tried again", why=str(error), waiting=len(self._waiting)
-            )
-            self.failure = error
-            self._changed()
-        self._timer = asyncio.get_running_loop().call_later(self._retry, self.write)
+        if error.code in self._told:
+            return
+        self._told.add(error.code)
+        log.error("not saved; it counts all the same, and is tried again", why=str(error), waiting=len(self._waiting))
+        self.failure = error
+        self._changed()
 
-    def stop(self) -> None:
-        """The last try. What still waits is lost, but for the mark that it is missing."""
-        if self._waiting and not self.write():
-            log.error("stopping with changes that couldn't be saved", waiting=len(self._waiting))
+    def _try_again(self) -> None:
+        self._timer = None
+        self.write()
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def stop(self) -> None:
+        """The last try. What still waits is lost, but for the mark that it is missing."""
+        if self._waiting and not self.write(_LAST_PATIENCE):
+            log.error("stopping with changes that couldn't be saved", waiting=len(self._waiting))
+        self._stop_timer()

@@ -17,8 +17,8 @@ import msgspec
 import structlog
 
 from shadowmesh.model.codec import from_json, to_json
+from shadowmesh.model.devicelink import MapUpdate
 from shadowmesh.model.errors import MalformedError
-from shadowmesh.model.link import MapUpdate
 from shadowmesh.model.netmap import NetworkMap
 from shadowmesh.serving.files import remove_private, write_private
 

@@ -16,10 +16,11 @@ from typing import cast
 import structlog
 
 from shadowmesh.daemon.driver import Driver
+from shadowmesh.daemon.environment import ANY_IPV4, ANY_IPV6, Environment, Socket
 from shadowmesh.daemon.keeper import Keeper
+from shadowmesh.daemon.options import DaemonOptions
 from shadowmesh.daemon.recent import LOOK, LOOK_SOON, RecentFile
 from shadowmesh.daemon.state import State
-from shadowmesh.daemon.world import ANY_IPV4, ANY_IPV6, Socket, World
 from shadowmesh.dataplane.interface import Pump, PumpDied
 from shadowmesh.dataplane.pumps import PumpName
 from shadowmesh.engine import CounterReader, HandshakeDone, Identity, Node, NodeConfig, NodeEvent, PingResult, WarmStart
@@ -44,7 +45,7 @@ class Mesh:
 
     def __init__(
         self,
-        world: World,
+        environment: Environment,
         state: State,
         keeper: Keeper,
         device: Signer,
@@ -54,12 +55,14 @@ class Mesh:
         on_stop: Callable[[], None],
         on_failure: Callable[[ShadowMeshError], None],
         on_commands: Callable[[list[Command]], None],
+        options: DaemonOptions,
     ) -> None:
         """`on_commands` sees what the Node tells the pump, before that does."""
-        self._world = world
+        self._environment = environment
         self._state = state
         self._keeper = keeper
         self._device = device
+        self._options = options
         self._on_event, self._on_start, self._on_stop, self._on_failure = on_event, on_start, on_stop, on_failure
         self._on_commands = on_commands
         self._driver: Driver | None = None
@@ -98,7 +101,7 @@ class Mesh:
     def _keep_recent(self) -> None:
         """Whom we talk with is on disk, for a start after a crash: at once after a handshake, its ways a few seconds later."""
         if self._driver is not None:
-            self._recent.keep(self.node.warm_start(self._world.clock()))
+            self._recent.keep(self.node.warm_start(self._environment.clock()))
             self._reserve_timestamps()
         self._look_at_recent = asyncio.get_running_loop().call_later(LOOK, self._keep_recent)
 
@@ -127,10 +130,13 @@ class Mesh:
 
     def _open_sockets(self) -> None:
         _, kept = self._state.device()
+        if self._options.port:
+            self._open_chosen(self._options.port)
+            return
         port = kept
         for left in reversed(range(_PORT_TRIES)):
             try:
-                self._sockets[_IPV4_SLOT] = self._world.open_udp(ANY_IPV4, port)
+                self._sockets[_IPV4_SLOT] = self._environment.open_udp(ANY_IPV4, port)
                 break
             except OSError as e:
                 if not left:
@@ -141,19 +147,34 @@ class Mesh:
         if port != kept:
             log.info("udp port changed", old=kept, new=port)
             self._keeper.keep(None, "port", lambda: self._state.set_port(port))
+        self._open_ipv6(port)
+
+    def _open_chosen(self, port: int) -> None:
+        """A port that somebody chose, who opened it in a firewall perhaps: no other will do."""
+        try:
+            self._sockets[_IPV4_SLOT] = self._environment.open_udp(ANY_IPV4, port)
+        except OSError as e:
+            raise ShadowMeshError(
+                "no_port",
+                f"UDP port {port} can't be taken ({e.strerror})",
+                "end what holds it, or set another p2p.port",
+            ) from e
+        self._open_ipv6(port)
+
+    def _open_ipv6(self, port: int) -> None:
         self._port = port
         with suppress(OSError):  # a host without IPv6
-            self._sockets[_IPV6_SLOT] = self._world.open_udp(ANY_IPV6, port)
+            self._sockets[_IPV6_SLOT] = self._environment.open_udp(ANY_IPV6, port)
 
     def _start(self) -> None:
         """A fresh pump and a fresh Node; sessions are made anew."""
-        moment = self._world.clock()
-        self._pump = self._world.start_pump()
+        moment = self._environment.clock()
+        self._pump = self._environment.start_pump()
         self._floor = self._begin(max(self._floor, self._state.timestamp()), moment.wall)
-        config = NodeConfig(timestamp_floor=self._floor, warm_start=self._warm_start)
+        config = NodeConfig(timestamp_floor=self._floor, warm_start=self._warm_start, p2p=self._options.p2p)
         node = Node(Identity(self._device), config)
         node.counters = CounterReader(self._pump.counters())
-        self._driver = Driver(node, self._pump, self._world.clock, self._event, self._died, self._on_commands)
+        self._driver = Driver(node, self._pump, self._environment.clock, self._event, self._died, self._on_commands)
         self.apply(*(AddSocket(slot, sock.fileno()) for slot, sock in self._sockets.items()))
         for slot in self._sockets:
             node.add_socket(slot, self._port, moment, ipv6=slot == _IPV6_SLOT)
@@ -178,7 +199,7 @@ class Mesh:
         While it can't be kept, those that were reserved go on in small steps. Reserved in seconds only where the clock
         is behind, so that restarts don't carry the floor ever further ahead of it.
         """
-        wall, used = self._world.clock().wall, self.node.timestamp
+        wall, used = self._environment.clock().wall, self.node.timestamp
         if used < self._limit + _BEYOND / 2 and wall + _RESERVED / 2 < self._limit:
             return
         limit = max(wall + _RESERVED, used)
@@ -188,7 +209,7 @@ class Mesh:
 
     def _stop(self) -> None:
         if self._driver is not None:
-            self._warm_start = self._driver.node.warm_start(self._world.clock())
+            self._warm_start = self._driver.node.warm_start(self._environment.clock())
             self._floor = max(self._floor, self._driver.node.timestamp)
             self._keeper.keep(None, "timestamp", lambda: self._state.keep_timestamp(self._floor))
             self._driver.stop()
@@ -199,7 +220,7 @@ class Mesh:
             future.cancel()
 
     def _died(self) -> None:
-        moment = self._world.clock().boot
+        moment = self._environment.clock().boot
         self._deaths = [t for t in self._deaths if moment - t < 60.0] + [moment]
         log.error("the pump died; starting another", deaths=len(self._deaths))
         self._on_stop()
@@ -264,7 +285,7 @@ class Mesh:
         future: asyncio.Future[PingResult] = asyncio.get_running_loop().create_future()
         self._pings[token] = future
         try:
-            self.node.ping(network, client_id, token, self._world.clock(), timeout)
+            self.node.ping(network, client_id, token, self._environment.clock(), timeout)
             self.poke()
             await asyncio.wait({future}, timeout=timeout + 5.0)
             return future.result() if future.done() and not future.cancelled() else None

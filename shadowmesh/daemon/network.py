@@ -13,10 +13,10 @@ import structlog
 from shadowmesh.daemon.keeper import Keeper
 from shadowmesh.daemon.state import NetworkRecord, NetworkSecrets, State
 from shadowmesh.model.clock import Now
+from shadowmesh.model.devicelink import Grant, MapUpdate, Presence
 from shadowmesh.model.errors import MalformedError
 from shadowmesh.model.ids import ClientID
 from shadowmesh.model.keys import NetworkID, Secret
-from shadowmesh.model.link import Grant, MapUpdate, Presence
 from shadowmesh.model.netmap import Member, NetworkMap
 from shadowmesh.model.pump import NetIndex
 from shadowmesh.model.status import NetworkState
@@ -36,7 +36,7 @@ class Interface:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class LinkRefusal:
     """The controller doesn't want this machine's link."""
 
     code: str
@@ -69,7 +69,7 @@ class Network:
         self.away: str | None = None  # why its controller can't be reached
         self._ahead: float | None = None  # the controller's clock minus CLOCK_BOOTTIME, as of this run's last contact
         self.answered = False  # whether the controller was reached, or was found away, since the daemon's start
-        self.refusal: Refusal | None = None
+        self.refusal: LinkRefusal | None = None
         self.map = state.load_map(record.network_id)
         if self.map is not None:
             self.keys, self.relay_token = state.load_grant(record.network_id)
@@ -139,7 +139,7 @@ class Network:
         assert netmap is not None
         self._keeper.keep(self.id, "map", lambda: self._state.save_map(netmap, update))
         if me is not None:
-            changed = {"name": netmap.head.name, "ip": str(me.ip), "approved": True}
+            changed = {"name": netmap.head.name, "client_name": me.name, "ip": str(me.ip), "approved": True}
             if any(getattr(self.record, key) != value for key, value in changed.items()):
                 self.change(**changed)
 
@@ -150,7 +150,8 @@ class Network:
 
     def accept_grant(self, grant: Grant) -> None:
         """The keys that open; one that doesn't is left out and logged."""
-        self.keys = opened_keys(self.secrets, self.id, grant) or self.keys
+        held = {epoch: self.keys[epoch] for epoch in grant.held if epoch in self.keys}
+        self.keys = held | opened_keys(self.secrets, self.id, grant) or self.keys
         self.relay_token = grant.relay_token or self.relay_token
 
     def keep_grant(self) -> None:

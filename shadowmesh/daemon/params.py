@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shadowmesh.dataplane.namespaces import check_name
+from shadowmesh.host.namespaces import check_name
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
 _MOST = 1e9  # of a number in a request
@@ -14,6 +14,13 @@ def text(params: dict[str, Any], key: str) -> str:
     value = params.get(key)
     if not isinstance(value, str) or not value:
         raise ShadowMeshError("malformed", f"the request has no {key}", "update the command", kind=Kind.USAGE)
+    return value
+
+
+def one_of(params: dict[str, Any], key: str, *words: str) -> str:
+    value = text(params, key)
+    if value not in words:
+        raise ShadowMeshError(f"wrong_{key}", f"no {key} {value[:80]!r}", f"say {' or '.join(words)}", kind=Kind.USAGE)
     return value
 
 

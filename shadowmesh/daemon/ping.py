@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
+from shadowmesh.daemon.environment import Environment
 from shadowmesh.daemon.mesh import Mesh
 from shadowmesh.daemon.network import Network
-from shadowmesh.daemon.world import World
 from shadowmesh.engine import PingResult
 from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.model.netmap import Member
@@ -21,32 +21,34 @@ _PACE_UNTIL_DIRECT = 0.2
 
 
 async def pings(
-    world: World, mesh: Mesh, network: Network, member: Member, *, count: int | None, timeout: float
+    environment: Environment, mesh: Mesh, network: Network, member: Member, *, count: int | None, timeout: float
 ) -> AsyncIterator[PingTry]:
     """`count` tries, or with None as many as there are until the path is direct; all within `timeout` seconds.
 
     Each counts as traffic: a session and a direct path are sought. Raises ShadowMeshError: echo_refused, no_peer.
     """
-    end = world.clock().boot + timeout
+    end = environment.clock().boot + timeout
     seq = 0
-    while (count is None or seq < count) and (left := end - world.clock().boot) > 0:
+    while (count is None or seq < count) and (left := end - environment.clock().boot) > 0:
         seq += 1
-        started = world.clock().boot
-        attempt = await _once(world, mesh, network, member, seq, min(_TRY, left))
+        started = environment.clock().boot
+        attempt = await _once(environment, mesh, network, member, seq, min(_TRY, left))
         yield attempt
         if count is None and attempt.ok and attempt.path == "direct":
             return
         if count is None or seq < count:
             pace = _PACE_UNTIL_DIRECT if count is None else _PACE
-            moment = world.clock().boot
+            moment = environment.clock().boot
             await asyncio.sleep(max(0.0, min(started + pace, end) - moment))
 
 
-async def _once(world: World, mesh: Mesh, network: Network, member: Member, seq: int, timeout: float) -> PingTry:
+async def _once(
+    environment: Environment, mesh: Mesh, network: Network, member: Member, seq: int, timeout: float
+) -> PingTry:
     if network.interface is None or network.me is None:
         return PingTry(seq=seq, ok=False, reason=Reason.NONE_NETWORK_DOWN.value)
     try:
-        echo = world.echo(network.interface.netns, network.interface.name, network.me.ip, member.ip)
+        echo = environment.echo(network.interface.netns, network.interface.name, network.me.ip, member.ip)
     except OSError as e:
         raise ShadowMeshError(
             "echo_refused", f"the daemon can't send an echo through {network.interface.name} ({e.strerror})",
@@ -57,7 +59,7 @@ async def _once(world: World, mesh: Mesh, network: Network, member: Member, seq:
         latency = await echo.once(timeout)
         if latency is None:
             return _unanswered(seq, await outside)
-        return _through(mesh, world, network, member, seq, latency, outside)
+        return _through(mesh, environment, network, member, seq, latency, outside)
     finally:
         echo.close()
         outside.cancel()
@@ -67,14 +69,14 @@ async def _once(world: World, mesh: Mesh, network: Network, member: Member, seq:
 
 def _through(
     mesh: Mesh,
-    world: World,
+    environment: Environment,
     network: Network,
     member: Member,
     seq: int,
     latency: float,
     outside: asyncio.Task[PingResult | None],
 ) -> PingTry:
-    seen = mesh.node.why(network.id, member.client_id, world.clock()).peer
+    seen = mesh.node.why(network.id, member.client_id, environment.clock()).peer
     asked = outside.result() if outside.done() else None
     return PingTry(
         seq=seq,

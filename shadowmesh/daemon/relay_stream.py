@@ -17,8 +17,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from shadowmesh.client_api.dialing import Connect
+from shadowmesh.dataplane.binarymessages import BinaryMessages
 from shadowmesh.dataplane.tls import connect_arguments
-from shadowmesh.dataplane.websocket import BinaryMessages
 
 log = structlog.get_logger(__name__)
 

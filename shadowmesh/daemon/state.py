@@ -19,10 +19,10 @@ from typing import Any, Literal
 
 from shadowmesh.daemon.maplog import MapLog
 from shadowmesh.model.codec import Struct, from_json, to_json
+from shadowmesh.model.devicelink import KEPT_CHECKPOINTS, AuditCheckpoint, MapUpdate
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.ids import ClientID, NetworkRef
 from shadowmesh.model.keys import NetworkID, SealingPublicKey, Secret, WireGuardPublicKey
-from shadowmesh.model.link import KEPT_CHECKPOINTS, AuditCheckpoint, MapUpdate
 from shadowmesh.model.netmap import NetworkMap
 from shadowmesh.protocol.sealing import SECRET_SIZE
 from shadowmesh.protocol.signing import IdentityDocument
@@ -56,6 +56,7 @@ class NetworkRecord(Struct, frozen=True, kw_only=True):
     ref: NetworkRef
     name: str
     client_id: ClientID
+    client_name: str = ""  # what this machine is called in it
     ip: str
     wanted: bool = True  # `down` clears it
     approved: bool = True

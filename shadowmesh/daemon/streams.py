@@ -7,8 +7,8 @@ import asyncio
 import structlog
 
 from shadowmesh.client_api.dialing import Connect
+from shadowmesh.daemon.environment import Environment
 from shadowmesh.daemon.mesh import Mesh
-from shadowmesh.daemon.world import World
 from shadowmesh.engine import NeedStream
 from shadowmesh.engine.surroundings import StreamKey, stream_key
 from shadowmesh.model.errors import ShadowMeshError
@@ -20,8 +20,8 @@ log = structlog.get_logger(__name__)
 class Streams:
     """At most one per relay."""
 
-    def __init__(self, world: World, mesh: Mesh, connect: Connect) -> None:
-        self._world = world
+    def __init__(self, environment: Environment, mesh: Mesh, connect: Connect) -> None:
+        self._environment = environment
         self._connect = connect
         self._mesh = mesh
         self._tasks: dict[StreamKey, asyncio.Task[None]] = {}
@@ -59,7 +59,7 @@ class Streams:
         self._tasks.clear()
 
     async def _carry(self, need: NeedStream) -> None:
-        stream = self._world.stream(need.url, self._connect)
+        stream = self._environment.stream(need.url, self._connect)
         try:
             fd = await stream.open()
         except (OSError, ShadowMeshError) as e:
@@ -68,12 +68,12 @@ class Streams:
         slot = self._mesh.new_slot()
         self._slots[slot] = stream_key(need.relay)
         self._mesh.apply(AddStream(slot, fd))
-        self._mesh.node.add_stream(slot, need.relay, self._world.clock())
+        self._mesh.node.add_stream(slot, need.relay, self._environment.clock())
         self._mesh.poke()
         try:
             await stream.run()
         finally:
             if self._slots.pop(slot, None) is not None:  # it ended by itself
-                self._mesh.node.remove_stream(slot, self._world.clock())
+                self._mesh.node.remove_stream(slot, self._environment.clock())
                 self._mesh.apply(RemoveStream(slot))
                 self._mesh.poke()

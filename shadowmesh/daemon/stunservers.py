@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from urllib.parse import urlsplit
 
 from shadowmesh.model.addresses import LAST_PORT, IPAddress, SockAddr
@@ -16,7 +16,7 @@ from shadowmesh.protocol.signing import IdentityDocument
 
 Resolve = Callable[[str], Awaitable[list[IPAddress]]]
 
-_MOST_NAMES, _MOST_ADDRESSES = 4, 4  # of one controller
+_MOST_NAMES, _MOST_ADDRESSES, _MOST_OTHERS = 4, 4, 8  # of one controller
 
 
 async def resolve(host: str) -> list[IPAddress]:
@@ -39,39 +39,58 @@ def _is_address(host: str) -> bool:
     return True
 
 
-class StunServers:
-    """`changed` is called with the fingerprint of a controller whose addresses are known now, or others than before."""
+def _host_and_port(text: str) -> tuple[str, tuple[int]] | None:
+    host, _, port = text.rpartition(":")
+    good = bool(host) and port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) <= LAST_PORT
+    return (host.strip("[]"), (int(port),)) if good else None
 
-    def __init__(self, resolve: Resolve, changed: Callable[[str], None]) -> None:
+
+class StunServers:
+    """`changed` is called with the fingerprint of a controller whose addresses are known now, or others than before.
+    `also`: further servers, HOST:PORT, which count as every controller's."""
+
+    def __init__(self, resolve: Resolve, changed: Callable[[str], None], also: Sequence[str] = ()) -> None:
         self._resolve = resolve
         self._changed = changed
+        self._also = tuple(also)
         self._known: dict[str, tuple[SockAddr, ...]] = {}
+        self._looked_for: dict[str, tuple[tuple[str, Sequence[int]], ...]] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}
 
     def of(self, fingerprint: str) -> tuple[SockAddr, ...]:
         return self._known.get(fingerprint, ())
 
-    def look(self, fingerprint: str, identity: IdentityDocument, *, again: bool = True) -> None:
-        """Resolves the controller's names; `again`: also where they were resolved before."""
-        if (
-            fingerprint in self._looking
-            or (self._known.get(fingerprint) and not again)
-            or not host_names(identity.urls)
-        ):
+    def look(
+        self, fingerprint: str, identity: IdentityDocument, names: Sequence[str] = (), *, again: bool = True
+    ) -> None:
+        """Resolves the controller's names, and `names` (HOST:PORT) that its maps have; `again`: also where they were resolved before."""
+        wanted = self._wanted(identity, names)
+        known = self._known.get(fingerprint) and self._looked_for.get(fingerprint) == wanted
+        if not wanted and self._known.pop(fingerprint, ()):
+            self._changed(fingerprint)
+        if fingerprint in self._looking or (known and not again) or not wanted:
             return
-        task = asyncio.create_task(self._look(fingerprint, identity))
+        self._looked_for[fingerprint] = wanted
+        task = asyncio.create_task(self._look(fingerprint, wanted))
         self._looking[fingerprint] = task
         task.add_done_callback(lambda _: self._looking.pop(fingerprint, None))
 
-    async def _look(self, fingerprint: str, identity: IdentityDocument) -> None:
-        addresses: list[IPAddress] = []
-        for name in host_names(identity.urls)[:_MOST_NAMES]:
+    def _wanted(self, identity: IdentityDocument, names: Sequence[str]) -> tuple[tuple[str, Sequence[int]], ...]:
+        """Hosts with their ports."""
+        ports = tuple(port for port in identity.stun_ports[:2] if 0 < port <= LAST_PORT)
+        own: list[tuple[str, Sequence[int]]] = [(name, ports) for name in host_names(identity.urls)[:_MOST_NAMES]]
+        others = dict.fromkeys((*self._also, *names[:_MOST_OTHERS]))
+        return (*own, *(found for found in map(_host_and_port, others) if found is not None))
+
+    async def _look(self, fingerprint: str, wanted: Iterable[tuple[str, Sequence[int]]]) -> None:
+        servers: list[SockAddr] = []
+        for name, ports in wanted:
             try:
-                addresses += await self._resolve(name)
+                addresses = [ipaddress.ip_address(name)] if _is_address(name) else await self._resolve(name)
             except (OSError, UnicodeError):
                 continue
-        ports = [port for port in identity.stun_ports[:2] if 0 < port <= LAST_PORT]
-        found = tuple(SockAddr(str(a), port) for a in dict.fromkeys(addresses[:_MOST_ADDRESSES]) for port in ports)
+            servers += [SockAddr(str(a), port) for a in dict.fromkeys(addresses[:_MOST_ADDRESSES]) for port in ports]
+        found = tuple(dict.fromkeys(servers))
         if found and found != self._known.get(fingerprint):
             self._known[fingerprint] = found
             self._changed(fingerprint)

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from shadowmesh.daemon.network import Network
+from shadowmesh.model.devicelink import PRESENCE_OF_ALL, Watch
 from shadowmesh.model.ids import ClientID
 from shadowmesh.model.keys import NetworkID
-from shadowmesh.model.link import PRESENCE_OF_ALL, Watch
 
 _GATHER = 0.05  # seconds
 _AGAIN = 1.0

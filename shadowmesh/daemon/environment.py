@@ -14,30 +14,30 @@ from typing import Protocol
 
 from shadowmesh.client_api.dialing import Connect
 from shadowmesh.client_api.link import ControllerLink
-from shadowmesh.daemon.clock import now
 from shadowmesh.daemon.hostnet import HostEvent, HostNet
 from shadowmesh.daemon.relay_stream import RelayStream
 from shadowmesh.daemon.stunservers import Resolve, resolve
+from shadowmesh.daemon.systemclock import now
 from shadowmesh.dataplane.echo import EchoSocket
-from shadowmesh.dataplane.host import Interface as HostInterface
 from shadowmesh.dataplane.interface import Pump
-from shadowmesh.dataplane.namespaces import inside
 from shadowmesh.dataplane.outer import OuterSockets
-from shadowmesh.dataplane.process import PumpProcess
+from shadowmesh.dataplane.pumpprocess import PumpProcess
 from shadowmesh.dataplane.tun import open_tun
+from shadowmesh.host.hostnetwork import InterfaceConfig
+from shadowmesh.host.namespaces import inside
 from shadowmesh.model.addresses import IPAddress, IPNetwork
 from shadowmesh.model.clock import Now
 from shadowmesh.model.hostaddresses import HostAddresses
 
 
-class Host(Protocol):
+class AnyHostNet(Protocol):
     """The host's network: `daemon.hostnet.HostNet`."""
 
     warnings: list[str]
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
-    def configure(self, fd: int, wanted: HostInterface) -> None: ...
+    def configure(self, fd: int, wanted: InterfaceConfig) -> None: ...
     def forget(self, fd: int) -> None: ...
     def hold_outer(self, owner: Hashable, addresses: Iterable[IPAddress]) -> None: ...
     def reaching(self, address: IPAddress) -> None: ...
@@ -85,7 +85,7 @@ def _echo(netns: str | None, interface: str, source: IPv4Address, dest: IPv4Addr
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class World:
+class Environment:
     """How to get each of them.
 
     `host` is told whom to tell of changes, and whom to ask which addresses are members'. `open_udp(address, port)` raises OSError; an address of zeros listens on all of its family.
@@ -95,7 +95,7 @@ class World:
     """
 
     clock: Callable[[], Now] = now
-    host: Callable[[Callable[[HostEvent], None], Callable[[IPAddress], bool], str | None], Host] = HostNet
+    host: Callable[[Callable[[HostEvent], None], Callable[[IPAddress], bool], str | None], AnyHostNet] = HostNet
     start_pump: Callable[[], Pump] = PumpProcess
     open_udp: Callable[[IPAddress, int], Socket] = _open_udp
     connect: Callable[[str, int, float, Callable[[IPAddress], None]], Awaitable[socket.socket]] = _connect

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -14,15 +16,14 @@ from shadowmesh.client_api.link import (
     Disconnected,
     IdentityChanged,
     LinkEvent,
+    LinkRefused,
     MapChanged,
     MapRefused,
-    Refused,
 )
-from shadowmesh.daemon.network import Network, Refusal
+from shadowmesh.daemon.environment import Environment
+from shadowmesh.daemon.network import LinkRefusal, Network
 from shadowmesh.daemon.state import FormerNetwork, NetworkRecord
-from shadowmesh.daemon.world import World
-from shadowmesh.model.keys import NetworkID
-from shadowmesh.model.link import (
+from shadowmesh.model.devicelink import (
     AuditCheckpoint,
     AuditQuery,
     AuditTestimony,
@@ -33,6 +34,7 @@ from shadowmesh.model.link import (
     PresenceUpdate,
     Removed,
 )
+from shadowmesh.model.keys import NetworkID, Secret
 
 if TYPE_CHECKING:
     from shadowmesh.protocol.signing import IdentityDocument, Signer
@@ -52,7 +54,7 @@ class LinkUser(Protocol):
 
     async def connect(self, host: str, port: int, timeout: float, /) -> socket.socket: ...
     def link_changed(
-        self, network: Network, connected: bool, refusal: Refusal | None = None, away: str | None = None
+        self, network: Network, connected: bool, refusal: LinkRefusal | None = None, away: str | None = None
     ) -> None: ...
     def forget(self, network_id: NetworkID) -> None: ...
     def identity_changed(self, fingerprint: str, identity: IdentityDocument) -> None: ...
@@ -63,13 +65,13 @@ class LinkUser(Protocol):
     def checkpoints(self, fingerprint: str) -> tuple[AuditCheckpoint, ...]: ...
 
 
-class Links:
+class ControllerLinks:
     """Follows the set of networks, and of those whose controllers are still to be told that they were left: `refresh`
     after each change of it."""
 
-    def __init__(self, user: LinkUser, world: World) -> None:
+    def __init__(self, user: LinkUser, environment: Environment) -> None:
         self._user = user
-        self._world = world
+        self._environment = environment
         self._links: dict[str, ControllerLink] = {}  # by fingerprint
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()  # of links that nobody needs any more
@@ -78,6 +80,9 @@ class Links:
 
     def _networks(self, fingerprint: str) -> list[Network]:
         return [n for n in self._user.networks.values() if n.record.controller.fingerprint == fingerprint]
+
+    def _keys(self, fingerprint: str, network_id: NetworkID) -> Mapping[int, Secret]:
+        return next((n.keys for n in self._networks(fingerprint) if n.id == network_id), {})
 
     def _left(self, fingerprint: str) -> list[FormerNetwork]:
         return [
@@ -122,7 +127,7 @@ class Links:
 
     def _open(self, fingerprint: str, records: list[NetworkRecord]) -> None:
         identity = records[0].controller.identity
-        link = self._world.link(
+        link = self._environment.link(
             urls=identity.urls,
             fingerprint=fingerprint,
             device=self._user.device,
@@ -130,7 +135,8 @@ class Links:
             identity=identity,
             maps=[n.map for n in self._networks(fingerprint) if n.map is not None],
             networks=[r.network_id for r in records],
-            wall=lambda: self._world.clock().wall,
+            wall=lambda: self._environment.clock().wall,
+            keys=partial(self._keys, fingerprint),
             connect=self._user.connect,
         )
         self._links[fingerprint] = link
@@ -174,10 +180,10 @@ class Links:
             case IdentityChanged():
                 log.info("controller's identity changed", urls=event.identity.urls)
                 user.identity_changed(fingerprint, event.identity)
-            case Refused():
+            case LinkRefused():
                 log.error("controller refuses this device", code=event.code, why=event.what)
                 for network in networks:
-                    user.link_changed(network, False, Refusal(event.code, event.what))
+                    user.link_changed(network, False, LinkRefusal(event.code, event.what))
             case AuditCheckpoint():
                 user.keep_checkpoint(fingerprint, event)
             case AuditQuery():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -12,25 +11,29 @@ from typing import Any
 import msgspec
 
 from shadowmesh import __version__
+from shadowmesh.client_api.ownenrolment import CertificateSignIn, OwnEnrolment, own_invite
 from shadowmesh.daemon import naming
 from shadowmesh.daemon.daemon import ASK_FIRST, Daemon
+from shadowmesh.daemon.ended import former_status, join_result
 from shadowmesh.daemon.join import enrol
 from shadowmesh.daemon.local_api import Access, Caller, Method
 from shadowmesh.daemon.network import Network
-from shadowmesh.daemon.params import netns_of, number, text, text_or_none
+from shadowmesh.daemon.params import netns_of, number, one_of, text, text_or_none
 from shadowmesh.daemon.ping import pings
+from shadowmesh.daemon.selfenrolment import SelfEnrolment, TokenFile, keep_certificate
 from shadowmesh.daemon.state import FormerNetwork
 from shadowmesh.daemon.wgexport import free_port, stated_endpoint, wireguard_config
 from shadowmesh.model.addresses import IPNetwork
+from shadowmesh.model.devicelink import Leave
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.keys import NetworkID
-from shadowmesh.model.link import Leave
 from shadowmesh.model.netmap import Member
 from shadowmesh.model.status import JoinResult, NetworkStatus, PingTry, Status, Why
 from shadowmesh.protocol.noise import public_key
 from shadowmesh.serving.tasks import in_thread
 
 _LEAVE_GRACE = 2.0
+_OWN_INVITE = 30.0  # seconds
 _LOOK = 0.5
 _LOOK_PATIENCE = 1.0  # seconds for a quiet controller to answer before a status is shown without
 _CHECK = 10.0  # seconds for the event loop to say whether this host can carry a network
@@ -39,9 +42,21 @@ _CHECK = 10.0  # seconds for the event loop to say whether this host can carry a
 class Api:
     """`methods` is for LocalApi."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Daemon, own: OwnEnrolment | None = None) -> None:
+        """`own`: how this machine enrols itself, when `start` is called."""
         self._daemon = daemon
-        self._now = daemon.world.clock
+        self.self_enrolment = (
+            None
+            if own is None
+            else SelfEnrolment(
+                own,
+                lambda: [n.record for n in daemon.networks.values()],
+                daemon.former.values,
+                self._enrol_itself,
+                daemon.changed,
+            )
+        )
+        self._now = daemon.environment.clock
         self._joining: set[NetworkID] = set()
         self.methods: dict[str, tuple[Access, Method]] = {
             "status": (Access.STATUS, self.status),
@@ -54,9 +69,24 @@ class Api:
             "ping": (Access.READ, self.ping),
             "why": (Access.READ, self.why),
             "wait": (Access.STATUS, self.wait),
+            "check_usable": (Access.STATUS, self.check_usable),
             "export_wireguard": (Access.CHANGE, self.export_wireguard),
             "reset_identity": (Access.CHANGE, self.reset_identity),
         }
+
+    def start(self) -> None:
+        """Begins what needs nobody to ask for it."""
+        if self.self_enrolment is not None:
+            self._daemon.spawn(self.self_enrolment.run())
+            sign_in = self.self_enrolment.wish.sign_in
+            if isinstance(sign_in, CertificateSignIn):
+                self._daemon.spawn(keep_certificate(self.self_enrolment.wish, sign_in, self._daemon.connect))
+
+    async def _enrol_itself(self, wish: OwnEnrolment) -> None:
+        tokens = TokenFile(self._daemon.state.directory)
+        work = partial(own_invite, wish, tokens, connect=self._daemon.connect, timeout=_OWN_INVITE)
+        invite, _ = await in_thread(work)
+        await self._enrol({"invite": invite, "name": wish.name}, _OWN_INVITE)
 
     # status
 
@@ -83,7 +113,7 @@ class Api:
         """`silences`: of controllers, by fingerprint."""
         daemon = self._daemon
         networks = [self._network_status(n, caller, silences) for n in daemon.networks.values()]
-        networks += [_former_status(f) for f in daemon.former.values() if f.state != "left"]
+        networks += [former_status(f) for f in self._ended()]
         nat = daemon.mesh.node.nat
         if caller.access < Access.READ:
             nat = msgspec.structs.replace(nat, public=None)
@@ -95,6 +125,8 @@ class Api:
             for f in daemon.former.values()
             if f.state == "left"
         ]
+        if self.self_enrolment is not None and self.self_enrolment.trouble is not None:
+            warnings.append(self.self_enrolment.trouble)
         if daemon.keeper.warning is not None:
             warnings.append(daemon.keeper.warning)
         counters = daemon.mesh.node.counters
@@ -123,14 +155,16 @@ class Api:
             state=network.run_state,
             controller="connected" if network.connected else "offline",
             map_serial=network.map.serial if network.map is not None else 0,
-            epoch=daemon.mesh.node.epoch(network.id, moment) if running else 0,
+            epoch=daemon.mesh.node.epoch(network.id, moment) if running else max(network.keys, default=0),
             client_id=network.record.client_id,
+            client_name=network.record.client_name,
             subnet=str(network.map.head.subnet) if network.map is not None else "",
             home_relay=daemon.mesh.node.relay_name(network.id) if running else None,
             error=network.complaint if caller.access >= Access.READ else network.public_complaint,
             controller_error=network.away if caller.access >= Access.READ else None,
             controller_silent_s=None if silence is None else round(silence, 1),
             clock_offset_s=round(network.clock_offset(moment), 3),
+            network_ref=None if network.map is None else network.map.head.network_ref,
             peers=tuple(peers),
         )
 
@@ -243,8 +277,8 @@ class Api:
             await self._until(lambda network=network: self._settled(network), ASK_FIRST)  # type: ignore[misc]
             failed = failed or self._not_up(network)
         if params.get("network") is None:  # asked for all: those that others ended are among them
-            ended = (ended_error(f) for f in self._daemon.former.values() if f.state != "left")
-            failed = failed or next(ended, None)
+            failed = failed or next(map(naming.ended_error, self._ended()), None)
+            failed = failed or (None if chosen else naming.not_in_any((), ()))
         if failed is not None:
             raise failed
         return {"networks": [self._brief(n) for n in chosen]}
@@ -270,7 +304,7 @@ class Api:
         """What to say of a network that isn't up, and doesn't wait for approval."""
         former = self._daemon.former.get(network.id)
         if former is not None:
-            return ended_error(former)
+            return naming.ended_error(former)
         state = network.run_state
         if state in ("up", "pending-approval"):
             return None
@@ -291,6 +325,7 @@ class Api:
         return {
             "name": network.name,
             "network_id": str(network.id),
+            "client_name": network.record.client_name,
             "ip": network.record.ip,
             "interface": interface,
             "state": network.run_state,
@@ -303,7 +338,7 @@ class Api:
         count = None if params.get("until_direct") else int(number(params, "count", 4))
         timeout = number(params, "timeout_s", 30.0)
         daemon = self._daemon
-        async for attempt in pings(daemon.world, daemon.mesh, network, member, count=count, timeout=timeout):
+        async for attempt in pings(daemon.environment, daemon.mesh, network, member, count=count, timeout=timeout):
             yield attempt
 
     async def why(self, _caller: Caller, params: dict[str, Any]) -> Why:
@@ -313,12 +348,12 @@ class Api:
 
     async def wait(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         """Until a network is up, or a peer answers (`up`) or is direct."""
-        target, state = text(params, "target"), text(params, "state")
+        target, state = text(params, "target"), one_of(params, "state", "up", "direct")
         timeout = number(params, "timeout_s", 30.0)
         started = self._now().boot
         former = self._former(target)
         if former is not None:
-            raise ended_error(former)
+            raise naming.ended_error(former)
         if any(naming.means(n.record, target) for n in self._daemon.networks.values()):
             network = self._find(target)
             await self._until(lambda: self._settled(network), min(timeout, ASK_FIRST))
@@ -328,9 +363,9 @@ class Api:
 
             reached = await self._until(over, timeout - (self._now().boot - started))
             hint = "`shadowmesh status` follows it"
-            if network.run_state == "pending-approval":
-                hint = "it waits for an administrator: `shadowmesh client approve` there lets it in"
             failed = self._not_up(network) if reached else None
+            if network.run_state == "pending-approval":
+                failed = naming.waiting(network.record)
             if failed is not None:
                 raise failed
         else:
@@ -349,6 +384,14 @@ class Api:
         if not reached:
             raise ShadowMeshError("not_reached", f"{target} was not {state} within {timeout:.0f} s", hint)
         return {"target": target, "state": state, "seconds": round(self._now().boot - started, 3)}
+
+    async def check_usable(self, _caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        """Raises what `ping` would, where this machine can't have peers: no network, one that ended, or that waits."""
+        chosen = self._chosen(params)
+        failed = naming.not_in_any(chosen, self._ended())
+        if failed is not None:
+            raise failed
+        return {"networks": [n.name for n in chosen]}
 
     async def export_wireguard(self, _caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         endpoint = None if params.get("endpoint") is None else stated_endpoint(str(params["endpoint"]))
@@ -387,14 +430,16 @@ class Api:
         """One that ended by others' will, where no network of today goes by this name."""
         if any(naming.means(n.record, name) for n in self._daemon.networks.values()):
             return None
-        return next(
-            (f for f in self._daemon.former.values() if f.state != "left" and naming.means(f.record, name)), None
-        )
+        return next((f for f in self._ended() if naming.means(f.record, name)), None)
+
+    def _ended(self) -> list[FormerNetwork]:
+        """Those that ended by others' will."""
+        return [f for f in self._daemon.former.values() if f.state != "left"]
 
     def _find(self, name: str) -> Network:
         former = self._former(name)
         if former is not None:
-            raise ended_error(former)
+            raise naming.ended_error(former)
         return naming.find(self._daemon.networks.values(), name)
 
     def _chosen(self, params: dict[str, Any]) -> list[Network]:
@@ -405,16 +450,14 @@ class Api:
         """The one peer that a person means: NAME, NAME@NETWORK, an overlay address or a client id."""
         name, _, network_name = text.partition("@")
         networks = [self._find(network_name)] if network_name else _by_name(self._daemon.networks.values())
-        found = [(n, m) for n in networks for m in _members(n) if _means(m, name)]
+        found = [(n, m) for n in networks for m in _members(n) if naming.means_member(m, name)]
         if len(found) == 1:
             return found[0]
         if found:
             all_here = self._daemon.networks.values()
             candidates = ", ".join(f"{m.name}@{naming.label(n, all_here)}" for n, m in found)
             raise ShadowMeshError("ambiguous", f"{text} names several peers", f"say {candidates}", kind=Kind.USAGE)
-        raise ShadowMeshError(
-            "peer_unknown", f"no peer {text} in the networks here", "`shadowmesh peers` lists them", kind=Kind.NOT_FOUND
-        )
+        raise naming.no_peer(text, networks, [] if network_name else self._ended())
 
     async def _until(self, reached: Callable[[], bool], timeout: float) -> bool:
         """Whether it came true within `timeout` seconds; looked at on each change, and now and then."""
@@ -433,52 +476,9 @@ class Api:
             stop()
 
 
-def ended_error(former: FormerNetwork) -> ShadowMeshError:
-    name = former.record.name
-    return ShadowMeshError(
-        f"network_{former.state}", f"{name}: {former.what}",
-        f"a new invite joins it again; `shadowmesh leave {name}` forgets it", kind=Kind.NOT_ALLOWED,
-    )  # fmt: skip
-
-
-def _former_status(former: FormerNetwork) -> NetworkStatus:
-    assert former.state != "left"
-    record = former.record
-    return NetworkStatus(
-        name=record.name,
-        network_id=str(record.network_id),
-        ip=record.ip,
-        interface="",
-        state=former.state,
-        controller="offline",
-        client_id=record.client_id,
-        error=former.what,
-    )
-
-
-def join_result(network: Network) -> JoinResult:
-    return JoinResult(
-        network=network.name,
-        network_id=str(network.id),
-        client_id=network.record.client_id,
-        ip=network.record.ip,
-        interface=network.interface.name if network.interface is not None else "",
-        state=network.run_state if network.record.approved else "pending-approval",
-    )
-
-
 def _members(network: Network) -> Iterator[Member]:
     if network.map is not None:
         yield from (m for m in network.map.members if m.client_id != network.record.client_id)
-
-
-def _means(member: Member, text: str) -> bool:
-    if text in (member.name, member.client_id):
-        return True
-    try:
-        return ipaddress.ip_address(text) in (member.ip, member.ip6)
-    except ValueError:
-        return False
 
 
 def _by_name(networks: Any) -> list[Network]:
