@@ -42,6 +42,8 @@ def daemon_main() -> None:
     """`shadowmesh-daemon register|status`: the alias that v0.2.0's users know."""
     if sys.argv[1:2] in (["run"], ["install"]):
         sys.argv[1:1] = ["daemon"]
+    if sys.argv[1:2] == ["status"]:
+        sys.argv[2:2] = ["--summary"]
     main()
 
 

@@ -6,11 +6,14 @@ import functools
 import inspect
 import json
 import os
+import shutil
+import stat
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -20,12 +23,14 @@ from typer.core import TyperGroup
 from shadowmesh.cli.pages import GENERAL, HELP_NAMES, Noun, Verb
 from shadowmesh.model.codec import to_builtins
 from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.places import DEFAULT_STATE_DIR
 from shadowmesh.model.text import escaped, is_safe
 
-WAITING_FOR_APPROVAL = 7
+_GAP = 2  # spaces between columns
+_SENTENCE = 24  # characters: what is shorter isn't broken
+WAITING_FOR_APPROVAL = Kind.WAITING.value
 RELAYED = 10
 NO_PATH = 20
-DEFAULT_STATE_DIR = Path("/var/lib/shadowmesh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,8 @@ class Call:
 
         `shown_once`: it holds a secret that can't be had again, so that --quiet doesn't lose it.
         """
+        if shown_once:
+            warn_of_readers()
         if self.json:
             plain = to_builtins(value)
             document = {"schema": f"shadowmesh.{schema}"} | (plain if isinstance(plain, dict) else {"items": plain})
@@ -61,11 +68,22 @@ class Call:
         elif not self.quiet:
             print(visible(human), flush=True)
 
+    @property
+    def on_terminal(self) -> bool:
+        """Whether people look at what is said."""
+        return not (self.json or self.quiet) and sys.stdout.isatty()
+
     def screenful(self, value: Any, human: str) -> None:
-        """As `line`, but on a terminal it takes the place of what is on the screen."""
-        if sys.stdout.isatty() and not (self.json or self.quiet):
-            print("\x1b[H\x1b[2J", end="")
-        self.line(value, human)
+        """As `line`, but on a terminal it takes the place of what is on the screen, without a flicker; what has no room
+        is left out, and its lines are counted."""
+        if not self.on_terminal:
+            self.line(value, human)
+            return
+        lines, room = visible(human).splitlines(), max(1, shutil.get_terminal_size().lines - 1)
+        if len(lines) > room:
+            lines = [*lines[: room - 1], f"… {len(lines) - room + 1} lines more"]
+        # home, without wrapping; each line to its end, and what is below, erased
+        print("\x1b[H\x1b[?7l" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J\x1b[?7h", end="", flush=True)
 
     def note(self, text: str) -> None:
         """Progress and hints: on stderr, only for people."""
@@ -91,11 +109,28 @@ class Call:
             if reversible:
                 return
             raise ShadowMeshError(
-                "not_confirmed", f"nobody is there to answer: {question}", "say --yes if you mean it", kind=Kind.USAGE
+                "not_confirmed",
+                f"nobody is there to answer: {question.rstrip('?')}",
+                "say --yes if you mean it",
+                kind=Kind.USAGE,
             )
         print(f"{visible(question)} [y/N] ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise ShadowMeshError("not_confirmed", "not confirmed", "nothing was changed", kind=Kind.FAILED)
+
+
+def warn_of_readers() -> None:
+    """Says so on stderr where a secret goes into a file that others can read, as `wg genkey` does."""
+    try:
+        mode = os.fstat(sys.stdout.fileno()).st_mode
+    except (OSError, ValueError, AttributeError):  # closed, or not of the system's
+        return
+    if stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
+        print(
+            "warning: others can read the file that this secret is written to: `chmod 600` it; after `umask 077` the shell"
+            " makes files that they can't",
+            file=sys.stderr,
+        )
 
 
 def visible(text: str) -> str:
@@ -110,10 +145,47 @@ def json_text(value: Any) -> str:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Aligned plain columns; what is None shows as a dash."""
+    """Aligned plain columns; what is None shows as a dash. On a terminal that is too narrow, sentences go on below themselves."""
     cells = [[_cell(c) for c in row] for row in (headers, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
+    if sys.stdout is not None and sys.stdout.isatty():
+        import shutil
+
+        widths = _narrowed(cells, widths, shutil.get_terminal_size().columns)
+    return "\n".join(line for row in cells for line in _lines(row, widths))
+
+
+def _narrowed(cells: Sequence[Sequence[str]], widths: Sequence[int], columns: int) -> list[int]:
+    """Widths that fit, as far as sentences can give way: names, numbers, ids and times keep theirs, so that they can be copied."""
+    narrow = list(widths)
+    least = [max(_SENTENCE, *(len(word) for row in cells for word in row[i].split())) for i in range(len(narrow))]
+    while sum(narrow) + _GAP * (len(narrow) - 1) > columns:
+        widest = max(range(len(narrow)), key=lambda i: narrow[i] - least[i])
+        if narrow[widest] <= least[widest]:
+            break
+        narrow[widest] -= 1
+    return narrow
+
+
+def _lines(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+    parts = [[c] if len(c) <= w else _wrapped(c, w) for c, w in zip(row, widths, strict=True)]
+    for line in zip_longest(*parts, fillvalue=""):
+        yield (" " * _GAP).join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    from textwrap import wrap
+
+    return wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+
+def size(count: int) -> str:
+    """Bytes for people: three figures, decimal units."""
+    number, units = float(count), iter(("B", "kB", "MB", "GB", "TB", "PB"))
+    unit = next(units)
+    while number >= 999.5 and unit != "PB":
+        number, unit = number / 1000, next(units)
+    return f"{number:.0f} {unit}" if unit == "B" else f"{number:.3g} {unit}"
 
 
 def details(value: Mapping[str, object]) -> str:
@@ -221,9 +293,11 @@ def fail(error: ShadowMeshError, *, as_json: bool = False, exit_code: int | None
             "what": error.what,
             "remedy": error.remedy,
             "exit": code,
-        }
+        } | ({"details": list(error.details)} if error.details else {})
         print(json_text(document), file=sys.stderr)
     else:
+        for line in error.details if len(error.details) > 1 else ():
+            print(visible(" ".join(line.split())), file=sys.stderr)
         print(f"error: {visible(' '.join(str(error).split()))}", file=sys.stderr)
     raise SystemExit(code)
 

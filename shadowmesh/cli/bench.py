@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from shadowmesh.bench import cpu, wire
+from shadowmesh.bench import cpu, messages
 from shadowmesh.bench.client import Client
 from shadowmesh.cli import suggest
 from shadowmesh.cli.base import Call, table, verb
@@ -44,13 +44,13 @@ def bench(
     ] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Be the far side, until Ctrl-C.")] = False,
     seconds: Annotated[
-        float, typer.Option("--seconds", min=0.2, max=wire.MAX_SECONDS, help="Seconds of each measurement.")
+        float, typer.Option("--seconds", min=0.2, max=messages.MAX_SECONDS, help="Seconds of each measurement.")
     ] = 4.0,
     streams: Annotated[
-        int, typer.Option("--streams", min=1, max=wire.MAX_STREAMS, help="TCP streams, besides one.")
+        int, typer.Option("--streams", min=1, max=messages.MAX_STREAMS, help="TCP streams, besides one.")
     ] = 4,
     reverse: Annotated[bool, typer.Option("--reverse", help="Only from PEER to this machine.")] = False,
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="The listener's TCP port.")] = wire.PORT,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="The listener's TCP port.")] = messages.PORT,
 ) -> None:
     """Measure the way to a peer, which has to run `shadowmesh bench --serve`: round trip, TCP, small datagrams."""
     if serve == (peer is not None):
@@ -78,7 +78,7 @@ def _serve(call: Call, port: int) -> None:
             "bench_no_network", "no network is up here", "see `shadowmesh status`; `shadowmesh up` switches one on"
         )
 
-    def served(client: str, request: wire.Request, received: wire.Received | None) -> None:
+    def served(client: str, request: messages.Request, received: messages.Received | None) -> None:
         what = f"{request.test} {'to' if request.reverse else 'from'} {client}"
         call.note(what if received is None or not received.seconds else f"{what}: {_rate(request, received)}")
 
@@ -99,7 +99,7 @@ def _serve(call: Call, port: int) -> None:
             return
 
 
-def _rate(request: wire.Request, received: wire.Received) -> str:
+def _rate(request: messages.Request, received: messages.Received) -> str:
     per_second = received.count / received.seconds
     return f"{per_second * 8 / 1e6:.0f} Mbit/s" if request.test == "tcp" else f"{per_second:.0f} datagrams/s"
 

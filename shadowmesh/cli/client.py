@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -64,7 +64,7 @@ def attach(app: typer.Typer) -> None:
     verb(app, "ping", ["ping laptop", "ping laptop@home --until-direct"], client=True)(ping)
     verb(app, "why", "why laptop", client=True)(why)
     verb(app, "wait", ["wait home", "wait laptop --state direct --timeout 15"], client=True)(wait)
-    verb(app, "tui", "tui", client=True)(tui)
+    verb(app, "tui", ["tui", "tui --data-dir /var/lib/shadowmesh-controller"], client=True, managed=True)(tui)
 
 
 def join(
@@ -140,10 +140,15 @@ def _join(
 
 def _join_text(result: JoinResult) -> str:
     if result.state == "pending-approval":
-        return f"{result.network}: asked to join as {result.client_id}; an administrator has to approve it"
+        return f"{result.network}: asked to join as {result.name}; {_approval(result.network, result.name)}"
+    here = f"{result.name}, {result.ip}"
     if result.state == "up":
-        return f"{result.network}: up as {result.ip} on {result.interface}"
-    return f"{result.network}: joined as {result.ip}; the daemon takes it up when it starts (`shadowmesh daemon run`)"
+        return f"{result.network}: up as {here} on {result.interface}"
+    return f"{result.network}: joined as {here}; the daemon takes it up when it starts (`shadowmesh daemon run`)"
+
+
+def _approval(network: str, client: str) -> str:
+    return f"waits until an administrator lets it in: `shadowmesh client approve {network} {client}`"
 
 
 def leave(call: Call, network: Network) -> None:
@@ -184,11 +189,8 @@ def up(
 
 def _up_text(network: dict[str, Any]) -> str:
     waits = network["state"] == "pending-approval"
-    return (
-        f"{network['name']}: waits for an administrator's approval"
-        if waits
-        else f"{network['name']}: up as {network['ip']}"
-    )
+    name = network["name"]
+    return f"{name}: {_approval(name, network['client_name'])}" if waits else f"{name}: up as {network['ip']}"
 
 
 def down(call: Call, network: OptionalNetwork = None) -> None:
@@ -224,40 +226,62 @@ PEER_HEADERS = ("NAME", "ADDRESS", "ONLINE", "PATH", "ENDPOINT/RELAY", "LATENCY"
 
 
 def _network_text(network: NetworkStatus) -> str:
-    here = f"{network.ip} on {network.interface}" if network.interface else network.ip
+    here = " ".join(part for part in (network.client_name, network.ip) if part)
+    here += f" on {network.interface}" if network.interface else ""
     here += f" in namespace {network.netns}" if network.netns else ""
     parts = [network.name, here, network.state]
     if network.state not in ("removed", "refused", "expired"):  # of what has ended nobody speaks any more
         silence = network.controller_silent_s or 0.0
         silent = f", nothing heard for {silence:.0f} s" if silence > SILENT else ""
         parts.append(f"controller {network.controller}{silent}")
-        parts += [f"map {network.map_serial}", f"epoch {network.epoch}"] if network.map_serial else []
+        parts += [f"serial {network.map_serial}", f"epoch {network.epoch}"] if network.map_serial else []
     line = "  ".join(part for part in parts if part)
-    if network.error:
-        line += f"\n  {network.error}"
+    below = [network.error] if network.error else []
+    if network.state == "pending-approval":
+        below.append(_approval(network.name, network.client_name or network.client_id))
+    elif network.state in _NEXT:
+        below.append(_NEXT[network.state].format(network=network))
     if network.peers:
-        rows = table(PEER_HEADERS, map(_peer_row, network.peers))
-        line += "\n" + "\n".join("  " + row for row in rows.splitlines())
-    return line
+        below += table(PEER_HEADERS, map(_peer_row, network.peers)).splitlines()
+    elif network.state == "up":
+        below.append(f"no peers yet; {_INVITE}")
+    return "\n".join([line, *(f"  {text}" for text in below)])
+
+
+_INVITE = "invite the next machine: `shadowmesh network invite NETWORK`"
+_ENDED = "a new invite joins it again; `shadowmesh leave {network.name}` forgets it"
+# network states after which something is to be done
+_NEXT = {
+    "down": "`shadowmesh up {network.name}` switches it on",
+    "removed": _ENDED,
+    "refused": _ENDED,
+    "expired": _ENDED,
+}
 
 
 def _status_text(value: Status) -> str:
     parts = [_network_text(n) for n in value.networks] or ["no network yet: `shadowmesh join INVITE` joins one"]
     nat = value.nat
-    parts.append(f"NAT {nat.type}, seen as {nat.public or 'unknown'}; {value.pump} pump; shadowmesh {value.version}")
-    parts.extend(f"warning: {w}" for w in value.warnings)
-    return "\n\n".join(parts[: -1 - len(value.warnings)]) + "\n\n" + "\n".join(parts[-1 - len(value.warnings) :])
+    kind = "of a kind not known yet" if nat.type == "unknown" else nat.type
+    seen = f", seen as {nat.public}" if nat.public else ""
+    told = {f"{n.name}: {n.error}" for n in value.networks}  # with the network
+    warnings = [f"warning: {w}" for w in value.warnings if w not in told]
+    last = [f"NAT {kind}{seen}; {value.pump} pump; shadowmesh {value.version}", *warnings]
+    return "\n\n".join([*parts, "\n".join(last)])
 
 
 def status(
     call: Call,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on, at every change.")] = False,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="A few lines for each network, as `shadowmesh-daemon status` prints them.")
+    ] = False,
 ) -> None:
     """Networks, peers, paths and why."""
     client = DaemonClient(call.state_dir)
     if not watch:
         value = _in_order(client.status())
-        call.done("status/1", value, lambda: _status_text(value))
+        call.done("status/1", value, lambda: _summary(value) if summary else _status_text(value))
         return
     from shadowmesh.model.codec import from_builtins
 
@@ -266,12 +290,40 @@ def status(
         call.screenful(value, _status_text(value))
 
 
+_WAYS = {
+    "direct": ("P2P", "P2P (direct)"),
+    "relay": ("Relay", "Relay (fallback)"),
+    "both": ("Hybrid", "Hybrid (P2P and relay)"),
+}
+
+
+def _summary(value: Status) -> str:
+    """`Network:`, `IP:`, `Status:` and `Connection:` of each network: by which ways its peers are reached that are in use."""
+    if not value.networks:
+        return f"no network yet; {_INVITE}"
+    return "\n\n".join("\n".join(_summary_lines(network)) for network in value.networks)
+
+
+def _summary_lines(network: NetworkStatus) -> Iterator[str]:
+    ways = {peer.path for peer in network.peers if peer.path != "none"}
+    way = _WAYS.get("both" if len(ways) > 1 else next(iter(ways), ""))
+    states = {"up": "Connected" if way is None else f"Connected ({way[0]})", "pending-approval": "Waiting for approval"}
+    yield f"Network: {network.name}"
+    yield f"IP: {network.ip}"
+    yield f"Status: {states.get(network.state, network.state.capitalize())}"
+    if network.state == "up":
+        yield f"Connection: {'none yet' if way is None else way[1]}"
+
+
 def peers(call: Call, network: OptionalNetwork = None) -> None:
     """The peers of a network, or of all."""
     daemon = DaemonClient(call.state_dir)
     only = None if network is None else daemon.call("network", network=network)["network_id"]
     chosen = [n for n in _in_order(daemon.status()).networks if only in (None, n.network_id)]
     rows = [(n.name, p) for n in chosen for p in n.peers]
+    if not rows:
+        daemon.call("check_usable", network=network)
+        call.note(f"no peers yet; {_INVITE}")
     call.done(
         "peers/1",
         {"peers": [{"network": name} | to_builtins(p) for name, p in rows]},
@@ -302,6 +354,8 @@ def ping(
         call.line(attempt, _ping_text(peer, attempt))
         if attempt.ok:
             code = 0 if attempt.path == "direct" else RELAYED
+    if until_direct and code == RELAYED:
+        call.note(f"still by relay after {timeout:.0f} s: see `shadowmesh why {peer}`")
     raise typer.Exit(code)
 
 
@@ -355,17 +409,18 @@ def wait(
     started = time.monotonic()
     answer: dict[str, Any]
     with call.waiting(f"waiting for {target}, {timeout:.0f} s at most …"):
-        answer = DaemonClient(call.state_dir).call("wait", target=target, state=state, timeout_s=timeout)
+        daemon = DaemonClient(call.state_dir, starts_within=timeout)
+        answer = daemon.call("wait", target=target, state=state, timeout_s=timeout)
     took = time.monotonic() - started
     call.done("wait/1", answer, f"{target}: {state} after {took:.1f} s")
 
 
 def tui(call: Call) -> None:
-    """The terminal interface."""
+    """The terminal interface: this machine's mesh, and the controllers that one may run."""
     if call.json:
         raise ShadowMeshError(
             "no_document", "the terminal interface is no document", "use `shadowmesh status --json`", kind=Kind.USAGE
         )
     from shadowmesh_tui.app import run
 
-    run(call.state_dir, color=call.color)
+    run(call.state_dir, color=call.color, data_dir=call.data_dir)

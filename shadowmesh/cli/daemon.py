@@ -2,38 +2,86 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from shadowmesh.cli import installing
 from shadowmesh.cli.base import Call, new_app, verb
+from shadowmesh.cli.configuring import ConfigFile, LogLevel, Set, flags
+from shadowmesh.model.places import DEFAULT_STATE_DIR
 
 
 def attach(app: typer.Typer) -> None:
     group = new_app("The client daemon.")
-    verb(group, "run", "daemon run", client=True)(run)
-    verb(group, "install", ["daemon install", "daemon install --print"], client=True)(install)
+    verb(group, "run", ["daemon run", "daemon run --config /etc/shadowmesh/client-config.yaml"])(run)
+    verb(
+        group, "install", ["daemon install", "daemon install --config /etc/shadowmesh/client-config.yaml"], client=True
+    )(install)
     verb(group, "reset-identity", "daemon reset-identity", client=True)(reset_identity)
     app.add_typer(group, name="daemon")
 
 
-def run(call: Call) -> None:
+def run(
+    call: Call,
+    state_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--state-dir",
+            envvar="SHADOWMESH_STATE_DIR",
+            help=f"The daemon's directory on this host [default: {DEFAULT_STATE_DIR}].",
+            readable=False,
+            show_envvar=False,
+        ),
+    ] = None,
+    config: ConfigFile = None,
+    log_level: LogLevel = None,
+    chosen: Set = None,
+) -> None:
     """Run the client daemon in the foreground.
+
+    With a --config whose `controller` section is enabled it enrols this machine there when it starts, once. What it is told is
+    found, the first that says it: arguments, the environment (SHADOWMESH_…), the file.
 
     Its directory needs no backup: a machine that lost it joins by a new invite. A copy that runs elsewhere is the same
     machine twice, and refused.
     """
     from shadowmesh.daemon.app import run_daemon
 
+    given = flags("client", chosen, log_level) if chosen or log_level else {}
+    found = None
+    if config is not None or given or _anything_set():
+        from shadowmesh.config.resolving import Given
+        from shadowmesh.config.roles import require_secrets, resolve_client
+
+        found = resolve_client(config, Given(given))
+        require_secrets(found)
+
     def set_up_log() -> None:
         from shadowmesh.cli.logs import set_up
 
-        set_up(call)
+        set_up(call, "info" if found is None else found.config.logging.level)
+        if found is not None:
+            import structlog
 
-    run_daemon(call.state_dir, set_up_log)
+            for remark in found.remarks:
+                structlog.get_logger("shadowmesh.daemon").warning("configuration", remark=str(remark))
+
+    if found is None:
+        run_daemon(state_dir or DEFAULT_STATE_DIR, set_up_log)
+    else:
+        from shadowmesh.daemon.options import options_in, own_enrolment
+
+        where = state_dir or found.config.daemon.state_dir
+        run_daemon(where, set_up_log, options_in(found.config), own_enrolment(found.config))
+
+
+def _anything_set() -> bool:
+    """Whether the environment may have a setting: else nothing is imported to look for one."""
+    own = {"SHADOWMESH_STATE_DIR", "SHADOWMESH_PUMP", "SHADOWMESH_FWMARK", "SHADOWMESH_PUMP_THREADS"}
+    return any(name.startswith("SHADOWMESH_") and name not in own for name in os.environ)
 
 
 def reset_identity(call: Call) -> None:
@@ -61,31 +109,18 @@ def reset_identity(call: Call) -> None:
 
 def install(
     call: Call,
-    show: Annotated[bool, typer.Option("--print", help="Print the unit file, change nothing.")] = False,
-    unit_dir: Annotated[
-        Path | None, typer.Option("--unit-dir", help="Write it there, and don't start it (for images).")
-    ] = None,
+    config: ConfigFile = None,
+    show: installing.Show = False,
+    unit_dir: installing.UnitDir = None,
 ) -> None:
     """Have systemd start the daemon, now and with the machine."""
-    from shadowmesh.daemon import unit
+    from shadowmesh.serving.systemd import daemon_unit
 
-    text = unit.unit_text(_program(), call.state_dir)
-    if show:
-        call.done("daemon-unit/1", {"name": unit.NAME, "unit": text}, text.rstrip())
-        return
-    path, started = unit.install(text, unit_dir or unit.UNIT_DIR)
-    call.done(
-        "daemon-install/1",
-        {"path": str(path), "started": started},
-        f"{path}: written{' and started' if started else '; systemd was not asked to start it'}",
-    )
+    where: Path | None = call.state_dir
+    if config is not None:
+        from shadowmesh.config.roles import resolve_client
 
-
-def _program() -> tuple[str, ...]:
-    """How this very program is started: the single binary, the console script, or the module."""
-    if getattr(sys, "frozen", False):
-        return (sys.executable,)
-    script = shutil.which(sys.argv[0])
-    if script is not None and Path(script).name == "shadowmesh":
-        return (str(Path(script).absolute()),)
-    return (sys.executable, "-m", "shadowmesh")
+        if resolve_client(config).given("daemon.state_dir") and where == DEFAULT_STATE_DIR:
+            where = None
+    unit = daemon_unit(installing.program(), where, config)
+    installing.install(call, "daemon", unit, show=show, unit_dir=unit_dir)

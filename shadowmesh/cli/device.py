@@ -57,7 +57,7 @@ def show(call: Call, device: DeviceName) -> None:
 
 def _text(device: Device) -> str:
     head = details(device.model_dump(mode="json", exclude={"networks"}))
-    rows = ([m.network_name, m.name, m.ip, m.state, m.online, m.client] for m in device.networks)
+    rows = ([m.network_name, m.name, m.ip, m.state, m.online, m.client_id] for m in device.networks)
     return head + "\n\n" + table(("NETWORK", "NAME", "ADDRESS", "STATE", "ONLINE", "ID"), rows)
 
 
@@ -67,7 +67,7 @@ def remove(call: Call, device: DeviceName) -> None:
         found = controller.device_show(device)
         call.confirm(f"remove {found.name} from {places(found.networks)}?")
         gone = controller.device_remove(found.id)
-        invites = open_invites(controller, [(m.network, m.network_name) for m in gone.networks])
+        invites = open_invites(controller, [(m.network_id, m.network_name) for m in gone.networks])
     call.done("device-removed/1", gone.model_dump(mode="json"), f"{gone.name}: removed from {places(gone.networks)}")
     for warning in invites:
         call.note(warning)
@@ -87,7 +87,7 @@ def open_invites(controller: ControllerClient, networks: Iterable[tuple[str, str
             f"warning: with invite {i.id} it could join {name} again, if it has it; "
             f"`shadowmesh network revoke-invite {name} {i.id}` ends that"
             for i in found
-            if i.state == "open"
+            if i.state == "open" and not (i.standing and controller.network_show(network).code_approval)
         ]
     return warnings
 

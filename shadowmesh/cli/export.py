@@ -38,3 +38,8 @@ def wireguard(
     """This machine's identity as a wg(8) configuration with PEER as its peer. It contains the private key."""
     answer = DaemonClient(call.state_dir).call("export_wireguard", peer=peer, takeover=takeover, endpoint=endpoint)
     call.done("export-wireguard/1", answer, answer["config"].rstrip(), shown_once=True)
+    network = answer["network"]
+    call.note(
+        f"{network} is down here now; next, with the above in a file: `wg-quick up ./wg0.conf`\n"
+        f"back again: `wg-quick down ./wg0.conf`, then `shadowmesh up {network}`"
+    )

@@ -30,6 +30,7 @@ TOPICS: dict[tuple[str, ...], tuple[str, ...]] = {
     ),
     ("controller", "server", "setup", "init", "install", "systemd", "service", "start"): (
         "controller init", "controller run", "relay token", "relay run", "daemon run", "daemon install",
+        "controller install", "relay install",
     ),
     ("key", "rotate", "secret", "token"): ("network rotate-key NAME", "api-key create", "relay token"),
     ("approve", "approval", "pending"): ("client list NETWORK", "client approve NETWORK CLIENT", "client deny NETWORK CLIENT"),
@@ -37,8 +38,36 @@ TOPICS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("wireguard", "wg", "phone", "router", "export"): ("export wireguard PEER --takeover",),
     ("demo", "lab", "test", "try"): ("demo", "lab up", "lab status", "lab down"),
     ("bench", "speed", "throughput", "measure", "slow"): ("bench PEER", "bench --serve"),
-    ("audit", "log", "history"): ("audit list", "audit verify"),
+    ("audit", "log", "history"): ("audit list", "audit verify", "audit export F", "logs NETWORK", "syslog create URL"),
+    ("webhook", "event", "events", "notify", "alert", "siem", "forward", "syslog"): (
+        "webhook create URL", "webhook list", "syslog create URL", "syslog list",
+    ),
+    ("usage", "bytes", "traffic", "quota", "limit", "plan", "metering", "billing"): ("usage NETWORK", "plan list", "plan set NAME"),
+    ("export", "csv", "file"): ("logs NETWORK", "audit export F"),
+    ("backup", "restore", "move", "migrate", "database", "postgres", "postgresql", "sqlite", "upgrade", "ha", "cluster", "node"): (
+        "controller backup FILE", "controller restore FILE", "controller migrate --to URL", "controller upgrade", "controller nodes",
+        "controller drain NODE", "controller set-urls URL", "controller secrets export",
+    ),
+    ("admin", "administrator", "role", "roles", "rights", "permission", "permissions", "rbac", "owner", "allow"): (
+        "user set EMAIL --admin", "member set-role NETWORK EMAIL", "group set-role GROUP NETWORK", "access explain EMAIL NETWORK",
+        "access policy EMAIL",
+    ),
+    ("password", "mfa", "2fa", "totp", "authenticator"): (
+        "user reset-password EMAIL", "user mfa enrol", "user mfa reset EMAIL", "controller settings --mfa-required admin",
+    ),
+    ("yaml", "declarative", "gitops", "terraform", "template", "config", "configuration"): (
+        "apply FILE", "diff FILE", "template list", "config example ROLE", "config check FILE", "config show",
+    ),
+    ("certificate", "certificates", "cert", "tls", "mtls"): ("api-key certificate KEY --out DIR", "controller fingerprint"),
+    ("ci", "script", "scripts", "automation", "robot", "service"): ("user add EMAIL --service", "api-key create --user EMAIL"),
 }  # fmt: skip
+# words for what there are no verbs → what there is instead
+NOTES: dict[tuple[str, ...], str] = {
+    ("dns", "name", "names", "hosts", "hostname", "resolve", "resolver"): (
+        "Verbs take peers by name (`shadowmesh ping PEER`); other programs don't resolve these names yet. For them, put peers into /etc/hosts:\n"
+        "shadowmesh peers --json | jq -r '.peers[] | \"\\(.ip) \\(.name)\"'"
+    ),
+}
 
 
 def attach(app: typer.Typer) -> None:
@@ -74,13 +103,19 @@ def help_(
         if not wanted or wanted & set(names):
             found |= {_verb_of(text, verbs): text for text in calls if _verb_of(text, verbs) not in found}
     found |= {path: path for path in verbs if wanted & set(path.split()) and path not in found}
-    if not found:
+    notes = [text for names, text in NOTES.items() if wanted & set(names)]
+    if not found and not notes:  # what the pages of verbs say of it
+        found = {path: path for path, text in _pages() if all(word in text for word in wanted)}
+    if not found and not notes:
         raise ShadowMeshError("no_topic", f"nothing about {page!r}", "see `shadowmesh --help`", kind=Kind.NOT_FOUND)
-    width = max(map(len, found.values()))
+    width = max(map(len, found.values()), default=0)
     call.done(
         "help/1",
-        {"verbs": [{"verb": path, "usage": text, "help": verbs[path]} for path, text in found.items()]},
-        lambda: "\n".join(f"shadowmesh {text:<{width}}  {verbs[path]}" for path, text in found.items()),
+        {
+            "verbs": [{"verb": path, "usage": text, "help": verbs[path]} for path, text in found.items()],
+            "notes": notes,
+        },
+        lambda: "\n".join([*notes, *(f"shadowmesh {text:<{width}}  {verbs[path]}" for path, text in found.items())]),
     )
 
 
@@ -90,14 +125,25 @@ def _verb_of(text: str, verbs: Iterable[str]) -> str:
 
 def _verbs() -> Iterator[tuple[str, str]]:
     """Every verb with the first line of its help."""
+    return ((path, (command.help or "").partition("\n")[0]) for path, command in _commands())
+
+
+def _pages() -> Iterator[tuple[str, str]]:
+    """Every verb with all that its page says, in small letters."""
+    for path, command in _commands():
+        options = (getattr(option, "help", None) or "" for option in command.params)
+        yield path, " ".join([path, command.help or "", command.epilog or "", *options]).lower()
+
+
+def _commands() -> Iterator[tuple[str, Any]]:
     import typer.main
 
-    def walk(command: Any, path: str) -> Iterator[tuple[str, str]]:
+    def walk(command: Any, path: str) -> Iterator[tuple[str, Any]]:
         below = getattr(command, "commands", {})
         for name, child in below.items():
             yield from walk(child, f"{path} {name}".strip())
         if path and not below and not command.hidden:
-            yield path, (command.help or "").partition("\n")[0]
+            yield path, command
 
     yield from walk(typer.main.get_command(build(None)), "")
 

@@ -18,24 +18,25 @@ from shadowmesh.model.errors import Kind, ShadowMeshError
 # top-level word → module with a typer app; a word of GROUPS is a noun with verbs below it
 VERBS = {
     "join": "client", "register": "client", "leave": "client", "up": "client", "down": "client",
-    "status": "client", "peers": "client", "ping": "client", "why": "client", "wait": "client", "tui": "client",
-    "bench": "bench", "doctor": "doctor", "help": "help", "demo": "lab", "completion": "completion",
+    "status": "client", "peers": "client", "ping": "client", "why": "client", "wait": "client", "tui": "client", "top": "top",
+    "diff": "declaring", "apply": "declaring", "logs": "connections", "topology": "connections", "usage": "usage", "bench": "bench", "doctor": "doctor", "help": "help", "demo": "lab", "completion": "completion",
 }  # fmt: skip
 GROUPS = {
-    "daemon": "daemon", "export": "export", "controller": "controller", "relay": "relay", "network": "network",
-    "client": "members", "device": "device", "member": "members", "user": "members", "api-key": "access", "audit": "access",
-    "login": "access", "logout": "access", "lab": "lab",
+    "daemon": "daemon", "export": "export", "controller": "controller", "relay": "relay", "network": "network", "template": "template",
+    "client": "members", "device": "device", "member": "members", "user": "people", "group": "usergroups", "access": "accessrights", "api-key": "access", "audit": "access",
+    "config": "config", "login": "signon", "logout": "signon", "lab": "lab",
+    "webhook": "sinks", "syslog": "sinks", "plan": "usage",
 }  # fmt: skip
 # what people type that is no verb, and what they then want
 MEANT = {
-    "logs": "`journalctl -u shadowmesh` has the daemon's log, `shadowmesh audit list` who changed what",
-    "log": "`journalctl -u shadowmesh` has the daemon's log, `shadowmesh audit list` who changed what",
+    "log": "`shadowmesh logs NETWORK` has how clients were connected, `journalctl -u shadowmesh` the daemon's log",
     "version": "say `shadowmesh --version`",
     "start": "`shadowmesh up` switches a network on, `shadowmesh daemon run` runs the daemon",
     "stop": "`shadowmesh down` switches a network off",
     "invite": "say `shadowmesh network invite NAME`",
     "create": "say `shadowmesh network create NAME`",
 }
+OPTIONS_MEANT = {("shadowmesh wait", f"--{state}"): f"say --state {state}" for state in ("up", "direct")}
 # verbs that tools have for the same thing: who types one that isn't here is shown the one that is
 ALIKE = (
     {"add", "create", "new", "make"},
@@ -149,6 +150,12 @@ def _check_encoding(argument: str) -> None:
         ) from None
 
 
+def _closest(word: str, words: list[str]) -> str:
+    from difflib import SequenceMatcher
+
+    return max(words, key=lambda other: SequenceMatcher(None, word, other).ratio())
+
+
 def _wrong_use(error: Any, *, as_json: bool) -> NoReturn:
     """A usage error of the parser as one line; no arguments at all shows the help instead."""
     if type(error).__name__ == "NoArgsIsHelpError":
@@ -161,7 +168,17 @@ def _wrong_use(error: Any, *, as_json: bool) -> NoReturn:
     path = context.command_path if context is not None else "shadowmesh"
     what, _, guess = what.partition(" Did you mean ")
     what = what[:1].lower() + what[1:].rstrip(".")
+    for kind, words in (("int", "whole number"), ("float", "number")):
+        what = what.replace(f"is not a valid {kind}", f"is not a {words}")
     remedy = f"did you mean {guess}" if guess else f"see `{path} --help`"
+    what, _, possible = what.partition(" (Possible options: ")
+    option = re.match(r"no such option: (--?\w[\w-]*)", what)
+    if option and possible:
+        remedy = f"did you mean {_closest(option[1], possible.rstrip(')').split(', '))}?"
+    if option and path == "shadowmesh":
+        what, remedy = option[0], f"options stand after the verb: `shadowmesh VERB … {option[1]}`"
+    elif option and (path, option[1]) in OPTIONS_MEANT:
+        what, remedy = option[0], OPTIONS_MEANT[path, option[1]]
     word = re.fullmatch(r"no such command '(\w+)'", what)
     if word and path == "shadowmesh":
         remedy = MEANT.get(word[1], remedy)

@@ -25,12 +25,24 @@ _STARTS_S = 1.0  # that long a `controller run &` of a moment ago may need until
 
 # what to do about a field that the API doesn't take
 _HINTS = {
+    "WebhookCreate.url": "write it as https://HOST/PATH; an administrator's may begin with http://",
+    "WebhookCreate.events": "there are client_online, client_offline, client_pending, client_removed, connection_upgrade, "
+    "network_changed, relay_changed, quota_warning and quota_reached",
+    "SyslogCreate.url": "write it as tls://HOST:6514, tcp://HOST:601 or udp://HOST:514",
+    "stream": "there is events, logs and audit",
+    "UserInvite.role": "there is admin and user",
+    "UserInvite.network_role": "there is owner, member and guest",
+    "UserInvite.": "name both --network and --network-role",
     "ApiKeyCreate.name": "give up to 100 characters that can be seen, or none",
     "ClientPatch.name": "use a-z, 0-9 and -, at most 63",
     "name": "use letters, digits, ., _ and -, at most 63, the first a letter or digit",
+    "public_key": "give 32 bytes in base64, as `wg pubkey` prints them",
     "client_name": "use a-z, 0-9 and -, at most 63",
     "email": "write it as NAME@HOST",
     "ip": "give an IPv4 address",
+    "scopes": "there are network.create, .delete, .configure, .invite, .view, client.register, client.remove and logs.view",
+    "mfa_required": "the roles are admin, owner, member and guest, or none",
+    "permissions": "in a network there are network.delete, .configure, .invite, .view, client.register, client.remove and logs.view",
     "role": "there is owner, member and guest",
     "expires_in": "give a time up to ten years, as 30m, 24h or 7d",
     "idle": "give a time as 30m, 24h or 7d",
@@ -56,7 +68,7 @@ def connect(call: Call) -> ControllerClient:
     return controller
 
 
-def request(kind: type[M], **fields: Any) -> M:
+def request(kind: type[M], /, **fields: Any) -> M:
     """A request of the API from the options that were given (those that are None weren't). Raises ShadowMeshError(USAGE)."""
     from pydantic import ValidationError
 
@@ -73,6 +85,15 @@ def request(kind: type[M], **fields: Any) -> M:
             or _HINTS.get(field, why if first["type"] != "string_pattern_mismatch" else "see --help"),
             kind=Kind.USAGE,
         ) from e
+
+
+def nothing_to_change(verb: str) -> ShadowMeshError:
+    return ShadowMeshError(
+        "no_change",
+        "nothing to change",
+        f"name what is to be changed; see `shadowmesh {verb} --help`",
+        kind=Kind.USAGE,
+    )
 
 
 def seconds(text: str) -> int:
@@ -92,9 +113,22 @@ def seconds(text: str) -> int:
     return int(found[1]) * _UNITS[found[2]]
 
 
+def listed(text: str | None) -> list[str] | None:
+    """What an option names, with commas between; None if it wasn't given, an empty list for `none`."""
+    if text is None:
+        return None
+    return [] if text.strip() == "none" else [part.strip() for part in text.split(",")]
+
+
 def by_name(found: Iterable[N]) -> list[N]:
     """In the order in which people look for names."""
-    return sorted(found, key=lambda thing: (thing.name.casefold(), thing.id))
+    return sorted(found, key=lambda thing: thing.name.casefold())  # those alike stay as the controller has them
+
+
+def network_names(controller: ControllerClient, ids: Iterable[str | None]) -> dict[str, str]:
+    """By id, for people; nothing is asked where there is none."""
+    wanted = {ref for ref in ids if ref is not None}
+    return {n.network_id: n.name for n in controller.network_list()} if wanted else {}
 
 
 def when(moment: datetime | None) -> str | None:

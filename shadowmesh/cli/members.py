@@ -1,4 +1,4 @@
-"""`shadowmesh client …`, `member …`, `user …`."""
+"""`shadowmesh client …`, `member …`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shadowmesh.cli import suggest
+from shadowmesh.cli import plaindevices, suggest
 from shadowmesh.cli.base import Call, details, new_app, table, verb
 from shadowmesh.cli.device import open_invites, places
-from shadowmesh.cli.managed import by_name, connect, request, when
+from shadowmesh.cli.managed import by_name, connect, listed, request, when
 from shadowmesh.model.errors import Kind, ShadowMeshError
-from shadowmesh.model.text import canonical_email
 
 if TYPE_CHECKING:
     from shadowmesh.client_api.rest import ControllerClient
+    from shadowmesh.model import api
     from shadowmesh.model.api import DeviceMembership
 
 Network = Annotated[
@@ -33,7 +33,6 @@ Email = Annotated[str, typer.Argument(help="The user's e-mail address.", metavar
 MemberEmail = Annotated[
     str, typer.Argument(help="The user's e-mail address.", metavar="EMAIL", autocompletion=suggest.member)
 ]
-NewEmail = Annotated[str, typer.Argument(help="The user's e-mail address.", metavar="EMAIL")]
 Role = Annotated[
     str,
     typer.Option(
@@ -42,13 +41,27 @@ Role = Annotated[
         autocompletion=suggest.words("owner", "member", "guest"),
     ),
 ]
+Permissions = Annotated[
+    str | None,
+    typer.Option(
+        "--permissions",
+        help="What they may do, whatever the role and groups give: a list as network.view,client.register, or none. Without it the role decides.",
+        autocompletion=suggest.permission,
+    ),
+]
 
 
 def attach(app: typer.Typer) -> None:
     clients = new_app("The machines in a network.")
     verb(clients, "list", "client list home", managed=True)(client_list)
     verb(clients, "show", "client show home laptop", managed=True)(client_show)
-    verb(clients, "approve", "client approve home laptop", managed=True)(client_approve)
+    verb(
+        clients,
+        "approve",
+        ["client approve home laptop", "client approve home camera --plain-wireguard"],
+        managed=True,
+    )(client_approve)
+    plaindevices.attach(clients)
     verb(clients, "deny", "client deny home laptop", managed=True)(client_deny)
     verb(clients, "rename", "client rename home laptop laptop-anna", managed=True)(client_rename)
     verb(clients, "set", "client set home laptop --ip 10.20.0.9", managed=True)(client_set)
@@ -57,16 +70,17 @@ def attach(app: typer.Typer) -> None:
     people = new_app("Who may manage a network.")
     verb(people, "list", "member list home", managed=True)(member_list)
     verb(people, "add", "member add home anna@example.org --role owner", managed=True)(member_add)
-    verb(people, "set-role", "member set-role home anna@example.org --role guest", managed=True)(member_add)
+    verb(
+        people,
+        "set-role",
+        [
+            "member set-role home anna@example.org --role guest",
+            "member set-role home anna@example.org --permissions network.view,logs.view",
+        ],
+        managed=True,
+    )(member_add)
     verb(people, "remove", "member remove home anna@example.org", managed=True)(member_remove)
     app.add_typer(people, name="member")
-    users = new_app("The users of the controller.")
-    verb(users, "list", "user list", managed=True)(user_list)
-    verb(users, "add", "user add anna@example.org", managed=True)(user_add)
-    verb(users, "disable", "user disable anna@example.org", managed=True)(user_disable)
-    verb(users, "enable", "user enable anna@example.org", managed=True)(user_enable)
-    verb(users, "reset-password", "user reset-password anna@example.org", managed=True)(user_reset_password)
-    app.add_typer(users, name="user")
 
 
 def client_list(call: Call, network: Network) -> None:
@@ -77,10 +91,14 @@ def client_list(call: Call, network: Network) -> None:
         "clients/1",
         {"clients": [c.model_dump(mode="json") for c in found]},
         lambda: table(
-            ("NAME", "ADDRESS", "STATE", "ONLINE", "RELAY", "LAST SEEN", "ID"),
-            ([c.name, c.ip, c.state, c.online, c.relay, when(c.last_seen), c.id] for c in found),
+            ("NAME", "ADDRESS", "STATE", "STATUS", "RELAY", "LAST SEEN", "ID"),
+            ([c.name, c.ip, _state(c), c.status, c.relay, when(c.last_seen), c.client_id] for c in found),
         ),
     )
+
+
+def _state(client: api.Client) -> str:
+    return client.state if client.expires_at is None else f"to prove its key until {when(client.expires_at)}"
 
 
 def client_show(call: Call, network: Network, client: Client) -> None:
@@ -90,10 +108,25 @@ def client_show(call: Call, network: Network, client: Client) -> None:
     call.done("client/1", found, lambda: details(found))
 
 
-def client_approve(call: Call, network: Network, client: Pending) -> None:
+def client_approve(
+    call: Call,
+    network: Network,
+    client: Pending,
+    plain_wireguard: Annotated[
+        bool,
+        typer.Option(
+            "--plain-wireguard",
+            help="One that was registered by its public key and has no daemon: you vouch for its key.",
+        ),
+    ] = False,
+) -> None:
     """Let a waiting client in."""
     with connect(call) as controller:
-        done = controller.client_approve(network, client)
+        if plain_wireguard:
+            done = controller.client_declare_plain(network, client)
+            call.note(f"`shadowmesh client wireguard {done.network_name} {done.name}` prints its configuration")
+        else:
+            done = controller.client_approve(network, client)
     call.done("client/1", done.model_dump(mode="json"), f"{done.name}: approved as {done.ip}")
 
 
@@ -136,19 +169,26 @@ def client_remove(call: Call, network: Network, client: Client) -> None:
     with connect(call) as controller:
         found = controller.client_show(network, client)
         call.confirm(f"remove {found.name} ({found.ip}) from {found.network_name}?")
-        controller.client_remove(network, found.id)
+        controller.client_remove(network, found.client_id)
         elsewhere = _elsewhere(controller, found.device)
-        invites = open_invites(controller, [(found.network, found.network_name)])
+        invites = open_invites(controller, [(found.network_id, found.network_name)])
+        rotation_due = controller.network_show(found.network_id).rotation_due
     call.done(
         "client-removed/1",
         {
             "client": client,
-            "client_id": found.id,
+            "client_id": found.client_id,
             "device": found.device,
             "also_in": [m.model_dump(mode="json") for m in elsewhere],
+            "rotation_due": None if rotation_due is None else rotation_due.isoformat(),
         },
         f"{client}: removed from {found.network_name}",
     )
+    if rotation_due is not None:
+        call.note(
+            f"it is cut off; {found.network_name}'s key rotated a moment ago, and does so again at {when(rotation_due)}"
+            f" (at once: `shadowmesh network rotate-key {found.network_name}`)"
+        )
     if elsewhere:
         call.note(
             f"the machine is also {places(elsewhere)}: `shadowmesh device remove {found.device}` cuts it off there"
@@ -174,18 +214,29 @@ def member_list(call: Call, network: Network) -> None:
     call.done(
         "members/1",
         {"members": [m.model_dump(mode="json") for m in found]},
-        lambda: table(("EMAIL", "ROLE"), ([m.email, m.role] for m in found)),
+        lambda: table(
+            ("EMAIL", "ROLE", "PERMISSIONS", "GROUPS"),
+            ([m.email, m.role, _listed(m), ", ".join(m.groups)] for m in found),
+        ),
     )
 
 
-def member_add(call: Call, network: Network, email: Email, role: Role = "member") -> None:
-    """Give a user a role in a network."""
+def _listed(member: api.NetworkMember) -> str:
+    """The list that decides, where there is one; else the role and the groups do."""
+    return "" if member.permissions is None else ", ".join(member.permissions) or "nothing"
+
+
+def member_add(
+    call: Call, network: Network, email: Email, role: Role = "member", permissions: Permissions = None
+) -> None:
+    """Give a user a role in a network; with --permissions exactly these, wider or narrower."""
     from shadowmesh.model import api
 
-    wish = request(api.MemberPut, email=email, role=role)
+    wish = request(api.MemberPut, email=email, role=role, permissions=listed(permissions))
     with connect(call) as controller:
         done = controller.member_set(network, wish)
-    call.done("member/1", done.model_dump(mode="json"), f"{email}: {done.role} of {network}")
+    only = "" if done.permissions is None else f", who may {_listed(done)}"
+    call.done("member/1", done.model_dump(mode="json"), f"{email}: {done.role} of {network}{only}")
 
 
 def member_remove(call: Call, network: Network, email: MemberEmail) -> None:
@@ -193,66 +244,3 @@ def member_remove(call: Call, network: Network, email: MemberEmail) -> None:
     with connect(call) as controller:
         controller.member_remove(network, email)
     call.done("member-removed/1", {"email": email}, f"{email}: removed from {network}")
-
-
-def user_list(call: Call) -> None:
-    """The users of the controller."""
-    with connect(call) as controller:
-        found = sorted(controller.user_list(), key=lambda u: u.email.casefold())
-    call.done(
-        "users/1",
-        {"users": [u.model_dump(mode="json") for u in found]},
-        lambda: table(
-            ("EMAIL", "ADMIN", "DISABLED"),
-            ([u.email, u.admin, u.disabled] for u in found),
-        ),
-    )
-
-
-def user_add(
-    call: Call, email: NewEmail, admin: Annotated[bool, typer.Option("--admin", help="An administrator.")] = False
-) -> None:
-    """Add a user; prints a password to be used once."""
-    from shadowmesh.model import api
-
-    wish = request(api.UserCreate, email=email, admin=admin)
-    with connect(call) as controller:
-        made = controller.user_create(wish)
-    call.done(
-        "user/1",
-        made.model_dump(mode="json"),
-        f"{made.email}: added; password, to be used once: {made.password}",
-        shown_once=True,
-    )
-
-
-def user_disable(call: Call, email: Email) -> None:
-    """Shut a user out."""
-    from shadowmesh.model import api
-
-    with connect(call) as controller:
-        if not any(canonical_email(email) == u.email or email == u.id for u in controller.user_list()):
-            raise ShadowMeshError(
-                "user_unknown", f"no user {email!r}", "`shadowmesh user list` names them", kind=Kind.NOT_FOUND
-            )
-        call.confirm(f"shut {email} out, wherever they are signed in?", reversible=True)
-        controller.user_set(email, request(api.UserPatch, disabled=True))
-    call.done("user-disabled/1", {"email": email}, f"{email}: disabled")
-
-
-def user_enable(call: Call, email: Email) -> None:
-    """Let a user in again; what they had signed in with before has ended, but for API keys."""
-    from shadowmesh.model import api
-
-    with connect(call) as controller:
-        controller.user_set(email, request(api.UserPatch, disabled=False))
-    call.done("user-enabled/1", {"email": email}, f"{email}: enabled")
-
-
-def user_reset_password(call: Call, email: Email) -> None:
-    """Give a user a new password, to be used once."""
-    with connect(call) as controller:
-        made = controller.user_reset_password(email)
-    call.done(
-        "user/1", made.model_dump(mode="json"), f"{email}: password, to be used once: {made.password}", shown_once=True
-    )

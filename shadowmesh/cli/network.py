@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shadowmesh.cli import suggest
 from shadowmesh.cli.base import Call, details, new_app, table, verb
-from shadowmesh.cli.managed import by_name, connect, request, seconds, when
-from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.cli.managed import by_name, connect, nothing_to_change, request, seconds, when
+
+if TYPE_CHECKING:
+    from shadowmesh.model import api
 
 Name = Annotated[
     str,
@@ -35,6 +37,14 @@ P2p = Annotated[bool | None, typer.Option("--p2p/--no-p2p", help="Whether direct
 Fallback = Annotated[
     bool | None, typer.Option("--relay-fallback/--no-relay-fallback", help="Whether relays carry traffic.")
 ]
+Reports = Annotated[
+    str | None,
+    typer.Option(
+        "--reports",
+        help="What machines tell of their connections: off, health (default) or full (bytes, too).",
+        autocompletion=suggest.words("off", "health", "full"),
+    ),
+]
 Relay = Annotated[str | None, typer.Option("--relay", help="Only this relay, by name.", autocompletion=suggest.relay)]
 
 
@@ -43,7 +53,7 @@ def attach(app: typer.Typer) -> None:
     verb(
         group,
         "create",
-        ["network create home", "network create office --subnet 10.30.0.0/16 --approval"],
+        ["network create home", "network create office --template office --subnet 10.30.0.0/16"],
         managed=True,
     )(create)
     verb(group, "list", "network list", managed=True)(list_)
@@ -59,6 +69,7 @@ def attach(app: typer.Typer) -> None:
     )(invite)
     verb(group, "invites", "network invites home", managed=True)(invites)
     verb(group, "revoke-invite", "network revoke-invite home inv_…", managed=True)(revoke_invite)
+    verb(group, "code", ["network code home", "network code home --regenerate"], managed=True)(code)
     app.add_typer(group, name="network")
 
 
@@ -77,7 +88,16 @@ def create(
     max_clients: MaxClients = None,
     p2p: P2p = None,
     relay_fallback: Fallback = None,
+    reports: Reports = None,
     relay: Relay = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--template",
+            help="Settings by a name (`template list`); what is said here stands over them.",
+            autocompletion=suggest.network_template,
+        ),
+    ] = None,
 ) -> None:
     """Create a network."""
     from shadowmesh.model import api
@@ -90,9 +110,11 @@ def create(
         description=description,
         approval=approval,
         max_clients=max_clients,
-        p2p=p2p,
+        p2p_enabled=p2p,
         relay_fallback=relay_fallback,
+        reports=reports,
         relay=relay,
+        template=template,
     )
     with connect(call) as controller:
         made = controller.network_create(wish)
@@ -101,6 +123,7 @@ def create(
         made.model_dump(mode="json"),
         f"{made.name}: created with {made.subnet}; `shadowmesh network invite {made.name}` lets machines in",
     )
+    call.note(f"to type by hand: {made.invitation_code}   (who joins by it waits for approval)")
     for warning in made.warnings:
         call.note(f"warning: {warning}")
 
@@ -114,7 +137,10 @@ def list_(call: Call) -> None:
         {"networks": [n.model_dump(mode="json") for n in found]},
         lambda: table(
             ("NAME", "SUBNET", "CLIENTS", "ONLINE", "PENDING", "SERIAL", "EPOCH", "ID"),
-            ([n.name, n.subnet, n.clients, n.online, n.pending, n.serial, n.epoch, n.id] for n in found),
+            (
+                [n.name, n.subnet, n.clients, n.clients_online, n.pending, n.serial, n.epoch, n.network_id]
+                for n in found
+            ),
         ),
     )
 
@@ -136,6 +162,7 @@ def set_(
     max_clients: MaxClients = None,
     p2p: P2p = None,
     relay_fallback: Fallback = None,
+    reports: Reports = None,
     relay: Relay = None,
 ) -> None:
     """Change a network; what isn't named stays."""
@@ -148,19 +175,35 @@ def set_(
         description=description,
         approval=approval,
         max_clients=max_clients,
-        p2p=p2p,
+        p2p_enabled=p2p,
         relay_fallback=relay_fallback,
+        reports=reports,
         relay=relay,
     )
     if not changes.model_fields_set:
-        raise ShadowMeshError(
-            "no_change", "nothing to change", "name what is to be changed; see `--help`", kind=Kind.USAGE
-        )
+        raise nothing_to_change("network set")
     with connect(call) as controller:
-        changed = controller.network_set(name, changes)
-    call.done("network/1", changed.model_dump(mode="json"), f"{changed.name}: changed")
+        before = controller.network_show(name)
+        changed = controller.network_set(before.network_id, changes)
+    call.done(
+        "network/1", changed.model_dump(mode="json"), lambda: _changes_text(before, changed, changes.model_fields_set)
+    )
     for warning in changed.warnings:
         call.note(f"warning: {warning}")
+
+
+def _changes_text(before: api.Network, after: api.Network, fields: set[str]) -> str:
+    told = [
+        (field, getattr(before, field), getattr(after, field)) for field in type(after).model_fields if field in fields
+    ]
+    lines = [f"{field.replace('_', '-')} {_word(old)} -> {_word(new)}" for field, old, new in told if old != new]
+    return f"{after.name}: {', '.join(lines) or 'it was so already'}"
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "none" if value in (None, "") else str(value)
 
 
 def delete(call: Call, name: Name) -> None:
@@ -168,7 +211,7 @@ def delete(call: Call, name: Name) -> None:
     with connect(call) as controller:
         found = controller.network_show(name)
         call.confirm(f"delete {found.name} and cut off all its clients ({found.clients})?")
-        controller.network_delete(found.id)
+        controller.network_delete(found.network_id)
     call.done("network-deleted/1", {"name": name}, f"{name}: deleted")
 
 
@@ -223,12 +266,13 @@ def invites(call: Call, name: Name) -> None:
         {"invites": [i.model_dump(mode="json") for i in found]},
         lambda: table(
             ("ID", "STATE", "USES LEFT", "EXPIRES", "CLIENT", "BY"),
-            (
-                [i.id, i.state, f"{i.uses_left}/{i.uses}", when(i.expires_at), i.client_name, i.created_by]
-                for i in found
-            ),
+            ([i.id, i.state, _uses(i), when(i.expires_at), i.client_name, i.created_by] for i in found),
         ),
     )
+
+
+def _uses(invite: api.Invite) -> str:
+    return "the network's code" if invite.standing else f"{invite.uses_left}/{invite.uses}"
 
 
 def revoke_invite(call: Call, name: Name, invite_id: InviteID) -> None:
@@ -236,3 +280,22 @@ def revoke_invite(call: Call, name: Name, invite_id: InviteID) -> None:
     with connect(call) as controller:
         controller.invite_revoke(name, invite_id)
     call.done("invite-revoked/1", {"id": invite_id}, f"{invite_id}: revoked")
+
+
+def code(
+    call: Call,
+    name: Name,
+    regenerate: Annotated[
+        bool, typer.Option("--regenerate", help="Make another; the one of before is good for nothing any more.")
+    ] = False,
+) -> None:
+    """The network's own invitation code, to type by hand: it was shown when the network was made."""
+    with connect(call) as controller:
+        if regenerate:
+            call.confirm(f"make another invitation code for {name}? Whoever has the one of before can't join by it")
+            found = controller.code_regenerate(name)
+        else:
+            found = controller.code_show(name)
+    call.done("invitation-code/1", found.model_dump(mode="json"), found.invitation_code, shown_once=True)
+    wait = "who joins by it waits for approval" if found.approval else "who joins by it is in at once"
+    call.note(f"{wait}; `shadowmesh network revoke-invite {found.network} {found.invite_id}` ends it")

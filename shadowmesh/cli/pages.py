@@ -34,10 +34,13 @@ _LEFT: Column = (
             ("ping", "reach a peer"),
             ("why", "why a path is what it is"),
             ("wait", "until up, or direct"),
+            ("top", "what moves now"),
             ("tui", "all of that, live"),
             ("bench", "how fast it is"),
             ("doctor", "what is missing here"),
             ("export", "as a WireGuard config"),
+            ("login", "manage networks from here"),
+            ("logout", "no longer"),
         ),
     ),
 )
@@ -46,30 +49,32 @@ _RIGHT: Column = (
         "Managing networks",
         (
             ("network", "networks and invites"),
+            ("template", "settings of networks"),
             ("client", "the machines in a network"),
             ("device", "a machine in all of them"),
             ("member", "who may manage a network"),
             ("user", "who may sign in"),
+            ("group", "users, several at once"),
+            ("access", "who may do what, and why"),
             ("api-key", "keys for scripts"),
             ("audit", "who changed what"),
-            ("login", "manage from this machine"),
-            ("logout", "no longer"),
-        ),
-    ),
-    (
-        "Running the roles",
-        (
-            ("daemon", "the client, as a service"),
-            ("controller", "make and run one"),
-            ("relay", "run one; list, drain …"),
+            ("logs", "what happens in one"),
+            ("webhook", "tell programs of it"),
+            ("syslog", "audit and logs to a SIEM"),
+            ("topology", "the whole network"),
+            ("usage", "bytes of each client"),
+            ("plan", "how many they may be"),
         ),
     ),
 )
-_BELOW = (("demo", "see it work"), ("lab", "an internet"), ("help", "WORD"), ("completion", "SHELL"))
-LISTED = [name for column in (_LEFT, _RIGHT) for _, verbs in column for name, _ in verbs] + [n for n, _ in _BELOW]
+_ROLES = (("daemon", "the client"), ("controller", "run one"), ("relay", "run one"), ("config", "files"))
+_BELOW = (
+    ("demo", "try"), ("lab", "try"), ("diff", "FILE"), ("apply", "FILE"), ("help", "WORD"), ("completion", "zsh"),
+)  # fmt: skip
+LISTED = [name for column in (_LEFT, _RIGHT) for _, verbs in column for name, _ in verbs]
+LISTED += [name for name, _ in (*_ROLES, *_BELOW)]
 _TOP = """\
-Usage: shadowmesh VERB [ARGUMENTS]
-
+Usage: shadowmesh VERB [ARGUMENTS] | --version; `VERB --help` has an example
   Private networks that you run yourself: controller, blind relay and client.
 """
 
@@ -142,13 +147,14 @@ class Top(TyperGroup):
     """The whole tool."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        formatter.write(_TOP + "\n")
+        formatter.write(_TOP)
         left, right = _lines(_LEFT), _lines(_RIGHT)
         for i in range(max(len(left), len(right))):
             pair = [column[i] if i < len(column) else "" for column in (left, right)]
             formatter.write(f"{pair[0]:<41}{pair[1]}".rstrip() + "\n")
-        formatter.write("\n" + "   ".join(f"{name} ({words})" for name, words in _BELOW) + "\n")
-        formatter.write("`VERB --help` is a verb's page with an example; `--version` the version\n")
+        formatter.write("\n")
+        for row in (_ROLES, _BELOW):
+            formatter.write("  ".join(f"{name} ({words})" for name, words in row) + "\n")
 
 
 def _lines(column: Column) -> list[str]:

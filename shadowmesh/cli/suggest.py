@@ -40,6 +40,15 @@ def words(*choices: str) -> Suggest:
     return _offer(lambda _ctx: choices)
 
 
+def _permissions(_ctx: typer.Context) -> Iterable[str]:
+    from shadowmesh.model.api import Permission
+
+    return list(Permission)
+
+
+permission = _offer(_permissions)
+
+
 # of the daemon
 
 
@@ -71,7 +80,7 @@ peer_or_network = _offer(lambda ctx: [*_peers(ctx), *_networks(ctx)])
 
 
 def _namespaces(_ctx: typer.Context) -> Iterable[str]:
-    from shadowmesh.dataplane.namespaces import NAMES
+    from shadowmesh.host.namespaces import NAMES
 
     return [entry.name for entry in NAMES.iterdir()]
 
@@ -101,7 +110,14 @@ device = _ask(lambda c, _ctx: [f"{m.name}@{m.network_name}" for d in c.device_li
 member = _ask(lambda c, ctx: [m.email for m in c.member_list(ctx.params["network"])])
 user = _ask(lambda c, _ctx: [u.email for u in c.user_list()])
 relay = _ask(lambda c, _ctx: [r.name for r in c.relay_list()])
+network_template = _ask(lambda c, _ctx: [t.name for t in c.template_list()])
+user_group = _ask(lambda c, _ctx: [g.name for g in c.group_list()])
+user_invitation = _ask(lambda c, _ctx: [i.id for i in c.user_invitations()])
+session = _ask(lambda c, _ctx: [s.id for s in c.session_list()])
 api_key = _ask(lambda c, _ctx: [k.id for k in c.api_key_list()])
+plan = _ask(lambda c, _ctx: [p.name for p in c.plan_list()])
+webhook = _ask(lambda c, _ctx: [w.id for w in c.webhook_list()])
+syslog = _ask(lambda c, _ctx: [s.id for s in c.syslog_list()])
 
 
 # of the lab

@@ -13,6 +13,7 @@ import socket
 import ssl
 import time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -34,7 +35,7 @@ from shadowmesh.protocol.signing import (
 if TYPE_CHECKING:
     import httpx
 
-    from shadowmesh.client_api.localhttp import Answer
+    from shadowmesh.client_api.localhttp import LocalAnswer
 
 API = "/api/v1"
 _MAX_IDENTITY = 256 * 1024
@@ -48,6 +49,8 @@ _KINDS = {
     429: Kind.CONFLICT,
 }
 _OTHER_NAMES = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+# what OpenSSL calls an answer that isn't TLS
+_NO_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"}
 _NOT_YET_VALID, _EXPIRED = 9, 10  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 
 
@@ -85,6 +88,17 @@ def normal_url(url: str) -> str:
     return f"https://{parts.netloc}{parts.path.rstrip('/')}"
 
 
+def check_fingerprint(fingerprint: str | None) -> None:
+    """Raises ShadowMeshError(USAGE) if it is given and is none."""
+    if fingerprint is not None and not is_fingerprint(fingerprint):
+        raise ShadowMeshError(
+            "bad_fingerprint",
+            f"{fingerprint[:80]!r} is not a fingerprint",
+            "give it as `shadowmesh controller fingerprint` shows it on its host: sha256: and 64 hex digits",
+            kind=Kind.USAGE,
+        )
+
+
 def _bad_url(url: str) -> ShadowMeshError:
     return ShadowMeshError(
         "bad_url", f"{url!r} is not a controller's URL", "give it as https://HOST:PORT", kind=Kind.USAGE
@@ -92,11 +106,16 @@ def _bad_url(url: str) -> ShadowMeshError:
 
 
 def first_contact(
-    url: str, fingerprint: str | None, *, timeout: float = 10.0, connect: Connect | None = None
+    url: str,
+    fingerprint: str | None,
+    *,
+    timeout: float = 10.0,
+    connect: Connect | None = None,
+    ca_file: Path | None = None,
 ) -> Contact:
     """Fetches and checks the identity of the controller at `url`, within `timeout` seconds. `connect`: how, where that matters.
 
-    Without a fingerprint its TLS certificate has to be one that this machine trusts anyway.
+    Without a fingerprint its TLS certificate has to be one that this machine trusts anyway, or with a `ca_file` one that those vouch for.
 
     Raises ShadowMeshError: `bad_url`, `bad_fingerprint` (USAGE), `controller_unreachable` (UNREACHABLE),
     `fingerprint_mismatch` (NOT_ALLOWED), `not_a_controller` (FAILED).
@@ -104,16 +123,10 @@ def first_contact(
     import httpx  # a daemon that knows its controller starts without it
 
     url = normal_url(url)
-    if fingerprint is not None and not is_fingerprint(fingerprint):
-        raise ShadowMeshError(
-            "bad_fingerprint",
-            f"{fingerprint[:80]!r} is not a fingerprint",
-            "give it as `controller init` printed it: sha256: and 64 hex digits",
-            kind=Kind.USAGE,
-        )
+    check_fingerprint(fingerprint)
     try:
         # Unverified on purpose where a fingerprint is known: the answer proves itself by its signature.
-        trust = _unverified() if fingerprint else ssl.create_default_context()
+        trust = _unverified() if fingerprint else _trusting(ca_file)
         with http_client(trust, timeout, connect) as client:
             before = time.time()
             with client.stream("GET", f"{url}{API}/identity", headers={"Accept-Encoding": "identity"}) as answer:
@@ -127,7 +140,7 @@ def first_contact(
             error = ShadowMeshError(
                 error.code,
                 f"the certificate of {url} is of no authority that this machine trusts",
-                "give its --fingerprint, as `controller init` printed it",
+                "give its --fingerprint; on its host `shadowmesh controller fingerprint` shows it",
                 kind=error.kind,
             )
         raise error from e
@@ -186,6 +199,22 @@ def _bounded(answer: httpx.Response, timeout: float) -> bytes:
     return bytes(body)
 
 
+def _trusting(ca_file: Path | None) -> ssl.SSLContext:
+    """Raises ShadowMeshError(bad_ca_file)."""
+    if ca_file is None:
+        return ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        context.load_verify_locations(cafile=ca_file)
+    except (OSError, ssl.SSLError) as e:
+        why = "no certificate in it" if isinstance(e, ssl.SSLError) else e.strerror
+        raise ShadowMeshError(
+            "bad_ca_file", f"{ca_file} can't be read ({why})", "give certificates as PEM", kind=Kind.USAGE
+        ) from e
+    return context
+
+
 def _unverified() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -215,6 +244,11 @@ def unreachable(url: str, cause: BaseException, *, offset: float = 0.0) -> Shado
                 "check the name, or the resolver of this machine",
                 kind=Kind.UNREACHABLE,
             )
+        if isinstance(found, ssl.SSLError) and found.reason in _NO_TLS:
+            return ShadowMeshError(
+                "controller_unreachable", f"no TLS there: what answers at {url} is no controller", "check the port",
+                kind=Kind.UNREACHABLE,
+            )  # fmt: skip
         if isinstance(found, TimeoutError) and not found.strerror:
             why = "timed out"
             break
@@ -241,9 +275,10 @@ class _Problem(Struct, frozen=True, kw_only=True):
     title: str = ""
     detail: str = ""
     remedy: str = ""
+    errors: tuple[str, ...] = ()
 
 
-def error_of(answer: httpx.Response | Answer, place: str) -> ShadowMeshError:
+def error_of(answer: httpx.Response | LocalAnswer, place: str) -> ShadowMeshError:
     """The error that an answer which is no success stands for: the controller's own code and words, if it is one."""
     kind = _KINDS.get(answer.status_code, Kind.FAILED)
     try:
@@ -251,7 +286,11 @@ def error_of(answer: httpx.Response | Answer, place: str) -> ShadowMeshError:
     except MalformedError:
         return ShadowMeshError("bad_answer", f"{place} answered HTTP {answer.status_code}", "check the URL", kind=kind)
     return ShadowMeshError(
-        escaped(problem.code), escaped(problem.detail or problem.title), escaped(problem.remedy), kind=kind
+        escaped(problem.code),
+        escaped(problem.detail or problem.title),
+        escaped(problem.remedy),
+        kind=kind,
+        details=[escaped(line) for line in problem.errors],
     )
 
 

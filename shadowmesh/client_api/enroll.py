@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shadowmesh import __version__
-from shadowmesh.client_api.contact import API, Contact, contact_again, error_of, unreachable
+from shadowmesh.client_api.contact import (
+    API,
+    Contact,
+    check_fingerprint,
+    contact_again,
+    error_of,
+    normal_url,
+    unreachable,
+)
 from shadowmesh.client_api.dialing import Connect, Deadline, http_client
 from shadowmesh.model.addresses import IPNetwork
 from shadowmesh.model.codec import from_json, to_json
@@ -57,7 +65,7 @@ class EnrolResult:
 
 
 def parse_invite(text: str, *, controller: str | None = None, fingerprint: str | None = None) -> Invite | ShortCode:
-    """`smi1_…`, or a short code with the controller it belongs to. Raises ShadowMeshError(bad_invite)."""
+    """`smi1_…`, or a short code with the controller it belongs to. Raises ShadowMeshError(USAGE)."""
     text = text.strip()
     if is_short_code(text):
         if controller is None:
@@ -67,7 +75,8 @@ def parse_invite(text: str, *, controller: str | None = None, fingerprint: str |
                 "give --controller https://HOST:8443, or use the long invite (smi1_…)",
                 kind=Kind.USAGE,
             )
-        return ShortCode(controller, text.lower(), fingerprint)
+        check_fingerprint(fingerprint)
+        return ShortCode(normal_url(controller), text.lower(), fingerprint)
     try:
         return Invite.decode(text)
     except MalformedError as e:

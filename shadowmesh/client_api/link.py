@@ -1,6 +1,6 @@
 """A device's lasting link to its controller: connects, proves itself, keeps maps verified, comes back after every break.
 
-`async for event in link.run()`: `Connected`, `Disconnected`, `Refused`, `MapChanged` (verified and in order), and the
+`async for event in link.run()`: `Connected`, `Disconnected`, `LinkRefused`, `MapChanged` (verified and in order), and the
 messages `Grant`, `PresenceUpdate`, `Removed`, `Pending`, `AuditCheckpoint` (verified), `AuditQuery` as they come. `post`
 sends; what is posted while there is no connection is lost, so that a daemon tells everything anew on `Connected`.
 """
@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import math
 import random
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 from urllib.parse import urlsplit
@@ -25,15 +27,15 @@ from shadowmesh import __version__
 from shadowmesh.client_api.contact import API, contact_again, tls_context, unreachable
 from shadowmesh.client_api.dialing import Connect
 from shadowmesh.model.codec import from_json, to_json
-from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
-from shadowmesh.model.keys import NetworkID
-from shadowmesh.model.link import (
+from shadowmesh.model.devicelink import (
+    ALPN,
     AuditCheckpoint,
     AuditQuery,
     Challenge,
     FromController,
     Grant,
     Hello,
+    KeyHeld,
     LinkError,
     LinkMessage,
     MapState,
@@ -45,10 +47,13 @@ from shadowmesh.model.link import (
     Removed,
     read_message,
 )
+from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
+from shadowmesh.model.keys import NetworkID, Secret
 from shadowmesh.model.netmap import NetworkMap
 from shadowmesh.model.text import escaped
 from shadowmesh.model.urls import is_controller_url
 from shadowmesh.protocol.checkpoints import verify_checkpoint
+from shadowmesh.protocol.sealing import key_check
 from shadowmesh.protocol.signing import (
     Context,
     IdentityDocument,
@@ -69,6 +74,7 @@ _PING = 20.0
 _KICK_TIMEOUT = 3.0
 _QUIET = 2.0  # seconds: a controller that was heard since isn't asked when somebody looks
 _LOOK_TIMEOUT = 10.0  # a busy one may take a while
+_FORGIVEN = 300.0  # seconds after which a URL that failed is as good as the others
 _MAX_MESSAGE = 64 * 1024 * 1024
 
 
@@ -89,7 +95,7 @@ class Disconnected:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class LinkRefused:
     """The controller doesn't want this device: `client_duplicate`, `device_unknown`… It is asked again now and then."""
 
     code: str
@@ -126,7 +132,7 @@ LinkEvent: TypeAlias = (
     Connected
     | IdentityChanged
     | Disconnected
-    | Refused
+    | LinkRefused
     | MapChanged
     | MapRefused
     | Grant
@@ -170,12 +176,13 @@ class ControllerLink:
         maps: Iterable[NetworkMap] = (),
         networks: Iterable[NetworkID] = (),
         wall: Callable[[], float],
+        keys: Callable[[NetworkID], Mapping[int, Secret]] = lambda _: {},
         connect: Connect | None = None,
         jitter: Callable[[float], float] = lambda most: random.uniform(0.0, most),  # noqa: S311 - spreads load, no secret
     ) -> None:
         """`identity`, `maps`: as kept on disk. `networks`: joined through this controller, those of `maps` among them;
-        of others it is not heard. `wall`: the clock that `Connected.offset` is measured against. `connect`: how
-        connections are made, where that matters."""
+        of others it is not heard. `wall`: the clock that `Connected.offset` is measured against. `keys`: the network keys
+        held, by epoch: what is held isn't sealed again. `connect`: how connections are made, where that matters."""
         self.identity = identity
         self.maps: dict[NetworkID, NetworkMap] = {m.head.network_id: m for m in maps}
         self.networks: set[NetworkID] = {*networks, *self.maps}
@@ -186,6 +193,7 @@ class ControllerLink:
         self._device = device
         self._boot_id = boot_id
         self._wall = wall
+        self._keys = keys
         self._dial = connect
         self._jitter = jitter
         self._socket: ClientConnection | None = None
@@ -193,6 +201,7 @@ class ControllerLink:
         self._closed = False
         self._kicked = asyncio.Event()
         self._failures = 0
+        self._failed_at: dict[str, float] = {}  # by URL; of the event loop's clock
         self._served = False
         self._given_up: ShadowMeshError | None = None  # why we ended the connection ourselves
         self._moved = False  # … for a reason of this host alone
@@ -269,12 +278,14 @@ class ControllerLink:
                         yield event
                 except _RefusedError as e:
                     wait = REFUSED_RETRY / 2 + self._jitter(REFUSED_RETRY / 2)
-                    yield Refused(escaped(e.error.code), escaped(e.error.what), wait)
+                    yield LinkRefused(escaped(e.error.code), escaped(e.error.what), wait)
                     await self._wait(wait)
                     refused = True
                     break
                 except (OSError, TimeoutError, WebSocketException, MalformedError, ShadowMeshError) as e:
                     error = self._why(url, e)
+                    if not (self._closed or self._moved or self._renewing):
+                        self._failed_at[url] = asyncio.get_running_loop().time()
                     if self._served:
                         break  # it was connected: first wait a little, as a thousand others do
                 if self._closed:
@@ -293,10 +304,23 @@ class ControllerLink:
             await self._wait(wait)
 
     def _candidates(self) -> tuple[str, ...]:
-        """What the identity says, what the newest maps say, and what was known at first."""
-        known = self.identity.urls if self.identity is not None else ()
+        """Where the controller's nodes are, best first; what was known at first comes last.
+
+        Which node comes first is each device's own: so they spread over all, and where one goes its devices spread over
+        the others (rendezvous hashing: Thaler, Ravishankar 1998). The URLs of one node, those of the identity that it
+        gave, stay in its order. A node that didn't answer a moment ago comes after the others.
+        """
+        given = self.identity.urls if self.identity is not None else ()
         mapped = [url for netmap in self.maps.values() for url in netmap.head.controller_urls]
-        return tuple(dict.fromkeys(url for url in (*known, *mapped, *self._urls) if is_controller_url(url)))
+        nodes = [node for node in (given, *((url,) for url in dict.fromkeys(mapped) if url not in given)) if node]
+        lately = asyncio.get_running_loop().time() - _FORGIVEN
+
+        def rank(node: tuple[str, ...]) -> tuple[bool, bytes]:
+            own = hashlib.blake2b(node[0].encode(), key=bytes(self._device.device_key)).digest()
+            return self._failed_at.get(node[0], -math.inf) > lately, own
+
+        best = [url for node in sorted(nodes, key=rank) for url in node]
+        return tuple(dict.fromkeys(url for url in (*best, *self._urls) if is_controller_url(url)))
 
     async def _wait(self, seconds: float) -> None:
         self._kicked.clear()
@@ -322,6 +346,9 @@ class ControllerLink:
         except ssl.SSLCertVerificationError:
             await self._meet(url)  # its certificate changed in a way that the known identity doesn't cover
             socket = await self._connect(url)
+        if self._closed:  # while it was connecting
+            await socket.close()
+            return
         self._socket = socket
         tasks: list[asyncio.Task[None]] = []
         try:
@@ -355,6 +382,7 @@ class ControllerLink:
         if self._tls is None:
             assert self.identity is not None
             self._tls = tls_context(self.identity)
+        self._tls.set_alpn_protocols([ALPN, "http/1.1"])
         parts = urlsplit(url)
         sock = None if self._dial is None else await self._dial(parts.hostname or "", parts.port or 443, _OPEN_TIMEOUT)
         return await connect(
@@ -400,7 +428,11 @@ class ControllerLink:
     def _held(self, network_id: NetworkID) -> MapState:
         """A network without a map is named as well: so it is told if this device is in it no more."""
         generation, serial = self.maps[network_id].order if network_id in self.maps else (0, 0)
-        return MapState(network_id=network_id, generation=generation, serial=serial)
+        keys = tuple(
+            KeyHeld(epoch=epoch, check=key_check(network_id, epoch, key))
+            for epoch, key in sorted(self._keys(network_id).items())
+        )
+        return MapState(network_id=network_id, generation=generation, serial=serial, keys=keys)
 
     async def _write(self, socket: ClientConnection) -> None:
         with contextlib.suppress(ConnectionClosed):

@@ -13,18 +13,23 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shadowmesh.client_api.starting import until_answers
 from shadowmesh.client_api.unixsocket import connect, peer_pid, short_path
 from shadowmesh.model.codec import from_builtins
 from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.places import DEFAULT_STATE_DIR
 from shadowmesh.model.status import JoinResult, PingTry, Status, Why
+
+if TYPE_CHECKING:
+    import asyncio
 
 SOCKET_NAME = "daemon.sock"
 LOCK_NAME = "daemon.lock"  # held by the daemon from its start on
 WORKING = 1.0  # seconds between two signs of life
-SILENCE = 4.0  # seconds without one that mean a stuck daemon
+SILENCE = 3.5  # seconds without one that mean a stuck daemon: with the start of a command, people wait 5 s at most
+_LOOKS = 7  # within that
 
 
 def unreachable(state_dir: Path, error: OSError) -> ShadowMeshError:
@@ -36,10 +41,13 @@ def unreachable(state_dir: Path, error: OSError) -> ShadowMeshError:
             "run this as root",
             kind=Kind.NOT_ALLOWED,
         )
+    start = "`shadowmesh daemon run` (or `systemctl start shadowmesh`)"
+    if state_dir != DEFAULT_STATE_DIR:
+        start = f"`shadowmesh daemon run --state-dir {state_dir}`"
     return ShadowMeshError(
         "daemon_unreachable",
         f"no daemon answers in {state_dir}",
-        "start it with `shadowmesh daemon run` (or `systemctl start shadowmesh`)",
+        f"start it with {start}",
         kind=Kind.UNREACHABLE,
     )
 
@@ -78,8 +86,10 @@ def _lost(state_dir: Path) -> ShadowMeshError:
 class DaemonClient:
     """Blocking client; every call opens its own connection. Raises ShadowMeshError."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, *, starts_within: float | None = None) -> None:
+        """`starts_within`: that many seconds a daemon may take until it answers, started already or not."""
         self.state_dir = state_dir
+        self._starts_within = starts_within
 
     def _open(self) -> socket.socket:
         path = self.state_dir / SOCKET_NAME
@@ -87,13 +97,17 @@ class DaemonClient:
             try:
                 return connect(path, SILENCE)
             except (FileNotFoundError, ConnectionRefusedError):
-                if not until_answers(path, self.state_dir / LOCK_NAME):
+                if not self._started(path):
                     raise
                 return connect(path, SILENCE)
         except (BlockingIOError, TimeoutError) as e:  # it takes no connections, as many as wait
             raise stuck(None) from e
         except OSError as e:
             raise unreachable(self.state_dir, e) from e
+
+    def _started(self, path: Path) -> bool:
+        within = self._starts_within
+        return until_answers(path, self.state_dir / LOCK_NAME, locked_s=within, unlocked_s=within or 0.0)
 
     def _lines(self, method: str, params: dict[str, Any]) -> Iterator[dict[str, Any]]:
         with self._open() as sock:
@@ -144,6 +158,20 @@ class DaemonClient:
         return from_builtins(self.call("why", peer=peer), Why)
 
 
+async def _heard(reader: asyncio.StreamReader) -> bytes:
+    """The next line. Raises TimeoutError after `SILENCE`; a pause of this very process counts as one look of many."""
+    import asyncio  # 20 ms that the blocking client doesn't need
+
+    line = asyncio.ensure_future(reader.readline())
+    try:
+        for _ in range(_LOOKS):
+            if (await asyncio.wait((line,), timeout=SILENCE / _LOOKS))[0]:
+                return await line
+        raise TimeoutError
+    finally:
+        line.cancel()
+
+
 class AsyncDaemonClient:
     """The same for programs with an event loop, such as the TUI."""
 
@@ -164,7 +192,7 @@ class AsyncDaemonClient:
             writer.write(_request(method, params))
             with suppress(BrokenPipeError):
                 await writer.drain()
-            while line := await asyncio.wait_for(reader.readline(), SILENCE):
+            while line := await _heard(reader):
                 message: dict[str, Any] = json.loads(line)
                 if "error" in message:
                     raise error_from_wire(message["error"])

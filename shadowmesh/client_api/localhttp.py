@@ -19,7 +19,7 @@ SOCKET_NAME = "controller.sock"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class LocalAnswer:
     """What httpx's answers have, too, as far as it is used."""
 
     status_code: int
@@ -63,7 +63,7 @@ class LocalHttp:
         json: Any = None,
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Answer:
+    ) -> LocalAnswer:
         if params:
             path += "?" + urlencode(params)
         body = None if json is None else codec.dumps(json).encode()
@@ -72,7 +72,7 @@ class LocalHttp:
             self._connection.freshen()
             self._connection.request(method, path, body, sent)
             answer = self._connection.getresponse()
-            return Answer(answer.status, answer.read())
+            return LocalAnswer(answer.status, answer.read())
         except PermissionError as e:
             raise no_permission(self.data_dir) from e
         except (OSError, http.client.HTTPException) as e:

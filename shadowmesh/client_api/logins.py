@@ -1,4 +1,5 @@
-"""What `shadowmesh login` keeps for later commands: one file, readable by its user only, changed under a lock.
+"""What `shadowmesh login` keeps for later commands: one file, readable by its user only, changed under a lock. Beside it, in another
+such file, the further controllers that the terminal interface is signed in to.
 
 Commands run at the same time. A refresh token is good once, so who finds its access token over takes the lock, looks whether
 another command has renewed it meanwhile, and only else renews it.
@@ -22,6 +23,7 @@ from shadowmesh.serving.files import write_private
 _LOCK_WAIT = 30.0  # a request that renews takes so long at most
 _LOCK_POLL = 0.05
 _MOST_DEVICES = 50
+_MOST_LOGINS = 50
 _Tokens = TypeAdapter(dict[str, str])
 
 
@@ -34,10 +36,17 @@ class SavedLogin(BaseModel):
     identity: str
 
 
+_Logins = TypeAdapter(dict[str, SavedLogin])
+
+
 def login_path() -> Path:
     """Where it is: `$XDG_CONFIG_HOME/shadowmesh/login.json`."""
     base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
     return Path(base) / "shadowmesh" / "login.json"
+
+
+def _further_path() -> Path:
+    return login_path().with_name("logins.json")
 
 
 def load() -> SavedLogin:
@@ -51,6 +60,27 @@ def load() -> SavedLogin:
 
 def unreadable() -> ShadowMeshError:
     return ShadowMeshError("unreadable_login", f"{login_path()} can't be read", "sign in again", kind=Kind.NOT_ALLOWED)
+
+
+def _further() -> dict[str, SavedLogin]:
+    """By URL, the newest last. What can't be read is as if nobody were signed in there."""
+    with suppress(OSError, ValidationError):
+        return _Logins.validate_json(_further_path().read_bytes())
+    return {}
+
+
+def known() -> list[SavedLogin]:
+    """Of each controller that somebody is signed in to here; the one that commands use comes first."""
+    found: dict[str, SavedLogin] = {}
+    with suppress(ShadowMeshError):
+        current = load()
+        found[current.url] = current
+    return list((found | {url: login for url, login in _further().items() if url not in found}).values())
+
+
+def find(url: str) -> SavedLogin | None:
+    """The login to this controller."""
+    return next((login for login in known() if login.url == url), None)
 
 
 @contextmanager
@@ -83,8 +113,30 @@ def _taken(descriptor: int) -> bool:
 
 
 def keep(login: SavedLogin) -> None:
-    """Replaces what is kept, whole or not at all. Call with the lock. Raises ShadowMeshError(login_not_kept)."""
+    """Replaces what is kept for commands, whole or not at all. Call with the lock. Raises ShadowMeshError(login_not_kept)."""
     _replace(login_path(), login.model_dump_json())
+    if login.url in (others := _further()):
+        del others[login.url]
+        _keep_further(others)
+
+
+def keep_beside(login: SavedLogin) -> None:
+    """Keeps it and leaves that of commands as it is, unless it is of the same controller, or there is none. Call with the lock.
+    Raises ShadowMeshError(login_not_kept)."""
+    try:
+        current: SavedLogin | None = load()
+    except ShadowMeshError:
+        current = None
+    if current is None or current.url == login.url:
+        keep(login)
+    else:
+        others = _further()
+        others.pop(login.url, None)
+        _keep_further(dict([*others.items(), (login.url, login)][-_MOST_LOGINS:]))
+
+
+def _keep_further(logins: dict[str, SavedLogin]) -> None:
+    _replace(_further_path(), _Logins.dump_json(logins).decode())
 
 
 def _replace(path: Path, text: str) -> None:
@@ -94,8 +146,13 @@ def _replace(path: Path, text: str) -> None:
         raise _not_kept(e) from e
 
 
-def forget() -> None:
-    """Call with the lock. Raises ShadowMeshError(login_not_kept)."""
+def forget(url: str | None = None) -> None:
+    """The login of commands, or that to this controller. Call with the lock. Raises ShadowMeshError(login_not_kept)."""
+    if url is not None and url in (others := _further()):
+        del others[url]
+        _keep_further(others)
+    if url is not None and find(url) is None:
+        return
     try:
         login_path().unlink(missing_ok=True)
     except OSError as e:

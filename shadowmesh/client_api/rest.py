@@ -10,21 +10,28 @@ import ipaddress
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
-from urllib.parse import quote
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from shadowmesh.client_api import logins
-from shadowmesh.client_api.localhttp import SOCKET_NAME, Answer, LocalHttp, no_permission, not_running
+from shadowmesh.client_api.localhttp import (
+    SOCKET_NAME,
+    LocalAnswer,
+    LocalHttp,
+    no_permission,
+    not_running,
+)
 from shadowmesh.client_api.logins import SavedLogin
-from shadowmesh.model import api
-from shadowmesh.model.codec import from_json, to_json
+from shadowmesh.client_api.peoplecalls import parse, part
+from shadowmesh.client_api.usagecalls import UsageCalls
+from shadowmesh.model import accounts, api, connectivity, templates
+from shadowmesh.model.codec import from_json
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
-from shadowmesh.model.text import canonical_email
+from shadowmesh.model.places import DEFAULT_DATA_DIR
 
 if TYPE_CHECKING:
     import ssl
@@ -36,18 +43,25 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=BaseModel)
 
 LOCK_NAME = "controller.lock"  # held by the controller that runs
-DEFAULT_DATA_DIR = Path("/var/lib/shadowmesh-controller")
 _TIMEOUT = 30.0
 _FULL_PAGE = 500
 
 
-class ControllerClient:
+class ControllerClient(UsageCalls):
     """Raises ShadowMeshError for everything that goes wrong, with the controller's own code and words where it answered."""
 
-    def __init__(self, client: httpx.Client | LocalHttp, place: str, *, login: SavedLogin | None = None) -> None:
+    def __init__(
+        self,
+        client: httpx.Client | LocalHttp,
+        place: str,
+        *,
+        login: SavedLogin | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._client = client
         self._place = place
         self._login = login
+        self.tls = tls  # by which the controller elsewhere is verified
 
     # choosing one
 
@@ -68,7 +82,7 @@ class ControllerClient:
         from shadowmesh.client_api.contact import first_contact
 
         contact = first_contact(url, fingerprint)
-        return cls(_https(contact.url, token, contact.tls), contact.url)
+        return cls(https_client(contact.url, token, contact.tls), contact.url, tls=contact.tls)
 
     @classmethod
     def choose(cls, data_dir: Path | None = None, environ: Mapping[str, str] = os.environ) -> Self:
@@ -100,17 +114,19 @@ class ControllerClient:
         )
 
     @classmethod
-    def saved(cls) -> Self:
-        """By the kept login."""
+    def saved(cls, url: str | None = None) -> Self:
+        """By the kept login; by that to the controller of this URL. Raises ShadowMeshError: unreadable_login, not_signed_in."""
         from shadowmesh.client_api.contact import tls_context
         from shadowmesh.protocol.signing import IdentityDocument
 
-        login = logins.load()
+        login = logins.load() if url is None else logins.find(url)
+        if login is None:
+            raise ShadowMeshError("not_signed_in", f"nobody is signed in to {url}", "sign in", kind=Kind.NOT_ALLOWED)
         try:
             tls = tls_context(from_json(login.identity, IdentityDocument))
         except MalformedError as e:
             raise logins.unreadable() from e
-        return cls(_https(login.url, login.token, tls), login.url, login=login)
+        return cls(https_client(login.url, login.token, tls), login.url, login=login, tls=tls)
 
     def close(self) -> None:
         self._client.close()
@@ -122,6 +138,20 @@ class ControllerClient:
         self.close()
 
     @property
+    def place(self) -> str:
+        """Its URL, or its socket."""
+        return self._place
+
+    @property
+    def authorization(self) -> str | None:
+        """The header by which a controller elsewhere knows who asks."""
+        return None if isinstance(self._client, LocalHttp) else self._client.headers.get("Authorization")
+
+    def renew(self) -> bool:
+        """A new access token by the kept login. False: there is none to be had."""
+        return not isinstance(self._client, LocalHttp) and self._renew(self._client)
+
+    @property
     def data_dir(self) -> Path | None:
         """The directory of the controller on this host that is asked at its socket; None for one elsewhere."""
         return self._client.data_dir if isinstance(self._client, LocalHttp) else None
@@ -130,11 +160,11 @@ class ControllerClient:
 
     def _send(
         self, method: str, path: str, body: BaseModel | dict[str, Any] | None = None, **options: Any
-    ) -> httpx.Response | Answer:
+    ) -> httpx.Response | LocalAnswer:
         if isinstance(body, BaseModel):
             body = body.model_dump(mode="json", exclude_none=True)
         if isinstance(self._client, LocalHttp):
-            answer: httpx.Response | Answer = self._client.request(method, api.API + path, json=body, **options)
+            answer: httpx.Response | LocalAnswer = self._client.request(method, api.API + path, json=body, **options)
         else:
             answer = self._send_to(self._client, method, api.API + path, json=body, **options)
         if answer.is_success:
@@ -165,8 +195,8 @@ class ControllerClient:
         if mine is None or mine.refresh_token is None:
             return False
         with logins.locked():
-            kept = logins.load() if logins.login_path().exists() else None
-            if kept is None or kept.url != mine.url or kept.refresh_token is None:
+            kept = logins.find(mine.url)
+            if kept is None or kept.refresh_token is None:
                 return False  # signed out, or in to another, meanwhile
             if kept.token == mine.token:
                 answer = client.post(f"{api.API}/auth/refresh", json={"refresh_token": kept.refresh_token})
@@ -176,27 +206,34 @@ class ControllerClient:
                     from shadowmesh.client_api.contact import error_of
 
                     raise error_of(answer, self._place)
-                session = _parse(answer, api.Session)
+                session = parse(answer, accounts.Session)
                 kept.token, kept.refresh_token = session.access_token, session.refresh_token
-                logins.keep(kept)
+                logins.keep_beside(kept)
         self._login = kept
         client.headers["Authorization"] = f"Bearer {kept.token}"
         return True
 
     def _get(self, path: str, kind: type[M], **params: Any) -> M:
-        return _parse(self._send("GET", path, params={k: v for k, v in params.items() if v is not None}), kind)
+        return parse(self._send("GET", path, params={k: v for k, v in params.items() if v is not None}), kind)
 
     def _post(self, path: str, kind: type[M], body: BaseModel | dict[str, Any] | None = None) -> M:
         # A key of its own for each call: httpx may be told to try again, the controller does it once.
         headers = {"Idempotency-Key": secrets.token_hex(16)}
-        return _parse(self._send("POST", path, body, headers=headers), kind)
+        return parse(self._send("POST", path, body, headers=headers), kind)
 
-    def _all(self, path: str, kind: type[M], **params: Any) -> Iterator[M]:
-        """Every item of a list, page by page."""
-        cursor: str | None = None
+    def _all(
+        self,
+        path: str,
+        kind: type[M],
+        pages: type[api.Listing[M]] | None = None,
+        cursor: str | None = None,
+        **params: Any,
+    ) -> Iterator[M]:
+        """Everything of a list, page by page."""
+        pages = pages or api.Page[kind]  # type: ignore[valid-type]
         while True:
-            page = self._get(path, api.Page[kind], limit=_FULL_PAGE, cursor=cursor, **params)  # type: ignore[valid-type]
-            yield from page.items
+            page = self._get(path, pages, limit=_FULL_PAGE, cursor=cursor, **params)
+            yield from page.listed
             cursor = page.next
             if cursor is None:
                 return
@@ -219,51 +256,89 @@ class ControllerClient:
 
     # networks
 
-    def network_create(self, wish: api.NetworkCreate) -> api.Network:
-        return self._post("/networks", api.Network, wish)
+    def network_create(self, wish: api.NetworkCreate) -> api.NetworkCreated:
+        said = wish.model_dump(mode="json", exclude_unset=True)  # what isn't said is for its template to say
+        return self._post("/networks", api.NetworkCreated, {k: v for k, v in said.items() if v is not None})
 
     def network_list(self) -> list[api.Network]:
-        return list(self._all("/networks", api.Network))
+        return list(self._all("/networks", api.Network, api.NetworkList))
 
     def network_show(self, network: str) -> api.Network:
-        return self._get(f"/networks/{_part(network)}", api.Network)
+        return self._get(f"/networks/{part(network)}", api.Network)
 
     def network_set(self, network: str, wish: api.NetworkPatch) -> api.Network:
-        return _parse(self._send("PATCH", f"/networks/{_part(network)}", wish), api.Network)
+        return parse(self._send("PATCH", f"/networks/{part(network)}", wish), api.Network)
 
     def network_delete(self, network: str) -> None:
-        self._send("DELETE", f"/networks/{_part(network)}")
+        self._send("DELETE", f"/networks/{part(network)}")
 
     def network_rotate_key(self, network: str) -> api.Network:
-        return self._post(f"/networks/{_part(network)}/rotate-key", api.Network)
+        return self._post(f"/networks/{part(network)}/rotate-key", api.Network)
 
     def network_map(self, network: str) -> dict[str, Any]:
         """`map` and `signature`, as the members get them."""
-        found = self._send("GET", f"/networks/{_part(network)}/map").json()
+        found = self._send("GET", f"/networks/{part(network)}/map").json()
         assert isinstance(found, dict)
         return found
+
+    # templates of networks
+
+    def template_list(self) -> list[templates.Template]:
+        return list(self._all("/templates", templates.Template))
+
+    def template_show(self, name: str) -> templates.Template:
+        return self._get(f"/templates/{part(name)}", templates.Template)
+
+    def template_create(self, wish: templates.TemplateCreate) -> templates.Template:
+        return self._post("/templates", templates.Template, wish)
+
+    def template_put(self, name: str, wish: templates.TemplatePut) -> templates.Template:
+        return parse(self._send("PUT", f"/templates/{part(name)}", wish), templates.Template)
+
+    def template_delete(self, name: str) -> None:
+        self._send("DELETE", f"/templates/{part(name)}")
 
     # invites
 
     def invite_create(self, network: str, wish: api.InviteCreate) -> api.InviteCreated:
-        return self._post(f"/networks/{_part(network)}/invites", api.InviteCreated, wish)
+        return self._post(f"/networks/{part(network)}/invites", api.InviteCreated, wish)
 
     def invite_list(self, network: str) -> list[api.Invite]:
-        return list(self._all(f"/networks/{_part(network)}/invites", api.Invite))
+        return list(self._all(f"/networks/{part(network)}/invites", api.Invite))
+
+    def code_show(self, network: str) -> api.InvitationCode:
+        return self._get(f"/networks/{part(network)}/code", api.InvitationCode)
+
+    def code_regenerate(self, network: str) -> api.InvitationCode:
+        return parse(self._send("POST", f"/networks/{part(network)}/code"), api.InvitationCode)
 
     def invite_revoke(self, network: str, invite_id: str) -> None:
-        self._send("DELETE", f"/networks/{_part(network)}/invites/{_part(invite_id)}")
+        self._send("DELETE", f"/networks/{part(network)}/invites/{part(invite_id)}")
 
     # clients: `client` is a name, an overlay address or an id
 
     def client_list(self, network: str, state: str | None = None) -> list[api.Client]:
-        return list(self._all(f"/networks/{_part(network)}/clients", api.Client, state=state))
+        return list(self._all(f"/networks/{part(network)}/clients", api.Client, api.ClientList, state=state))
 
     def client_show(self, network: str, client: str) -> api.Client:
         return self._get(_client_path(network, client), api.Client)
 
+    def client_register(self, network: str, wish: api.ClientRegister) -> api.ClientRegistered:
+        return self._post(f"/networks/{part(network)}/clients", api.ClientRegistered, wish)
+
+    def peer_show(self, network: str, peer: str) -> api.Peer:
+        return self._get(f"/networks/{part(network)}/peers/{part(peer)}", api.Peer)
+
     def client_approve(self, network: str, client: str) -> api.Client:
         return self._post(_client_path(network, client) + "/approve", api.Client)
+
+    def client_declare_plain(self, network: str, client: str) -> api.Client:
+        return parse(
+            self._send("POST", f"/networks/{part(network)}/clients/{part(client)}/plain-wireguard"), api.Client
+        )
+
+    def client_plain_configuration(self, network: str, client: str) -> api.PlainConfiguration:
+        return self._get(f"/networks/{part(network)}/clients/{part(client)}/plain-wireguard", api.PlainConfiguration)
 
     def client_deny(self, network: str, client: str) -> None:
         self._send("POST", _client_path(network, client) + "/deny")
@@ -280,10 +355,41 @@ class ControllerClient:
         """Renames, moves, tags: what is None stays."""
         values = {"name": name, "ip": None if ip is None else str(ip), "tags": tags}
         body = {key: value for key, value in values.items() if value is not None}
-        return _parse(self._send("PATCH", _client_path(network, client), body), api.Client)
+        return parse(self._send("PATCH", _client_path(network, client), body), api.Client)
 
     def client_remove(self, network: str, client: str) -> None:
         self._send("DELETE", _client_path(network, client))
+
+    # how clients are connected
+
+    def log(
+        self,
+        network: str,
+        *,
+        after: int = 0,
+        client: str | None = None,
+        peer: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        event_type: str | None = None,
+        source: str | None = None,
+    ) -> Iterator[connectivity.ConnectionLog]:
+        """Lines after that number, oldest first. With client and peer, as either told."""
+        return self._all(
+            f"/networks/{part(network)}/logs",
+            connectivity.ConnectionLog,
+            cursor=str(after),
+            client=client,
+            peer=peer,
+            since=None if since is None else since.isoformat(),
+            until=None if until is None else until.isoformat(),
+            type=event_type,
+            source=source,
+        )
+
+    def topology(self, network: str, client: str | None = None) -> connectivity.Topology:
+        """Of the whole network; around this client alone."""
+        return self._get(f"/networks/{part(network)}/topology", connectivity.Topology, client=client)
 
     # devices: `device` is its id, or a client's id, name, NAME@NETWORK or address
 
@@ -291,67 +397,57 @@ class ControllerClient:
         return list(self._all("/devices", api.Device))
 
     def device_show(self, device: str) -> api.Device:
-        return self._get(f"/devices/{_part(device)}", api.Device)
+        return self._get(f"/devices/{part(device)}", api.Device)
 
     def device_remove(self, device: str) -> api.Device:
         """Out of all networks in which one may remove it. Returns it as it was."""
-        return _parse(self._send("DELETE", f"/devices/{_part(device)}"), api.Device)
+        return parse(self._send("DELETE", f"/devices/{part(device)}"), api.Device)
 
     # members
 
     def member_list(self, network: str) -> list[api.NetworkMember]:
-        return list(self._all(f"/networks/{_part(network)}/members", api.NetworkMember))
+        return list(self._all(f"/networks/{part(network)}/members", api.NetworkMember))
 
     def member_set(self, network: str, wish: api.MemberPut) -> api.NetworkMember:
-        return _parse(self._send("PUT", f"/networks/{_part(network)}/members", wish), api.NetworkMember)
+        return parse(self._send("PUT", f"/networks/{part(network)}/members", wish), api.NetworkMember)
 
     def member_remove(self, network: str, user: str) -> None:
-        self._send("DELETE", f"/networks/{_part(network)}/members/{_part(user)}")
+        self._send("DELETE", f"/networks/{part(network)}/members/{part(user)}")
 
     # relays
 
     def relay_token(self, wish: api.RelayTokenCreate | None = None) -> api.RelayTokenCreated:
         return self._post("/relays/tokens", api.RelayTokenCreated, wish or api.RelayTokenCreate())
 
+    def relay_tokens(self) -> list[api.RelayToken]:
+        return list(self._all("/relays/tokens", api.RelayToken))
+
+    def relay_token_revoke(self, token: str) -> None:
+        self._send("DELETE", f"/relays/tokens/{part(token)}")
+
     def relay_list(self) -> list[api.Relay]:
         return list(self._all("/relays", api.Relay))
 
     def relay_drain(self, relay: str, *, draining: bool = True) -> api.Relay:
-        return self._post(f"/relays/{_part(relay)}/{'drain' if draining else 'undrain'}", api.Relay)
+        return self._post(f"/relays/{part(relay)}/{'drain' if draining else 'undrain'}", api.Relay)
 
     def relay_remove(self, relay: str) -> None:
-        self._send("DELETE", f"/relays/{_part(relay)}")
+        self._send("DELETE", f"/relays/{part(relay)}")
 
-    # people
+    # nodes
 
-    def whoami(self) -> api.WhoAmI:
-        return self._get("/whoami", api.WhoAmI)
+    def node_list(self) -> list[api.ControllerNode]:
+        return list(self._all("/nodes", api.ControllerNode))
 
-    def api_key_create(self, wish: api.ApiKeyCreate) -> api.ApiKeyCreated:
-        return self._post("/api-keys", api.ApiKeyCreated, wish)
-
-    def api_key_list(self) -> list[api.ApiKey]:
-        return list(self._all("/api-keys", api.ApiKey))
-
-    def api_key_revoke(self, key_id: str) -> None:
-        self._send("DELETE", f"/api-keys/{_part(key_id)}")
-
-    def user_create(self, wish: api.UserCreate) -> api.UserCreated:
-        return self._post("/users", api.UserCreated, wish)
-
-    def user_list(self) -> list[api.User]:
-        return list(self._all("/users", api.User))
-
-    def user_set(self, user: str, wish: api.UserPatch) -> api.User:
-        return _parse(self._send("PATCH", f"/users/{_part(user)}", wish), api.User)
-
-    def user_reset_password(self, user: str) -> api.UserCreated:
-        return self._post(f"/users/{_part(user)}/reset-password", api.UserCreated)
+    def node_drain(self, node: str, *, draining: bool = True) -> api.ControllerNode:
+        return self._post(f"/nodes/{part(node)}/{'drain' if draining else 'undrain'}", api.ControllerNode)
 
     # audit and events
 
-    def audit_list(self) -> Iterator[api.AuditEntry]:
-        return self._all("/audit", api.AuditEntry)
+    def audit_list(self, *, since: datetime | None = None, until: datetime | None = None) -> Iterator[api.AuditEntry]:
+        """The entries of this time, oldest first."""
+        begin, end = (None if at is None else at.isoformat() for at in (since, until))
+        return self._all("/audit", api.AuditEntry, since=begin, until=end)
 
     def audit_verify(self) -> api.AuditVerdict:
         return self._get("/audit/verify", api.AuditVerdict)
@@ -361,88 +457,12 @@ class ControllerClient:
         return self._get("/events", api.Page[api.Event], cursor=str(since), network=network).items
 
 
-# signing in
-
-
-def login(
-    url: str,
-    *,
-    fingerprint: str | None = None,
-    token: str | None = None,
-    email: str | None = None,
-    password: str | None = None,
-    new_password: str | None = None,
-) -> api.WhoAmI:
-    """Signs in with an API key, or with address and password, and keeps it for `ControllerClient.saved`."""
-    from shadowmesh.client_api.contact import first_contact
-
-    contact = first_contact(url, fingerprint)
-    refresh: str | None = None
-    if token is None:
-        if email is None or password is None:
-            raise ShadowMeshError(
-                "no_credentials", "there is nothing to sign in with", "give --token, or --email", kind=Kind.USAGE
-            )
-        device = f"{contact.identity.identity.fingerprint} {canonical_email(email)}"
-        wish = {
-            "email": email,
-            "password": password,
-            "new_password": new_password or None,
-            "device_token": logins.device_token(device),
-        }
-        with ControllerClient(_https(contact.url, "", contact.tls), contact.url) as client:
-            session = _parse(client._send("POST", "/auth/login", wish), api.Session)
-        if session.device_token is not None:
-            with logins.locked():
-                logins.keep_device_token(device, session.device_token)
-        token, refresh = session.access_token, session.refresh_token
-    with ControllerClient(_https(contact.url, token, contact.tls), contact.url) as client:
-        who = client.whoami()
-    identity = to_json(contact.identity).decode()
-    with logins.locked():
-        logins.keep(SavedLogin(url=contact.url, token=token, refresh_token=refresh, identity=identity))
-    return who
-
-
-def logout() -> None:
-    """Forgets the kept login, and tells the controller if it can be reached."""
-    if not logins.login_path().exists():
-        return
-    import httpx
-
-    with logins.locked():
-        with (
-            suppress(ShadowMeshError, httpx.HTTPError),
-            ControllerClient.saved() as client,
-        ):  # else it runs out by itself
-            token = client._login.refresh_token if client._login is not None else None
-            if token is not None:
-                client._client.request("POST", f"{api.API}/auth/logout", json={"refresh_token": token})
-        logins.forget()
-
-
-def _https(url: str, token: str, tls: ssl.SSLContext) -> httpx.Client:
+def https_client(url: str, token: str, tls: ssl.SSLContext) -> httpx.Client:
     import httpx
 
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     return httpx.Client(base_url=url, headers=headers, verify=tls, timeout=_TIMEOUT, trust_env=False)
 
 
-def _part(text: str) -> str:
-    """One segment of a path, whatever a person typed."""
-    if not text:
-        raise ShadowMeshError("bad_name", "a name is missing", kind=Kind.USAGE)
-    return quote(text, safe="")
-
-
 def _client_path(network: str, client: str) -> str:
-    return f"/networks/{_part(network)}/clients/{_part(client)}"
-
-
-def _parse(answer: httpx.Response | Answer, kind: type[M]) -> M:
-    try:
-        return kind.model_validate_json(answer.content)
-    except ValidationError as e:
-        raise ShadowMeshError(
-            "bad_answer", "the controller's answer isn't understood", "is it of another version than this command?"
-        ) from e
+    return f"/networks/{part(network)}/clients/{part(client)}"

@@ -27,14 +27,20 @@ def is_locked(lock: Path) -> bool:
 
 
 def until_answers(
-    socket: Path, lock: Path, *, unlocked_s: float = 0.0, waiting: Callable[[], None] = lambda: None
+    socket: Path,
+    lock: Path,
+    *,
+    locked_s: float | None = None,
+    unlocked_s: float = 0.0,
+    waiting: Callable[[], None] = lambda: None,
 ) -> bool:
-    """Waits until something answers at `socket`: while `lock` is held, at most ten seconds, and `unlocked_s` where it isn't
+    """Waits until something answers at `socket`: `locked_s`, or ten seconds, at most while `lock` is held, and `unlocked_s` where it isn't
     (yet). `waiting` is called once if it takes more than a moment. Returns whether something answers."""
     began, told = time.monotonic(), False
+    locked_s = LIMIT_S if locked_s is None else locked_s
     while not answers(socket):
         waited = time.monotonic() - began
-        if waited >= (LIMIT_S if is_locked(lock) else unlocked_s):
+        if waited >= (locked_s if is_locked(lock) else unlocked_s):
             return False
         if waited > 0.5 and not told:
             told = True

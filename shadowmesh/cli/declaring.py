@@ -1,0 +1,151 @@
+"""`shadowmesh diff`, `apply`: what a controller shall have, as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shadowmesh.cli.base import Call, verb
+from shadowmesh.cli.managed import connect
+from shadowmesh.model.errors import Kind, ShadowMeshError
+
+if TYPE_CHECKING:
+    from shadowmesh.client_api.driftplan import Drift
+
+DIFFERS = 8
+_MARKS = {"create": "+", "set": "~", "delete": "-"}
+Prune = Annotated[
+    bool,
+    typer.Option(
+        "--prune", help="Remove what the file's sections don't name (`prune: true` in the file says the same)."
+    ),
+]
+
+
+def attach(app: typer.Typer) -> None:
+    verb(app, "diff", ["diff networks.yaml", "diff --export > networks.yaml"], managed=True)(diff)
+    verb(app, "apply", ["apply networks.yaml", "apply networks.yaml --prune --yes"], managed=True)(apply)
+
+
+def diff(
+    call: Call,
+    file: Annotated[str | None, typer.Argument(help="YAML or JSON; - for stdin.", metavar="[FILE]")] = None,
+    prune: Prune = False,
+    export: Annotated[bool, typer.Option("--export", help="Print what is there as such a file.")] = False,
+) -> None:
+    """Say what `apply` would change; exit code 8 if the controller isn't as the file says."""
+    from shadowmesh.client_api.desiredstate import as_file, desired_state
+    from shadowmesh.client_api.driftplan import left_alone, look, plan
+    from shadowmesh.client_api.yamldocument import YamlDocument, yaml_text
+
+    if export != (file is None):
+        raise ShadowMeshError(
+            "bad_option",
+            "there is a file to compare, or --export",
+            "say `shadowmesh diff FILE`, or `shadowmesh diff --export`",
+            kind=Kind.USAGE,
+        )
+    if file is None:
+        with connect(call) as controller:
+            document = as_file(look(controller, None))
+        call.done("state/1", document, lambda: yaml_text(document).rstrip("\n"))
+        return
+    desired = desired_state(YamlDocument.read(file))
+    with connect(call) as controller:
+        found = look(controller, desired)
+        changes = plan(desired, found, prune=prune)
+    call.done("diff/1", _document(changes), lambda: _text(changes) or "nothing differs")
+    if not (prune or desired.prune) and (left := left_alone(desired, found)):
+        call.note(f"not in the file, and left as they are without --prune: {', '.join(left)}")
+    if changes:
+        raise SystemExit(DIFFERS)
+
+
+def apply(
+    call: Call,
+    file: Annotated[str, typer.Argument(help="YAML or JSON; - for stdin.", metavar="FILE")],
+    prune: Prune = False,
+) -> None:
+    """Make the controller as a file says: networks with members and plan, groups, templates, plans, settings, relays.
+
+    Everything is checked before anything is changed. What the file doesn't name stays as it is, unless it says
+    `prune: true`. `diff --export` prints what is there in this form.
+    """
+    from shadowmesh.client_api.desiredstate import desired_state
+    from shadowmesh.client_api.driftplan import look, plan
+    from shadowmesh.client_api.yamldocument import YamlDocument
+
+    desired = desired_state(YamlDocument.read(file))
+    with connect(call) as controller:
+        changes = plan(desired, look(controller, desired), prune=prune)
+        if not changes:
+            call.done("apply/1", _document(changes), "nothing differs: nothing was changed")
+            return
+        call.note(_text(changes))
+        call.confirm(f"make these {len(changes)} changes?")
+        for number, change in enumerate(changes):
+            try:
+                change.do(controller)
+            except ShadowMeshError as e:
+                raise ShadowMeshError(
+                    e.code,
+                    f"{_head(change)[2:]}: {e.what} ({number} of {len(changes)} changes were made)",
+                    f"{e.remedy or 'see why'}; then `apply` again: it goes on where this ended",
+                    kind=e.kind,
+                ) from e
+    call.done("apply/1", _document(changes), f"{len(changes)} changes made")
+
+
+def _document(changes: Sequence[Drift]) -> dict[str, Any]:
+    return {
+        "differs": bool(changes),
+        "changes": [
+            {
+                "action": change.action,
+                "kind": change.kind,
+                "name": change.name,
+                "of": change.of,
+                "fields": {name: {"before": before, "after": after} for name, (before, after) in change.fields.items()},
+            }
+            for change in changes
+        ],
+    }
+
+
+def _text(changes: Sequence[Drift]) -> str:
+    if not changes:
+        return ""
+    lines: list[str] = []
+    for change in changes:
+        lines.append(_head(change))
+        lines += [f"    {line}" for line in _fields(change)]
+    counts = ((sum(c.action == action for c in changes), words) for action, words in _COUNTED)
+    return "\n".join([*lines, ", ".join(f"{count} to {words}" for count, words in counts if count)])
+
+
+_COUNTED = (("create", "make"), ("set", "change"), ("delete", "remove"))
+
+
+def _head(change: Drift) -> str:
+    of = "" if change.of is None else f" of {change.of}"
+    return f"{_MARKS[change.action]} {change.kind} {change.name}{of}"
+
+
+def _fields(change: Drift) -> Iterable[str]:
+    for name, (before, after) in change.fields.items():
+        if change.action == "create":
+            yield f"{name}: {_word(after)}"
+        elif change.action == "delete":
+            yield f"{name}: {_word(before)}"
+        else:
+            yield f"{name}: {_word(before)} → {_word(after)}"
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return f"{value['role']} ({', '.join(value['permissions']) or 'nothing'})"
+    return "-" if value is None or value == "" else str(value)
