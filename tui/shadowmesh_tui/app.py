@@ -1,4 +1,5 @@
-"""The app: follows the daemon, keeps the mesh's state, has the screens show it, and does what they ask for."""
+"""The app: follows the daemon, keeps the mesh's state, has the screens show it, and does what they ask for. Its other hat, a
+controller, is `controllerhat`."""
 
 from __future__ import annotations
 
@@ -13,16 +14,21 @@ from typing import ClassVar
 
 from rich.text import Text
 from textual import work
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.filter import LineFilter
 from textual.screen import Screen
 from textual.timer import Timer
 
+from shadowmesh.client_api.local import SOCKET_NAME
 from shadowmesh.model.clock import Now
 from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.places import DEFAULT_STATE_DIR
 from shadowmesh.model.status import NetworkStatus
 from shadowmesh_tui import ascii as ascii_only
+from shadowmesh_tui.console.follower import Pace
+from shadowmesh_tui.console.kept import kept_path
+from shadowmesh_tui.controllerhat import ControllerHat
 from shadowmesh_tui.daemon import Daemon
 from shadowmesh_tui.help import help_text
 from shadowmesh_tui.palette import palette
@@ -31,13 +37,13 @@ from shadowmesh_tui.screens.dashboard import DashboardScreen
 from shadowmesh_tui.screens.dialogs import ConfirmScreen, PeerScreen, PingScreen, ReadingScreen
 from shadowmesh_tui.screens.topology import TopologyScreen
 from shadowmesh_tui.state import Mesh, PeerKey
-from shadowmesh_tui.view import ChoiceChanged, DetailsAsked, PingAsked, SwitchAsked, Verb, View, WarningsAsked
+from shadowmesh_tui.view import ChoiceChanged, DetailsAsked, PingAsked, SwitchAsked, Verb, WarningsAsked
 
 _WHY_EVERY_S = 5.0
 _WHY_SETTLES_S = 0.15  # while the cursor runs down the table, nobody needs an answer
 _QUESTIONS: dict[Verb, str] = {
-    "up": "Switch {} on on this machine?",
-    "down": "Switch {} off on this machine? Connections through it break, and it stays off until it is switched on.",
+    "up": "Switch on {} on this machine?",
+    "down": "Switch off {} on this machine? Connections through it break, and it stays off until it is switched on.",
 }
 
 
@@ -45,7 +51,7 @@ def system_now() -> Now:
     return Now(time.clock_gettime(time.CLOCK_BOOTTIME), time.time())
 
 
-class ShadowMeshApp(App[None]):
+class ShadowMeshApp(ControllerHat):
     """`refresh_s` is the least time between two redraws, whatever the daemon sends; `retry_s`, between two calls.
 
     `plain`: the terminal shows ASCII only.
@@ -67,12 +73,16 @@ class ShadowMeshApp(App[None]):
         silence_s: float = 10.0,
         refresh_s: float = 0.1,
         plain: bool = False,
+        data_dir: Path | None = None,
+        kept_in: Path | None = None,
+        pace: Pace | None = None,
     ) -> None:
         # Without colour means without any: not even the greys that Textual puts in their place.
-        super().__init__(ansi_color=True if "NO_COLOR" in os.environ else None)
-        self.view = View()
+        colours = True if "NO_COLOR" in os.environ else None
+        super().__init__(clock, data_dir=data_dir, kept_in=kept_in, pace=pace, ansi_color=colours)
+        self._state_dir = state_dir
         self._daemon = Daemon(state_dir, silence_s=silence_s)
-        self._clock, self._retry_s, self._refresh_s = clock, retry_s, refresh_s
+        self._retry_s, self._refresh_s = retry_s, refresh_s
         self._ascii = ascii_only.AsciiFilter(enabled=plain)
         self._redraw: Timer | None = None
         self._next_draw = 0.0
@@ -91,8 +101,16 @@ class ShadowMeshApp(App[None]):
         self.theme_changed_signal.subscribe(self, lambda _theme: self._theme_changed())
         self.add_mode("dashboard", lambda: DashboardScreen(self.view))
         self.add_mode("topology", lambda: TopologyScreen(self.view))
+        self.add_console_modes()
+        answers, meant = (self._state_dir / SOCKET_NAME).exists(), self._state_dir != DEFAULT_STATE_DIR
+        first = self.first_context(machine_answers=answers, machine_meant=meant)
         self.switch_mode("dashboard")
+        if first is not None:
+            self.look_at(first)
         self._follow()
+
+    def on_unmount(self) -> None:
+        self.end_console()
 
     def _theme_changed(self) -> None:
         self.view.styles = palette(self.theme_variables)
@@ -105,11 +123,11 @@ class ShadowMeshApp(App[None]):
         while True:
             try:
                 async for status in self._daemon.watch():
-                    self.mesh.observe(status, self._clock())
+                    self.mesh.observe(status, self.clock())
                     self.changed()
                     self._keep_why_fresh()
             except ShadowMeshError as e:
-                if self.mesh.lose(e.what, e.remedy, self._clock()):
+                if self.mesh.lose(e.what, e.remedy, self.clock()):
                     self.changed()
             await asyncio.sleep(self._retry_s)
 
@@ -210,10 +228,15 @@ class ShadowMeshApp(App[None]):
         self.push_screen(ReadingScreen("warnings", Text(words)))
 
     def action_help(self) -> None:
+        if self.action_console_help():
+            return
         self.push_screen(ReadingScreen("help", help_text(self.view.styles)))
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         yield from super().get_system_commands(screen)
+        yield from self.console_commands(screen)
+        if self.at_console:
+            return
         yield SystemCommand("Dashboard", "Networks and their peers", lambda: self.switch_mode("dashboard"))
         yield SystemCommand("Topology", "The network as a picture", lambda: self.switch_mode("topology"))
         yield SystemCommand("Warnings", "What the daemon warns of", self.action_warnings)
@@ -228,8 +251,8 @@ class ShadowMeshApp(App[None]):
             yield SystemCommand(f"Go to {network.name}", f"{network.state}, {network.ip or 'no address'}", choose)
 
 
-def run(state_dir: Path, *, color: bool = True) -> None:
-    """Runs until the person quits. `state_dir` is the daemon's. Raises ShadowMeshError(no_terminal) where there is none."""
+def run(state_dir: Path, *, color: bool = True, data_dir: Path | None = None) -> None:
+    """Runs until the person quits. `state_dir` is the daemon's, `data_dir` that of a controller of this host that is meant. Raises ShadowMeshError(no_terminal) where there is none."""
     streams = (sys.__stdin__, sys.__stdout__, sys.__stderr__)  # Textual draws on the last
     if not all(s is not None and s.isatty() for s in streams) or os.environ.get("TERM") in (None, "", "dumb"):
         raise ShadowMeshError(
@@ -240,4 +263,4 @@ def run(state_dir: Path, *, color: bool = True) -> None:
         )
     if not color:
         os.environ["NO_COLOR"] = "1"
-    ShadowMeshApp(state_dir, plain=ascii_only.wanted(os.environ)).run()
+    ShadowMeshApp(state_dir, plain=ascii_only.wanted(os.environ), data_dir=data_dir, kept_in=kept_path()).run()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.text import Text
 
 from shadowmesh_tui.palette import Palette
@@ -18,15 +20,22 @@ _KEYS = (
     ("s  S", "order by the next column, the other way round (or click a heading)"),
     ("u  D", "switch the chosen network on, off"),
     ("w", "the daemon's warnings"),
+    ("c  C", "a controller: its networks and clients; which one"),
     ("Ctrl+P", "all commands, and the choice of colours"),
     ("q", "quit"),
 )
 
 
+def keys_text(keys: Sequence[tuple[str, str]], styles: Palette) -> Text:
+    """A line for each key, and what it does."""
+    width, text = max(len(key) for key, _ in keys) + 2, Text()
+    for key, meaning in keys:
+        text.append(f"{key:<{width}}", style=styles["me"]).append(f"{meaning}\n", style=styles["label"])
+    return text
+
+
 def help_text(styles: Palette) -> Text:
-    text = Text()
-    for key, meaning in _KEYS:
-        text.append(f"{key:<10}", style=styles["me"]).append(f"{meaning}\n", style=styles["label"])
+    text = keys_text(_KEYS, styles)
     text.append("\n")
     for mark, style, meaning in (
         (PATH_GLYPH["direct"], "direct", "direct: packets go straight to the peer (solid line)"),

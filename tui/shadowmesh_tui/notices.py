@@ -27,7 +27,7 @@ def instead_of_peers(mesh: Mesh) -> Notice | None:
         if mesh.trouble is None:
             return Notice("Asking the daemon …", "")
         return Notice(
-            _sentence(mesh.trouble.what), f"{_sentence(mesh.trouble.remedy)}\nThis screen goes on by itself.", "error"
+            sentence(mesh.trouble.what), f"{sentence(mesh.trouble.remedy)}\nThis screen goes on by itself.", "error"
         )
     network = mesh.network
     if network is None:
@@ -49,7 +49,7 @@ def instead_of_peers(mesh: Mesh) -> Notice | None:
         return Notice(f"{network.name}: {network.error or 'it could not be started'}", "Press u to try again.", "error")
     if network.state != "up":  # this machine's part in it has ended: removed, refused, expired, a duplicate
         return Notice(
-            _sentence(f"{network.name}: {network.error or network.state}"),
+            sentence(f"{network.name}: {network.error or network.state}"),
             f"shadowmesh leave {network.name}\nthen join again with a new invite, if you may.",
             "error",
         )
@@ -75,8 +75,8 @@ def banner(mesh: Mesh) -> Notice | None:
     if mesh.trouble is not None and mesh.now is not None:
         since = datetime.fromtimestamp(mesh.now.wall).strftime("%H:%M:%S")
         return Notice(
-            f"{_sentence(mesh.trouble.what)} Shown is what was known at {since}.",
-            _sentence(mesh.trouble.remedy),
+            f"{sentence(mesh.trouble.what)} Shown is what was known at {since}.",
+            sentence(mesh.trouble.remedy),
             "error",
         )
     network = mesh.network
@@ -92,6 +92,6 @@ def banner(mesh: Mesh) -> Notice | None:
     return None
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
     text = text[:1].upper() + text[1:]
     return text if not text or text.endswith((".", "!", "?", "…")) else text + "."

@@ -75,6 +75,11 @@ def shorten(text: str, width: int) -> str:
     return set_cell_size(text, width - 1).rstrip() + "…" if width > 0 else ""
 
 
+def padded(text: str, width: int) -> str:
+    """Exactly `width` cells: cut, or filled up with blanks. A wide character takes two."""
+    return set_cell_size(shorten(text, width), width)
+
+
 def sparkline(values: Sequence[float | None], width: int, *, from_zero: bool = True) -> str:
     """The last `width` samples as bars from zero up to the greatest of them; a gap is a blank.
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from textual.message import Message
 
+from shadowmesh_tui.console.desk import Desk
 from shadowmesh_tui.palette import Palette
 from shadowmesh_tui.state import Mesh, PeerKey
 
@@ -18,9 +19,10 @@ Verb = Literal["up", "down"]
 
 @dataclass(slots=True)
 class View:
-    """The mesh and the styles of the theme that is on."""
+    """The mesh, the controller that is looked at (None: none is), and the styles of the theme that is on."""
 
     mesh: Mesh = field(default_factory=Mesh)
+    desk: Desk | None = None
     styles: Palette = field(default_factory=dict)
 
 

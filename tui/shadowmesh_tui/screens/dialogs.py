@@ -23,12 +23,12 @@ from shadowmesh_tui.text import PATH_GLYPH, latency
 from shadowmesh_tui.view import PingAsked, View
 from shadowmesh_tui.widgets.detail import PeerDetail
 
-_WINDOW = """
+WINDOW = """
     align: center middle;
     & > .window { border: round $primary; background: $surface; padding: 0 1; height: auto; max-height: 100%;
         border-title-color: $foreground; border-subtitle-color: $foreground; }
 """
-_SCROLLING: list[BindingType] = [
+SCROLLING: list[BindingType] = [
     Binding("down,j", "scroll(1)", show=False),
     Binding("up,k", "scroll(-1)", show=False),
     Binding("pagedown,space", "page(1)", show=False),
@@ -69,7 +69,7 @@ class ConfirmScreen(ModalScreen[bool]):
         Binding("left,right,h,l", "app.focus_next", show=False),
     ]
     DEFAULT_CSS = f"""
-    ConfirmScreen {{ {_WINDOW} }}
+    ConfirmScreen {{ {WINDOW} }}
     ConfirmScreen > .window {{ width: 60; max-width: 100%; padding: 1 2; }}
     ConfirmScreen Horizontal {{ height: auto; align-horizontal: right; margin-top: 1; }}
     ConfirmScreen Button {{ margin-left: 2; background: $surface; color: $foreground; text-style: none; }}
@@ -100,10 +100,10 @@ class ReadingScreen(Scrolls, ModalScreen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,enter,question_mark,w", "dismiss(None)", "Close"),
-        *_SCROLLING,
+        *SCROLLING,
     ]
     DEFAULT_CSS = f"""
-    ReadingScreen {{ {_WINDOW} }}
+    ReadingScreen {{ {WINDOW} }}
     ReadingScreen > .window {{ width: auto; max-width: 100%; }}
     ReadingScreen .words {{ height: auto; width: auto; max-width: 100%; }}
     ReadingScreen VerticalScroll {{ height: auto; width: auto; max-width: 100%; max-height: 90vh; }}
@@ -157,7 +157,7 @@ class PingScreen(ModalScreen[None]):
         Binding("p", "again", "Again"),
     ]
     DEFAULT_CSS = f"""
-    PingScreen {{ {_WINDOW} }}
+    PingScreen {{ {WINDOW} }}
     PingScreen > .window {{ width: 76; max-width: 100%; }}
     PingScreen #tries {{ height: {COUNT}; }}
     """
@@ -207,10 +207,10 @@ class PeerScreen(Scrolls, LiveScreen, ModalScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,enter", "dismiss(None)", "Close"),
         Binding("p", "ping", "Ping"),
-        *_SCROLLING,
+        *SCROLLING,
     ]
     DEFAULT_CSS = f"""
-    PeerScreen {{ {_WINDOW} }}
+    PeerScreen {{ {WINDOW} }}
     PeerScreen > .window {{ width: 100; max-width: 100%; height: 30; }}
     PeerScreen PeerDetail {{ background: $surface; }}
     """

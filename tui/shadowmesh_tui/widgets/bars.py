@@ -30,6 +30,9 @@ class TitleBar(Lines):
             state, style = "● daemon", "good"
         right = Text().append(state, style=styles[style])
         right.append(f"  {mesh.status.version if mesh.status else __version__}", style=styles["muted"])
+        other = Text(" c controller ", style=styles["muted"])
+        if left.cell_len + other.cell_len + right.cell_len + 3 <= self.size.width:
+            left.append_text(other)
         gap = max(1, self.size.width - 2 - left.cell_len - right.cell_len)
         self.put(Text(no_wrap=True, overflow="crop").append_text(left).append(" " * gap).append_text(right))
 

@@ -1,0 +1,60 @@
+"""The main screens of a controller, in the order of their tabs. A screen that is added here has a tab, a key, a command and help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from shadowmesh.model.api import Permission
+from shadowmesh_tui.console.state import Console
+from shadowmesh_tui.screens.console.approvals import ApprovalsScreen
+from shadowmesh_tui.screens.console.base import ConsoleScreen
+from shadowmesh_tui.screens.console.dashboard import ControllerDashboard
+from shadowmesh_tui.view import View
+from shadowmesh_tui.widgets.consolebar import Tab
+
+
+def _always(_console: Console) -> bool:
+    return True
+
+
+def _no_badge(_console: Console) -> int:
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """`offered`: whether who is signed in has any use for it. `badge`: a number beside its name, 0: none."""
+
+    key: str
+    screen: Callable[[View], ConsoleScreen]
+    name: str
+    what: str
+    offered: Callable[[Console], bool] = _always
+    badge: Callable[[Console], int] = _no_badge
+
+    @property
+    def mode(self) -> str:
+        return f"console-{self.name}"
+
+
+SCREENS: Sequence[Entry] = (
+    Entry("1", ControllerDashboard, ControllerDashboard.NAME, "Networks and their clients"),
+    Entry(
+        "2",
+        ApprovalsScreen,
+        ApprovalsScreen.NAME,
+        "Who waits to be let in",
+        offered=lambda console: console.may_anywhere(Permission.NETWORK_INVITE),
+        badge=lambda console: console.badge,
+    ),
+)
+
+
+def offered(console: Console) -> list[Entry]:
+    """While nothing is known yet, all."""
+    return [entry for entry in SCREENS if console.who is None or entry.offered(console)]
+
+
+def tabs(console: Console) -> list[Tab]:
+    return [Tab(entry.key, entry.name, entry.badge(console)) for entry in offered(console)]
