@@ -1,11 +1,13 @@
 # What a newcomer types: `make demo`, `make test`. Everything lands in .venv; `make clean` takes it away.
 export PATH := $(if $(PATH),$(PATH),/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin)
+unexport PYTHONDONTWRITEBYTECODE # or each of three pytest processes compiles all again
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PYTHON ?= python3
 BIN := .venv/bin
 NATIVE := hatch_build.py native/Cargo.toml native/Cargo.lock $(wildcard native/src/*.rs native/src/*/*.rs)
 # rustup's proxy is there without a toolchain, too
 CARGO := $(shell cargo --version >/dev/null 2>&1 && command -v cargo)
+FIRST_BUILD := $(if $(CARGO), (building the native pump takes minutes the first time))
 DEMO_PACKAGES := python3:python3 python3-venv:- nft:nftables ip:iproute2
 TEST_PACKAGES := $(DEMO_PACKAGES) ping:iputils-ping wg:wireguard-tools wireguard-go:wireguard-go conntrack:conntrack tmux:tmux miniupnpd:miniupnpd-nftables \
   '/usr/lib/postgresql/*/bin/initdb:postgresql'
@@ -15,13 +17,13 @@ BENCH ?=
 PROVE ?=
 LOAD ?=
 SECONDS ?= 60
-FAST := not lab and not root and not slow
+FAST := not lab and not root and not slow and not whole
 
 .PHONY: help demo check test prove fuzz lint format dist bench load clean
 
 help:
 	@echo "make demo    machines behind NATs find each other, in namespaces on this machine (root)"
-	@echo "make check   lint and the fast tests, a minute or so: while working"
+	@echo "make check   lint and the fast tests, a minute and a half: while working"
 	@echo "make test    all tests; as root also those in real namespaces"
 	@echo "make prove   what takes hours, one proof after another, resumable: docs/proofs.md (root)"
 	@echo "make fuzz    the native pump's and relay's parsers, SECONDS=60 for each of five targets (needs cargo)"
@@ -35,14 +37,13 @@ demo: .venv/.run
 
 check: lint
 	@packaging/system-packages $(TEST_PACKAGES)
-	$(BIN)/pytest -q -n 2 --dist loadgroup -m "$(FAST)"
+	$(BIN)/pytest -q -n 3 --dist loadgroup -m "$(FAST)"
 
+# tests/all/__main__.py tells how: as root with the lab
 test: .venv/.dev
 	@packaging/system-packages $(TEST_PACKAGES)
 	$(if $(CARGO),cd native && $(CARGO) test --quiet)
-	$(BIN)/pytest -q -n 2 --dist loadgroup -m "not lab and not root"
-	@if [ "$$(id -u)" = 0 ]; then $(BIN)/pytest -q -n 2 --dist loadgroup --no-loadscope-reorder -m "lab or root"; \
-	else echo "SKIPPED: the lab suite (pytest -m 'lab or root') needs root: run 'sudo make test'"; fi
+	$(BIN)/python tests/all
 
 # tests/prove/__main__.py tells what it takes: make prove PROVE="-k world_b"
 prove: .venv/.dev
@@ -82,7 +83,7 @@ clean:
 .venv/.run: pyproject.toml $(NATIVE)
 	@packaging/system-packages $(DEMO_PACKAGES)
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "installing shadowmesh into .venv"
+	@echo "installing shadowmesh into .venv$(FIRST_BUILD)"
 	@$(BIN)/python -m pip install -q -e .
 	@$(BIN)/python -m shadowmesh.dataplane.pumps
 	@touch $@
@@ -90,7 +91,7 @@ clean:
 .venv/.dev: pyproject.toml $(NATIVE)
 	@packaging/system-packages $(DEMO_PACKAGES)
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "installing shadowmesh and its tools into .venv"
+	@echo "installing shadowmesh and its tools into .venv$(FIRST_BUILD)"
 	@$(BIN)/python -m pip install -q -e ".[dev]"
 	@$(BIN)/python -m shadowmesh.dataplane.pumps
 	@touch $@ .venv/.run

@@ -9,10 +9,10 @@ import sys
 import time
 from ipaddress import ip_address, ip_network
 
-from shadowmesh.dataplane.host import HostNetwork, Interface
-from shadowmesh.dataplane.process import PumpProcess
+from shadowmesh.dataplane.pumpprocess import PumpProcess
 from shadowmesh.dataplane.sockets import open_udp
 from shadowmesh.dataplane.tun import open_tun
+from shadowmesh.host.hostnetwork import HostNetwork, InterfaceConfig
 from shadowmesh.model import pump as m
 from shadowmesh.model.addresses import SockAddr
 
@@ -24,7 +24,7 @@ def main() -> None:
     mtu = int(rest[0]) if rest else 1420
     prefix = 32 if ip_address(local).version == 4 else 128
     tun, name = open_tun(name)
-    HostNetwork().apply(Interface(name, mtu, (ip_address(local),), (ip_network(f"{peer}/{prefix}"),)))
+    HostNetwork().apply(InterfaceConfig(name, mtu, (ip_address(local),), (ip_network(f"{peer}/{prefix}"),)))
     sock = open_udp(ip_address("0.0.0.0" if ip_address(outer).version == 4 else "::"), PORT)
     pump = PumpProcess()
     now = time.clock_gettime(time.CLOCK_BOOTTIME)

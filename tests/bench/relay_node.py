@@ -27,16 +27,16 @@ from pathlib import Path
 
 from relay_client import CONTROLLER, NETWORK, PORT, RELAY, stream_client, udp_client
 
-from shadowmesh.dataplane.host import HostNetwork, Interface
-from shadowmesh.dataplane.process import PumpProcess
+from shadowmesh.dataplane.pumpprocess import PumpProcess
 from shadowmesh.dataplane.pumps import choose_pump
 from shadowmesh.dataplane.sockets import gathered_size, open_udp
 from shadowmesh.dataplane.tls import ServerTls
 from shadowmesh.dataplane.tun import open_tun
+from shadowmesh.host.hostnetwork import HostNetwork, InterfaceConfig
 from shadowmesh.model import pump as m
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.protocol import relay as wire
-from shadowmesh.relay.core import RelayCore
+from shadowmesh.relay.relaycore import RelayCore
 from shadowmesh.relay.server import RelayServer
 
 SINK_PORT = 9600
@@ -201,7 +201,7 @@ def turn(host: str, peer: str, rate: str, seconds: str) -> None:
 
 async def tunnel(via: str, url: str, own: str, peer: str) -> None:
     tun, name = open_tun("smrelay0")
-    HostNetwork().apply(Interface(name, 1376, (ip_address(own),), (ip_network(f"{peer}/32"),)))
+    HostNetwork().apply(InterfaceConfig(name, 1376, (ip_address(own),), (ip_network(f"{peer}/32"),)))
     prefix = wire.frame_prefix(NETWORK, IPv4Address(own), IPv4Address(peer))
     net, slot, index = m.NetIndex(0), m.Slot(0), m.PeerIndex(0)
     link: m.Command

@@ -15,12 +15,12 @@ from typing import TypeAlias
 
 import pytest
 
-from shadowmesh.bench import cpu, traffic, wire
+from shadowmesh.bench import cpu, messages, traffic
 from shadowmesh.bench.client import Client
 from shadowmesh.bench.listener import Listener
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 
-Told: TypeAlias = "queue.Queue[tuple[str, wire.Request, wire.Received | None]]"
+Told: TypeAlias = "queue.Queue[tuple[str, messages.Request, messages.Received | None]]"
 
 
 @pytest.fixture
@@ -162,12 +162,12 @@ def test_malformed_lines(line: bytes) -> None:
     with near, far:
         far.sendall(line)
         with pytest.raises(MalformedError):
-            wire.Lines(near).receive()
+            messages.Lines(near).receive()
 
 
 def test_a_stranger_does_not_join_a_test(listener: Listener) -> None:
     with socket.create_connection(("127.0.0.1", listener.port)) as sock:
-        wire.Lines(sock).send(wire.Join(token="0" * 32))
+        messages.Lines(sock).send(messages.Join(token="0" * 32))
         sock.settimeout(5)
         assert sock.recv(1) == b""
 

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from shadowmesh.bench import wire
+from shadowmesh.bench import messages
 from shadowmesh.lab import netns
 from shadowmesh.lab.internet import Lab, missing
 from shadowmesh.lab.plan import LabSpec, SiteSpec
@@ -74,7 +74,7 @@ def test_between_two_machines() -> None:
 
 def connects(address: str) -> bool:
     try:
-        socket.create_connection((address, wire.PORT), 1).close()
+        socket.create_connection((address, messages.PORT), 1).close()
     except OSError:
         return False
     return True

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -59,6 +59,14 @@ class Result:
         for word in words:
             assert word in line, told
         return line
+
+    def refused_lines(self, code: int, *lines: str) -> str:
+        """As `refused`, after a line for each thing that is wrong, which begin with `lines`."""
+        *before, last = self.err.splitlines()
+        told = f"{self.arguments} gave {self.code}\n{self.out}\n{self.err}"
+        assert len(before) == len(lines) and all(map(str.startswith, before, lines)), told
+        replace(self, err=last).refused(code)
+        return self.err
 
     def document(self, schema: str, code: int = 0) -> dict[str, Any]:
         """The one JSON document on stdout."""
@@ -115,19 +123,26 @@ def as_process(
     return Result(tuple(map(str, arguments)), done.returncode, done.stdout, done.stderr)
 
 
-def on_a_terminal(*arguments: str, typed: bytes = b"", **env: str) -> tuple[int, str]:
-    """Exit code and all that a person sees."""
+def on_a_terminal(
+    *arguments: str,
+    typed: bytes = b"",
+    asked: tuple[tuple[bytes, bytes | Callable[[str], bytes]], ...] = (),
+    **env: str,
+) -> tuple[int, str]:
+    """Exit code and all that a person sees, who answers each question of `asked` in turn, by what they have seen where that
+    is a function; `typed`: the answer to [y/N]."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ.update(env)
         os.execv(sys.executable, [sys.executable, "-m", "shadowmesh", *arguments])
-    seen = b""
-    if typed:
-        while b"[y/N] " not in seen:
+    seen, read = b"", 0
+    for question, answer in asked or (((b"[y/N] ", typed),) if typed else ()):
+        while question not in seen[read:]:
             chunk = os.read(terminal, 4096)
             assert chunk, seen
             seen += chunk
-        os.write(terminal, typed)
+        read = seen.index(question, read) + len(question)
+        os.write(terminal, answer(seen.decode(errors="replace")) if callable(answer) else answer)
     try:
         while chunk := os.read(terminal, 4096):
             seen += chunk
@@ -207,7 +222,7 @@ class Controller:
     def states(self, network: str) -> dict[str, str]:
         """Invite id → its state."""
         found = self("network", "invites", network, "--json").document("invites/1")
-        return {i["id"]: i["state"] for i in found["invites"]}
+        return {i["id"]: i["state"] for i in found["invites"] if not i["standing"]}
 
     def clients(self, network: str) -> list[str]:
         found = self("client", "list", network, "--json").document("clients/1")

@@ -86,6 +86,8 @@ def host(sm: Command, process: Command, home: Path, tmp_path_factory: pytest.Tem
             invite = controller.invite(network)["invite"]
             joined = found("join", "-", "--name", "here", "--json", stdin=invite).document("join/1")
             assert (joined["state"], joined["ip"]) == ("up", f"198.18.{number}.1")
+            shown = controller("network", "show", joined["network_ref"], "--json").document("network/1")
+            assert (shown["name"], shown["wire_id"]) == (network, joined["network_id"])
             assert found.join_from_afar(network, "twin", base / f"far-{network}").code == 0
         assert found.join_from_afar("shop", "single", base / "far-single").code == 0
         yield found
@@ -116,7 +118,7 @@ def test_status_and_peers(host: Host) -> None:
     peers = host("peers", "shop", "--json").document("peers/1")["peers"]
     assert {(p["network"], p["name"]) for p in peers} == {("shop", "twin"), ("shop", "single")}
     shown = host("status").out
-    assert "office  198.18.0.1 on shadowmesh" in shown and "twin" in shown and "\x1b" not in shown
+    assert "office  here 198.18.0.1 on shadowmesh" in shown and "twin" in shown and "\x1b" not in shown
     assert host("status", "--quiet").out == ""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from clikit import on_a_terminal
 
 if TYPE_CHECKING:
     from clikit import Command, Controller
@@ -26,9 +27,20 @@ def office(controller: Controller) -> str:
     ("arguments", "code", "words"),
     [
         ("network show nope", NOT_FOUND, "`shadowmesh network list` names them"),
+        ("network show offcie", NOT_FOUND, "did you mean office? `shadowmesh network list` names them"),
+        ("network create x --template offce", NOT_FOUND, "did you mean office?"),
+        ("user enable admin@locahost", NOT_FOUND, "did you mean admin@localhost?"),
+        ("access explain admin@locahost office", NOT_FOUND, "did you mean admin@localhost?"),
         ("network delete nope --yes", NOT_FOUND, "no network 'nope'"),
         ("network invite nope", NOT_FOUND, "no network 'nope'"),
         ("network rotate-key nope", NOT_FOUND, "no network 'nope'"),
+        ("logs nope", NOT_FOUND, "`shadowmesh network list` names them"),
+        ("logs office --client nobody", NOT_FOUND, "no client 'nobody'"),
+        ("logs office --type worse", USAGE, "say connect or disconnect"),
+        ("logs office --format xml", USAGE, "say lines or csv"),
+        ("logs office --since 5", USAGE, "5s, 5m, 5h, 5d"),
+        ("topology nope", NOT_FOUND, "`shadowmesh network list` names them"),
+        ("network set office --reports all", USAGE, "off"),
         ("client list nope", NOT_FOUND, "no network 'nope'"),
         ("client show office nobody", NOT_FOUND, "`shadowmesh client list office` names them"),
         ("client approve office nobody", NOT_FOUND, "no client 'nobody'"),
@@ -39,6 +51,8 @@ def office(controller: Controller) -> str:
         ("user add me", USAGE, "NAME@HOST"),
         ("api-key revoke key_x", NOT_FOUND, "`shadowmesh api-key list` names them"),
         ("relay drain nope", NOT_FOUND, "no relay 'nope'"),
+        ("controller drain https://nowhere.example", NOT_FOUND, "no node has the URL"),
+        ("controller drain nope", NOT_FOUND, "`shadowmesh controller nodes` names them"),
         ("relay remove nope --yes", NOT_FOUND, "no relay 'nope'"),
         ("network create bad --subnet lan", USAGE, "10.42.0.0/24"),
         ("network create bad --subnet 10.0.0.1/24", USAGE, "did you mean 10.0.0.0/24?"),
@@ -84,6 +98,7 @@ def test_a_question_that_nobody_can_answer_names_the_flag(controller: Controller
     for arguments in ("network delete office", "client remove office asked"):
         controller(*arguments.split(), "--json").refused(USAGE, "--yes")
     assert "asked" in controller.clients("office")
+    controller("client", "show", "office", "askd").refused(NOT_FOUND, "did you mean asked?")
     controller("client", "remove", "office", "asked", "--yes", "--json").document("client-removed/1")
 
 
@@ -117,16 +132,59 @@ def test_a_further_node_says_that_it_is_one(controller: Controller, sm: Command,
         "controller", "init", "--data-dir", tmp_path / "two", "--public-url", "https://127.0.0.1:18444",
         "--join-secrets", secrets, "--database-url", f"@{tmp_path / 'url'}",
     )  # fmt: skip
-    assert made.code == 0 and "a further node of a controller" in made.out
+    assert made.code == 0 and "a further node of a controller" in made.out and made.err == ""
     assert "password" not in made.out and controller.fingerprint in made.out
 
 
 def test_a_user_who_was_shut_out_can_be_let_in_again(controller: Controller) -> None:
     controller("user", "add", "gone@example.org", "--json").document("user/1")
+    disable = ("user", "disable", "gone@example.org", "--data-dir", str(controller.data_dir))
+    code, seen = on_a_terminal(*disable, typed=b"n\n")
+    assert code == 1 and "shut gone@example.org out, wherever they are signed in? [y/N]" in seen
     for verb, disabled in (("disable", True), ("enable", False)):
         assert controller("user", verb, "gone@example.org", "--yes").code == 0
         users = controller("user", "list", "--json").document("users/1")["users"]
         assert [u["disabled"] for u in users if u["email"] == "gone@example.org"] == [disabled]
+
+
+def test_a_user_is_made_administrator_and_called_by_another_name(controller: Controller) -> None:
+    controller("user", "add", "rise@example.org")
+    controller("user", "set", "rise@example.org").refused(USAGE, "nothing to change")
+    controller("user", "set", "admin@localhost", "--no-admin").refused(CONFLICT, "shadowmesh user set EMAIL --admin")
+    risen = controller("user", "set", "rise@example.org", "--admin", "--name", "Rise")
+    assert risen.out == "rise@example.org: is called Rise, is an administrator\n"
+    down = controller("user", "set", "rise@example.org", "--no-admin", "--json").document("user/1")
+    assert (down["admin"], down["name"]) == (False, "Rise")
+
+
+def test_a_relay_token_is_listed_and_ended(controller: Controller) -> None:
+    made = controller("relay", "token", "--uses", "7", "--network", "office", "--json").document("relay-token/1")
+    (kept,) = [
+        t for t in controller("relay", "tokens", "--json").document("relay-tokens/1")["tokens"] if t["id"] == made["id"]
+    ]
+    assert kept["uses_left"] == 7 and made["token"] not in str(kept)
+    (line,) = [line for line in controller("relay", "tokens").out.splitlines() if made["id"] in line]
+    assert "office" in line
+    assert controller("relay", "revoke-token", made["id"]).out == f"{made['id']}: revoked\n"
+    controller("relay", "revoke-token", made["id"]).refused(NOT_FOUND, "`shadowmesh relay tokens` names them")
+    assert made["id"] not in controller("relay", "tokens").out
+
+
+def test_the_audit_log_is_asked_for_what_one_looks_for(controller: Controller) -> None:
+    controller("network", "create", "looked-for")
+    controller("member", "add", "looked-for", "admin@localhost", "--role", "guest")
+    controller("network", "delete", "looked-for", "--yes")
+
+    def entries(*options: str) -> list[tuple[str, str]]:
+        found = controller("audit", "list", *options, "--json").document("audit/1")["entries"]
+        return [(e["action"], e["target"]) for e in found]
+
+    assert entries("--on", "looked-for") == [
+        ("network.create", "looked-for"), ("member.set", "admin@localhost"), ("network.delete", "looked-for"),
+    ]  # fmt: skip
+    assert entries("--on", "LOOKED-for", "--what", "network.d") == [("network.delete", "looked-for")]
+    assert entries("--who", "nobody") == entries("--since", "1s", "--what", "controller.init") == []
+    assert entries("--what", "controller.init") == entries("--what", "controller.init", "--since", "1h", "--limit", "1")
 
 
 def test_what_a_network_is_in_the_way_of_is_said_at_once(controller: Controller) -> None:
@@ -215,7 +273,7 @@ def test_join_before_the_daemon_and_what_another_try_says(controller: Controller
     sm("join", f"@{file}", "--state-dir", tmp_path / "b", "--name", "No Name").refused(USAGE, "a-z, 0-9 and -")
     assert controller.states("office")[other["id"]] == "open", "none of these used it up"
     again = sm("register", "--controller", controller.url, "--invite", f"@{file}", "--state-dir", tmp_path / "b")
-    assert again.code == 0 and again.out.startswith("office: joined as 198.18.0."), again
+    assert again.code == 0 and again.out.startswith("office: joined as ") and ", 198.18.0." in again.out, again
 
 
 def test_a_code_waits_for_approval(controller: Controller, sm: Command, tmp_path: Path) -> None:
@@ -234,7 +292,7 @@ def test_an_empty_pool_is_a_conflict_that_says_its_size(controller: Controller, 
     refused = sm("join", "-", "--state-dir", tmp_path / "three", "--json", stdin=invite["invite"])
     refused.refused(CONFLICT, "all 2 addresses of tiny (198.18.1.0/30)", "longest idle is one", "network set --subnet")
     found = controller("network", "invites", "tiny", "--json").document("invites/1")
-    assert [i["uses_left"] for i in found["invites"]] == [1]
+    assert [i["uses_left"] for i in found["invites"] if not i["standing"]] == [1]
     assert sorted(controller.clients("tiny")) == ["one", "two"]
     controller("network", "set", "tiny", "--subnet", "198.18.1.0/29", "--json").document("network/1")
     assert sm("join", "-", "--state-dir", tmp_path / "three", stdin=invite["invite"]).code == 0, "it may be tried again"

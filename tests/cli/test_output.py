@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 import typer.main
 
-from shadowmesh.__main__ import SYSTEM_PATH, search_path
+from shadowmesh.__main__ import SYSTEM_PATH, daemon_main, search_path
 from shadowmesh.cli import base, main
 from shadowmesh.cli.base import Call, details, hide_argument, read_secret, table
 from shadowmesh.cli.client import _network_text, _peer_row, _why_text
 from shadowmesh.daemon.state import State
-from shadowmesh.daemon.unit import NAME, unit_text
 from shadowmesh.model.errors import Kind, ShadowMeshError
-from shadowmesh.model.status import NetworkStatus, PeerStatus, Why
+from shadowmesh.model.status import NetworkStatus, PeerStatus, Status, Why
 
 if TYPE_CHECKING:
     from clikit import Command
@@ -54,6 +53,38 @@ def test_a_peer_that_nobody_spoke_to_is_idle_and_not_without_a_path() -> None:
     assert _peer_row(away)[3] == "none"
 
 
+def test_the_daemons_old_name_says_in_a_few_lines_how_networks_are_connected(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def peer(path: str) -> PeerStatus:
+        return PeerStatus(name="b", client_id="c", ip="10.0.0.3", path=path, reason="r", explanation="…")  # type: ignore[arg-type]
+
+    def network(name: str, state: str, *paths: str) -> NetworkStatus:
+        return NetworkStatus(
+            name=name, network_id="x", ip="10.0.0.2", interface="", state=state, controller="connected",  # type: ignore[arg-type]
+            peers=tuple(map(peer, paths)),
+        )  # fmt: skip
+
+    networks = (
+        network("a", "up", "direct", "none"), network("b", "up", "relay"), network("c", "up", "direct", "relay"),
+        network("d", "up", "none"), network("e", "pending-approval"), network("f", "removed"),
+    )  # fmt: skip
+    status = Status(version="1", pump="python", networks=networks)
+    monkeypatch.setattr("shadowmesh.cli.client.DaemonClient.status", lambda _: status)
+    monkeypatch.setattr("sys.argv", ["shadowmesh-daemon", "status"])
+    with pytest.raises(SystemExit) as end:
+        daemon_main()
+    assert end.value.code == 0
+    assert capsys.readouterr().out.split("\n\n") == [
+        "Network: a\nIP: 10.0.0.2\nStatus: Connected (P2P)\nConnection: P2P (direct)",
+        "Network: b\nIP: 10.0.0.2\nStatus: Connected (Relay)\nConnection: Relay (fallback)",
+        "Network: c\nIP: 10.0.0.2\nStatus: Connected (Hybrid)\nConnection: Hybrid (P2P and relay)",
+        "Network: d\nIP: 10.0.0.2\nStatus: Connected\nConnection: none yet",
+        "Network: e\nIP: 10.0.0.2\nStatus: Waiting for approval",
+        "Network: f\nIP: 10.0.0.2\nStatus: Removed\n",
+    ]
+
+
 def test_a_packet_that_came_twice_is_not_told_as_a_loss_or_an_attack() -> None:
     peer = PeerStatus(name="b", client_id="cli_b", ip="10.0.0.3", path="direct", reason="direct.lan", explanation="…")
     text = _why_text(Why(network="office", peer=peer, drops={"duplicate": 1}))
@@ -85,7 +116,7 @@ EVERY = dict(_walk(typer.main.get_command(main.build(None)), ()))
 CONTRACT = """controller init, controller run, controller secrets export, login, logout, network create, network list, network
 show, network set, network delete, network rotate-key, network invite, network invites, network revoke-invite, client list,
 client show, client approve, client deny, client rename, client set, client remove, member list, member add, member
-set-role, member remove, user list, user add, user disable, user reset-password, api-key create, api-key list, api-key
+set-role, member remove, user list, user add, user disable, user enable, user reset-password, user import, user sessions, user end-session, user mfa enrol, user invite, user mfa reset, api-key create, api-key list, api-key
 revoke, relay token, relay list, relay drain, relay remove, relay run, audit list, audit verify, join, register, leave, up,
 down, daemon run, daemon install, doctor, status, peers, ping, why, tui, export wireguard, wait, lab up, lab exec, lab status, lab
 down, lab nat, lab cut, lab loss, lab reboot, lab roam, lab heal, demo, help"""
@@ -114,7 +145,8 @@ def test_every_verb_explains_itself(path: tuple[str, ...], capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("words", "found"),
     [("join", "Usage: shadowmesh join"), ("network create", "Usage: shadowmesh network create"),
-     ("relay", "shadowmesh relay run"), ("slow", "shadowmesh why PEER"), ("", "shadowmesh join INVITE"),
+     ("relay", "shadowmesh relay run"), ("slow", "shadowmesh why PEER"), ("", "shadowmesh join INVITE"), ("postgres", "shadowmesh controller migrate --to URL"),
+     ("admin", "shadowmesh user set EMAIL --admin"), ("camera", "shadowmesh client register"),
      ("reason relay.both_symmetric", "relay.both_symmetric: "), ("reason", "direct.lan ")],
 )  # fmt: skip
 def test_help_finds_verbs_and_reasons(words: str, found: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,7 +195,7 @@ def test_a_daemon_that_comes_back_imports_only_what_it_needs(tmp_path: Path) -> 
     """Its start is bounded by what is imported."""
     State(tmp_path).close()
     script = (
-        "import sys; from pathlib import Path\nfrom shadowmesh.daemon.app import run_daemon\nimport shadowmesh.daemon.api\n"
+        "import sys; from pathlib import Path\nfrom shadowmesh.daemon.app import run_daemon\nimport shadowmesh.daemon.methods\n"
         "from shadowmesh.daemon.state import State\nState(Path(sys.argv[1])).networks(); print(*sys.modules)"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
@@ -183,6 +215,20 @@ def test_a_table_aligns_and_shows_nothing_as_a_dash() -> None:
     shown = table(("NAME", "ONLINE", "X"), [["a", True, None], ["longer", False, "end"]])
     assert shown.splitlines() == ["NAME    ONLINE  X", "a       yes     -", "longer  no      end"]
     assert table(("A",), []) == "A"
+
+
+def test_a_table_fits_a_terminal_by_breaking_sentences_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    what = "the group ops has it, as member, and so has their own list of permissions in this network"
+    row = ["2026-01-31 12:00:00Z", "cli_" + "x" * 20, what]
+    wide = table(("AT", "ID", "WHY"), [row])
+    assert len(wide.splitlines()) == 2, "a pipe gets a line for each"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = table(("AT", "ID", "WHY"), [row]).splitlines()
+    assert max(map(len, lines)) <= 80 and row[0] in lines[1] and row[1] in lines[1]
+    assert " ".join(line[48:].strip() for line in lines[1:]) == what
+    monkeypatch.setenv("COLUMNS", "40")
+    assert row[1] in table(("AT", "ID"), [row[:2]]), "an id stays whole, so that it can be copied"
     assert details({"a": {"b": 1, "c": None}, "longer": [], "text": "two\nlines"}) == (
         "a:       b 1\nlonger:  -\ntext:    two lines"
     )
@@ -252,12 +298,12 @@ def test_a_secret_given_literally_is_hidden_from_the_process_list() -> None:
 def test_network_namespaces_of_the_host_are_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("blue", "black", "green"):
         (tmp_path / name).touch()
-    monkeypatch.setattr("shadowmesh.dataplane.namespaces.NAMES", tmp_path)
+    monkeypatch.setattr("shadowmesh.host.namespaces.NAMES", tmp_path)
     command = typer.main.get_command(main.build(None)).commands["up"]  # type: ignore[attr-defined]
     (option,) = (p for p in command.params if "--netns" in p.opts)
     context = command.make_context("up", [], resilient_parsing=True)
     assert [item.value for item in option.shell_complete(context, "bl")] == ["black", "blue"]
-    monkeypatch.setattr("shadowmesh.dataplane.namespaces.NAMES", tmp_path / "nowhere")
+    monkeypatch.setattr("shadowmesh.host.namespaces.NAMES", tmp_path / "nowhere")
     assert option.shell_complete(context, "") == []
 
 
@@ -265,16 +311,3 @@ def test_network_namespaces_of_the_host_are_offered(tmp_path: Path, monkeypatch:
 def test_completion_scripts(sm: Command, shell: str) -> None:
     script = sm("completion", shell, "--json").document("completion/1")["script"]
     assert "shadowmesh" in script and "_SHADOWMESH_COMPLETE" in script
-
-
-def test_the_systemd_unit(sm: Command, tmp_path: Path) -> None:
-    state = tmp_path / "a state"
-    written = sm("daemon", "install", "--unit-dir", tmp_path, "--state-dir", state, "--json").document(
-        "daemon-install/1"
-    )
-    text = (tmp_path / NAME).read_text()
-    assert written == {"schema": written["schema"], "path": str(tmp_path / NAME), "started": False}
-    assert f'daemon run --state-dir "{state}"' in text and "Type=notify" in text
-    assert sm("daemon", "install", "--print", "--state-dir", state).out == text
-    sm("daemon", "install", "--unit-dir", tmp_path / "none").refused(1, "--print")
-    assert 'ExecStart="/a b" 100%% daemon run --state-dir /x\n' in unit_text(("/a b", "100%"), Path("/x"))

@@ -75,8 +75,8 @@ def test_what_holds_everywhere_is_explained_once(sm: Command) -> None:
 
 @pytest.mark.parametrize(
     ("typed", "told"),
-    [("logs", "shadowmesh audit list"), ("logs office", "journalctl"), ("version", "--version"), ("netwrk", "'network'"),
-     ("start", "shadowmesh up"), ("bogus", "shadowmesh --help")],
+    [("log", "shadowmesh logs"), ("log office", "journalctl"), ("version", "--version"), ("netwrk", "'network'"),
+     ("start", "shadowmesh up"), ("xyzzy", "shadowmesh --help")],
 )  # fmt: skip
 def test_what_people_type_instead_leads_to_what_they_want(sm: Command, typed: str, told: str) -> None:
     line = sm(*typed.split()).refused(2, told)

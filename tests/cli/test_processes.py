@@ -6,12 +6,14 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import tui_scenarios
-from clikit import Command, Controller, on_a_terminal, program
+from clikit import Command, Controller, environment, on_a_terminal, program
 from fake_daemon import FakeDaemon
+from freeport import free_port
 
 from shadowmesh import __version__
 
@@ -147,3 +149,30 @@ def test_a_role_logs_json_lines_and_fails_in_one(process: Command, controller: C
         (tmp_path / "state").mkdir()
         (tmp_path / "state" / "state.db").write_bytes(os.urandom(5000))
         process("daemon", "run", "--state-dir", tmp_path / "state").refused(1, "restore state.db")
+
+
+def test_a_role_whose_log_cant_be_written_does_its_work_and_ends_well(
+    process: Command, home: Path, tmp_path: Path
+) -> None:
+    """A log on a full disk, or one whose reader has gone."""
+    port = free_port()
+    made = tmp_path / "c"
+    listen = ("--listen", f"127.0.0.1:{port}")
+    process("controller", "init", "--data-dir", made, "--public-url", f"https://127.0.0.1:{port}", *listen)
+    gone, writing = os.pipe()
+    os.close(gone)
+    with Path("/dev/full").open("w") as full, os.fdopen(writing, "w") as unread:
+        for log in (full, unread):
+            running = subprocess.Popen(
+                program("controller", "run", "--data-dir", made), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                stderr=log, env=environment(home), cwd=home,
+            )  # fmt: skip
+            try:
+                deadline = time.monotonic() + 30
+                while process("network", "list", "--data-dir", made).code != 0:
+                    assert running.poll() is None and time.monotonic() < deadline
+                running.terminate()
+                assert running.wait(20) == 0
+            finally:
+                running.kill()
+                running.wait()

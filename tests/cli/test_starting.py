@@ -55,6 +55,20 @@ def test_a_verb_waits_for_a_daemon_that_is_starting(sm: Command, tmp_path: Path)
         state.close()
 
 
+def test_wait_waits_for_a_daemon_that_was_not_even_begun(sm: Command, tmp_path: Path) -> None:
+    """`shadowmesh daemon run & shadowmesh wait office`."""
+    daemon = FakeDaemon(tmp_path, [tui_scenarios.status()])
+    daemon.refusals["wait"] = ShadowMeshError("asked", "it was asked", "go on", kind=Kind.CONFLICT)
+    later = threading.Timer(0.5, daemon.start)
+    later.start()
+    try:
+        told = sm("wait", "office", "--timeout", "20", "--state-dir", tmp_path)
+        assert (told.code, told.err.splitlines()[-1]) == (6, "error: it was asked; go on")
+    finally:
+        later.join()
+        daemon.stop()
+
+
 def test_the_wait_has_an_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("shadowmesh.client_api.starting.LIMIT_S", 0.7)
     state, told = State(tmp_path), []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 from pathlib import Path
@@ -75,11 +74,20 @@ def test_what_a_daemon_passes_on_is_shown_as_it_is(sm: Command, tmp_path: Path) 
         shown(sm("up", "--state-dir", tmp_path).err)
 
 
+def test_a_network_that_waits_for_approval_has_a_line_that_reads(sm: Command, tmp_path: Path) -> None:
+    waiting = replace(
+        tui_scenarios.network((), name="guarded", state="pending-approval", ip="10.30.0.2", interface=""), map_serial=0
+    )
+    with FakeDaemon(tmp_path, [tui_scenarios.status(waiting)]):
+        first, *_ = sm("status", "--state-dir", tmp_path).out.splitlines()
+    assert first == "guarded  10.30.0.2  pending-approval  controller connected"
+
+
 @pytest.mark.parametrize("terminal", [True, False])
-def test_the_log_is_text_too(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = io.StringIO()
-    monkeypatch.setattr(stream, "isatty", lambda: terminal)
-    monkeypatch.setattr("sys.stderr", stream)
+def test_the_log_is_text_too(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
     try:
         logs.set_up(Call(color=False))
         try:
@@ -89,8 +97,9 @@ def test_the_log_is_text_too(terminal: bool, monkeypatch: pytest.MonkeyPatch) ->
     finally:
         structlog.reset_defaults()
         logging.shutdown()
-    shown(stream.getvalue())
-    assert "Traceback" in stream.getvalue()
+    written = capfd.readouterr().err  # to the descriptor itself
+    shown(written)
+    assert "Traceback" in written
 
 
 # errors as documents

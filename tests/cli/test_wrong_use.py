@@ -36,24 +36,29 @@ INVITE = Invite(urls=(NOWHERE,), fingerprint=ZEROES, invite_id=InviteID("inv_x")
         ("api-key delete", "did you mean 'revoke'?"),
         ("device rm", "did you mean 'remove'?"),
         ("client edit", "did you mean 'set'?"),
-        ("bogus", "no such command 'bogus'; see `shadowmesh --help`"),
+        ("xyzzy", "no such command 'xyzzy'; see `shadowmesh --help`"),
+        ("network create x --subnt 10.0.0.0/24", "no such option: --subnt; did you mean --subnet?"),
+        ("network set x --name y", "no such option: --name; did you mean --rename?"),
         ("status --bogus", "see `shadowmesh status --help`"),
         ("network show", "'NAME'; see `shadowmesh network show --help`"),
         ("network invite", "'NAME'; see"),
         ("network show a b", "extra argument"),
-        ("ping x --count none", "'none' is not a valid int"),
+        ("ping x --count none", "'none' is not a whole number"),
         ("ping x --count 0", "'--count'"),
-        ("ping x --count 1_0", "'1_0' is not a valid int"),
-        ("ping x --count +5", "'+5' is not a valid int"),
-        ("ping x --timeout nan", "'nan' is not a valid float"),
-        ("wait x --timeout inf", "'inf' is not a valid float"),
-        ("bench x --seconds nan", "'nan' is not a valid float"),
-        ("network invite x --uses ٣", "'٣' is not a valid int"),
+        ("ping x --count 1_0", "'1_0' is not a whole number"),
+        ("ping x --count +5", "'+5' is not a whole number"),
+        ("ping x --timeout nan", "'nan' is not a number"),
+        ("wait x --timeout inf", "'inf' is not a number"),
+        ("bench x --seconds nan", "'nan' is not a number"),
+        ("network invite x --uses ٣", "'٣' is not a whole number"),
         ("network invite x --expires ٣h", "is not a duration"),
         ("wait x --state sideways", "--state up or direct"),
+        ("wait x --direct", "no such option: --direct; say --state direct"),
+        ("--json status", "no such option: --json; options stand after the verb: `shadowmesh VERB … --json`"),
+        ("network set x", "nothing to change; name what is to be changed; see `shadowmesh network set --help`"),
         ("register --controller https://h:1", "'--invite'"),
-        ("controller run", "'--data-dir'"),
-        ("relay run --data-dir r", "'--public-url'"),
+        ("controller init --public-url https://h:1", "'--data-dir'"),
+        ("relay run --data-dir r", "give --public-url"),
         ("network list", "--data-dir on the controller's host"),
         ("network invite x --expires 3x", "'3x' is not a duration; write it as"),
         ("network invite x --expires 0", "is not a duration"),
@@ -101,10 +106,12 @@ def test_wrong_use_is_code_2(sm: Command, home: Path, arguments: str, words: str
 )
 def test_what_is_no_invite_is_code_2(sm: Command, tmp_path: Path, invite: str, stdin: str, words: str) -> None:
     sm("join", *(invite.split() or [""]), "--state-dir", tmp_path / "state", stdin=stdin).refused(USAGE, words)
+    assert not (tmp_path / "state").exists(), "nothing half-made"
 
 
 @pytest.mark.parametrize(
-    "arguments", ["status", "up", "down", "peers", "ping x", "why x", "wait x", "leave x --yes", "export wireguard x"]
+    "arguments",
+    ["status", "up", "down", "peers", "ping x", "why x", "wait x --timeout 0.2", "leave x --yes", "export wireguard x"],
 )
 def test_without_a_daemon_it_is_code_3(sm: Command, tmp_path: Path, arguments: str) -> None:
     sm(*arguments.split(), "--state-dir", tmp_path, "--json").refused(

@@ -7,30 +7,33 @@ import contextlib
 import datetime as dt
 import os
 import shutil
-import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from cheaper import cheap_passwords, statements_compiled_once  # noqa: F401 - fixtures
 from freeport import free_port
+from pgserver import Server, empty
+from sqlalchemy.engine import URL
 
 from shadowmesh.client_api import enroll as enrolment
 from shadowmesh.client_api.link import ControllerLink, MapChanged
 from shadowmesh.client_api.rest import ControllerClient
 from shadowmesh.controller.initialise import InitOptions, InitResult, init
-from shadowmesh.controller.keys import KeyRing
+from shadowmesh.controller.keyring import KeyRing
+from shadowmesh.controller.outward.mail import Mailer
 from shadowmesh.controller.process import serving
 from shadowmesh.controller.service.services import Services
 from shadowmesh.controller.settings import DataDir, Settings, Timing
 from shadowmesh.controller.store.database import Store, database_url, open_store
 from shadowmesh.controller.store.migrate import migrate
 from shadowmesh.model.api import InviteCreate, NetworkCreate
+from shadowmesh.model.devicelink import Grant, PresenceUpdate
 from shadowmesh.model.enrol import EnrolAnswer
 from shadowmesh.model.ids import ClientID
 from shadowmesh.model.keys import NetworkID, Secret, WireGuardPublicKey
-from shadowmesh.model.link import Grant, PresenceUpdate
 from shadowmesh.model.netmap import NetworkMap
 from shadowmesh.protocol.noise import generate_private_key, public_key
 from shadowmesh.protocol.sealing import generate_sealing_keys
@@ -99,7 +102,8 @@ class Device:
         self.answer, self.identity = result.answer, result.contact.identity
         return result.answer
 
-    async def connect(self, *, maps: tuple[NetworkMap, ...] = ()) -> Self:
+    async def connect(self, *, maps: tuple[NetworkMap, ...] = (), keys: Mapping[int, Secret] | None = None) -> Self:
+        """`keys`: those that it holds of every network, by epoch."""
         if not maps and self.answer is not None and self.answer.map is not None:
             maps = (self.answer.map.apply(None),)
         self.link = ControllerLink(
@@ -111,8 +115,11 @@ class Device:
             maps=maps,
             networks=() if self.answer is None else (self.answer.network_id,),
             wall=lambda: self.world.clock().timestamp(),
+            keys=lambda _: keys or {},
             jitter=lambda most: 0.02 * most / 5.0,
         )
+        if self.world.pinned:
+            self.link._candidates = lambda: (self.world.url,)  # type: ignore[method-assign]
         self.world.devices.append(self)
         self._task = asyncio.create_task(self._listen(self.link))
         return self
@@ -175,6 +182,7 @@ class World:
     first: InitResult
     clock: Clock
     devices: list[Device] = field(default_factory=list)
+    pinned: bool = False  # its devices know no other node
 
     @property
     def fingerprint(self) -> str:
@@ -195,6 +203,10 @@ class World:
 
     async def invite(self, network: str = "office", **options: Any) -> Any:
         return await self.call("invite_create", network, InviteCreate(**options))
+
+    async def invites(self, network: str = "office") -> list[Any]:
+        """Without the one that is made with the network."""
+        return [i for i in await self.call("invite_list", network) if not i.standing]
 
     async def member(self, network: str = "office", **options: Any) -> Device:
         """A device that joined and is connected."""
@@ -238,20 +250,47 @@ def other_urls() -> tuple[str, ...]:
     return ()
 
 
-@pytest.fixture
-async def world(
-    data_dir: Path, template: tuple[Path, InitResult], timing: Timing, other_urls: tuple[str, ...]
+@contextlib.asynccontextmanager
+async def served(
+    data_dir: Path,
+    first: InitResult,
+    port: int,
+    timing: Timing,
+    clock: Clock,
+    other_urls: tuple[str, ...] = (),
+    mailer: Mailer | None = None,
+    **told: Any,
 ) -> AsyncIterator[World]:
-    port = free_port()
+    """The controller of a directory, with its SQLite database, while the block lasts. `told`: more of its settings."""
     url = f"https://127.0.0.1:{port}"
-    where, clock = DataDir(data_dir), Clock()
-    settings = Settings(public_urls=(url, *other_urls), listen=f"127.0.0.1:{port}")
-    keys = KeyRing.load(where.keys)
-    async with serving(where, settings, keys, database_url(None, where.database), timing, clock) as at:
-        found = World(at, url, data_dir, template[1], clock)
+    where = DataDir(data_dir)
+    settings = Settings(public_urls=(url, *other_urls), listen=f"127.0.0.1:{port}", **told)
+    keys, database = KeyRing.load(where.keys), database_url(None, where.database)
+    async with serving(where, settings, keys, database, timing, clock, mailer=mailer) as at:
+        found = World(at, url, data_dir, first, clock)
         yield found
         for device in found.devices:
             await device.close()
+
+
+@pytest.fixture
+def serve(template: tuple[Path, InitResult], timing: Timing) -> Callable[..., Any]:
+    """`async with serve(directory, port) as world` for a controller that is stopped and started again."""
+    return lambda data_dir, port, **more: served(data_dir, template[1], port, timing, Clock(), **more)
+
+
+@pytest.fixture
+def dashboard() -> bool:
+    """Whether the web dashboard is served."""
+    return False
+
+
+@pytest.fixture
+async def world(
+    data_dir: Path, template: tuple[Path, InitResult], timing: Timing, other_urls: tuple[str, ...], dashboard: bool
+) -> AsyncIterator[World]:
+    async with served(data_dir, template[1], free_port(), timing, Clock(), other_urls, web=dashboard) as found:
+        yield found
 
 
 @pytest.fixture
@@ -264,43 +303,40 @@ def login_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """A server of our own on a unix socket, without durability, gone afterwards."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not found:
-        pytest.skip("needs PostgreSQL's server programs (apt install postgresql)")
-    binaries = found[-1].parent
-    base = Path(tmp_path_factory.mktemp("pg"))
-    as_user: list[str] = []
-    if os.geteuid() == 0:  # PostgreSQL doesn't run as root
-        base = Path("/tmp") / f"shadowmesh-controller-pg-{os.getpid()}"
-        base.mkdir()
-        shutil.chown(base, "postgres", "postgres")
-        as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-    data = base / "data"
-
-    def run(*command: str | Path) -> None:
-        subprocess.run([*as_user, *command], check=True, capture_output=True, cwd="/")
-
-    run(binaries / "initdb", "-D", data, "-A", "trust", "-U", "shadowmesh", "--no-sync", "-E", "UTF8")
-    options = f"-F -c listen_addresses='' -c unix_socket_directories={base} -c fsync=off"
-    run(binaries / "pg_ctl", "-D", data, "-w", "-o", options, "-l", base / "log", "start")
+    server = Server(Path("/tmp") / f"shadowmesh-controller-pg-{os.getpid()}")
+    server.init()
+    server.start()
     try:
-        yield f"postgresql://shadowmesh@/postgres?host={base}"
+        yield f"postgresql://shadowmesh@/postgres?host={server.base}"
     finally:
-        run(binaries / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
-        shutil.rmtree(base, ignore_errors=True)
+        server.stop()
+        server.remove()
 
 
 @pytest.fixture
 async def pg(postgres: str, tmp_path: Path) -> AsyncIterator[Store]:
     found = open_store(database_url(postgres, tmp_path))
-    with found.engine.begin() as conn:
-        conn.exec_driver_sql("DROP SCHEMA public CASCADE")
-        conn.exec_driver_sql("CREATE SCHEMA public")
+    empty(found.engine)
     migrate(found.engine)
     yield found
     found.close()
+
+
+@contextlib.asynccontextmanager
+async def node(
+    directory: Path, first: tuple[Path, InitResult], database: URL, timing: Timing, clock: Clock
+) -> AsyncIterator[World]:
+    """A controller with the template's keys on this database, with sockets and a directory of its own."""
+    where, port = DataDir(directory), free_port()
+    shutil.copytree(first[0], where.path)
+    settings = Settings(public_urls=(f"https://127.0.0.1:{port}",), listen=f"127.0.0.1:{port}")
+    async with serving(where, settings, KeyRing.load(where.keys), database, timing, clock) as at:
+        found = World(at, settings.public_urls[0], where.path, first[1], clock, pinned=True)
+        yield found
+        for device in found.devices:
+            await device.close()
 
 
 @pytest.fixture
@@ -308,21 +344,9 @@ async def nodes(
     pg: Store, postgres: str, template: tuple[Path, InitResult], tmp_path: Path, timing: Timing
 ) -> AsyncIterator[tuple[World, World]]:
     """Two controllers with the same keys on one PostgreSQL, each with its own sockets and directory."""
-    clock = Clock()
-    async with contextlib.AsyncExitStack() as running:
-        worlds = []
-        for name in ("one", "two"):
-            where = DataDir(tmp_path / name)
-            shutil.copytree(template[0], where.path)
-            port = free_port()
-            url = f"https://127.0.0.1:{port}"
-            settings = Settings(public_urls=(url,), listen=f"127.0.0.1:{port}")
-            database = database_url(postgres, where.database)
-            at = await running.enter_async_context(
-                serving(where, settings, KeyRing.load(where.keys), database, timing, clock)
-            )
-            worlds.append(World(at, url, where.path, template[1], clock))
-        yield worlds[0], worlds[1]
-        for world in worlds:
-            for device in world.devices:
-                await device.close()
+    clock, database = Clock(), database_url(postgres, tmp_path)
+    async with (
+        node(tmp_path / "one", template, database, timing, clock) as one,
+        node(tmp_path / "two", template, database, timing, clock) as two,
+    ):
+        yield one, two

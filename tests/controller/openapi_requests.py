@@ -73,7 +73,7 @@ def _fitting(schema: Json, document: Json) -> st.SearchStrategy[Json]:
 
 @st.composite
 def requests(draw: st.DrawFn, document: Json, known: dict[str, list[str]]) -> dict[str, Any]:
-    """What httpx's `request` takes. `known`: names that exist, for parameters of a path."""
+    """What httpx's `request` takes, and the statuses that are described (none for a made-up method). `known`: names that exist, for parameters of a path."""
     method, path, operation = draw(st.sampled_from(operations(document)))
     query: dict[str, str] = {}
     for parameter in operation.get("parameters", ()):
@@ -103,8 +103,10 @@ def requests(draw: st.DrawFn, document: Json, known: dict[str, list[str]]) -> di
     elif draw(st.booleans()):
         content = draw(BODIES | st.binary(max_size=50))
     headers = {"Content-Type": draw(KINDS)} | draw(ODD_HEADERS)
+    answers = set(operation["responses"])
     if draw(st.integers(0, 19)) == 0:
+        answers = set()
         method = draw(st.sampled_from(["TRACE", "PROPFIND", "get", "OPTIONS", "HEAD", "X" * 50]))
     encoded = {name.encode(): value.encode("latin-1", "replace") for name, value in headers.items()}
     safe = {name: value.encode("utf-8", "surrogatepass") for name, value in query.items()}
-    return {"method": method, "path": path, "query": safe, "content": content, "headers": encoded}
+    return {"method": method, "path": path, "query": safe, "content": content, "headers": encoded, "answers": answers}

@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from shadowmesh.client_api.contact import first_contact
-from shadowmesh.model import api
+from shadowmesh.model import accounts, api
 
 if TYPE_CHECKING:
     from tests.controller.conftest import World
@@ -28,7 +28,7 @@ class Person:
     user: str
     email: str
     password: str
-    session: api.Session
+    session: accounts.Session
 
     @property
     def token(self) -> str:
@@ -47,8 +47,23 @@ class Person:
         async with connect(url, ssl=contact.tls, proxy=None, additional_headers=headers) as socket:
             watch = Watch(socket)
             await socket.send(json.dumps({"type": "subscribe"} | subscription))
-            await watch.until("subscribed")
+            if (first := await watch.either("subscribed", "error"))["type"] == "error":
+                raise Refused(first["code"])
             yield watch
+
+    async def subscribing(self, token: str, network: str) -> str:
+        """What comes of subscribing to this network: `ok`, or an error's code."""
+        try:
+            async with self.watching(token=token, network_id=network):
+                return "ok"
+        except Refused as e:
+            return e.code
+
+
+class Refused(Exception):
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 class Watch:
@@ -66,6 +81,15 @@ class Watch:
                 self.told.append(message)
                 known = message | message.get("data", {})
                 if message["type"] == kind and all(known.get(k) == v for k, v in fields.items()):
+                    return message
+
+    async def either(self, *kinds: str) -> dict[str, Any]:
+        """The first message of one of these types."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                message: dict[str, Any] = json.loads(await self.socket.recv())
+                self.told.append(message)
+                if message["type"] in kinds:
                     return message
 
     async def ended(self) -> tuple[int | None, str]:
@@ -90,14 +114,14 @@ async def web(world: World) -> AsyncIterator[httpx.AsyncClient]:
 async def person(world: World, name: str, roles: Mapping[str, str] = {}, *, admin: bool = False) -> Person:
     """Someone who has signed in, with these roles in networks."""
     email = f"{name}@example.org"
-    made = await world.call("user_create", api.UserCreate(email=email, admin=admin))
+    made = await world.call("user_create", accounts.UserCreate(email=email, admin=admin))
     for network, role in roles.items():
         await world.call("member_set", network, api.MemberPut(email=email, role=role))  # type: ignore[arg-type]
     return await signed_in(world, made, f"the password of {name}")
 
 
-async def signed_in(world: World, made: api.UserCreated, password: str) -> Person:
+async def signed_in(world: World, made: accounts.UserCreated, password: str) -> Person:
     """With the password that was given out, which is for one use."""
-    wish = api.Login(email=made.email, password=made.password, new_password=password)
-    session = await world.at.sessions.login(wish, "192.0.2.7")
+    wish = accounts.Login(email=made.email, password=made.password, new_password=password)
+    session = await world.at.signing_in.login(wish, "192.0.2.7")
     return Person(world, made.id, made.email, password, session)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import sqlite3
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shadowmesh.controller.keys import KeyRing
+from shadowmesh.controller.keyring import KeyRing
 from shadowmesh.controller.service.audit_log import audit_hash
+from shadowmesh.controller.service.hub import encode
+from shadowmesh.controller.service.witnesses import Witnesses, commitment_of
+from shadowmesh.controller.settings import Timing
 from shadowmesh.model.api import NetworkPatch
-from shadowmesh.model.link import KEPT_CHECKPOINTS, AuditCheckpoint, AuditQuery, AuditTestimony, LinkMessage
+from shadowmesh.model.devicelink import KEPT_CHECKPOINTS, AuditCheckpoint, AuditQuery, AuditTestimony, LinkMessage
 from shadowmesh.protocol.checkpoints import commitment, sign_checkpoint, verify_checkpoint
 from shadowmesh.protocol.signing import Signer
 
@@ -176,6 +181,76 @@ async def test_a_checkpoint_comes_only_after_a_change_and_only_where_somebody_is
     await some_entries(world, 1)
     await told(world, witness)
     assert len(witness.kept) == count + 1
+
+
+async def test_a_checkpoint_of_a_key_that_the_identity_doesnt_vouch_for_is_dropped_by_a_client(
+    world: World, witness: Witness
+) -> None:
+    """Not even the one that signs the maps may sign for the log; the link goes on."""
+    (link,) = world.at.hub.devices.values()
+    for signer in (Signer.generate(), world.at.context.keys.maps, world.at.context.keys.identity):
+        link.post(encode(sign_checkpoint(signer, "00" * 32, 1.0)))
+    await told(world, witness)
+    (kept,) = witness.kept
+    assert kept.key == world.at.context.keys.audit.public
+
+
+async def test_verifying_believes_no_checkpoint_of_another_key(world: World, witness: Witness) -> None:
+    """A member who makes up a later entry, or one for an entry that there is, has a log of nothing but truth called broken
+    or vouched for by nobody's word."""
+    await some_entries(world, 1)
+    last = (await entries(world))[-1]
+    true = commitment_of(world.at.context.keys.vault, last.seq, last.hash)
+    later = last.at.timestamp() + 60
+    made_up = [sign_checkpoint(signer, "00" * 32, later) for signer in (Signer.generate(), world.at.context.keys.maps)]
+    made_up.append(sign_checkpoint(Signer.generate(), true, last.at.timestamp()))
+    witness.device.events += made_up
+    verdict = await world.call("audit_verify")
+    assert (verdict.ok, verdict.witnesses, verdict.vouched_for) == (True, 1, None)
+
+
+class TestPace:
+    """How often a node commits to its log by itself."""
+
+    PERIOD = 0.3
+
+    @pytest.fixture
+    def turns(self, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+        """The node's turns so far: whether it signed something."""
+        signed: list[bool] = []
+
+        def sign(*arguments: Any) -> AuditCheckpoint:
+            signed[-1] = True
+            return sign_checkpoint(*arguments)
+
+        async def turn(witnesses: Witnesses) -> None:
+            signed.append(False)
+            await tell(witnesses)
+
+        tell = Witnesses.tell
+        monkeypatch.setattr(Witnesses, "tell", turn)
+        monkeypatch.setattr("shadowmesh.controller.service.witnesses.sign_checkpoint", sign)
+        return signed
+
+    @pytest.fixture
+    def timing(self, turns: list[bool]) -> Timing:
+        return dataclasses.replace(Timing(), checkpoint=self.PERIOD)
+
+    async def test_it_is_once_a_period_however_much_changes_and_never_without_a_change(
+        self, world: World, witness: Witness, turns: list[bool]
+    ) -> None:
+        began, before = time.monotonic(), len(turns)
+        while sum(turns) < 3:
+            await some_entries(world, 1)
+        assert len(turns) - before <= (time.monotonic() - began) / self.PERIOD + 1
+        quiet = len(turns) + 1  # the turn from which on all that changed has been told
+        async with asyncio.timeout(20):
+            while len(turns) < quiet + 4:  # noqa: ASYNC110 - the node's turns have no event here
+                await asyncio.sleep(0.01)
+        assert not any(turns[quiet:])
+
+    def test_the_period_is_a_minute(self) -> None:
+        assert Timing().checkpoint == 60.0
 
 
 async def test_a_few_of_many_are_told_and_always_the_same(world: World) -> None:

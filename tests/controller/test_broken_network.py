@@ -20,9 +20,9 @@ from shadowmesh.controller.service.hub import RelayLink
 from shadowmesh.controller.service.mapcontent import announce_urls
 from shadowmesh.controller.settings import Timing
 from shadowmesh.controller.store import schema
-from shadowmesh.model import api
+from shadowmesh.model import accounts
+from shadowmesh.model.devicelink import Removed
 from shadowmesh.model.ids import RelayID
-from shadowmesh.model.link import Removed
 
 if TYPE_CHECKING:
     from tests.controller.conftest import Device, World
@@ -31,7 +31,7 @@ N = schema.networks
 
 
 async def write(world: World, statement: Any) -> None:
-    await world.at.core.write(lambda conn: conn.execute(statement) and None)
+    await world.at.context.write(lambda conn: conn.execute(statement) and None)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ async def test_ends_of_epochs_go_on(world: World, device: Device) -> None:
 
 
 async def test_what_another_controller_changed_is_taken_over(world: World, device: Device) -> None:
-    await write(world, N.update().values(serial=N.c.serial + 1, p2p=False))
+    await write(world, N.update().values(serial=N.c.serial + 1, p2p_enabled=False))
     await world.at.maps.catch_up()
     await device.until_map(lambda m: not m.head.p2p)
 
@@ -83,11 +83,11 @@ async def test_relays_come_into_all_other_maps(world: World, device: Device) -> 
 
 
 async def test_other_urls_are_announced(world: World, device: Device) -> None:
-    core = world.at.core
+    context = world.at.context
     moved = dataclasses.replace(
-        core, settings=msgspec.structs.replace(core.settings, public_urls=("https://new.example",))
+        context, settings=msgspec.structs.replace(context.settings, public_urls=("https://new.example",))
     )
-    await core.write(partial(announce_urls, moved))
+    await context.write(partial(announce_urls, moved))
     await world.at.maps.catch_up()
     await device.until_map(lambda m: m.head.controller_urls == ("https://new.example",))
 
@@ -137,7 +137,7 @@ async def test_a_revocation_that_fails_is_tried_again_and_said_rarely(world: Wor
 
     async with ann.watching() as watch:
         with patch.object(watchers, "changed", lambda user_id: None):
-            await world.call("user_set", ann.email, api.UserPatch(disabled=True))
+            await world.call("user_set", ann.email, accounts.UserPatch(disabled=True))
         with capture_logs() as logs, patch.object(watchers, "changed", fails):
             for _ in range(3):
                 await following.catch_up()
@@ -149,15 +149,15 @@ async def test_a_revocation_that_fails_is_tried_again_and_said_rarely(world: Wor
 async def test_a_removal_is_told_once_though_the_map_cannot_be_read(world: World, device: Device) -> None:
     heard: list[str] = []
     world.at.hub.relays[RelayID("rly_r")] = RelayLink(RelayID("rly_r"), "boot", heard.append, lambda code, why: None)
-    core, c = world.at.core, schema.clients
+    context, c = world.at.context, schema.clients
     await world.at.following.start()
 
     def by_another(conn: sa.Connection) -> None:
         row = conn.execute(sa.select(c).where(c.c.name == "db")).one()
         network = conn.execute(sa.select(N).where(N.c.ref == row.network_ref)).one()
-        remove_client(core, conn, SYSTEM, network, row, "removed")
+        remove_client(context, conn, SYSTEM, network, row, "removed")
 
-    await core.write(by_another)
+    await context.write(by_another)
     for _ in range(3):
         await world.at.following.catch_up()
     gone = world.devices[1]

@@ -8,9 +8,9 @@ import pytest
 from people import person
 
 from shadowmesh.model import api
+from shadowmesh.model.devicelink import Removed
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.ids import NetworkRef, new_id
-from shadowmesh.model.link import Removed
 
 if TYPE_CHECKING:
     from tests.controller.conftest import Device, World
@@ -37,12 +37,12 @@ async def test_a_stolen_laptop_is_one_command(world: World) -> None:
         ("office", "laptop", "approved"), ("lab", "pc", "approved"), ("secret", "laptop", "approved")
     ]  # fmt: skip
     client = await world.call("client_show", "lab", "pc")
-    for name in (shown.id, client.id, "pc", "laptop", "LAPTOP@Office", "10.43.0.1", "pc@" + client.network):
+    for name in (shown.id, client.client_id, "pc", "laptop", "LAPTOP@Office", "10.43.0.1", "pc@" + client.network_id):
         assert (await world.call("device_show", name)).id == shown.id, name
     gone = await world.call("device_remove", shown.id)
     assert [m.network_name for m in gone.networks] == ["office", "lab", "secret"]
     await laptop.until_event(Removed)
-    assert not any(world.at.hub.online(NetworkRef(m.network)) for m in shown.networks if m.network_name != "office")
+    assert not any(world.at.hub.online(NetworkRef(m.network_id)) for m in shown.networks if m.network_name != "office")
     await other.until_map(lambda m: len(m.members) == 1)
     for network, _ in PLACES:
         assert [c.name for c in await world.call("client_list", network)] == (["other"] if network == "office" else [])
@@ -67,7 +67,7 @@ async def test_a_device_that_is_only_elsewhere_is_none(world: World) -> None:
     await world.network("own", "10.45.0.0/24")
     ann = await person(world, "ann", {"own": "owner", "secret": "member"})
     theirs = await world.call("device_show", "laptop")
-    client = theirs.networks[2].client
+    client = theirs.networks[2].client_id
     assert (await ann.ask("GET", "/devices")).json()["items"] == []
     for method in ("GET", "DELETE"):
         answers = set()
@@ -140,4 +140,4 @@ async def test_a_device_is_cut_off_everywhere_though_telling_others_fails(
     monkeypatch.setattr(world.at.maps, "refresh", fail)
     assert (await world.call("device_remove", shown.id)).id == shown.id, "it is removed, and said so"
     await laptop.until(lambda: sum(isinstance(event, Removed) for event in laptop.events))
-    assert not any(world.at.hub.online(NetworkRef(m.network)) for m in shown.networks)
+    assert not any(world.at.hub.online(NetworkRef(m.network_id)) for m in shown.networks)

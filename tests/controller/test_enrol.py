@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from shadowmesh.client_api import enroll as enrolment
-from shadowmesh.controller.service.enrolment import _free_number
+from shadowmesh.controller.service.newcomers import _free_number
 from shadowmesh.model.addresses import IPNetwork
 from shadowmesh.model.enrol import EnrolChallenge
 from shadowmesh.model.errors import Kind, ShadowMeshError
@@ -45,8 +45,8 @@ async def test_a_member_has_all_it_needs_in_the_first_answer(world: World) -> No
     assert (me.client_id, me.wg_key, me.tags) == (answer.client_id, device.wg_key, ("web",))
     (sealed,) = answer.grant.keys
     key = open_sealed(device.sealing_secret, base64.b64decode(sealed.sealed), network_key_info(answer.network_id, 0))
-    assert str(NetworkID.of(Secret(key))) == network.network_id == str(answer.network_id)
-    body = verify_token(answer.grant.relay_token, [world.at.core.keys.tokens.public], world.clock().timestamp())
+    assert str(NetworkID.of(Secret(key))) == network.wire_id == str(answer.network_id)
+    body = verify_token(answer.grant.relay_token, [world.at.context.keys.tokens.public], world.clock().timestamp())
     assert (body.device_key, body.network_id, body.ip) == (device.signer.device_key, answer.network_id, answer.ip)
     assert body.renew_after - body.issued == 900 and body.valid_until - body.issued == 30 * 86400
 
@@ -58,7 +58,7 @@ async def test_an_answer_lost_on_the_wire_doesnt_burn_the_invite(world: World) -
     first = await device.join(invite.invite)
     again = await device.join(invite.invite)
     assert (again.client_id, again.ip) == (first.client_id, first.ip)
-    assert [i.state for i in await world.call("invite_list", "office")] == ["used"]
+    assert [i.state for i in await world.invites("office")] == ["used"]
     error = await refused(world.device().join(invite.invite))
     assert (error.code, error.kind) == ("invite_used_up", Kind.CONFLICT)
 
@@ -116,7 +116,7 @@ async def test_a_short_code_waits_for_approval(world: World) -> None:
     answer = await device.join(invite.code.upper())
     assert (answer.state, answer.map, answer.grant) == ("pending", None, None)
     (waiting,) = await world.call("client_list", "office", "pending")
-    assert waiting.id == answer.client_id
+    assert waiting.client_id == answer.client_id
     approved = await world.call("client_approve", "office", "laptop")
     assert approved.state == "approved"
     assert (await device.join(invite.code)).grant is not None
@@ -148,7 +148,7 @@ async def test_an_empty_pool_says_its_size_and_who_is_idle_longest(world: World)
     error = await refused(world.device().join(invite.invite))
     assert (error.code, error.kind) == ("pool_empty", Kind.CONFLICT)
     assert "2 addresses" in error.what and "first" in error.what
-    assert {i.state for i in await world.call("invite_list", "office")} == {"used", "open"}, "nothing half-made"
+    assert {i.state for i in await world.invites("office")} == {"used", "open"}, "nothing half-made"
     assert len(await world.call("client_list", "office")) == 2
 
 
@@ -249,8 +249,8 @@ async def test_where_an_invite_leads_is_told_before_it_is_used_up(world: World) 
 
     for text in (invite.invite, *[invite.code] * 10):  # a right code is no guess: looking doesn't use up attempts
         assert (await refused(world.device().join(text, check=check))).code == "unwanted"
-    assert set(told) == {(network.network_id, "office", "10.42.0.0/24", "fd00:42::/64")}
-    assert [i.state for i in await world.call("invite_list", "office")] == ["open"]
+    assert set(told) == {(network.wire_id, "office", "10.42.0.0/24", "fd00:42::/64")}
+    assert [i.state for i in await world.invites("office")] == ["open"]
     assert (await world.device().join(invite.invite)).state == "approved"
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 from unittest.mock import Mock
 
 import pytest
 
+from shadowmesh.controller import refusals
 from shadowmesh.controller.authz import Principal
-from shadowmesh.controller.service import limits, watchers
+from shadowmesh.controller.service import watchers
 from shadowmesh.controller.service.limits import Guesses, Limiter, TooMany
 from shadowmesh.model.addresses import source_of
 from shadowmesh.model.errors import ShadowMeshError
+from shadowmesh.serving import buckets
 
 
 def guesses() -> Guesses:
@@ -59,13 +62,13 @@ def test_a_flood_of_keys_neither_grows_memory_nor_forgets_who_tries_now() -> Non
     limiter = Limiter(2, 100.0)
     limiter.take("busy", 0.0)
     limiter.take("busy", 0.0)
-    for number in range(limits._MOST - 1):
+    for number in range(buckets._MOST - 1):
         limiter.take(f"stranger {number}", 1.0)
-    assert len(limiter._buckets) == limits._MOST
+    assert len(limiter._buckets._buckets) == buckets._MOST
     with pytest.raises(TooMany):
         limiter.take("busy", 2.0)
     limiter.take("one more", 2.0)
-    assert len(limiter._buckets) == limits._MOST
+    assert len(limiter._buckets._buckets) == buckets._MOST
 
 
 def test_the_connections_of_one_user_are_counted_together_whatever_key_they_show(
@@ -85,3 +88,19 @@ def test_the_connections_of_one_user_are_counted_together_whatever_key_they_show
     opened.add(watcher("usr_2", "a"))
     close()
     opened.add(watcher("usr_1", "c"))
+
+
+def test_what_was_meant_is_looked_for_among_as_many_names_as_take_little_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two thousand long names take half a second of everybody's, for whoever asks for one that isn't there."""
+    looked_at: list[int] = []
+
+    def counting(word: str, words: list[str], **_: object) -> list[str]:
+        looked_at.append(len(word) * sum(map(len, words)))
+        return difflib.get_close_matches(word, words, n=1, cutoff=0.7)
+
+    monkeypatch.setattr(refusals, "get_close_matches", counting)
+    long = [f"{n:063d}" for n in range(2000)]
+    assert "did you mean" in refusals.unknown("x", "x", long[0][:-1] + "x", long, "x").remedy
+    short = [f"host-{n}" for n in range(2000)]
+    assert "did you mean host-1999?" in refusals.unknown("x", "x", "hots-1999", short, "x").remedy
+    assert max(looked_at) <= 200_000

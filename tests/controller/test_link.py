@@ -17,29 +17,29 @@ from websockets.frames import CloseCode
 
 from shadowmesh.client_api import link as link_module
 from shadowmesh.client_api.contact import first_contact
-from shadowmesh.client_api.link import Connected, Disconnected, MapChanged, MapRefused, Refused
+from shadowmesh.client_api.link import Connected, Disconnected, LinkRefused, MapChanged, MapRefused
 from shadowmesh.controller import pki
 from shadowmesh.controller.authz import LOCAL
 from shadowmesh.controller.service import revocations
 from shadowmesh.controller.service.grants import make_grant
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.codec import from_json, to_json
-from shadowmesh.model.errors import Kind
-from shadowmesh.model.ids import RelayID
-from shadowmesh.model.keys import NetworkID, WireGuardPublicKey
-from shadowmesh.model.link import (
+from shadowmesh.model.devicelink import (
     EpochHeld,
+    Grant,
     Hello,
     Leave,
     MapState,
     MapUpdate,
-    PathChange,
     Pending,
     RefreshGrant,
     Removed,
     Report,
     Watch,
 )
+from shadowmesh.model.errors import Kind
+from shadowmesh.model.ids import RelayID
+from shadowmesh.model.keys import NetworkID, Secret, WireGuardPublicKey
 from shadowmesh.model.netmap import Encoded, MapDelta, MapHead, MapSnapshot, Member, NetworkMap
 from shadowmesh.protocol.sealing import network_key_info, open_sealed
 from shadowmesh.protocol.signing import (
@@ -54,7 +54,9 @@ from shadowmesh.protocol.signing import (
     succeeding,
 )
 from shadowmesh.protocol.token import read_token
-from shadowmesh.relay.sessions import RevocationList
+from shadowmesh.relay.sessiontable import RevocationList
+from shadowmesh.serving.admission import Accepted
+from shadowmesh.serving.listening import ListeningSocket
 
 if TYPE_CHECKING:
     from tests.controller.conftest import Device, World
@@ -90,6 +92,26 @@ async def test_two_devices_learn_of_each_other_by_deltas(world: World) -> None:
     assert not any(isinstance(e, Disconnected) for e in one.events)
 
 
+async def test_a_link_says_that_it_can_wait_and_a_person_does_not(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[bool] = []
+    judge = ListeningSocket._can_wait
+
+    def note(listener: ListeningSocket, connection: Accepted) -> bool:
+        judged.append(judge(listener, connection))
+        return judged[-1]
+
+    monkeypatch.setattr(ListeningSocket, "_can_wait", note)
+    await world.network()
+    device = await world.member(name="one")
+    assert judged.count(True) == 1, "its link"
+    await device.close()
+    judged.clear()
+    await asyncio.to_thread(first_contact, world.url, world.fingerprint)
+    assert judged and not any(judged)
+
+
 async def test_presence_tells_who_is_online_and_where(world: World) -> None:
     await world.network()
     one, two = await world.member(name="one"), await world.member(name="two")
@@ -100,11 +122,11 @@ async def test_presence_tells_who_is_online_and_where(world: World) -> None:
     await one.until(lambda: one.presence[two.answer.client_id].home == home)
     assert one.presence[two.answer.client_id].endpoints == (SockAddr("192.0.2.7", 4500),)
     shown = await world.call("client_show", "office", "two")
-    assert shown.online and shown.endpoints == ["192.0.2.7:4500"]
+    assert shown.status == "online" and shown.endpoints == ["192.0.2.7:4500"]
     await two.close()
     await one.until(lambda: not one.presence[two.answer.client_id].online)
     shown = await eventually(lambda: world.call("client_show", "office", "two"), lambda c: c.last_seen is not None)
-    assert not shown.online
+    assert shown.status == "offline"
 
 
 async def test_who_says_whom_it_talks_to_hears_of_these_only(world: World) -> None:
@@ -136,7 +158,7 @@ async def test_a_removed_client_is_out_at_once_and_the_key_rotates(world: World)
     network_id = one.answer.network_id
     await one.until(lambda: set(keys_of(one, network_id)) == {0, 1})
     assert set(keys_of(two, network_id)) == {0}, "the removed one has no key of the new epoch"
-    refused = await two.until_event(Refused)
+    refused = await two.until_event(LinkRefused)
     assert refused.code == "device_unknown"
 
 
@@ -225,7 +247,7 @@ async def test_a_clone_is_refused_naming_both_and_the_first_goes_on(world: World
     first = await world.member(name="web")
     clone = world.clone(first)
     await clone.connect()
-    refused = await clone.until_event(Refused)
+    refused = await clone.until_event(LinkRefused)
     assert refused.code == "client_duplicate"
     assert "web@office" in refused.what and refused.what.count("127.0.0.1:") == 2
     await world.call("client_set", "office", "web", tags=["still"])
@@ -341,12 +363,30 @@ async def test_a_refreshed_grant_has_a_newer_token(world: World) -> None:
     await device.until(lambda: device.grants[device.answer.network_id].relay_token != first.relay_token)
 
 
-async def test_a_direct_path_is_an_event(world: World) -> None:
+async def test_keys_that_a_device_holds_are_not_sealed_to_it_again(world: World) -> None:
     await world.network()
     device = await world.member()
-    ref = device.answer.client_id
-    device.link.post(PathChange(network_id=device.answer.network_id, peer=ref, path="direct", reason="direct.lan"))
-    await eventually(lambda: world.call("events"), lambda events: any(e.type == "connection_upgrade" for e in events))
+    network = device.answer.network_id
+    ((_, first),) = keys_of(device, network).items()
+
+    async def again(**keys: Secret) -> Grant:
+        await device.close()
+        device.grants.clear()
+        await device.connect(keys={int(name[1:]): key for name, key in keys.items()})
+        return await device.until(lambda: device.grants.get(network))
+
+    grant = await again(e0=Secret(first))
+    assert (grant.keys, grant.held) == ((), (0,)) and grant.relay_token
+    for wrong in ({"e0": Secret(bytes(32))}, {"e1": Secret(first)}):
+        grant = await again(**wrong)
+        assert keys_of(device, network) == {0: first} and grant.held == ()
+    await device.close()
+    await world.call("network_rotate_key", "office")
+    grant = await again(e0=Secret(first))
+    assert [k.epoch for k in grant.keys] == [1] and grant.held == (0,)
+    device.link.post(RefreshGrant(network_id=network))
+    await device.until(lambda: device.grants[network].held == ())
+    assert keys_of(device, network).keys() == {0, 1}, "who asks for keys gets them all"
 
 
 async def test_messages_of_newer_versions_are_passed_over(world: World) -> None:
@@ -358,7 +398,7 @@ async def test_messages_of_newer_versions_are_passed_over(world: World) -> None:
     await world.call("client_set", "office", "laptop", tags=["still"])
     await device.until_map(lambda m: m.members[0].tags == ("still",))
     device.link._unsent.put_nowait('{"type":"report"}')  # known, and wrong
-    assert (await device.until_event(Refused)).code == "malformed"
+    assert (await device.until_event(LinkRefused)).code == "malformed"
 
 
 async def test_a_map_that_goes_back_or_is_forged_is_not_taken(world: World) -> None:
@@ -369,7 +409,7 @@ async def test_a_map_that_goes_back_or_is_forged_is_not_taken(world: World) -> N
     newer = await device.until_map(lambda m: m.serial > held.serial)
     live = await world.at.maps.get(held.head.network_ref)
     (link,) = world.at.hub.devices.values()
-    old = _update(device, held, sign_map(world.at.core.keys.maps, held))
+    old = _update(device, held, sign_map(world.at.context.keys.maps, held))
     link.post(old)
     await device.until_event(MapRefused)
     assert device.map == newer
@@ -389,7 +429,7 @@ async def test_a_newer_controllers_map_is_taken_whole_and_by_delta(world: World)
         return msgspec.Raw(json.dumps(json.loads(to_json(value)) | invented, indent=1).encode())
 
     def signed(netmap: NetworkMap, **what: Any) -> str:
-        signature = sign_map(world.at.core.keys.maps, netmap)
+        signature = sign_map(world.at.context.keys.maps, netmap)
         client_id = device.answer.client_id
         message = MapUpdate(network_id=held.head.network_id, client_id=client_id, signature=signature, **what)
         return to_json(message).decode()
@@ -441,11 +481,11 @@ async def test_a_refusal_stands_until_the_controller_says_otherwise(world: World
     clone = world.clone(first)
     clone.answer = first.answer
     await clone.connect()
-    await clone.until_event(Refused)
+    await clone.until_event(LinkRefused)
     assert clone.link is not None
     clone.link.kick()  # asks again at once
     await clone.until(lambda: len(clone.events) >= 2)
-    assert [type(e) for e in clone.events] == [Refused, Refused]
+    assert [type(e) for e in clone.events] == [LinkRefused, LinkRefused]
     await first.close()
     clone.link.kick()
     await clone.until_event(Connected)
@@ -553,7 +593,7 @@ async def test_no_grant_goes_to_a_client_whose_removal_overtakes_its_hello(
     monkeypatch.setattr(world.at.devices._memberships, "of", of)
     await device.connect()
     assert (await device.until_event(Removed)).reason == "removed"
-    assert (await device.until_event(Refused)).code == "device_unknown"
+    assert (await device.until_event(LinkRefused)).code == "device_unknown"
     await tasks[0]
     assert device.grants == {}
 
@@ -565,9 +605,9 @@ async def test_a_token_made_while_its_client_is_removed_is_void_at_the_relays(wo
     member = live.map.member(device.answer.client_id)
     await world.call("client_remove", "office", "laptop")
     world.clock.advance(seconds=2)
-    late = make_grant(world.at.core, live.network_id, live.keys, member, device.sealing_key)
+    late = make_grant(world.at.context, live.network_id, live.keys, member, device.sealing_key, live.limits)
     now = world.clock()
-    known = RevocationList((await world.at.core.read(lambda conn: revocations.for_relays(conn, now)))[1])
+    known = RevocationList((await world.at.context.read(lambda conn: revocations.for_relays(conn, now)))[1])
     token = read_token(late.relay_token)
     assert known.revokes(token) and max(e.until for e in known.entries()) >= token.valid_until
 
@@ -632,10 +672,10 @@ async def test_a_clone_that_tries_again_and_again_is_one_entry_in_the_audit_log(
     first = await world.member(name="web")
     clone = world.clone(first)
     await clone.connect()
-    await clone.until_event(Refused)
+    await clone.until_event(LinkRefused)
     assert clone.link is not None
     clone.link.kick()
-    await clone.until(lambda: sum(isinstance(e, Refused) for e in clone.events) >= 2)
+    await clone.until(lambda: sum(isinstance(e, LinkRefused) for e in clone.events) >= 2)
     assert [e.action for e in await world.call("audit_list")].count("client.duplicate") == 1
 
 
@@ -647,3 +687,22 @@ async def test_an_announced_url_that_is_none_keeps_nobody_from_the_others(world:
     device.identity = msgspec.structs.replace(device.identity, urls=(bad, *device.identity.urls))
     await device.connect()
     await device.settled()
+
+
+async def test_one_that_is_closed_while_it_connects_stays_closed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await world.network()
+    device = world.device()
+    await device.join((await world.invite()).invite)
+    real = link_module.connect
+
+    async def connected_too_late(*arguments: Any, **options: Any) -> Any:
+        socket = await real(*arguments, **options)
+        assert device.link is not None
+        await device.link.close()
+        return socket
+
+    monkeypatch.setattr(link_module, "connect", connected_too_late)
+    await device.connect()
+    assert device._task is not None
+    await asyncio.wait_for(device._task, 5)
+    assert device.events == [] and not world.at.hub.devices

@@ -11,11 +11,11 @@ import msgspec
 import pytest
 
 from shadowmesh.client_api.link import MapChanged
-from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.service.context import ServiceContext
 from shadowmesh.controller.service.livemap import LiveMap
 from shadowmesh.controller.service.mapcontent import announce_urls, read_changes
 from shadowmesh.model.codec import from_json
-from shadowmesh.model.link import FromController, Grant, MapUpdate, read_message
+from shadowmesh.model.devicelink import FromController, Grant, MapUpdate, read_message
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -26,8 +26,8 @@ FAR = 60.0  # seconds: longer than any test waits
 
 
 def gather_joins(world: World, seconds: float) -> None:
-    core = world.at.core
-    world.at.maps._core = replace(core, timing=replace(core.timing, join_gather=seconds))
+    context = world.at.context
+    world.at.maps._context = replace(context, timing=replace(context.timing, join_gather=seconds))
 
 
 async def eventually(ask: Callable[[], Awaitable[object]]) -> None:
@@ -124,7 +124,7 @@ async def test_nodes_that_name_their_urls_differently_sign_the_same_maps(
 ) -> None:
     await world.network()
     ref = (await world.member()).map.head.network_ref
-    one = world.at.core
+    one = world.at.context
     monkeypatch.setattr(one.store, "shared", True, raising=False)
     urls = ("https://192.0.2.2:8443", "https://192.0.2.1:8443")
     two = replace(one, settings=msgspec.structs.replace(one.settings, public_urls=urls))
@@ -132,7 +132,7 @@ async def test_nodes_that_name_their_urls_differently_sign_the_same_maps(
     for node in (two, three, one):
         await node.write(partial(announce_urls, node))
 
-    async def live(node: Core) -> LiveMap:
+    async def live(node: ServiceContext) -> LiveMap:
         changes = await node.read(lambda conn: read_changes(node, conn, ref, None, {}))
         assert changes is not None
         return LiveMap(node, changes)
@@ -150,10 +150,10 @@ async def test_a_url_that_no_node_has_any_more_is_announced_for_a_month(
 ) -> None:
     await world.network()
     device = await world.member()
-    core = world.at.core
-    old = replace(core, settings=msgspec.structs.replace(core.settings, public_urls=("https://192.0.2.9:8443",)))
+    context = world.at.context
+    old = replace(context, settings=msgspec.structs.replace(context.settings, public_urls=("https://192.0.2.9:8443",)))
     with monkeypatch.context() as patch:
-        patch.setattr(core.store, "shared", True, raising=False)
+        patch.setattr(context.store, "shared", True, raising=False)
         await old.write(partial(announce_urls, old))
         for days, known in ((0, True), (29, True), (2, False)):
             world.clock.advance(days=days)
@@ -161,6 +161,6 @@ async def test_a_url_that_no_node_has_any_more_is_announced_for_a_month(
             await world.at.maps.catch_up()
             await device.until_map(lambda m, known=known: ("https://192.0.2.9:8443" in m.head.controller_urls) == known)
     await old.write(partial(announce_urls, old))
-    await core.write(partial(announce_urls, core))
+    await context.write(partial(announce_urls, context))
     await world.at.maps.catch_up()
     await device.until_map(lambda m: m.head.controller_urls == (world.url,))

@@ -38,8 +38,8 @@ async def test_who_knocks_while_one_read_is_under_way_shares_the_next(world: Wor
     for device in devices:
         await device.join((await world.invite()).invite)
     await devices[0].join((await world.invite("lab")).invite)
-    store = Counting(world.at.core.store)
-    memberships = Memberships(replace(world.at.core, store=store))  # type: ignore[arg-type]
+    store = Counting(world.at.context.store)
+    memberships = Memberships(replace(world.at.context, store=store))  # type: ignore[arg-type]
     keys = [device.signer.device_key for device in devices]
     stranger = DevicePublicKey(bytes(32))
     *found, nobody = await asyncio.gather(*(memberships.of(key) for key in (*keys, keys[1], stranger)))
@@ -53,8 +53,8 @@ async def test_who_knocks_while_one_read_is_under_way_shares_the_next(world: Wor
 
 
 async def test_a_read_that_fails_fails_those_who_waited_for_it(world: World) -> None:
-    store = Counting(world.at.core.store)
-    memberships = Memberships(replace(world.at.core, store=store))  # type: ignore[arg-type]
+    store = Counting(world.at.context.store)
+    memberships = Memberships(replace(world.at.context, store=store))  # type: ignore[arg-type]
     store.error = ShadowMeshError("storage_failed", "the disk is gone", "")
     for outcome in await asyncio.gather(
         *(memberships.of(DevicePublicKey(bytes([n]) * 32)) for n in range(3)), return_exceptions=True

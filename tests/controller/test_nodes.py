@@ -19,10 +19,10 @@ from shadowmesh.controller.service import revocations
 from shadowmesh.controller.service.api_keys import add_key
 from shadowmesh.controller.service.hub import RelayLink
 from shadowmesh.controller.settings import Timing
-from shadowmesh.controller.store import counters, schema
-from shadowmesh.model import api
+from shadowmesh.controller.store import schema, sequences
+from shadowmesh.model import accounts, api
+from shadowmesh.model.devicelink import Removed
 from shadowmesh.model.ids import RelayID
-from shadowmesh.model.link import Removed
 
 if TYPE_CHECKING:
     from tests.controller.conftest import World
@@ -37,11 +37,29 @@ async def test_rights_taken_away_at_one_node_end_connections_at_the_other(nodes:
     bob = dataclasses.replace(await person(one, "bob", {"office": "member"}), world=two)
     async with ann.watching(network_id="office") as hers, bob.watching() as his:
         await one.call("member_remove", "office", ann.email)
-        await one.call("user_set", bob.email, api.UserPatch(disabled=True))
+        await one.call("user_set", bob.email, accounts.UserPatch(disabled=True))
         began = time.monotonic()
         assert await hers.ended() == (4003, "network_unknown")
         assert await his.ended() == (4401, "not_signed_in")
-        assert time.monotonic() - began < two.at.core.timing.follow + 2.0, "it is polled for, not found by chance"
+        assert time.monotonic() - began < two.at.context.timing.follow + 2.0, "it is polled for, not found by chance"
+
+
+async def test_what_groups_and_lists_give_and_take_counts_at_both_nodes(nodes: tuple[World, World]) -> None:
+    one, two = nodes
+    await one.network()
+    ann = dataclasses.replace(await person(one, "ann"), world=two)
+    await one.call("group_create", accounts.GroupCreate(name="ops"))
+    await one.call("group_add", "ops", ann.email)
+    await one.call("group_set_role", "ops", "office", api.GivenRole(role="owner"))
+    assert [n["name"] for n in (await ann.ask("GET", "/networks")).json()["networks"]] == ["office"]
+    made = (await ann.ask("POST", "/networks/office/invites", {"uses": 2})).json()["id"]
+    async with ann.watching(network_id="office") as watch:
+        document = {"networks": {"office": {"role": "guest", "permissions": ["client.remove"]}}}
+        await one.call("policy_document_set", ann.email, accounts.PolicyDocumentPut.model_validate(document))
+        assert await watch.ended() == (4003, "not_allowed")
+    assert {i.id: i.state for i in await two.invites()} == {made: "revoked"}
+    said = (await ann.ask("GET", "/networks/office/access")).json()["permissions"]
+    assert [p["permission"] for p in said if p["allowed"]] == ["client.remove"]
 
 
 async def test_a_client_removed_at_one_node_is_cut_off_at_the_other(nodes: tuple[World, World]) -> None:
@@ -81,7 +99,7 @@ async def test_an_ephemeral_client_that_is_alive_at_another_node_is_left_alone(n
         await one.at.ephemeral.remove_idle()
         await asyncio.sleep(0.05)
     seen = (await one.call("client_show", "office", "laptop")).last_seen
-    assert seen > joined and one.at.core.now() - seen < dt.timedelta(seconds=1)
+    assert seen > joined and one.at.context.now() - seen < dt.timedelta(seconds=1)
     await device.close()
     async with asyncio.timeout(8):
         while await one.call("client_list", "office"):
@@ -98,16 +116,16 @@ async def test_a_client_that_comes_back_in_the_last_moment_is_not_removed(nodes:
     await two.device().join((await one.invite(ephemeral=True, idle=300)).invite)
     one.clock.advance(minutes=6)
     c = schema.clients
-    write, came_back = one.at.core.store.write, False
+    write, came_back = one.at.context.store.write, False
 
     async def write_later(tx: Any) -> Any:
         nonlocal came_back
         if not came_back:
             came_back = True
-            await write(lambda conn: conn.execute(c.update().values(last_seen=one.at.core.now())))
+            await write(lambda conn: conn.execute(c.update().values(last_seen=one.at.context.now())))
         return await write(tx)
 
-    with patch.object(one.at.core.store, "write", write_later):
+    with patch.object(one.at.context.store, "write", write_later):
         await one.at.ephemeral.remove_idle()
     assert came_back and len(await one.call("client_list", "office")) == 1
     one.clock.advance(minutes=6)
@@ -118,8 +136,8 @@ async def test_a_client_that_comes_back_in_the_last_moment_is_not_removed(nodes:
 async def test_a_relay_removed_or_drained_at_one_node_hears_of_it_at_the_other(nodes: tuple[World, World]) -> None:
     one, two = nodes
     relay = {"id": "rly_r", "name": "r", "key": bytes(32), "url": "ws://192.0.2.1:9545", "region": "", "version": ""}
-    row = relay | {"draining": False, "created_at": one.at.core.now()}
-    await one.at.core.write(lambda conn: conn.execute(schema.relays.insert().values(row)))
+    row = relay | {"draining": False, "created_at": one.at.context.now()}
+    await one.at.context.write(lambda conn: conn.execute(schema.relays.insert().values(row)))
     told: list[str] = []
     link = RelayLink(RelayID("rly_r"), "boot", told.append, lambda code, why: told.append(f"closed {code} {why}"))
     two.at.hub.relays[link.relay_id] = link
@@ -150,7 +168,7 @@ async def test_what_ails_one_revocation_keeps_no_other_from_being_acted_on(nodes
     with patch.object(two.at.following, "_act", fails_at_first):
         async with ann.watching() as watch:
             await one.call("client_remove", "office", "gone")
-            await one.call("user_set", ann.email, api.UserPatch(disabled=True))
+            await one.call("user_set", ann.email, accounts.UserPatch(disabled=True))
             assert await watch.ended() == (4401, "not_signed_in")
         broken = False
         assert (await gone.until_event(Removed)).reason == "removed"
@@ -160,18 +178,18 @@ async def test_revocations_are_numbered_as_they_are_committed(nodes: tuple[World
     """Who has read up to a number misses none below it, whatever transactions were open meanwhile."""
     one, two = nodes
     await person(one, "ann")
-    store = one.at.core.store.engine
+    store = one.at.context.store.engine
     user = (await one.call("user_list"))[0].id
     with store.connect() as slow, slow.begin():
-        revocations.rights_changed(one.at.core, slow, user)
+        revocations.rights_changed(one.at.context, slow, user)
         with store.connect() as other, other.begin():
             other.exec_driver_sql("SET LOCAL lock_timeout = '200ms'")
             with pytest.raises(sa.exc.OperationalError):
-                revocations.rights_changed(two.at.core, other, user)
+                revocations.rights_changed(two.at.context, other, user)
     with store.connect() as conn:
         numbers = list(conn.execute(sa.select(schema.revocations.c.id).order_by(schema.revocations.c.id)).scalars())
         assert (
-            numbers == list(range(1, len(numbers) + 1)) and counters.newest(conn, counters.REVOCATIONS) == numbers[-1]
+            numbers == list(range(1, len(numbers) + 1)) and sequences.newest(conn, sequences.REVOCATIONS) == numbers[-1]
         )
 
 
@@ -196,7 +214,7 @@ async def test_a_watcher_misses_no_event_whose_transaction_took_longer(nodes: tu
     network = await one.network()
     await one.at.events.flush()
     ann = dataclasses.replace(await person(one, "ann", {"office": "member"}), world=two)
-    write, written, commit = one.at.core.store.write, threading.Event(), threading.Event()
+    write, written, commit = one.at.context.store.write, threading.Event(), threading.Event()
 
     async def slow(tx: Any) -> Any:
         if "Events" not in tx.__qualname__:
@@ -211,14 +229,14 @@ async def test_a_watcher_misses_no_event_whose_transaction_took_longer(nodes: tu
         return await write(held)
 
     async with ann.watching(network_id="office") as watch:
-        with patch.object(one.at.core.store, "write", slow):
-            one.at.events.publish("network_changed", network.id, change="first")
+        with patch.object(one.at.context.store, "write", slow):
+            one.at.events.publish("network_changed", network.network_id, change="first")
             first = asyncio.create_task(one.at.events.flush())
             assert await asyncio.to_thread(written.wait, 8)
-            two.at.events.publish("network_changed", network.id, change="second")
+            two.at.events.publish("network_changed", network.network_id, change="second")
             second = asyncio.create_task(two.at.events.flush())
             async with asyncio.timeout(8):
-                while not second.done() and not await two.at.core.read(_someone_waits):
+                while not second.done() and not await two.at.context.read(_someone_waits):
                     pass
             commit.set()
             await asyncio.gather(first, second)
@@ -231,14 +249,14 @@ async def test_no_key_is_made_with_one_that_is_being_revoked(nodes: tuple[World,
     one, two = nodes
     ann = await person(one, "ann")
     parent = (await ann.ask("POST", "/api-keys", {})).json()
-    who, engine = Principal("ann by key", ann.user, ann.email, credential=parent["id"]), one.at.core.store.engine
+    who, engine = Principal("ann by key", ann.user, ann.email, credential=parent["id"]), one.at.context.store.engine
     with engine.connect() as making:
         with making.begin():
-            require_signed_in(making, who, one.at.core.now())
-            _, child = add_key(one.at.core, making, who, ann.user, "child", None)
+            require_signed_in(making, who, one.at.context.now())
+            _, child = add_key(one.at.context, making, who, ann.user, accounts.ApiKeyCreate(name="child"))
             revoking = asyncio.create_task(two.at.api_keys.revoke(LOCAL, parent["id"]))
             async with asyncio.timeout(8):
-                while not await two.at.core.read(_someone_waits):
+                while not await two.at.context.read(_someone_waits):
                     pass
         await revoking
     assert [(await ann.ask("GET", "/whoami", token=key)).status_code for key in (parent["key"], child)] == [401, 401]

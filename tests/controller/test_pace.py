@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shadowmesh.client_api.link import Refused
+from shadowmesh.client_api.link import LinkRefused
 from shadowmesh.controller.edge.pace import Pace
 from tests.controller.conftest import Device
 
@@ -41,12 +41,12 @@ async def test_a_burst_passes_and_then_each_waits_its_turn(monkeypatch: pytest.M
 async def test_a_device_that_comes_and_goes_all_the_time_is_refused_for_a_while(world: World) -> None:
     await world.network()
     device: Device = await world.member()
-    at = world.at.core.now().timestamp()
+    at = world.at.context.now().timestamp()
     limiter: Any = world.at.devices._hellos
     while limiter.allows(str(device.signer.device_key), at):
         pass
     assert device.link is not None
     await device.close()
     again = await device.connect()
-    refused = await again.until_event(Refused)
+    refused = await again.until_event(LinkRefused)
     assert refused.code == "rate_limited"

@@ -32,7 +32,7 @@ class Applicant:
         parsed = Invite.decode(invite)
         self.world = world
         self.device = device
-        self.identity = world.at.core.keys.identity.public
+        self.identity = world.at.context.keys.identity.public
         self.redeemed: dict[str, Any] = {"invite_id": parsed.invite_id, "secret": parsed.secret}
         self.invite: str = parsed.invite_id
         self.public: dict[str, Any] = {
@@ -251,7 +251,7 @@ async def test_an_answer_lost_on_the_wire_is_given_again(world: World) -> None:
     same = await honest.post("/enroll", request)
     again = await honest.enrol()
     assert {a.json()["client_id"] for a in (first, same, again)} == {first.json()["client_id"]}
-    assert [i.state for i in await world.call("invite_list", "office")] == ["used"]
+    assert [i.state for i in await world.invites("office")] == ["used"]
 
 
 async def test_a_device_may_not_take_over_the_key_of_another_client(world: World) -> None:

@@ -13,9 +13,9 @@ from shadowmesh.controller.service.hub import DeviceLink, Hub
 from shadowmesh.controller.service.presence import Presences
 from shadowmesh.controller.settings import Timing
 from shadowmesh.model.codec import from_json
+from shadowmesh.model.devicelink import PRESENCE_OF_ALL, Presence, PresenceUpdate, Report
 from shadowmesh.model.ids import ClientID, NetworkRef, RelayID
 from shadowmesh.model.keys import DevicePublicKey, NetworkID
-from shadowmesh.model.link import PRESENCE_OF_ALL, Presence, PresenceUpdate, Report
 
 REF, NETWORK = NetworkRef("net_x"), NetworkID(bytes(32))
 FAST = Timing(presence_gather=0.01, presence_gather_per_link=0.0, watch_every=0.05, offline_after=0.01)
@@ -35,7 +35,7 @@ class Crowd:
     messages: int = 0
 
     def __post_init__(self) -> None:
-        self.presences = Presences(self.hub, NoEvents(), FAST)  # type: ignore[arg-type]
+        self.presences = Presences(self.hub, NoEvents(), FAST, lambda _: None)  # type: ignore[arg-type]
 
     def come(self, number: int) -> None:
         for _ in range(number):

@@ -25,8 +25,10 @@ from freeport import free_port
 
 from shadowmesh.client_api.contact import first_contact
 from shadowmesh.client_api.rest import ControllerClient
+from shadowmesh.controller.edge.problems import of_error
 from shadowmesh.controller.initialise import InitOptions, InitResult, export_secrets, init
 from shadowmesh.controller.run import RunOptions, run
+from shadowmesh.controller.store.database import StorageFailed
 from shadowmesh.model.api import InviteCreate, NetworkCreate
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
@@ -93,8 +95,10 @@ def test_init_refuses_to_overwrite(template: tuple[Path, InitResult]) -> None:
     assert {f: f.read_bytes() for f in path.rglob("*") if f.is_file()} == before
 
 
-def test_init_refuses_what_is_wrong_and_leaves_nothing(tmp_path: Path) -> None:
+def test_init_refuses_what_is_wrong_and_leaves_nothing(template: tuple[Path, InitResult], tmp_path: Path) -> None:
     where, good = tmp_path / "c", ("https://192.0.2.1:8443",)
+    secrets = tmp_path / "secrets"
+    secrets.write_bytes(export_secrets(template[0]))
     bad = tmp_path / "bad.pem"
     bad.write_text("nonsense")
     for options, code in (
@@ -108,6 +112,7 @@ def test_init_refuses_what_is_wrong_and_leaves_nothing(tmp_path: Path) -> None:
         (InitOptions(where, good, tls_cert=bad), "bad_certificate"),
         (InitOptions(where, good, tls_cert=bad, tls_key=bad), "bad_certificate"),
         (InitOptions(where, good, join_secrets=bad), "bad_secrets"),
+        (InitOptions(where, good, join_secrets=secrets), "no_database"),  # it would be a second one of this identity
         (InitOptions(bad / "below", good), "cannot_write"),
     ):
         with pytest.raises(ShadowMeshError) as caught:
@@ -127,6 +132,19 @@ def test_a_second_node_starts_from_the_first_ones_secrets(template: tuple[Path, 
     with pytest.raises(ShadowMeshError) as caught:
         init(InitOptions(tmp_path / "third", ("https://192.0.2.3:8443",), database_url=url))
     assert caught.value.code == "database_in_use"
+
+
+def test_a_database_that_nobody_is_let_into_says_what_to_correct() -> None:
+    said = {
+        'FATAL: database "x" does not exist': "make it",
+        'FATAL: password authentication failed for user "x"': "correct user and password",
+        "connection failed: Connection refused": "see that it runs",
+        "something else": "see the controller's log",
+    }
+    for cause, remedy in said.items():
+        assert remedy in StorageFailed(Exception(cause)).remedy
+        told = json.loads(bytes(of_error(StorageFailed(Exception(cause))).body))
+        assert told["remedy"] == "see the controller's log" and cause not in told["detail"], "not told to everybody"
 
 
 def test_an_operators_own_certificate_is_served_and_trusted(
@@ -199,6 +217,50 @@ def test_sigterm_ends_it_cleanly_and_a_long_path_has_its_socket(data_dir: Path, 
             client.whoami()
         assert caught.value.kind is Kind.UNREACHABLE
     assert not (deep / "controller.sock").exists()
+
+
+_UPGRADE = (
+    b"GET /api/v1/link HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+_CLOSE = b"\x88\x82\0\0\0\0\x03\xe8"  # 1000, masked by zeros
+
+
+@pytest.mark.parametrize("closing", [False, True], ids=["says nothing more", "began to close"])
+def test_links_whose_other_side_neither_reads_nor_closes_keep_no_controller_from_its_end(
+    data_dir: Path, start: Starter, closing: bool
+) -> None:
+    port = free_port()
+    process = start(data_dir, port)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with contextlib.ExitStack() as links:
+        for _ in range(5):
+            raw = links.enter_context(socket.create_connection(("127.0.0.1", port)))
+            link = links.enter_context(context.wrap_socket(raw))
+            link.sendall(_UPGRADE)
+            assert b" 101 " in link.recv(4096)
+            assert link.recv(4096), "a challenge"
+            if closing:
+                link.sendall(_CLOSE)
+                assert link.recv(4096), "its close frame; TLS waits for ours to end"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
+def test_a_second_sigterm_ends_it_at_once(data_dir: Path, start: Starter) -> None:
+    port = free_port()
+    process = start(data_dir, port)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with socket.create_connection(("127.0.0.1", port)) as raw, context.wrap_socket(raw) as link:
+        link.sendall(_UPGRADE)
+        assert b" 101 " in link.recv(4096)
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1.0)  # it waits for the link's end, a few seconds
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(1.0) == -signal.SIGTERM
 
 
 def test_kill_9_loses_nothing_that_was_answered(data_dir: Path, start: Starter) -> None:

@@ -13,10 +13,10 @@ import sqlalchemy as sa
 from people import PATIENCE
 from test_relays import linked, registered
 
-from shadowmesh.client_api.link import Disconnected, Refused
+from shadowmesh.client_api.link import Disconnected, LinkRefused
 from shadowmesh.controller.authz import LOCAL
 from shadowmesh.controller.store.database import StorageFailed
-from shadowmesh.model.link import EpochHeld, Grant, RefreshGrant
+from shadowmesh.model.devicelink import EpochHeld, Grant, RefreshGrant
 from shadowmesh.model.relaylink import Revocations
 from shadowmesh.protocol.signing import Signer
 
@@ -29,7 +29,7 @@ def read_only(world: World) -> Iterator[None]:
     async def fails(_: Any) -> Any:
         raise StorageFailed(sa.exc.OperationalError("x", {}, Exception("attempt to write a readonly database")))
 
-    with patch.object(world.at.core.store, "write", fails):
+    with patch.object(world.at.context.store, "write", fails):
         yield
 
 
@@ -59,7 +59,7 @@ async def test_a_clone_is_refused_as_one(world: World) -> None:
     clone = world.clone(device)
     with read_only(world):
         await clone.connect()
-        assert (await clone.until_event(Refused)).code == "client_duplicate"
+        assert (await clone.until_event(LinkRefused)).code == "client_duplicate"
 
 
 async def test_a_relay_comes_back_and_its_leaving_is_told_when_it_can_be(world: World) -> None:
@@ -72,7 +72,7 @@ async def test_a_relay_comes_back_and_its_leaving_is_told_when_it_can_be(world: 
             assert (await end.next(Revocations)).complete
         async with asyncio.timeout(PATIENCE):
             while world.at.hub.relays:
-                await world.at.core.read(lambda conn: None)
+                await world.at.context.read(lambda conn: None)
     changes: list[str] = []
     async with asyncio.timeout(PATIENCE):
         while changes[-2:] != ["online", "offline"]:

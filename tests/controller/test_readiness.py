@@ -55,7 +55,7 @@ async def test_a_database_that_cannot_be_written_is_not_ready(
     async def fails(_: Any) -> Any:
         raise StorageFailed(sa.exc.OperationalError("x", {}, Exception(SECRET)))
 
-    monkeypatch.setattr(world.at.core.store, "write", fails)
+    monkeypatch.setattr(world.at.context.store, "write", fails)
     assert await told(stranger, world) == 503
     key = {"Authorization": f"Bearer {world.first.api_key}"}
     answer = await stranger.post("/api/v1/networks", json={"name": "x", "subnet": "10.0.0.0/24"}, headers=key)
@@ -70,7 +70,7 @@ async def test_a_database_that_hangs_is_not_ready(
         await asyncio.Event().wait()
 
     monkeypatch.setattr(readiness, "_PATIENCE", 0.1)
-    monkeypatch.setattr(world.at.core.store, "write", hangs)
+    monkeypatch.setattr(world.at.context.store, "write", hangs)
     assert await told(stranger, world) == 503
 
 
@@ -81,7 +81,7 @@ async def test_asking_often_writes_seldom(world: World, stranger: httpx.AsyncCli
     def written(conn: Any) -> str:
         return str(conn.execute(query).scalar_one())
 
-    first = await world.at.core.read(written)
+    first = await world.at.context.read(written)
     for _ in range(20):
         await stranger.get("/readyz")
-    assert await world.at.core.read(written) == first
+    assert await world.at.context.read(written) == first

@@ -14,11 +14,11 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from shadowmesh.client_api.contact import Contact, first_contact
 from shadowmesh.controller.service import revocations
-from shadowmesh.controller.service.core import Core
+from shadowmesh.controller.service.context import ServiceContext
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.codec import from_json, to_json
+from shadowmesh.model.devicelink import Challenge, LinkError
 from shadowmesh.model.errors import ShadowMeshError
-from shadowmesh.model.link import Challenge, LinkError
 from shadowmesh.model.relaylink import (
     Drain,
     FromController,
@@ -31,7 +31,7 @@ from shadowmesh.model.relaylink import (
 )
 from shadowmesh.protocol.signing import Context, Signer, hello_message, sign_text
 from shadowmesh.protocol.token import read_token, verify_token
-from shadowmesh.relay.sessions import RevocationList
+from shadowmesh.relay.sessiontable import RevocationList
 
 if TYPE_CHECKING:
     from tests.controller.conftest import World
@@ -154,6 +154,18 @@ async def test_a_relay_that_moved_or_drains_is_so_in_the_maps(world: World) -> N
         assert (await end.next(LinkError)).code == "relay_unknown"
 
 
+async def test_draining_a_relay_says_who_is_left_without_one(world: World) -> None:
+    for name in ("r1", "r2"):
+        token = (await world.call("relay_token")).token
+        await register(world, Signer.generate(), token, name=name)
+    await world.network("pinned", relay="r1")
+    (of_one,) = (await world.call("relay_drain", "r1")).warnings
+    assert of_one.startswith("pinned may use this relay only")
+    (of_all,) = (await world.call("relay_drain", "r2")).warnings
+    assert of_all.startswith("no other relay is in use")
+    assert (await world.call("relay_drain", "r2", draining=False)).warnings == []
+
+
 async def test_a_token_is_used_once_and_the_same_key_comes_back(world: World) -> None:
     signer, other = Signer.generate(), Signer.generate()
     token = (await world.call("relay_token")).token
@@ -221,15 +233,15 @@ async def test_what_is_revoked_while_a_relay_says_hello_stays_revoked(
     signer = Signer.generate()
     relay = await registered(world, signer)
     body = read_token(device.grants[device.answer.network_id].relay_token)
-    read = Core.read
+    read = ServiceContext.read
     looks: list[Any] = []
 
     def noted(*arguments: Any) -> Any:
         looks.append(for_relays(*arguments))
         return looks[-1]
 
-    async def slow(core: Core, work: Any) -> Any:
-        found: Any = await read(core, work)
+    async def slow(context: ServiceContext, work: Any) -> Any:
+        found: Any = await read(context, work)
         if looks[:1] and found is looks[0]:
             await world.call("client_remove", "office", "laptop")
             await world.at.following.catch_up()
@@ -237,7 +249,7 @@ async def test_what_is_revoked_while_a_relay_says_hello_stays_revoked(
 
     for_relays = revocations.for_relays
     monkeypatch.setattr(revocations, "for_relays", noted)
-    monkeypatch.setattr(Core, "read", slow)
+    monkeypatch.setattr(ServiceContext, "read", slow)
     known = RevocationList()
     async with linked(world, signer, relay) as end:
         await shown_when(world, lambda r: r.online)

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from people import person, signed_in, web
 
 from shadowmesh.controller.authz import Permission, Principal
-from shadowmesh.controller.service import api_keys, sessions
+from shadowmesh.controller.service import api_keys, authenticators
 from shadowmesh.controller.store import schema
-from shadowmesh.model import api
+from shadowmesh.model import accounts, api
 from shadowmesh.model.errors import ShadowMeshError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ async def test_a_subscription_to_everything_follows_what_one_may_see(world: Worl
         await touch(world, "lab")
         lab = await world.call("network_show", "lab")
         await watch.until("network_changed", change="set")
-        assert {m["network_id"] for m in watch.told if m["type"] == "network_changed"} == {lab.id}
+        assert {m["network_id"] for m in watch.told if m["type"] == "network_changed"} == {lab.network_id}
         assert len([m for m in watch.told if m["type"] == "network_changed"]) == 1, "what came before is not told"
 
 
@@ -63,7 +63,7 @@ async def test_a_disabled_users_socket_closes(world: World) -> None:
     await world.network()
     ann = await person(world, "ann", {"office": "member"})
     async with ann.watching() as all_of_it, ann.watching(network_id="office") as one:
-        await world.call("user_set", ann.email, api.UserPatch(disabled=True))
+        await world.call("user_set", ann.email, accounts.UserPatch(disabled=True))
         assert await all_of_it.ended() == (4401, "not_signed_in")
         assert await one.ended() == (4401, "not_signed_in")
 
@@ -88,11 +88,11 @@ async def test_an_administrator_who_is_one_no_longer_hears_of_their_own_networks
     async with root.watching() as watch:
         await touch(world, "office")
         await watch.until("network_changed", change="set")
-        await world.call("user_set", root.email, api.UserPatch(admin=False))
+        await world.call("user_set", root.email, accounts.UserPatch(admin=False))
         await touch(world, "office")
         await touch(world, "lab")
         lab = await world.call("network_show", "lab")
-        assert (await watch.until("network_changed", change="set"))["network_id"] == lab.id
+        assert (await watch.until("network_changed", change="set"))["network_id"] == lab.network_id
 
 
 async def test_signing_out_ends_the_access_token_too(world: World) -> None:
@@ -123,16 +123,16 @@ async def test_a_password_reset_ends_all_that_was_given_out_before(world: World)
 
 async def test_a_login_that_a_reset_overtakes_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     ann = await person(world, "ann")
-    verify = sessions.hash_password  # called after the old password was found right
+    verify = authenticators.hash_password  # called after the old password was found right
 
     def reset_meanwhile(password: str) -> str:
-        with world.at.core.store.engine.begin() as conn:
+        with world.at.context.store.engine.begin() as conn:
             conn.execute(schema.users.update().values(password_hash="reset", must_change=True))
         return verify(password)
 
-    monkeypatch.setattr(sessions, "hash_password", reset_meanwhile)
-    wish = api.Login(email=ann.email, password=ann.password, new_password="one more password")
-    assert (await refused(world.at.sessions.login(wish, "192.0.2.7"))).code == "bad_credentials"
+    monkeypatch.setattr(authenticators, "hash_password", reset_meanwhile)
+    wish = accounts.Login(email=ann.email, password=ann.password, new_password="one more password")
+    assert (await refused(world.at.signing_in.login(wish, "192.0.2.7"))).code == "bad_credentials"
 
 
 async def test_a_new_password_of_ones_own_ends_other_sessions_and_keeps_keys(world: World) -> None:
@@ -163,8 +163,8 @@ async def test_who_may_no_longer_invite_leaves_no_open_invite_behind(world: Worl
     ours = (await world.invite()).id
     await world.call("member_remove", "office", ann.email)
     await world.call("member_set", "office", api.MemberPut(email=bob.email, role="member"))
-    await world.call("user_set", eve.email, api.UserPatch(disabled=True))
-    states = {i.id: i.state for i in await world.call("invite_list", "office")}
+    await world.call("user_set", eve.email, accounts.UserPatch(disabled=True))
+    states = {i.id: i.state for i in await world.invites("office")}
     assert states == dict.fromkeys(theirs, "revoked") | {ours: "open"}
 
 
@@ -176,10 +176,10 @@ async def test_who_is_no_administrator_any_more_leaves_no_way_in_behind(world: W
     by_key = (await root.ask("POST", "/api-keys", {"name": "100%"})).json()["key"]
     tokens = [(await root.ask("POST", "/relays/tokens", {}, token=t)).json()["id"] for t in (root.token, by_key)]
     ours = await world.call("relay_token")
-    await world.call("user_set", root.email, api.UserPatch(admin=False))
-    assert [(await world.call("invite_list", n))[0].state for n in ("office", "lab")] == ["revoked", "open"]
+    await world.call("user_set", root.email, accounts.UserPatch(admin=False))
+    assert [(await world.invites(n))[0].state for n in ("office", "lab")] == ["revoked", "open"]
     t = schema.relay_tokens
-    left = await world.at.core.read(lambda c: dict(c.execute(sa.select(t.c.id, t.c.uses_left)).all()))  # type: ignore[arg-type]
+    left = await world.at.context.read(lambda c: dict(c.execute(sa.select(t.c.id, t.c.uses_left)).all()))  # type: ignore[arg-type]
     assert left == dict.fromkeys(tokens, 0) | {ours.id: 1}
     assert made["lab"]
 
@@ -248,7 +248,7 @@ async def test_the_log_is_for_who_may_read_it(world: World) -> None:
     guest = await signed_in(world, await world.call("user_reset_password", guest.email), "one more password")
     world.clock.advance(minutes=2)
     async with guest.watching(network_id="office", since=0) as watch:
-        await world.call("network_set", "office", api.NetworkPatch(p2p=False))
+        await world.call("network_set", "office", api.NetworkPatch(p2p_enabled=False))
         await watch.until("network_changed", change="set")
         assert len(watch.told) == 2, "the week before is the log's"
 
@@ -280,7 +280,7 @@ async def test_an_owner_nobody_can_sign_in_as_is_none_to_who_may_know(world: Wor
     """An administrator leaves no network to someone disabled or to nobody; an owner can't tell one address from another."""
     await world.network()
     ann, bob = await person(world, "ann", {"office": "owner"}), await person(world, "bob", {"office": "owner"})
-    await world.call("user_set", bob.email, api.UserPatch(disabled=True))
+    await world.call("user_set", bob.email, accounts.UserPatch(disabled=True))
     ghost = {"email": "nobody@example.org", "role": "owner"}
     assert (await ann.ask("PUT", "/networks/office/members", ghost)).status_code == 200
     for attempt in (
@@ -357,13 +357,13 @@ async def test_whatever_address_is_given_a_role_it_can_be_taken_away(world: Worl
 async def test_one_address_is_one_user_however_its_accents_are_written(world: World) -> None:
     """Keyboards and file systems differ in it, and nobody sees it."""
     await world.network()
-    made = await world.call("user_create", api.UserCreate(email="Jose\u0301/x@example.org"))
+    made = await world.call("user_create", accounts.UserCreate(email="Jose\u0301/x@example.org"))
     with pytest.raises(ShadowMeshError) as refused:
-        await world.call("user_create", api.UserCreate(email="jos\u00e9/x@example.org"))
+        await world.call("user_create", accounts.UserCreate(email="jos\u00e9/x@example.org"))
     assert refused.value.code == "user_exists"
     await world.call("member_set", "office", api.MemberPut(email="jos\u00e9/x@example.org", role="member"))
     for name in ("jose\u0301/x@example.org", "JOS\u00c9/X@example.org", made.id):
-        assert (await world.call("user_set", name, api.UserPatch(disabled=False))).id == made.id
+        assert (await world.call("user_set", name, accounts.UserPatch(disabled=False))).id == made.id
         assert (await world.call("user_reset_password", name)).id == made.id
     await world.call("member_remove", "office", "jose\u0301/x@example.org")
     assert await world.call("member_list", "office") == []

@@ -5,20 +5,27 @@ from __future__ import annotations
 import asyncio
 import base64
 import datetime as dt
+import json
+import re
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from pgserver import empty
 
-from shadowmesh.controller.store import counters, schema
+from shadowmesh.controller.edge.problems import of_error
+from shadowmesh.controller.store import migrate as migrate_module
+from shadowmesh.controller.store import schema, sequences
 from shadowmesh.controller.store.database import (
     SqliteStore,
     StorageFailed,
+    StorageInDoubt,
     Store,
     database_url,
     is_lost_race,
@@ -44,7 +51,8 @@ def put(key: str, value: str = "") -> Any:
 
 
 def count(conn: sa.Connection) -> int:
-    return int(conn.execute(sa.select(sa.func.count()).select_from(META)).scalar_one())
+    """But for what migrations note."""
+    return int(conn.execute(sa.select(sa.func.count()).where(META.c.key != "oldest_schema")).scalar_one())
 
 
 async def test_one_that_fails_in_a_group_takes_nobody_along(store: SqliteStore) -> None:
@@ -77,6 +85,13 @@ async def test_a_reader_cant_write_and_sees_only_what_is_committed(store: Sqlite
     assert await store.read(count) == 0
 
 
+async def test_who_comes_after_its_end_is_refused_and_waits_for_nothing(tmp_path: Path) -> None:
+    store = SqliteStore(database_url(None, tmp_path / "db"))
+    store.close()
+    with pytest.raises(StorageFailed):
+        await asyncio.wait_for(store.write(lambda conn: None), 5)
+
+
 async def test_a_caller_that_goes_away_leaves_its_transaction_whole(store: SqliteStore) -> None:
     task = asyncio.create_task(store.write(put("a")))
     await asyncio.sleep(0)
@@ -96,6 +111,33 @@ async def test_only_what_others_did_first_counts_as_a_lost_race(store: Store) ->
     with pytest.raises(sa.exc.IntegrityError) as orphan:
         await store.write(lambda c: c.execute(schema.members.insert().values(network_ref="x", email="x", role="x")))
     assert is_lost_race(taken.value) and is_lost_race(orphan.value)
+
+
+async def test_a_connection_that_breaks_while_it_commits_leaves_a_doubt_that_is_said(pg: Store) -> None:
+    dialect, broken = pg.engine.dialect, [True]
+    commit = dialect.do_commit
+
+    def breaks(connection: Any) -> None:
+        commit(connection)
+        if broken:
+            broken.pop()
+            connection.dbapi_connection.close()
+            raise dialect.loaded_dbapi.OperationalError("server closed the connection unexpectedly")
+
+    with patch.object(dialect, "do_commit", breaks):
+        with pytest.raises(StorageInDoubt) as caught:
+            await pg.write(put("a"))
+        assert "nothing was changed" not in json.loads(bytes(of_error(caught.value).body))["detail"]
+        await pg.write(put("b"))
+    assert await pg.read(count) == 2
+
+    def away(conn: sa.Connection) -> None:
+        conn.connection.dbapi_connection.close()  # type: ignore[union-attr]
+        conn.execute(sa.select(META))
+
+    with pytest.raises(StorageFailed) as certain:
+        await pg.write(away)
+    assert not isinstance(certain.value, StorageInDoubt), "it broke before"
 
 
 async def test_a_database_that_fails_is_said_and_works_again(store: SqliteStore) -> None:
@@ -149,7 +191,7 @@ def test_networks_whose_names_are_alike_get_names_of_their_own(tmp_path: Path) -
             ("usr_ann", "Home"), ("usr_ann", "home-2"), ("usr_bob", "HOME"), ("", "hOme"), ("usr_ann", "HOME"),
             ("", "net-abc"), ("usr_ann", "home-2-2"),
         ]  # fmt: skip
-        assert [tuple(row) for row in conn.execute(sa.select(m))] == [("net_1", "bob@x", "guest")]
+        assert [tuple(row) for row in conn.execute(sa.select(m))] == [("net_1", "bob@x", "guest", None)]
     engine.dispose()
 
 
@@ -166,7 +208,7 @@ def _numbers(engine: sa.Engine) -> tuple[list[int], int]:
     """The events' numbers, and the next one."""
     with engine.begin() as conn:
         kept = conn.execute(sa.select(schema.events.c.seq).order_by(schema.events.c.seq)).scalars().all()
-        return list(kept), counters.take(conn, counters.EVENTS)
+        return list(kept), sequences.take(conn, sequences.EVENTS)
 
 
 def test_the_numbers_of_events_go_on_where_they_were(tmp_path: Path) -> None:
@@ -177,6 +219,22 @@ def test_the_numbers_of_events_go_on_where_they_were(tmp_path: Path) -> None:
     with engine.connect() as conn:
         made = conn.exec_driver_sql("SELECT sql FROM sqlite_master WHERE name = 'events'").scalar_one()
         assert "AUTOINCREMENT" not in made
+    engine.dispose()
+
+
+def test_networks_of_before_have_their_connections_reported_without_bytes(tmp_path: Path) -> None:
+    engine = make_engine(database_url(None, tmp_path / "db"))
+    migrate(engine, to="0011")
+    with engine.begin() as conn:
+        conn.exec_driver_sql(
+            "INSERT INTO networks (ref, network_id, owner_id, name, name_key, description, subnet, approval, code_approval,"
+            " max_clients, p2p_enabled, relay_fallback, created_at, created_by, generation, serial, lowest_free)"
+            " VALUES ('net_1', '1', '', 'a', 'a', '', '10.0.0.0/24', 0, 0, 9, 1, 1, '2026-01-01', 'local', 1, 1, 0)"
+        )
+    migrate(engine)
+    with engine.begin() as conn:
+        assert conn.execute(sa.select(schema.networks.c.reports)).scalar_one() == "health"
+        assert sequences.take(conn, sequences.CONNECTION_LOGS) == 1
     engine.dispose()
 
 
@@ -217,9 +275,7 @@ async def test_the_database_password_lies_in_a_file_of_its_own(pg: Store, postgr
     from shadowmesh.controller.initialise import InitOptions, init
     from shadowmesh.controller.settings import DataDir
 
-    with pg.engine.begin() as conn:
-        conn.exec_driver_sql("DROP SCHEMA public CASCADE")
-        conn.exec_driver_sql("CREATE SCHEMA public")
+    empty(pg.engine)
     url = postgres.replace("shadowmesh@", "shadowmesh:geheim@")
     where = DataDir(tmp_path / "controller")
     init(InitOptions(where.path, ("https://127.0.0.1:18443",), database_url=url))
@@ -250,9 +306,7 @@ async def test_postgresql_has_the_same_schema(pg: Store) -> None:
 @pytest.mark.lab
 async def test_the_numbers_of_events_go_on_in_postgresql(pg: Store) -> None:
     for events, following in (True, ([1], 4)), (False, ([], 1)):
-        with pg.engine.begin() as conn:
-            conn.exec_driver_sql("DROP SCHEMA public CASCADE")
-            conn.exec_driver_sql("CREATE SCHEMA public")
+        empty(pg.engine)
         if events:
             _events_of_before(pg.engine)
         else:
@@ -278,8 +332,8 @@ async def test_two_controllers_on_one_database_give_nothing_twice_and_follow_eac
 ) -> None:
     """Two controllers on one database: their services, without sockets."""
     from shadowmesh.controller.authz import LOCAL
-    from shadowmesh.controller.keys import KeyRing
-    from shadowmesh.controller.service.core import Core
+    from shadowmesh.controller.keyring import KeyRing
+    from shadowmesh.controller.service.context import ServiceContext
     from shadowmesh.controller.service.hub import DeviceLink, RelayLink
     from shadowmesh.controller.service.services import Services
     from shadowmesh.controller.settings import Settings, Timing
@@ -295,8 +349,8 @@ async def test_two_controllers_on_one_database_give_nothing_twice_and_follow_eac
 
     keys = KeyRing.load(template[0] / "keys")
     settings = Settings(public_urls=("https://192.0.2.1:8443",), listen="127.0.0.1:8443")
-    core = Core(pg, keys, settings, Timing(), lambda: dt.datetime.now(dt.UTC))
-    nodes = [Services(core), Services(core)]
+    context = ServiceContext(pg, keys, settings, Timing(), lambda: dt.datetime.now(dt.UTC))
+    nodes = [Services(context), Services(context)]
     sealing_private, sealing = generate_sealing_keys()
 
     async def join(number: int, invite: Invite) -> EnrolAnswer:
@@ -348,7 +402,7 @@ async def test_two_controllers_on_one_database_give_nothing_twice_and_follow_eac
     )
     heard: list[str] = []
     link = DeviceLink(
-        DevicePublicKey(device), "b", "", "", core.now(), heard.append, lambda code, why: heard.append(why)
+        DevicePublicKey(device), "b", "", "", context.now(), heard.append, lambda code, why: heard.append(why)
     )
     live = await nodes[1].maps.get(removed.network)
     assert live is not None
@@ -365,3 +419,70 @@ async def test_two_controllers_on_one_database_give_nothing_twice_and_follow_eac
     for node in nodes:
         node.presences.close()
         await node.events.flush()
+
+
+def _network_with_a_client_of_before(engine: sa.Engine) -> None:
+    migrate(engine, to="0009")
+    at = "2026-01-01T00:00:00+00:00"
+    with engine.begin() as conn:
+        tables = sa.MetaData()
+        tables.reflect(conn, only=["networks", "clients"])
+        network = {
+            "ref": "net_1", "network_id": b"1" * 32, "owner_id": "", "name": "office", "name_key": "office",
+            "description": "", "subnet": "10.0.0.0/24", "approval": False, "code_approval": False, "max_clients": 9,
+            "p2p": False, "relay_fallback": True, "created_at": at, "created_by": "", "generation": 1, "serial": 1,
+            "lowest_free": 0,
+        }  # fmt: skip
+        client = {
+            "id": "cli_1", "network_ref": "net_1", "name": "a", "ip": 167772161, "state": "approved",
+            "device_key": b"d" * 32, "wg_key": b"w" * 32, "sealing_key": b"s", "tags": [], "created_at": at,
+            "version": "", "changed_serial": 1, "ephemeral": False, "idle": 0,
+        }  # fmt: skip
+        conn.execute(tables.tables["networks"].insert().values(network))
+        conn.execute(tables.tables["clients"].insert().values(client))
+
+
+def _check_what_became_of_it(engine: sa.Engine) -> None:
+    migrate(engine)
+    n, c = schema.networks, schema.clients
+    with engine.connect() as conn:
+        assert conn.execute(sa.select(n.c.name, n.c.p2p_enabled)).one() == ("office", False)
+        assert conn.execute(sa.select(c.c.device_key, c.c.unproven_until)).one() == (b"d" * 32, None)
+    with engine.begin() as conn, pytest.raises(sa.exc.IntegrityError):
+        conn.execute(c.insert().from_select(list(c.columns.keys()), sa.select(*_as_another(c))))
+
+
+def _as_another(c: sa.Table) -> list[Any]:
+    """The client's columns, of one with another id, name, address and device: what it has in common is the WireGuard key."""
+    changed = {"id": "cli_2", "name": "b", "ip": 2, "device_key": None}
+    return [sa.literal(changed[k.name], k.type) if k.name in changed else k for k in c.columns]
+
+
+def test_networks_and_clients_of_before_are_there_under_the_names_of_the_api(tmp_path: Path) -> None:
+    engine = make_engine(database_url(None, tmp_path / "db"))
+    _network_with_a_client_of_before(engine)
+    _check_what_became_of_it(engine)
+    engine.dispose()
+
+
+@pytest.mark.lab
+async def test_so_they_are_on_postgresql(pg: Store) -> None:
+    empty(pg.engine)
+    _network_with_a_client_of_before(pg.engine)
+    _check_what_became_of_it(pg.engine)
+
+
+def test_migrations_are_one_line_and_no_two_have_one_number() -> None:
+    """Two branches may each add one of the same number, or after the same one, and merge without a conflict."""
+    versions = Path(migrate_module.__file__).parent / "migrations" / "versions"
+    numbers, before = [], []
+    for path in sorted(versions.glob("v*.py")):
+        text = path.read_text()
+        (number,), (after,) = (
+            re.findall(rf'^{what} = (?:"(\d+)"|None)$', text, re.M) for what in ("revision", "down_revision")
+        )
+        assert path.name.startswith(f"v{number}_"), path.name
+        numbers.append(number)
+        before.append(after)
+    assert len(set(numbers)) == len(numbers) and len(set(before)) == len(before)
+    assert set(before) - {""} <= set(numbers)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy.engine import Connection
 
-from shadowmesh.controller.service.addresses import next_free
+from shadowmesh.controller.service.addresspool import next_free
 from shadowmesh.controller.settings import DataDir, Settings, write_settings
 from shadowmesh.controller.store import schema
 from shadowmesh.model.api import NetworkCreate, NetworkPatch
@@ -43,7 +43,7 @@ async def add_relays(world: World) -> None:
                 )
             )  # fmt: skip
 
-    await world.at.core.write(add)
+    await world.at.context.write(add)
 
 
 async def refused(what: Awaitable[Any]) -> ShadowMeshError:

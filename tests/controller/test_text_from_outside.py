@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from shadowmesh.client_api.contact import first_contact
 from shadowmesh.model.codec import from_json
-from shadowmesh.model.link import Challenge, LinkError
+from shadowmesh.model.devicelink import Challenge, LinkError
 from shadowmesh.protocol.signing import Context, Signer, hello_message, sign_text
 
 if TYPE_CHECKING:
@@ -111,14 +111,14 @@ async def test_from_a_device(world: World, text: str) -> None:
     device = world.device()
     answer = await device.join((await world.invite()).invite)
     network = str(answer.network_id)
-    change = {"type": "pathchange", "network_id": network, "peer": "cli_x", "path": "direct", "reason": "direct.lan"}
+    health = {"type": "health", "network_id": network}
     for error in (
         await said_on_the_link(world, device, version=text),
         await said_on_the_link(world, device, boot_id=text),
-        await said_on_the_link(world, device, change | {"reason": text}),
-        await said_on_the_link(world, device, change | {"peer": text}),
+        await said_on_the_link(world, device, health | {"nat": text}),
+        await said_on_the_link(world, device, health | {"peers": [["cli_x", text]]}),
     ):
-        assert error is not None and error.code == "bad_text"
+        assert error is not None and error.code in ("bad_text", "malformed")
         assert not set(error.what) & set(RAW)
     (client,) = await world.call("client_list", "office")
     assert text not in client.version
@@ -183,3 +183,13 @@ async def test_a_relays_capacity_is_a_number_that_can_be_kept(world: World, capa
     token = (await world.call("relay_token")).token
     answer = await register(world, Signer.generate(), token, capacity_mbit=capacity)
     assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("told", [{"sessions": 10**400}, {"forwarded_bytes": -1}, {"cpu": 1e300}])
+async def test_numbers_of_a_relays_load_are_such_that_can_be_shown(world: World, told: dict[str, Any]) -> None:
+    signer = Signer.generate()
+    relay = await registered(world, signer)
+    counts = dict.fromkeys(("sessions", "networks", "forwarded_frames", "forwarded_bytes", "dropped_frames", "cpu"), 1)
+    async with linked(world, signer, relay) as end:
+        await end.socket.send(json.dumps({"type": "load"} | counts | told))
+        assert (await end.next(LinkError)).code == "malformed"

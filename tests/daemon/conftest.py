@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cheaper import cheap_passwords, statements_compiled_once  # noqa: F401 - fixtures
 
 from shadowmesh.daemon.state import ControllerRecord, NetworkRecord, NetworkSecrets
 from shadowmesh.model.ids import ClientID, NetworkRef

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import errno
 import ipaddress
 import os
 import shutil
@@ -30,34 +31,36 @@ from freeport import free_port
 
 from shadowmesh.client_api.link import ControllerLink
 from shadowmesh.client_api.local import AsyncDaemonClient
+from shadowmesh.client_api.ownenrolment import OwnEnrolment
 from shadowmesh.client_api.rest import ControllerClient
 from shadowmesh.controller import pki
 from shadowmesh.controller.initialise import InitOptions, InitResult, init
-from shadowmesh.controller.keys import KeyRing
+from shadowmesh.controller.keyring import KeyRing
 from shadowmesh.controller.process import serving
 from shadowmesh.controller.service.hub import encode
 from shadowmesh.controller.service.services import Services
 from shadowmesh.controller.settings import DataDir, Settings, Timing
 from shadowmesh.controller.store.database import database_url
-from shadowmesh.daemon.api import Api
-from shadowmesh.daemon.clock import now
 from shadowmesh.daemon.daemon import Daemon
+from shadowmesh.daemon.environment import Environment
 from shadowmesh.daemon.hostnet import HostEvent
 from shadowmesh.daemon.local_api import LocalApi
+from shadowmesh.daemon.methods import Api
 from shadowmesh.daemon.network import Network
+from shadowmesh.daemon.options import DaemonOptions
 from shadowmesh.daemon.outeraddresses import OuterAddresses
 from shadowmesh.daemon.state import State
-from shadowmesh.daemon.world import World
-from shadowmesh.dataplane.host import Interface as HostInterface
+from shadowmesh.daemon.systemclock import now
 from shadowmesh.dataplane.interface import PumpDied
 from shadowmesh.dataplane.outer import OuterSockets
 from shadowmesh.dataplane.sim import SimPump
+from shadowmesh.host.hostnetwork import InterfaceConfig
 from shadowmesh.model.addresses import IPAddress, IPNetwork, SockAddr
 from shadowmesh.model.api import InviteCreate, NetworkCreate
 from shadowmesh.model.clock import Now
+from shadowmesh.model.devicelink import LinkMessage
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.hostaddresses import HostAddresses
-from shadowmesh.model.link import LinkMessage
 from shadowmesh.model.pump import AddStream, Command, Event, NetIndex, Slot
 from shadowmesh.model.status import JoinResult, NetworkStatus, Status
 
@@ -222,6 +225,8 @@ class SimSocket:
     def __init__(self, machine: Machine, address: IPAddress, port: int) -> None:
         if address.version == 6:
             raise OSError("no IPv6 here")
+        if port in machine.taken_ports:
+            raise OSError(errno.EADDRINUSE, "Address already in use")
         machine.port = port
         machine.open_sockets += 1
         self._machine = machine
@@ -245,7 +250,7 @@ class SimHost:
     ) -> None:
         self._machine = machine
         self.tell = tell
-        self.interfaces: dict[int, HostInterface] = {}  # by descriptor
+        self.interfaces: dict[int, InterfaceConfig] = {}  # by descriptor
         self.outer = OuterAddresses(is_member)
         self.warnings: list[str] = []
         self.lans: list[tuple[str, IPNetwork]] = []
@@ -266,7 +271,7 @@ class SimHost:
         if self.netns is not None and self._machine.namespaces.get(self.netns) is self:
             self._machine.namespaces[self.netns] = None
 
-    def configure(self, fd: int, wanted: HostInterface) -> None:
+    def configure(self, fd: int, wanted: InterfaceConfig) -> None:
         self.interfaces[fd] = wanted
 
     def forget(self, fd: int) -> None:
@@ -301,6 +306,7 @@ class Machine:
     wall_shift: float = 0.0
     port: int = 0
     open_sockets: int = 0
+    taken_ports: frozenset[int] = frozenset()
     tun_error: ShadowMeshError | None = None  # why no interface can be made
     host: SimHost = field(init=False)
     namespaces: dict[str, SimHost | None] = field(
@@ -309,9 +315,12 @@ class Machine:
     pumps: list[Pump] = field(default_factory=list)
     delivered: list[bytes] = field(default_factory=list)
     links: list[ControllerLink] = field(default_factory=list)
+    options: DaemonOptions = field(default_factory=DaemonOptions)
+    own: OwnEnrolment | None = None  # where it enrols itself
     answers_echo: bool = True
     echoes: dict[bytes, asyncio.Future[None]] = field(default_factory=dict)  # that are waited for, by their payload
     cut_off: set[str] = field(default_factory=set)  # URLs to which nothing gets through
+    methods: Api = field(init=False)
     _daemon: Daemon | None = None
     _state: State | None = None
     _local: LocalApi | None = None
@@ -327,8 +336,8 @@ class Machine:
         moment = now()
         return Now(moment.boot, moment.wall + self.wall_shift)
 
-    def world(self) -> World:
-        return World(
+    def environment(self) -> Environment:
+        return Environment(
             clock=self.clock,
             host=partial(SimHost, self),
             start_pump=lambda: Pump(self),
@@ -372,10 +381,12 @@ class Machine:
 
     async def start(self) -> Self:
         self._state = State(self.directory)
-        self._daemon = Daemon(self._state, self.world())
+        self._daemon = Daemon(self._state, self.environment(), self.options)
         await self._daemon.start()
-        self._local = LocalApi(self.directory, Api(self._daemon).methods)
+        self.methods = Api(self._daemon, self.own)
+        self._local = LocalApi(self.directory, self.methods.methods)
         await self._local.start()
+        self.methods.start()
         return self
 
     async def stop(self) -> None:
@@ -536,14 +547,14 @@ class Controller:
         shutil.copytree(machine.directory / "maps", copy.directory / "maps")
         return copy
 
-    async def machine(self, name: str) -> Machine:
+    async def machine(self, name: str, **more: Any) -> Machine:
         """A machine on the LAN whose daemon runs."""
         number = len(self.lan.machines) + 1
-        return await Machine(name, self.lan, f"192.168.7.{number}", self.root / name).start()
+        return await Machine(name, self.lan, f"192.168.7.{number}", self.root / name, **more).start()
 
-    async def member(self, name: str, network: str = "office") -> Machine:
+    async def member(self, name: str, network: str = "office", **more: Any) -> Machine:
         """A machine that joined and whose controller has taken its link."""
-        machine = await self.machine(name)
+        machine = await self.machine(name, **more)
         await machine.join(await self.invite(network))
         await until(lambda: machine.network(network).connected)
         return machine
@@ -570,8 +581,8 @@ async def controller(root: Path, *, lan: Lan | None = None, name: str = "control
     where = DataDir(root / name)
     first = await asyncio.to_thread(_made_before, name, where.path)
     settings = Settings(public_urls=(f"https://127.0.0.1:{port}",), listen=f"127.0.0.1:{port}")
-    before = descriptors(root)
     async with running(root, where, first, lan, settings) as there:
+        before = descriptors(root)
         try:
             yield there
         finally:

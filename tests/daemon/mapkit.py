@@ -10,9 +10,9 @@ import msgspec
 
 from shadowmesh.daemon.state import NetworkRecord
 from shadowmesh.model.codec import to_json
+from shadowmesh.model.devicelink import MapUpdate, Signature
 from shadowmesh.model.ids import ClientID
 from shadowmesh.model.keys import DevicePublicKey, NetworkID, SigningPublicKey, WireGuardPublicKey
-from shadowmesh.model.link import MapUpdate, Signature
 from shadowmesh.model.netmap import MapHead, MapSnapshot, Member, NetworkMap
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shadowmesh.daemon.api import Api
+from shadowmesh.daemon.methods import Api
 from shadowmesh.daemon.params import number
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
@@ -27,21 +27,25 @@ def record_of(name: str, net: int) -> Any:
     identity = SimpleNamespace(urls=(f"https://c{net}.example:8443",))
     controller = SimpleNamespace(identity=identity)
     return SimpleNamespace(
-        name=name, network_id=f"id{net}", ref=f"net_{net}", client_id=f"cli_{net}1", controller=controller
-    )
+        name=name, network_id=f"id{net}", ref=f"net_{net}", client_id=f"cli_{net}1", controller=controller,
+        approved=True,
+    )  # fmt: skip
 
 
 def network(name: str, net: int, *peers: str) -> Any:
     members = [member("here", 1, net), *(member(peer, 2 + n, net) for n, peer in enumerate(peers))]
     record = record_of(name, net)
-    return SimpleNamespace(name=name, id=f"id{net}", record=record, map=SimpleNamespace(members=members))
+    netmap = SimpleNamespace(members=members)
+    return SimpleNamespace(name=name, id=f"id{net}", record=record, map=netmap, me=members[0])
 
 
 @pytest.fixture
 def api() -> Api:
     networks = [network("office", 1, "web", "db"), network("shop", 2, "web", "till"), network("office", 3, "attic")]
-    networks.append(SimpleNamespace(name="new", id="id4", record=record_of("new", 4), map=None))
-    return Api(SimpleNamespace(networks={n.id: n for n in networks}, former={}, world=SimpleNamespace(clock=None)))  # type: ignore[arg-type]
+    networks.append(SimpleNamespace(name="new", id="id4", record=record_of("new", 4), map=None, me=None))
+    return Api(
+        SimpleNamespace(networks={n.id: n for n in networks}, former={}, environment=SimpleNamespace(clock=None))
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -59,8 +63,8 @@ def test_a_peer_is_found_by_what_names_it(api: Api, text: str, client_id: str) -
         ("web", Kind.USAGE, "say web@office@c1.example, web@shop"),
         ("db@office", Kind.USAGE, "say office@c1.example or office@c3.example"),
         ("nobody", Kind.NOT_FOUND, "shadowmesh peers"),
-        ("here", Kind.NOT_FOUND, "no peer here"),  # this machine is not its own peer
-        ("10.1.0.1", Kind.NOT_FOUND, "no peer"),
+        ("here", Kind.USAGE, "here is this machine"),
+        ("10.1.0.1", Kind.USAGE, "10.1.0.1 is this machine"),
         ("web@new", Kind.NOT_FOUND, "no peer"),
         ("web@none", Kind.NOT_FOUND, "there is new, office@c1.example, office@c3.example, shop"),
         ("@", Kind.NOT_FOUND, "no peer"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 import errno
 import ipaddress
 import json
+import os
 import socket
 import sqlite3
 from collections.abc import AsyncIterator
@@ -21,17 +23,17 @@ from shadowmesh.client_api.enroll import enroll, parse_invite
 from shadowmesh.client_api.local import SOCKET_NAME
 from shadowmesh.client_api.unixsocket import short_path
 from shadowmesh.controller.service import presence
-from shadowmesh.daemon import carrier, heartbeat, links, watching
+from shadowmesh.daemon import carrier, controllerlinks, healthreports, heartbeat, reporting, watching
 from shadowmesh.daemon.network import Network
 from shadowmesh.daemon.streams import Streams
-from shadowmesh.engine import Node, Woke
+from shadowmesh.engine import HostResumed, Node
 from shadowmesh.model.api import NetworkPatch
+from shadowmesh.model.devicelink import Grant, Health, LinkMessage, Report, SealedKey
 from shadowmesh.model.errors import Kind, ShadowMeshError
-from shadowmesh.model.keys import NetworkID
-from shadowmesh.model.link import LinkMessage, Report
+from shadowmesh.model.keys import NetworkID, Secret
 from shadowmesh.model.pump import AddStream
 from shadowmesh.protocol.noise import generate_private_key
-from shadowmesh.protocol.sealing import generate_sealing_keys
+from shadowmesh.protocol.sealing import generate_sealing_keys, network_key_info, seal
 
 
 @pytest.fixture
@@ -58,17 +60,42 @@ async def test_a_restarted_daemon_works_from_its_disk(there: Controller) -> None
     assert await a.reaches(b)
 
 
+async def test_a_machine_that_comes_back_keeps_the_keys_that_it_says_it_holds(there: Controller) -> None:
+    a = await there.member("a")
+    network, grants = a.network(), []
+    keys = dict(network.keys)
+    accept = Network.accept_grant
+
+    def note(self: Network, grant: Grant) -> None:
+        grants.append(grant)
+        accept(self, grant)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Network, "accept_grant", note)
+        await a.restart()
+        await until(lambda: grants)
+    assert grants[0].keys == () and grants[0].held == tuple(keys)
+    network = a.network()
+    assert network.keys == keys
+    fresh = os.urandom(32)
+    sealed = base64.b64encode(seal(network.secrets.sealing_public, fresh, network_key_info(network.id, 9))).decode()
+    network.accept_grant(Grant(network_id=network.id, keys=(SealedKey(epoch=9, sealed=sealed),), held=(0, 5)))
+    assert network.keys == keys | {9: Secret(fresh)}, "an epoch that it doesn't hold is none"
+    network.accept_grant(Grant(network_id=network.id, held=(9,)))
+    assert network.keys.keys() == {9}, "what is neither sealed nor held has ended"
+
+
 async def test_status_says_since_when_the_controller_was_not_heard(
     there: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shadowmesh.client_api.link._QUIET", 0.0)
-    monkeypatch.setattr("shadowmesh.daemon.api._LOOK_PATIENCE", 20.0)
+    monkeypatch.setattr("shadowmesh.daemon.methods._LOOK_PATIENCE", 20.0)
     a = await there.member("a")
     (link,) = a.links
     link._heard_at -= 30.0
     silence = (await a.network_status()).controller_silent_s
     assert silence is not None and silence < 30.0, "it was asked, and answered"
-    monkeypatch.setattr("shadowmesh.daemon.api._LOOK_PATIENCE", 0.0)
+    monkeypatch.setattr("shadowmesh.daemon.methods._LOOK_PATIENCE", 0.0)
     assert link._socket is not None
     link._socket.transport.pause_reading()
     await a.network_status()  # what had come before is taken
@@ -100,7 +127,7 @@ async def test_a_daemon_whose_pump_can_have_no_successor_ends_and_says_why(
     def fails() -> Any:
         raise why
 
-    a.daemon.mesh._world = dataclasses.replace(a.daemon.world, start_pump=fails)
+    a.daemon.mesh._environment = dataclasses.replace(a.daemon.environment, start_pump=fails)
     if by == "death":
         a.pumps[0].die()
     else:
@@ -275,7 +302,7 @@ async def test_after_waking_the_links_to_controllers_are_tried_at_once(there: Co
     (link,) = a.links
     kicked = []
     link.kick = lambda: kicked.append(True)  # type: ignore[method-assign]
-    a.daemon._node_event(Woke(1000.0, 3600.0))
+    a.daemon._node_event(HostResumed(1000.0, 3600.0))
     assert kicked
 
 
@@ -360,11 +387,11 @@ async def test_a_link_that_failed_isnt_opened_anew_after_the_daemons_end(
 
     failed = asyncio.Event()
     monkeypatch.setattr(a.daemon.links, "_event", fails)
-    monkeypatch.setattr(links.log, "exception", lambda *_, **__: failed.set())
+    monkeypatch.setattr(controllerlinks.log, "exception", lambda *_, **__: failed.set())
     await there.call("network_set", "office", NetworkPatch(description="news"))
     await asyncio.wait_for(failed.wait(), 10)
     await a.stop()
-    assert "Links.refresh" not in timers_left()
+    assert "ControllerLinks.refresh" not in timers_left()
 
 
 async def test_no_link_is_opened_while_all_are_ended_and_forgotten_then(
@@ -423,3 +450,61 @@ async def test_a_map_that_gives_a_member_a_peers_outer_address_takes_it_from_tho
     await there.call("network_set", "office", NetworkPatch(description="news"))
     await asyncio.wait_for(told.wait(), 20)
     assert outer not in a.host.outer.around()
+
+
+async def test_the_controller_hears_how_peers_are_reached_as_far_as_the_network_wants_it(
+    there: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for timing, seconds in (("EVERY", 0.2), ("GATHER", 0.02)):
+        monkeypatch.setattr(healthreports, timing, seconds)
+        monkeypatch.setattr(reporting, timing, seconds, raising=False)
+    a, b = await there.member("a"), await there.member("b")
+
+    async def known() -> Any:
+        ids = [m.network().record.client_id for m in (a, b)]
+        found = await there.at.context.read(lambda conn: there.at.reports.of(conn, ids))
+        return [getattr(found.get(i), "connection_type", None) for i in ids]
+
+    async def until_known(*wanted: str | None) -> None:
+        async with asyncio.timeout(10):
+            while await known() != list(wanted):  # noqa: ASYNC110 - what is stored has no event
+                await asyncio.sleep(0.02)
+
+    assert await a.reaches(b)
+    await until_known("p2p", "p2p")
+    await there.call("network_set", "office", NetworkPatch(reports="off"))
+    await until_known(None, None)
+    sent: list[Health] = []
+    monkeypatch.setattr(a.daemon._reporting, "_send", lambda _network, health: sent.append(health) or True)
+    assert await a.reaches(b)
+    looks, look = [], a.daemon._reporting._look
+    monkeypatch.setattr(a.daemon._reporting, "_look", lambda: looks.append(look()))
+    await until(lambda: len(looks) > 2)
+    assert not sent
+    await there.call("network_set", "office", NetworkPatch(reports="full"))
+    await until(lambda: sent)
+    assert await a.reaches(b)
+    await until(lambda: any(peer.tx_bytes for health in sent for peer in health.peers))
+
+
+async def test_presence_in_a_network_joined_just_now_is_live(there: Controller) -> None:
+    """A further network of a controller whose link is up already: nothing is restarted."""
+    a, b = await there.member("a"), await there.member("b")
+    await there.network("lab", subnet="10.43.0.0/24")
+    links = len(a.links)
+
+    def online() -> bool | None:
+        (peer,) = a.daemon.mesh.node.status(a.network("lab").id, a.clock())
+        return peer.online
+
+    await b.join(await there.invite("lab"))
+    await a.join(await there.invite("lab"))
+    await until(lambda: a.network("lab").map is not None and len(a.network("lab").map.members) == 2)
+    await until(lambda: online() is True)
+    await b.client.call("leave", network="office")
+    assert online() is True
+    await b.stop()
+    await until(lambda: online() is False)
+    await b.start()
+    await until(lambda: online() is True)
+    assert len(a.links) == links == 1

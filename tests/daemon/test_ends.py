@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from daemonkit import Controller, Machine, controller, refused, until
 
-from shadowmesh.daemon import api, doctor
-from shadowmesh.daemon.api import Api
+from shadowmesh.daemon import doctor, methods
 from shadowmesh.daemon.local_api import Access, Caller
+from shadowmesh.daemon.methods import Api
 from shadowmesh.model.api import NetworkPatch
+from shadowmesh.model.devicelink import Removed
 from shadowmesh.model.errors import Kind, ShadowMeshError
-from shadowmesh.model.link import Removed
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ async def test_waiting_for_a_network_says_that_it_wants_approval(there: Controll
     a = await there.machine("a")
     await a.join(await there.invite("guarded"))
     error = await refused(a.client.call("wait", target="guarded", state="up", timeout_s=0.2))
-    assert error.code == "not_reached" and "client approve" in error.remedy
+    assert error.kind is Kind.WAITING and "client approve guarded" in error.remedy
 
 
 @pytest.mark.parametrize("online", [True, False])
@@ -183,7 +183,7 @@ async def test_who_joins_anew_before_the_controller_heard_of_the_leaving_is_conn
     there: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = await there.member("a"), await there.member("b")
-    monkeypatch.setattr(api, "_LEAVE_GRACE", 0.0)
+    monkeypatch.setattr(methods, "_LEAVE_GRACE", 0.0)
     monkeypatch.setattr(a.links[-1], "post", lambda _message: True)  # on its way, as it seems
     await a.client.call("leave", network="office")
     await a.join(await there.invite())

@@ -13,7 +13,7 @@ import pytest
 
 from shadowmesh.daemon import hostnet
 from shadowmesh.daemon.hostnet import HostEvent, HostNet, HostSettled
-from shadowmesh.dataplane.host import Applied, Interface
+from shadowmesh.host.hostnetwork import Applied, InterfaceConfig
 from shadowmesh.model.addresses import IPAddress
 from shadowmesh.model.hostaddresses import HostAddresses
 
@@ -29,7 +29,7 @@ class Kernel:
         self.going_on.set()
         self.failure: Exception | None = None
         self.looks = 0
-        self.applied: list[Interface] = []
+        self.applied: list[InterfaceConfig] = []
 
     def is_here(self, name: str, applied_as: str) -> bool:
         self.looks += 1
@@ -38,7 +38,7 @@ class Kernel:
             raise self.failure
         return True
 
-    def apply(self, wanted: Interface) -> Applied:
+    def apply(self, wanted: InterfaceConfig) -> Applied:
         self.applied.append(wanted)
         return Applied()
 
@@ -47,15 +47,15 @@ class Kernel:
     def lans(self, ignore: Iterable[str]) -> list[Any]:
         return []
 
-    def ways(self, addresses: Iterable[Any]) -> dict[Any, Any]:
+    def next_hops(self, addresses: Iterable[Any]) -> dict[Any, Any]:
         return {}
 
     def underlay(self, ignore: Iterable[str], in_use: Iterable[int]) -> HostAddresses:
         return HostAddresses()
 
 
-def interface(name: str) -> Interface:
-    return Interface(name, 1376, (ip_address("10.7.0.1"),), (ip_network("10.7.0.0/24"),))
+def interface(name: str) -> InterfaceConfig:
+    return InterfaceConfig(name, 1376, (ip_address("10.7.0.1"),), (ip_network("10.7.0.0/24"),))
 
 
 async def until(condition: Any) -> None:

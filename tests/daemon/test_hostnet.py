@@ -15,7 +15,7 @@ pytestmark = pytest.mark.root
 SCRIPT = """
 import asyncio, ipaddress, json, os, subprocess, sys, time
 from shadowmesh.daemon.hostnet import HostNet, InterfaceGone, UnderlayChanged
-from shadowmesh.dataplane.host import Interface
+from shadowmesh.host.hostnetwork import InterfaceConfig
 from shadowmesh.dataplane.tun import open_tun
 
 def ip(*arguments): subprocess.run(["ip", *arguments], check=True)
@@ -38,7 +38,7 @@ async def main():
     host.start()
     fd, name = open_tun("shadowmesh%d")
     network = ipaddress.ip_network("10.77.0.0/24")
-    wanted = Interface(name, 1376, (ipaddress.ip_address("10.77.0.1"),), (network,))
+    wanted = InterfaceConfig(name, 1376, (ipaddress.ip_address("10.77.0.1"),), (network,))
     host.configure(fd, wanted)
     right = (True, 1376, True, {"10.77.0.1"}, {"10.77.0.0/24"})
     assert seen(name) == right
@@ -84,7 +84,7 @@ def test_what_others_take_is_put_back_within_2_s() -> None:
 EVENTS = """
 import asyncio, ipaddress, json, os, subprocess, sys, time
 from shadowmesh.daemon.hostnet import *
-from shadowmesh.dataplane.host import Interface
+from shadowmesh.host.hostnetwork import InterfaceConfig
 from shadowmesh.dataplane.tun import open_tun
 
 def ip(*arguments): subprocess.run(["ip", *arguments], check=True)
@@ -112,7 +112,7 @@ async def main():
     subnet = ipaddress.ip_network("10.77.0.0/24")
     def interface():
         fd, name = open_tun("shadowmesh%d")
-        host.configure(fd, Interface(name, 1376, (ipaddress.ip_address("10.77.0.1"),), (subnet,)))
+        host.configure(fd, InterfaceConfig(name, 1376, (ipaddress.ip_address("10.77.0.1"),), (subnet,)))
         return fd, name
     await STORY(host, ear, interface, subnet)
     host.stop()

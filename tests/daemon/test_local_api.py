@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -294,6 +295,19 @@ def test_a_stopped_daemon_hangs_nobody_and_carries_nothing_out_later(
             assert daemon.returncode == 0 and not (tmp_path / "changed").exists()
         finally:
             daemon.kill()
+
+
+async def test_a_caller_that_didnt_run_for_a_while_takes_nobody_for_stuck(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Daemon and caller stop together, as with a machine that is paused; what the daemon says next comes in late."""
+    monkeypatch.setattr("shadowmesh.client_api.local.SILENCE", 0.35)
+    monkeypatch.setattr("shadowmesh.daemon.local_api.WORKING", 0.05)
+    async with serving(tmp_path) as methods:
+        asking = asyncio.create_task(AsyncDaemonClient(tmp_path).call("slow", seconds=1.0))
+        await methods.slow_began.wait()
+        time.sleep(0.5)  # noqa: ASYNC251 - nothing runs meanwhile
+        assert await asking == "done"
 
 
 async def test_what_a_caller_asked_who_has_gone_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from mapkit import a_map, update_of
 from shadowmesh.daemon import maplog
 from shadowmesh.daemon.maplog import MapLog
 from shadowmesh.daemon.state import NetworkRecord, NetworkSecrets
-from shadowmesh.model.link import MapUpdate
+from shadowmesh.model.devicelink import MapUpdate
 from shadowmesh.model.netmap import MapDelta, NetworkMap
 
 

@@ -12,6 +12,7 @@ from daemonkit import Controller, Machine, controller, refused
 
 from shadowmesh.dataplane.echo import EchoSocket, echo_request, is_reply
 from shadowmesh.dataplane.icmp import checksum
+from shadowmesh.model.errors import Kind
 
 
 @pytest.fixture
@@ -32,6 +33,13 @@ async def test_an_echo_through_the_tunnel(there: Controller) -> None:
     assert (await ping(a, "b", until_direct=True))[-1]["path"] == "direct"
     assert any(packet[9] == 1 for packet in b.delivered), "the request itself came out of the tunnel"
     assert (await a.client.call("wait", target="b", state="direct", timeout_s=5))["state"] == "direct"
+
+
+@pytest.mark.parametrize("target", ["b", "office"])
+async def test_a_state_that_is_none_is_refused_with_those_there_are(there: Controller, target: str) -> None:
+    a = await there.member("a")
+    error = await refused(a.client.call("wait", target=target, state="online", timeout_s=5))
+    assert (error.kind, error.what, error.remedy) == (Kind.USAGE, "no state 'online'", "say up or direct")
 
 
 async def test_a_dead_tunnel_is_told_though_the_daemon_outside_answers(there: Controller) -> None:

@@ -168,7 +168,7 @@ async def test_another_identity_waits_for_a_join_under_way(there: Controller, mo
         assert go_on.wait(30)
         return enrol(*arguments, **options)
 
-    monkeypatch.setattr("shadowmesh.daemon.api.enrol", slow)
+    monkeypatch.setattr("shadowmesh.daemon.methods.enrol", slow)
     a = await there.machine("a")
     joining = asyncio.create_task(a.join(await there.invite()))
     await until(begun.is_set)
@@ -199,8 +199,8 @@ async def test_a_daemon_too_busy_to_look_at_its_host_says_so_and_the_invite_stay
 
     a, invite = await there.machine("a"), await there.invite()
     with monkeypatch.context() as patch:
-        patch.setattr("shadowmesh.daemon.api._CHECK", 0.01)
-        patch.setattr("shadowmesh.daemon.api.asyncio.run_coroutine_threadsafe", never)
+        patch.setattr("shadowmesh.daemon.methods._CHECK", 0.01)
+        patch.setattr("shadowmesh.daemon.methods.asyncio.run_coroutine_threadsafe", never)
         error = await refused(a.join(invite))
     assert (error.code, error.kind) == ("busy", Kind.CONFLICT) and "the invite is as good as before" in error.remedy
     assert (await a.join(invite)).state == "up"
@@ -241,3 +241,59 @@ async def test_another_identity_owes_the_old_one_nothing(there: Controller) -> N
     assert a.daemon.state.is_current and a.daemon.keeper.warning is None
     await a.restart()
     assert a.daemon.state.is_current
+
+
+class TestKeeper:
+    """Writes that wait: none waits for another."""
+
+    @pytest.fixture
+    def state(self, tmp_path: Path) -> Iterator[State]:
+        found = State(tmp_path)
+        yield found
+        found.close()
+
+    @pytest.mark.parametrize("error", [ShadowMeshError("disk_full", "no space"), ZeroDivisionError("a fault of ours")])
+    async def test_one_that_keeps_failing_holds_up_no_other(self, state: State, error: Exception) -> None:
+        written: list[str] = []
+        failing = True
+
+        def bad() -> None:
+            if failing:
+                raise error
+            written.append("bad")
+
+        one = keeper.Keeper(state, lambda: None)
+        assert not one.keep(None, "bad", bad)
+        assert one.keep(None, "good", lambda: written.append("good"))
+        assert written == ["good"] and one.warning is not None and not state.is_current
+        failing = False
+        await until(lambda: one.warning is None)
+        assert written == ["good", "bad"] and state.is_current
+        one.stop()
+
+    async def test_many_that_cost_time_to_fail_have_their_turns_without_standing_in_the_way(
+        self, state: State, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = [0.0]
+        monkeypatch.setattr(keeper.time, "monotonic", lambda: clock[0])
+        tried: list[int] = []
+
+        def slow(number: int) -> Callable[[], None]:
+            def write() -> None:
+                clock[0] += 0.1
+                tried.append(number)
+                raise ShadowMeshError("state_held", "held")
+
+            return write
+
+        one = keeper.Keeper(state, lambda: None)
+        for number in range(9):
+            one.keep(None, number, slow(number))
+        tried.clear()
+        for turn in range(1, 6):
+            assert not one.write()
+            assert 2 * turn <= len(tried) <= 3 * turn
+        assert tried[:9] == list(range(9))
+        tried.clear()
+        one.stop()
+        assert sorted(tried) == list(range(9))

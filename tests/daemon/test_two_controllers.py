@@ -18,11 +18,13 @@ from msgspec.structs import replace
 from shadowmesh.client_api.link import ControllerLink
 from shadowmesh.daemon import join
 from shadowmesh.model.api import NetworkPatch
+from shadowmesh.model.devicelink import Grant, MapUpdate, Pending, Presence, PresenceUpdate, Removed, SealedKey
 from shadowmesh.model.errors import Kind
-from shadowmesh.model.link import Grant, MapUpdate, Pending, Presence, PresenceUpdate, Removed, SealedKey
 from shadowmesh.model.netmap import NetworkMap
 from shadowmesh.protocol.sealing import network_key_info, seal
 from shadowmesh.protocol.signing import Signer, sign_map
+
+pytestmark = pytest.mark.whole
 
 Both = tuple[Controller, Controller, Machine]
 
@@ -69,7 +71,7 @@ async def test_another_controllers_network_is_none_of_its_business(both: Both) -
         Pending(network_id=office.id, client_id=record.client_id),
         PresenceUpdate(network_id=office.id, changes=(Presence(client_id=stranger, online=False),)),
         Grant(network_id=office.id, keys=(SealedKey(epoch=9, sealed=sealed),), relay_token="theirs"),
-        forged_map(netmap, guest.at.core.keys.maps, record.client_id),
+        forged_map(netmap, guest.at.context.keys.maps, record.client_id),
     ):
         guest.say(machine, message)
     await heard_out(machine, guest)
@@ -123,7 +125,7 @@ async def test_a_link_takes_no_map_of_a_network_that_wasnt_joined_through_it(bot
         urls=(guest.url,), fingerprint=guest.fingerprint, device=Signer.generate(), boot_id="b", identity=identity,
         maps=(), wall=lambda: 0.0,
     )  # fmt: skip
-    update = forged_map(netmap, guest.at.core.keys.maps, "cli_x")
+    update = forged_map(netmap, guest.at.context.keys.maps, "cli_x")
     assert await link._take_map(guest.url, update) is None
     assert update.network_id not in link.maps
 
@@ -200,7 +202,7 @@ async def test_a_controller_gives_no_addresses_outside_its_network(
             network_id=lounge.id,
             client_id=lounge.record.client_id,
             snapshot=wrong.snapshot(),
-            signature=sign_map(guest.at.core.keys.maps, wrong),
+            signature=sign_map(guest.at.context.keys.maps, wrong),
         ),
     )
     await until(lambda: lounge.run_state == "error")

@@ -442,10 +442,14 @@ class Conformance:
         assert rig.host_got(NET, 70) == inwards
         rig.frames_in(STREAM, b"SM\x01\x03control")
         (event,) = rig.expect(m.Datagram)
-        assert (event.kind, event.path, event.data) == (m.Kind.RELAY_CONTROL, m.Path(STREAM), b"SM\x01\x03control")
+        assert (event.kind, event.path, event.data) == (
+            m.DatagramKind.RELAY_CONTROL,
+            m.Path(STREAM),
+            b"SM\x01\x03control",
+        )
         rig.close_stream(STREAM)
-        (gone,) = rig.expect(m.GoneEvent)
-        assert (gone.what, gone.index) == (m.Gone.STREAM, STREAM)
+        (gone,) = rig.expect(m.DescriptorGone)
+        assert (gone.what, gone.index) == (m.DescriptorKind.STREAM, STREAM)
 
     def test_a_packet_above_the_paths_mtu_is_answered_by_icmp(self, rig: Rig) -> None:
         rig.add_net(NET, HOST + "/32")
@@ -528,11 +532,11 @@ class Conformance:
         events = rig.expect(m.Datagram, 6)
         direct = {e.kind: e for e in events if not e.path.prefix}
         assert {k: e.data for k, e in direct.items()} == {
-            m.Kind.HANDSHAKE: hello, m.Kind.DISCO: disco, m.Kind.RELAY_CONTROL: control, m.Kind.STUN: stun,
+            m.DatagramKind.HANDSHAKE: hello, m.DatagramKind.DISCO: disco, m.DatagramKind.RELAY_CONTROL: control, m.DatagramKind.STUN: stun,
         }  # fmt: skip
         assert all((e.path.via, e.path.remote) == (SLOT, rig.remote("peer")) for e in direct.values())
         relayed = {e.kind: e for e in events if e.path.prefix}
-        assert {k: e.data for k, e in relayed.items()} == {m.Kind.HANDSHAKE: hello, m.Kind.DISCO: disco}
+        assert {k: e.data for k, e in relayed.items()} == {m.DatagramKind.HANDSHAKE: hello, m.DatagramKind.DISCO: disco}
         assert all(e.path.prefix == frame_header(HOST, PEER) for e in relayed.values())
         for event in events:
             rig.apply(m.Send(event.path, b"answer to " + event.kind.name.encode()))
@@ -555,25 +559,25 @@ class Conformance:
         reply = b"\3\0\0\0" + message[4:8] + os.urandom(56)
         rig.arrive(SLOT, "peer", reply)
         (event,) = rig.expect(m.Datagram)
-        assert (event.kind, event.data) == (m.Kind.HANDSHAKE, reply)
+        assert (event.kind, event.data) == (m.DatagramKind.HANDSHAKE, reply)
 
-    @pytest.mark.parametrize("kind", list(m.Kind))
+    @pytest.mark.parametrize("kind", list(m.DatagramKind))
     def test_a_full_ring_of_one_kind_tells_what_it_lost_and_leaves_the_others_alone(
-        self, rig: Rig, peer: Peer, kind: m.Kind
+        self, rig: Rig, peer: Peer, kind: m.DatagramKind
     ) -> None:
         key = os.urandom(32)
         rig.apply(m.AddIdentity(NET, key))
         rig.sync()
         disco = b"SM\x01\x01" + os.urandom(80)
         flood = {
-            m.Kind.HANDSHAKE: initiation(key), m.Kind.DISCO: disco, m.Kind.RELAY_CONTROL: b"SM\x01\x03" + os.urandom(80),
-            m.Kind.STUN: b"\1\1\0\0\x21\x12\xa4\x42" + os.urandom(90),
+            m.DatagramKind.HANDSHAKE: initiation(key), m.DatagramKind.DISCO: disco, m.DatagramKind.RELAY_CONTROL: b"SM\x01\x03" + os.urandom(80),
+            m.DatagramKind.STUN: b"\1\1\0\0\x21\x12\xa4\x42" + os.urandom(90),
         }  # fmt: skip
         number = m.RING_SIZES[kind] + 600
         rig.arrive(SLOT, "stranger", *[flood[kind]] * number)
-        other = m.Kind.STUN if kind is m.Kind.DISCO else m.Kind.DISCO
+        other = m.DatagramKind.STUN if kind is m.DatagramKind.DISCO else m.DatagramKind.DISCO
         rig.arrive(SLOT, "peer", flood[other])
-        got = dict.fromkeys(m.Kind, 0)
+        got = dict.fromkeys(m.DatagramKind, 0)
         lost = 0
 
         def complete() -> bool:
@@ -650,7 +654,7 @@ class Conformance:
         assert opened(keys, rig.sent_to("peer", 1)) == numbered(1, to_host=False)
         rig.arrive(SLOT, "peer", keys.seal(numbered(1)[0]))
         assert rig.host_got(NET, 1) == numbered(1)
-        assert not [e for e in rig.drain() if isinstance(e, m.GoneEvent)]
+        assert not [e for e in rig.drain() if isinstance(e, m.DescriptorGone)]
 
     def test_a_datagram_that_is_too_big_is_told(self, rig: Rig, peer: Peer) -> None:
         rig.fail_sends(SLOT, errno.EMSGSIZE)

@@ -11,11 +11,11 @@ from ipaddress import ip_address, ip_network
 
 from pump_namespaces import entered, transfer
 
-from shadowmesh.dataplane.host import HostNetwork, Interface
-from shadowmesh.dataplane.process import PumpProcess
+from shadowmesh.dataplane.pumpprocess import PumpProcess
 from shadowmesh.dataplane.pumps import PumpName
 from shadowmesh.dataplane.sockets import open_udp
 from shadowmesh.dataplane.tun import open_tun
+from shadowmesh.host.hostnetwork import HostNetwork, InterfaceConfig
 from shadowmesh.model import pump as m
 from shadowmesh.model.addresses import SockAddr
 
@@ -55,7 +55,7 @@ class Pair:
             tun, device = open_tun("dpt0")
             host = HostNetwork()
             self._stack.callback(host.close)
-            host.apply(Interface(device, MTU, (ip_address(INNER[i]),), (ip_network(INNER[1 - i]),)))
+            host.apply(InterfaceConfig(device, MTU, (ip_address(INNER[i]),), (ip_network(INNER[1 - i]),)))
             run(
                 "ip", "-n", self.spaces[i], "link", "set", device, "txqueuelen", "10000"
             )  # a busy machine is not the pump's loss

@@ -21,7 +21,7 @@ from pump_namespaces import entered
 
 from shadowmesh.dataplane import counters as c
 from shadowmesh.dataplane.interface import Pump
-from shadowmesh.dataplane.process import PumpProcess
+from shadowmesh.dataplane.pumpprocess import PumpProcess
 from shadowmesh.dataplane.pumps import PumpName, native_built
 from shadowmesh.dataplane.sim import SimPump
 from shadowmesh.dataplane.sockets import open_udp

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shadowmesh.dataplane.core import PumpCore
+from shadowmesh.dataplane.pumpcore import PumpCore
 from shadowmesh.dataplane.python.coalesce import Coalescer
 from shadowmesh.dataplane.python.outbound import Outbound
 from shadowmesh.dataplane.python.rows import ROWS_MOST, PlainRows

@@ -116,14 +116,14 @@ COMMANDS: list[m.Command] = [
     m.Unstage(m.PeerIndex(1)),
 ]
 EVENTS: list[m.Event] = [
-    m.Datagram(1.0, PATH, m.Kind.DISCO, b"x"),
+    m.Datagram(1.0, PATH, m.DatagramKind.DISCO, b"x"),
     m.Wants(1.0, m.PeerIndex(1)),
     m.Confirmed(1.0, m.PeerIndex(1), 7),
     m.Edge(1.0, m.PeerIndex(1), m.Edges.RX_DATA),
     m.Source(1.0, m.PeerIndex(1), m.Path(m.Slot(2))),
     m.TooBig(1.0, PATH, 1400),
-    m.GoneEvent(1.0, m.Gone.TUN, 3, 77),
-    m.Lost(1.0, m.Kind.STUN, 9),
+    m.DescriptorGone(1.0, m.DescriptorKind.TUN, 3, 77),
+    m.Lost(1.0, m.DatagramKind.STUN, 9),
     m.Unclaimed(1.0, PATH, 0xFFFFFFFF, 1432),
 ]
 

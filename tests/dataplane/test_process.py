@@ -17,11 +17,13 @@ from pump_peer import Peer, ip_packet
 from pump_rig import ProcessRig, Rig
 
 from shadowmesh.dataplane.interface import PumpDied
-from shadowmesh.dataplane.process import PUMP_SUBCOMMAND, PumpProcess, pump_argv
+from shadowmesh.dataplane.pumpprocess import PUMP_SUBCOMMAND, PumpProcess, pump_argv
 from shadowmesh.dataplane.pumps import PumpName
 from shadowmesh.dataplane.sockets import open_udp
 from shadowmesh.model import pump as m
 from shadowmesh.model.addresses import SockAddr
+
+pytestmark = pytest.mark.whole
 
 
 class TestPumpOnSocketpairs(Conformance):
@@ -75,7 +77,7 @@ def test_what_a_dying_pump_still_said_is_not_lost(pump_name: PumpName) -> None:
 
 def test_a_pump_ends_with_its_parent_however_that_goes(pump_name: PumpName) -> None:
     code = (
-        "import os, signal; from shadowmesh.dataplane.process import PumpProcess\n"
+        "import os, signal; from shadowmesh.dataplane.pumpprocess import PumpProcess\n"
         f"pump = PumpProcess({pump_name!r}); print(pump.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     parent = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from shadowmesh.dataplane.core import PumpCore
+from shadowmesh.dataplane.pumpcore import PumpCore
 from shadowmesh.dataplane.python.inbound import Inbound
-from shadowmesh.dataplane.python.links import UdpLink
 from shadowmesh.dataplane.python.receive import MESSAGES, Receiver, parsed
+from shadowmesh.dataplane.python.transports import UdpTransport
 from shadowmesh.dataplane.sockets import UDP_GRO, open_udp
 from shadowmesh.model import pump as m
 
@@ -93,9 +93,9 @@ def test_whatever_comes_is_handled_in_order_and_nothing_is_lost(ends: tuple[sock
             sender.sendto(data, here.getsockname())
         core = Seen()
         inbound = Inbound(core, lambda net, pieces, packets: 0, lambda net: None)  # type: ignore[arg-type, return-value]
-        link = UdpLink(m.Slot(0), here)
+        transport = UdpTransport(m.Slot(0), here)
         while len(core.seen) < len(sent):
             before = len(core.seen)
-            inbound.read_socket(link, 1.0)
+            inbound.read_socket(transport, 1.0)
             assert len(core.seen) > before
         assert core.seen == [(by.getsockname()[1], data) for data, (by, _) in zip(sent, plan, strict=True)]

@@ -7,7 +7,7 @@ from conformance import Conformance
 from pump_peer import Peer, ip_packet
 from pump_rig import Rig, SimRig
 
-from shadowmesh.dataplane.state import REJECT_AFTER_MESSAGES
+from shadowmesh.dataplane.pumpstate import REJECT_AFTER_MESSAGES
 from shadowmesh.model import pump as m
 
 

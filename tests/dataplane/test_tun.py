@@ -27,7 +27,7 @@ class TestPumpOnTun(Conformance):
         rig.arrive(m.Slot(0), "peer", keys.seal(ip_packet("10.7.0.2", "10.7.0.1")))
         rig.expect_counter(peer.index, "drop_queue", 1)  # down loses packets and is no reason to give up
         rig.run_inside(m.NetIndex(0), "ip", "link", "del", "dptun")
-        (gone,) = rig.expect(m.GoneEvent)
-        assert isinstance(gone, m.GoneEvent)
-        assert (gone.what, gone.index) == (m.Gone.TUN, 0)
+        (gone,) = rig.expect(m.DescriptorGone)
+        assert isinstance(gone, m.DescriptorGone)
+        assert (gone.what, gone.index) == (m.DescriptorKind.TUN, 0)
         rig.sync()  # and the pump goes on

@@ -13,10 +13,10 @@ from ipaddress import ip_address, ip_network
 import pytest
 from pump_namespaces import entered, transfer
 
-from shadowmesh.dataplane.host import HostNetwork, Interface
-from shadowmesh.dataplane.process import PumpProcess
+from shadowmesh.dataplane.pumpprocess import PumpProcess
 from shadowmesh.dataplane.sockets import open_udp
 from shadowmesh.dataplane.tun import open_tun
+from shadowmesh.host.hostnetwork import HostNetwork, InterfaceConfig
 from shadowmesh.model import pump as m
 from shadowmesh.model.addresses import SockAddr
 
@@ -43,7 +43,7 @@ def pump(space: str, side: int, outer: int) -> Iterator[None]:
         with entered(space):
             tun, name = open_tun("dpt0")
             sock = open_udp(ip_address(OUTER[outer][side]), PORT)
-            host.apply(Interface(name, MTU, tuple(n.network_address for n in ours), tuple(theirs)))
+            host.apply(InterfaceConfig(name, MTU, tuple(n.network_address for n in ours), tuple(theirs)))
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
         keys = [bytes([1]) * 32, bytes([2]) * 32]
         found.apply(

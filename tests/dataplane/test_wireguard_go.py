@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from pump_namespaces import checksum_errors, entered, transfer
 
-from shadowmesh.dataplane.host import HostNetwork, Interface
-from shadowmesh.dataplane.process import PumpProcess
+from shadowmesh.dataplane.pumpprocess import PumpProcess
 from shadowmesh.dataplane.pumps import PumpName
 from shadowmesh.dataplane.sockets import open_udp
 from shadowmesh.dataplane.tun import open_tun
+from shadowmesh.host.hostnetwork import HostNetwork, InterfaceConfig
 from shadowmesh.model import pump as m
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
@@ -57,7 +57,7 @@ class Side:
             sock = open_udp(ip_address("0.0.0.0" if outer == 4 else "::"))
             self.port = sock.getsockname()[1]
             addresses = tuple(map(ip_address, OURS))
-            self.host.apply(Interface(self.name, MTU, addresses, tuple(ip_network(a) for a in THEIRS)))
+            self.host.apply(InterfaceConfig(self.name, MTU, addresses, tuple(ip_network(a) for a in THEIRS)))
         self.pump.apply(
             [
                 m.AddTun(NET, tun, MTU, tuple(map(ip_network, OURS))),

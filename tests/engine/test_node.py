@@ -16,12 +16,12 @@ from shadowmesh.dataplane.aead import FakeAead
 from shadowmesh.engine import Identity, NetworkIdentity, Node, NodeConfig
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
+from shadowmesh.model.devicelink import Presence
 from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.model.ids import ClientID
 from shadowmesh.model.keys import NetworkID, Secret, WireGuardPublicKey
-from shadowmesh.model.link import Presence
 from shadowmesh.model.netmap import Member, NetworkMap
-from shadowmesh.model.pump import Datagram, Install, Kind, NetIndex, Path, RemovePeer, Send, SetPath
+from shadowmesh.model.pump import Datagram, DatagramKind, Install, NetIndex, Path, RemovePeer, Send, SetPath
 from shadowmesh.paths.values import MAX_PINGS, MAX_PONG_IDS
 from shadowmesh.protocol import disco, noise, stun
 from shadowmesh.protocol.relay import frame_prefix
@@ -44,7 +44,7 @@ PAIR = pair()
 
 @settings(max_examples=300, deadline=None)
 @given(
-    kind=st.sampled_from(list(Kind)),
+    kind=st.sampled_from(list(DatagramKind)),
     head=st.sampled_from(
         [b"", b"\1\0\0\0", b"\2\0\0\0", b"\3\0\0\0", b"SM\1\1", b"SM\1\3", b"\1\1\0\0\x21\x12\xa4\x42"]
     ),
@@ -53,7 +53,7 @@ PAIR = pair()
     relayed=st.booleans(),
 )
 def test_foreign_bytes_never_raise_and_start_nothing(
-    kind: Kind, head: bytes, size: int, rest: bytes, relayed: bool
+    kind: DatagramKind, head: bytes, size: int, rest: bytes, relayed: bool
 ) -> None:
     world, a, _ = PAIR
     data = (head + rest + bytes(size))[: size or None]
@@ -66,7 +66,7 @@ def test_foreign_bytes_never_raise_and_start_nothing(
 def handshake_commands(host: Host, data: bytes, path: Path | None = None) -> list[object]:
     """What a host's Node commands when a handshake message comes."""
     now = host.clock()
-    host.node.receive(Datagram(now.boot, path or Path(UDP, ELSEWHERE), Kind.HANDSHAKE, data), now)
+    host.node.receive(Datagram(now.boot, path or Path(UDP, ELSEWHERE), DatagramKind.HANDSHAKE, data), now)
     return list(host.node.pump_commands())
 
 
@@ -167,7 +167,7 @@ def test_a_ping_replayed_ten_thousand_times_leaves_little_behind() -> None:
     ping = theirs.box.seal(disco.Ping(bytes(12), 0))
     for number in range(10_000):
         now = a.clock()
-        a.node.receive(Datagram(now.boot, Path(UDP, ways[number % len(ways)]), Kind.DISCO, ping), now)
+        a.node.receive(Datagram(now.boot, Path(UDP, ways[number % len(ways)]), DatagramKind.DISCO, ping), now)
         a.node.pump_commands()
     assert len(mine.path._pings) <= MAX_PINGS
     assert len(mine.path._pong_ids) <= MAX_PONG_IDS
@@ -188,7 +188,7 @@ def test_a_replayed_ping_has_no_older_network_key_used() -> None:
     world.run(12.0)
     assert mine.handshake is not None and mine.handshake.known_epoch == 1
     now = b.clock()
-    b.node.receive(Datagram(now.boot, Path(UDP, ELSEWHERE), Kind.DISCO, old), now)
+    b.node.receive(Datagram(now.boot, Path(UDP, ELSEWHERE), DatagramKind.DISCO, old), now)
     assert mine.handshake.known_epoch == 1
 
 
@@ -349,6 +349,6 @@ def test_a_relay_on_the_last_port_has_no_neighbour_that_is_asked() -> None:
             stun.binding_request(request.tx_id), SockAddr("198.18.0.1", 40000), 0
         )
         assert answer is not None
-        a.node.receive(Datagram(now.boot, Path(request.slot, request.server), Kind.STUN, answer[0]), now)
+        a.node.receive(Datagram(now.boot, Path(request.slot, request.server), DatagramKind.STUN, answer[0]), now)
     asked |= {c.path.remote for c in a.node.pump_commands() if isinstance(c, Send)}
     assert all(remote is None or remote.port <= 65535 for remote in asked)

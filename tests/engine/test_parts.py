@@ -11,13 +11,13 @@ import pytest
 from msgspec.structs import replace
 
 from shadowmesh.dataplane.counters import CounterTable
-from shadowmesh.engine.counters import CounterReader
-from shadowmesh.engine.epochs import Keyring
+from shadowmesh.engine.counterreader import CounterReader
+from shadowmesh.engine.networkkeys import NetworkKeys
 from shadowmesh.engine.outbox import Outbox
-from shadowmesh.engine.relays import RelaySet
+from shadowmesh.engine.relayset import RelaySet
 from shadowmesh.engine.route import PeerRoute
 from shadowmesh.engine.surroundings import Surroundings, Timestamps, stream_key
-from shadowmesh.engine.timers import Timers
+from shadowmesh.engine.timers import AGAIN, Timed, Timers
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
 from shadowmesh.model.ids import NetworkRef, RelayID
@@ -46,13 +46,17 @@ class Item:
         self.at = now.boot + self.every
 
 
+def never(item: Timed, error: Exception) -> None:
+    raise error
+
+
 def test_items_run_when_due_and_only_then() -> None:
     timers = Timers()
     once, often = Item(5.0), Item(1.0, every=2.0)
     timers.schedule(once)
     timers.schedule(often)
     while (at := timers.next_deadline()) < 8.0:
-        timers.run(Now(at, 0.0))
+        timers.run(Now(at, 0.0), never)
     assert once.ran == [5.0]
     assert often.ran == [1.0, 3.0, 5.0, 7.0]
     assert once.queued_at == inf
@@ -68,7 +72,7 @@ def test_a_deadline_moved_back_costs_no_turn_and_moved_forward_is_kept() -> None
     item.at = 2.0
     timers.schedule(item)
     assert timers.next_deadline() == 2.0
-    timers.run(Now(10.0, 0.0))
+    timers.run(Now(10.0, 0.0), never)
     assert item.ran == [10.0]
 
 
@@ -76,17 +80,59 @@ def test_an_item_that_claims_to_be_due_for_ever_stops_nobody() -> None:
     timers = Timers()
     item = Item(1.0, every=-5.0)
     timers.schedule(item)
-    timers.run(Now(10.0, 0.0))
+    timers.run(Now(10.0, 0.0), never)
     assert item.ran == [10.0]
     assert timers.next_deadline() > 10.0
+
+
+@dataclass(eq=False)
+class Faulty(Item):
+    """Raises at its turn, or where it is asked for its deadline, as long as it is so."""
+
+    well: bool = False
+    undecided: bool = False
+
+    def deadline(self) -> float:
+        if self.undecided and not self.well:
+            raise ZeroDivisionError
+        return self.at
+
+    def on_timer(self, now: Now) -> None:
+        super().on_timer(now)
+        if not self.well:
+            self.at = now.boot
+            raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("undecided", [False, True])
+def test_an_item_that_raises_keeps_nobody_from_their_turn_and_is_tried_again(undecided: bool) -> None:
+    timers, failures = Timers(), list[object]()
+    bad, good = Faulty(1.0), Item(1.0, every=1.0)
+    for item in (bad, good):
+        timers.schedule(item)
+    bad.undecided = undecided
+
+    def turn(at: float) -> None:
+        timers.run(Now(at, 0.0), lambda item, error: failures.append((item, type(error))))
+
+    turn(1.0)
+    assert failures == [(bad, ZeroDivisionError)] and good.ran == [1.0]
+    turn(1.0 + AGAIN / 2)
+    assert len(failures) == 1, "not at once"
+    turn(1.0 + AGAIN)
+    assert len(failures) == 2 and good.ran == [1.0, 1.0 + AGAIN]
+    bad.well = True
+    turn(1.0 + 2 * AGAIN)
+    assert len(failures) == 2 and bad.ran[-1] == 1.0 + 2 * AGAIN
+    assert timers.pending() == [good]
 
 
 NETWORK_KEY = Secret(b"k" * 32)
 OWN, PEER = WireGuardPublicKey(b"a" * 32), WireGuardPublicKey(b"b" * 32)
 
 
-def keyring(epochs: list[EpochInfo], held: list[int]) -> Keyring:
-    ring = Keyring(NetworkID.of(NETWORK_KEY), OWN)
+def network_keys(epochs: list[EpochInfo], held: list[int]) -> NetworkKeys:
+    ring = NetworkKeys(NetworkID.of(NETWORK_KEY), OWN)
     head = MapHead(
         network_id=NetworkID.of(NETWORK_KEY),
         network_ref=NetworkRef("net_x"),
@@ -107,7 +153,7 @@ EPOCHS = [
 
 
 def test_a_new_epoch_is_held_first_and_current_later() -> None:
-    ring = keyring(EPOCHS, [1, 2, 3])
+    ring = network_keys(EPOCHS, [1, 2, 3])
     assert ring.current(400.0) == 2
     assert ring.newest(400.0) == 3
     assert ring.current(600.0) == 3
@@ -115,7 +161,7 @@ def test_a_new_epoch_is_held_first_and_current_later() -> None:
 
 
 def test_the_responder_uses_the_newest_that_the_initiator_is_known_to_hold() -> None:
-    ring = keyring(EPOCHS, [1, 2, 3])
+    ring = network_keys(EPOCHS, [1, 2, 3])
     assert ring.choose(3, (), 400.0) == 3
     assert ring.choose(1, (), 400.0) == 1
     assert ring.choose(None, (), 400.0) == 2
@@ -123,7 +169,7 @@ def test_the_responder_uses_the_newest_that_the_initiator_is_known_to_hold() -> 
 
 
 def test_a_second_try_gets_another_epoch_until_all_were_tried() -> None:
-    ring = keyring(EPOCHS, [1, 2, 3])
+    ring = network_keys(EPOCHS, [1, 2, 3])
     tried: tuple[int, ...] = ()
     order = []
     for _ in range(5):
@@ -135,12 +181,12 @@ def test_a_second_try_gets_another_epoch_until_all_were_tried() -> None:
 
 
 def test_without_a_common_epoch_there_is_none() -> None:
-    assert keyring(EPOCHS, []).choose(2, (), 0.0) is None
-    assert keyring(EPOCHS, [1]).valid(2000.0) == []
+    assert network_keys(EPOCHS, []).choose(2, (), 0.0) is None
+    assert network_keys(EPOCHS, [1]).valid(2000.0) == []
 
 
 def test_psks_of_two_epochs_differ_and_are_alike_on_both_sides() -> None:
-    ring = keyring(EPOCHS, [1, 2])
+    ring = network_keys(EPOCHS, [1, 2])
     assert ring.psk(PEER, 1) != ring.psk(PEER, 2)
     with pytest.raises(KeyError):
         ring.psk(PEER, 3)

@@ -7,7 +7,7 @@ from plainwg import PlainWireGuard
 from simworld import UDP, Host, World
 
 from shadowmesh.model.addresses import SockAddr
-from shadowmesh.model.pump import Datagram, Kind, Path
+from shadowmesh.model.pump import Datagram, DatagramKind, Path
 from shadowmesh.protocol import disco
 from shadowmesh.protocol.relay import frame_prefix
 
@@ -171,7 +171,7 @@ def test_disco_replayed_from_before_the_takeover_takes_no_path_away() -> None:
     for n, message in enumerate(messages):
         for path in (Path(UDP, elsewhere), relay):
             now = b.clock()
-            b.node.receive(Datagram(now.boot, path, Kind.DISCO, box.seal(message)), now)
+            b.node.receive(Datagram(now.boot, path, DatagramKind.DISCO, box.seal(message)), now)
             b.settle(now)
             world.run(0.5)
             assert b.to(wg.host).reason == "direct.wireguard", message

@@ -9,7 +9,7 @@ from simworld import UDP, Host, Relay, World
 
 from shadowmesh.dataplane.aead import FakeAead
 from shadowmesh.engine.relaysession import LONGEST_REFUSAL, RelaySession
-from shadowmesh.model.pump import Datagram, Kind, Path
+from shadowmesh.model.pump import Datagram, DatagramKind, Path
 from shadowmesh.protocol.relay import Control, NoSession, Refusal, Refuse
 
 
@@ -29,7 +29,7 @@ def logged_in() -> tuple[World, Relay, Host, RelaySession]:
 def say(relay: Relay, host: Host, message: Control) -> None:
     """A message from the relay's address."""
     now = host.clock()
-    host.node.receive(Datagram(now.boot, Path(UDP, relay.addr), Kind.RELAY_CONTROL, message.encode()), now)
+    host.node.receive(Datagram(now.boot, Path(UDP, relay.addr), DatagramKind.RELAY_CONTROL, message.encode()), now)
     host.settle(now)
 
 

@@ -44,22 +44,16 @@ def session_lab_factory() -> Iterator[LabFactory]:
     yield from _factory()
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "turn(n): tests of a lower turn run before those of a higher one; 0 without it")
-
-
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Lets tests that wait for WireGuard's two minutes begin before all others and end after those that fill the time.
+    """On several workers, a file is one worker's, for its tests share a lab.
 
-    On several workers, a file is one worker's, for its tests share a lab; `WAITING` are the files that wait, and what is done
-    meanwhile.
+    `WAITING` are the files with tests that wait for WireGuard's two minutes (by their turns), and what is done meanwhile.
     """
     for item in items:
         if item.get_closest_marker("xdist_group") is None and any(map(item.get_closest_marker, ("lab", "root"))):
             group = "waiting" if item.path.name in WAITING else item.nodeid.partition("::")[0]
             item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: next((mark.args[0] for mark in item.iter_markers("turn")), 0))
 
 
 @pytest.fixture

@@ -385,7 +385,7 @@ def test_kills_lose_nothing_and_leave_nothing(chaos: Chaos, told) -> None:
     told("answered", f"{len(chaos.joined)} joins, {len(chaos.created)} networks")
 
     with ControllerClient.local(chaos.data_dir) as controller:
-        members = {c.id: c.name for c in controller.client_list(NETWORK)}
+        members = {c.client_id: c.name for c in controller.client_list(NETWORK)}
         assert len(set(members.values())) == len(members)  # a join that was tried again made no second member
         networks = {n.name for n in controller.network_list()}
         assert chaos.joined.keys() - chaos.left <= members.keys()

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
+from shadowmesh.lab.conversations import transfer
 from shadowmesh.lab.internet import Host, Lab
 from shadowmesh.lab.nat import NatType
 from shadowmesh.lab.plan import LabSpec, SiteSpec
-from shadowmesh.lab.traffic import transfer
 from shadowmesh.model.errors import ShadowMeshError
 
 pytestmark = pytest.mark.lab

@@ -14,10 +14,10 @@ import pytest
 
 from shadowmesh.cli.main import run
 from shadowmesh.lab import guard, internet, netns, verbs
+from shadowmesh.lab.conversations import Conversations, transfer
 from shadowmesh.lab.internet import Lab
 from shadowmesh.lab.nat import NatType
 from shadowmesh.lab.plan import LabSpec, SiteSpec
-from shadowmesh.lab.traffic import Pulse, transfer
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
 pytestmark = pytest.mark.lab
@@ -208,9 +208,9 @@ def test_a_capture_counts_what_passes(lab_factory) -> None:
 def test_real_traffic_over_the_labs_internet(lab_factory) -> None:
     lab = lab_factory(LabSpec(public=2))
     one, two = lab.host("public1"), lab.host("public2")
-    with Pulse({"a": one, "b": two}, {"a": one.address, "b": two.address}) as pulse:
+    with Conversations({"a": one, "b": two}, {"a": one.address, "b": two.address}) as conversations:
         done = transfer(one, two, two.address, seconds=0.2)
-        talk = pulse.pairs["a", "b"]
+        talk = conversations.pairs["a", "b"]
         lab.cut("public1", "public2")
         lab.heal()
         with two.capture(lambda p: p.target_port == 7007 and len(p.data) > 52) as capture:

@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from meshkit import Feed
 from relay_certificate import self_signed
 
+from shadowmesh.lab.conversations import Conversations, transfer
 from shadowmesh.lab.matrix import Ease, Reach, ease, reach
 from shadowmesh.lab.nat import NatType
 from shadowmesh.lab.plan import LabSpec, SiteSpec
-from shadowmesh.lab.traffic import Pulse, transfer
 from shadowmesh.lab.world import World
 
 pytestmark = pytest.mark.lab
@@ -48,16 +48,16 @@ def relayed_because(a: str, b: str) -> str:
 class Talk:
     """The mesh with a conversation between every pair, and when it began."""
 
-    def __init__(self, world: World, addresses: dict[str, str], feed: Feed, pulse: Pulse) -> None:
+    def __init__(self, world: World, addresses: dict[str, str], feed: Feed, conversations: Conversations) -> None:
         self.world = world
         self.addresses = addresses
         self.feed = feed
-        self.pulse = pulse
+        self.conversations = conversations
 
     def until(self, check: Callable[[], bool], what: str, *, within: float) -> float:
         """Waits until it is true at most `within` seconds after the traffic began; returns the seconds since then."""
-        at = self.feed.until(check, max(0.0, self.pulse.began + within - time.monotonic()), what)
-        return at - self.pulse.began
+        at = self.feed.until(check, max(0.0, self.conversations.began + within - time.monotonic()), what)
+        return at - self.conversations.began
 
     def reasons(self, a: str, b: str) -> set[str]:
         return {p.reason for ends in ((a, b), (b, a)) if (p := self.feed.peer(*ends)) is not None}
@@ -74,12 +74,12 @@ def talk(module_lab_factory, tmp_path_factory) -> Iterator[Talk]:
     addresses = world.mesh()
     with Feed(world, list(addresses)) as feed:
         feed.until(lambda: all(feed.network(host) is not None for host in NATS), 10, "all daemons speak")
-        with Pulse({host: lab.host(host) for host in NATS}, addresses) as pulse:
-            yield Talk(world, addresses, feed, pulse)
+        with Conversations({host: lab.host(host) for host in NATS}, addresses) as conversations:
+            yield Talk(world, addresses, feed, conversations)
 
 
 def test_every_pair_talks(talk: Talk, told) -> None:
-    pairs = talk.pulse.pairs
+    pairs = talk.conversations.pairs
     talk.until(lambda: all(c.first_answer is not None for c in pairs.values()), "every pair talks", within=20)
     first = sorted((c.first_answer or 0.0, pair) for pair, c in pairs.items())
     told("first answer over TCP, s: median, worst", (round(first[len(first) // 2][0], 2), first[-1]))
@@ -114,7 +114,7 @@ def test_each_knows_its_nat(talk: Talk) -> None:
 
 
 def test_nobodys_connection_broke_and_both_transports_of_the_relay_carry(talk: Talk, told) -> None:
-    assert {pair: c.broken for pair, c in talk.pulse.pairs.items() if c.broken} == {}
+    assert {pair: c.broken for pair, c in talk.conversations.pairs.items() if c.broken} == {}
     for a, b in (("h5", "h6"), ("h8", "h9")):
         sent = transfer(talk.world.lab.host(a), talk.world.lab.host(b), talk.addresses[b], seconds=1)
         assert sent.intact

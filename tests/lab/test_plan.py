@@ -13,7 +13,7 @@ from shadowmesh.lab.capture import parse
 from shadowmesh.lab.demo import story, table
 from shadowmesh.lab.matrix import Reach, reach
 from shadowmesh.lab.nat import NatType
-from shadowmesh.lab.plan import LabSpec, SiteSpec, State, plan
+from shadowmesh.lab.plan import LabSpec, LabState, SiteSpec, plan
 from shadowmesh.lab.progress import Pair, Progress
 from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.errors import Kind, ShadowMeshError
@@ -36,7 +36,7 @@ def test_hosts_are_counted_through_all_sites_and_addresses_are_unique() -> None:
 
 def test_state_survives_its_file() -> None:
     state = plan(LabSpec(sites=(SiteSpec(nat=N.CGNAT),), public=1), "x", "/tmp")
-    assert from_json(to_json(state), State) == state
+    assert from_json(to_json(state), LabState) == state
 
 
 @pytest.mark.parametrize("wrong", ["", "a-b", "A", "x" * 25, "../etc"])

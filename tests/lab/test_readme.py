@@ -76,7 +76,7 @@ def test_the_first_five_minutes(hosts: tuple[Newcomer, Newcomer]) -> None:
     seen = server.does(on_the_controllers_host)
     assert "fingerprint" in seen and "password" in seen
     seen = server.does(on_each_machine)
-    assert "home: up as 10.100.0.1" in seen or "home: joined as 10.100.0.1" in seen, seen
+    assert "home: up as server, 10.100.0.1" in seen or "home: joined as server, 10.100.0.1" in seen, seen
     (laptop.home / "invite").write_text((server.home / "invite").read_text())
     assert "server" in laptop.does(on_each_machine)
     laptop.does("shadowmesh wait server --state direct --timeout 30")

@@ -21,10 +21,10 @@ from pathlib import Path
 import meshkit
 import pytest
 
+from shadowmesh.lab.conversations import transfer
 from shadowmesh.lab.internet import Host
 from shadowmesh.lab.nat import NatType
 from shadowmesh.lab.plan import LabSpec, SiteSpec
-from shadowmesh.lab.traffic import transfer
 from shadowmesh.lab.world import World, write_secret
 
 pytestmark = [

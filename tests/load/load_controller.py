@@ -1,4 +1,4 @@
-"""The controller under load: a process of its own, and what it has used so far."""
+"""The controller under load, one node or several: processes of their own, and what they have used so far."""
 
 from __future__ import annotations
 
@@ -6,26 +6,13 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from freeport import free_port
 from load_wire import Http
-
-
-def free_port() -> int:
-    """A TCP port that is free now, with the next one for STUN."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            return int(port)
 
 
 def cpu_seconds(pid: int) -> float:
@@ -42,43 +29,52 @@ def resident_kb(pid: int) -> int:
 
 
 class ControllerProcess:
-    """`shadowmesh controller run` in a directory, with its administrator's key."""
+    """`shadowmesh controller run` in a directory of its own; a further node has the secrets that another one exported."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, database_url: str | None = None, secrets: Path | None = None) -> None:
         self.port = free_port()
         self._data = directory / "controller"
         self._log = directory / "controller.log"
-        self._command = [sys.executable, "-m", "shadowmesh", "controller"]
-        url = f"https://127.0.0.1:{self.port}"
-        made = subprocess.run(
-            [*self._command, "init", "--data-dir", self._data, "--public-url", url, "--listen", f"0.0.0.0:{self.port}", "--json"],
-            check=True,
-            capture_output=True,
-        )  # fmt: skip
-        self.first = json.loads(made.stdout)
         self._process: subprocess.Popen[bytes] | None = None
+        url, listen = f"https://127.0.0.1:{self.port}", f"0.0.0.0:{self.port}"
+        database = [] if database_url is None else ["--database-url", database_url]
+        joined = [] if secrets is None else ["--join-secrets", str(secrets)]
+        made = self._call("init", "--public-url", url, "--listen", listen, *database, *joined, "--json")
+        self.first: dict[str, str] = json.loads(made)
+
+    def _call(self, *command: str) -> bytes:
+        words = (sys.executable, "-m", "shadowmesh", "controller", *command, "--data-dir", self._data)
+        return subprocess.run(words, check=True, capture_output=True).stdout
+
+    def secrets(self) -> bytes:
+        return self._call("secrets", "export")
+
+    @property
+    def lives(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
 
-    def http(self, source: str | None = None) -> Http:
-        return Http(self.port, key=self.first["api_key"], source=source)
-
     def launch(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._command, "run", "--data-dir", self._data],
+                [sys.executable, "-m", "shadowmesh", "controller", "run", "--data-dir", self._data],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
             )
 
     async def serving(self, patience: float = 60.0) -> float:
-        """Waits until it answers; returns when that was, by the monotonic clock."""
+        """Waits until it answers; returns when that was, by the monotonic clock. Raises RuntimeError with the end of its log if it ended."""
         end = time.monotonic() + patience
         while True:
+            if self._process is not None and self._process.poll() is not None:
+                raise RuntimeError(
+                    f"the controller ended with {self._process.returncode}: {self._log.read_text()[-2000:]}"
+                )
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", self.port)
                 writer.close()
@@ -95,9 +91,49 @@ class ControllerProcess:
         self._process.wait()
 
     def stop(self) -> None:
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self.lives:
             self._process.send_signal(signal.SIGTERM)
             self._process.wait(30)
 
+
+class Controllers:
+    """The nodes of one controller. On SQLite there is one."""
+
+    def __init__(self, directory: Path, nodes: int = 1, database_url: str | None = None) -> None:
+        self.nodes = [ControllerProcess(_made(directory / "0"), database_url=database_url)]
+        if nodes > 1:
+            secrets = directory / "secrets"
+            secrets.write_bytes(self.nodes[0].secrets())
+            for number in range(1, nodes):
+                where = _made(directory / str(number))
+                self.nodes.append(ControllerProcess(where, database_url=database_url, secrets=secrets))
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        return tuple(node.port for node in self.nodes)
+
+    def http(self, source: str | None = None, node: int = 0) -> Http:
+        """As the first administrator."""
+        return Http(self.ports[node], key=self.nodes[0].first["api_key"], source=source)
+
+    async def start(self) -> None:
+        for node in self.nodes:
+            node.launch()
+        for node in self.nodes:
+            await node.serving()
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            node.stop()
+
     def cpu(self) -> float:
-        return cpu_seconds(self.pid)
+        """Seconds, of all that live."""
+        return sum(cpu_seconds(node.pid) for node in self.nodes if node.lives)
+
+    def resident_kb(self) -> int:
+        return sum(resident_kb(node.pid) for node in self.nodes if node.lives)
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory

@@ -17,24 +17,26 @@ from load_wire import API, Http, WebSocket, open_websocket, tls
 
 from shadowmesh.daemon.maplog import MapLog
 from shadowmesh.model.codec import from_json, to_json
-from shadowmesh.model.enrol import EnrolChallenge, EnrolRequest
-from shadowmesh.model.ids import ClientID
-from shadowmesh.model.invite import Invite
-from shadowmesh.model.keys import NetworkID, SigningPublicKey
-from shadowmesh.model.link import (
+from shadowmesh.model.devicelink import (
+    ALPN,
     EpochHeld,
     FromController,
     Hello,
+    KeyHeld,
     MapState,
     MapUpdate,
     ProbeReply,
     Report,
     read_message,
 )
+from shadowmesh.model.enrol import EnrolChallenge, EnrolRequest
+from shadowmesh.model.ids import ClientID
+from shadowmesh.model.invite import Invite
+from shadowmesh.model.keys import NetworkID, Secret, SigningPublicKey
 from shadowmesh.model.netmap import NetworkMap
 from shadowmesh.protocol.noise import generate_private_key, public_key
 from shadowmesh.protocol.possession import Challenge, prove
-from shadowmesh.protocol.sealing import generate_sealing_keys
+from shadowmesh.protocol.sealing import generate_sealing_keys, key_check, network_key_info, open_sealed
 from shadowmesh.protocol.signing import Context, Signer, hello_message, registration_message, sign_text, verify_map
 
 _RETRY = 5.0  # as client_api.link: the first retry is uniform over these seconds
@@ -47,6 +49,11 @@ class _Serials(msgspec.Struct):
     to_serial: int = 0
 
 
+class _Sealed(msgspec.Struct):
+    epoch: int
+    sealed: str
+
+
 class _Message(msgspec.Struct):
     """What a thin member reads of a message."""
 
@@ -55,6 +62,7 @@ class _Message(msgspec.Struct):
     code: str = ""
     delta: _Serials | None = None
     snapshot: _Serials | None = None
+    keys: tuple[_Sealed, ...] = ()
 
 
 class _Answer(msgspec.Struct):
@@ -64,6 +72,7 @@ class _Answer(msgspec.Struct):
     client_id: ClientID
     network_id: str
     map: msgspec.Raw = msgspec.Raw(b"null")
+    grant: _Message | None = None
 
 
 _DECODER = msgspec.json.Decoder(_Message)
@@ -72,14 +81,18 @@ _MAP = msgspec.json.Decoder(_Answer._Map)
 
 
 class Crowd:
-    """What all members share: where the controller is, what they saw."""
+    """What all members share: where the controller's nodes are, what they saw."""
 
-    def __init__(self, port: int, identity: SigningPublicKey, signing_keys: tuple[SigningPublicKey, ...]) -> None:
-        self.port = port
+    def __init__(
+        self, ports: tuple[int, ...], identity: SigningPublicKey, signing_keys: tuple[SigningPublicKey, ...]
+    ) -> None:
+        self.ports = ports
         self.identity = identity
         self.signing_keys = signing_keys
         self.tls: ssl.SSLContext = tls()
+        self.tls.set_alpn_protocols([ALPN, "http/1.1"])
         self.sealing_private, self.sealing_key = generate_sealing_keys()  # one for all: making 5,000 measures nothing
+        self.held: dict[int, KeyHeld] = {}  # by epoch: whoever opens one first opens it for all
         self.come_back = False
         self.failed_tries = 0
         self.refused_connections = 0
@@ -95,6 +108,7 @@ class Member:
     def __init__(self, crowd: Crowd, number: int) -> None:
         self.crowd = crowd
         self.number = number
+        self.port = crowd.ports[number % len(crowd.ports)]  # its node
         self.source = f"127.{1 + number // 60000}.{number // 240 % 250}.{1 + number % 240}"
         self.device = Signer.generate()
         self.wg_private = generate_private_key()
@@ -102,6 +116,7 @@ class Member:
         self.client_id = ClientID("")
         self.network_id: NetworkID
         self.generation, self.serial = 1, 0
+        self.epochs: set[int] = set()
         self.ready_at = 0.0
         self._socket: WebSocket | None = None
         self._left: WebSocket | None = None  # one that we ended ourselves
@@ -132,16 +147,28 @@ class Member:
         self.client_id = answer.client_id
         self.network_id = NetworkID.parse(answer.network_id)
         self.joined(bytes(answer.map))
+        assert answer.grant is not None
+        self._keep(answer.grant.keys)
         return len(text)
+
+    def _keep(self, keys: tuple[_Sealed, ...]) -> None:
+        crowd = self.crowd
+        for key in keys:
+            self.epochs.add(key.epoch)
+            if key.epoch not in crowd.held:
+                info, blob = network_key_info(self.network_id, key.epoch), base64.b64decode(key.sealed)
+                opened = Secret(open_sealed(crowd.sealing_private, blob, info))
+                check = key_check(self.network_id, key.epoch, opened)
+                crowd.held[key.epoch] = KeyHeld(epoch=key.epoch, check=check)
 
     def joined(self, text: bytes) -> None:
         found = _MAP.decode(text).snapshot
         self.generation, self.serial = found.generation, found.serial
 
-    async def connect(self) -> None:
+    async def connect(self, port: int | None = None) -> None:
         self._ready = asyncio.get_running_loop().create_future()
         await asyncio.wait_for(
-            open_websocket(self.crowd.port, self.crowd.tls, self.source, f"{API}/link", self._message, self._lost), 25
+            open_websocket(port or self.port, self.crowd.tls, self.source, f"{API}/link", self._message, self._lost), 25
         )
         await asyncio.wait_for(self._ready, 25)
 
@@ -162,8 +189,9 @@ class Member:
                 self._send(Report(network_id=self.network_id))
         elif message.type == "challenge":
             signed = hello_message(bytes.fromhex(message.nonce), self.crowd.identity, self.boot_id)
+            keys = tuple(self.crowd.held[epoch] for epoch in sorted(self.epochs))
             held = () if not self.serial else (
-                MapState(network_id=self.network_id, generation=self.generation, serial=self.serial),
+                MapState(network_id=self.network_id, generation=self.generation, serial=self.serial, keys=keys),
             )  # fmt: skip
             hello = Hello(
                 device_key=self.device.device_key,
@@ -174,6 +202,7 @@ class Member:
             )
             self._send(hello)
         elif message.type == "grant":
+            self._keep(message.keys)
             self.crowd.saw_grant(self)
         elif message.type == "probe":
             self._send(ProbeReply(nonce=message.nonce))
@@ -205,14 +234,16 @@ class Member:
         failures = 0
         while True:
             await asyncio.sleep(random.uniform(0, min(_LAST_RETRY, _RETRY * 2 ** max(0, failures - 1))))
-            try:
-                await self.connect()
-                return
-            except ConnectionRefusedError:
-                self.crowd.refused_connections += 1
-            except Exception as e:
-                self.crowd.failed_tries += 1
-                self.crowd.errors.append(repr(e)[:100])
+            for port in sorted(self.crowd.ports, key=lambda port: port != self.port):  # its own node first
+                try:
+                    await self.connect(port)
+                    self.port = port
+                    return
+                except ConnectionRefusedError:
+                    self.crowd.refused_connections += 1
+                except Exception as e:
+                    self.crowd.failed_tries += 1
+                    self.crowd.errors.append(repr(e)[:100])
             failures += 1
 
     def leave(self) -> None:

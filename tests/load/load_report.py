@@ -17,6 +17,12 @@ class Row(NamedTuple):
     digits: int = 1
 
 
+SEVERAL = (  # with several nodes
+    Row("change p99 node 1", "one change, seen by the members of the node that made it: p99, median of ten, ms"),
+    Row("change p99 node 2", "the same by those of another node, ms"),
+    Row("return presence s", "after a node's death and the last return: until presence is right, s", 5),
+)
+
 ROWS = (
     Row("join cpu own", "join: the controller's own CPU, ms", 40, gate=True),
     Row("alone join cpu", "the same in a network of one, ms"),
@@ -32,6 +38,7 @@ ROWS = (
     Row("removal p99 worst", "removal seen by all: p99, worst of eleven, ms", 1000),
     Row("hello cpu", "a hello: CPU, ms", 3, gate=True),
     Row("return all s", "all back after kill -9, s", 15),
+    Row("return lost", "acknowledged and lost by it", 0, gate=True, digits=0),
     Row("return failed tries", "tries that failed but for the start itself", 0, gate=True, digits=0),
     Row("rest quiet p99", "REST when nothing happens: p99, ms"),
     Row("rest joins p99", "REST during joins: p99, ms", 200),
@@ -56,7 +63,8 @@ def table(found: Mapping[int, Mapping[str, float]]) -> str:
         "| | " + " | ".join(f"{number:,}" for number in found) + " | at most |",
         "|---|" + "---|" * (len(found) + 1),
     ]
-    for row in ROWS:
+    several = any("return presence s" in figures for figures in found.values())
+    for row in (*ROWS, *(SEVERAL if several else ())):
         values = " | ".join(f"{_value(row, figures):,.{row.digits}f}" for figures in found.values())
         limit = "" if row.limit is None else f"**{row.limit:g}**" if row.gate else f"{row.limit:g}"
         lines.append(f"| {row.what} | {values} | {limit} |")

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from load_controller import ControllerProcess, resident_kb
+from load_controller import Controllers
 from load_members import Crowd, Member, WholeMember
 from load_wire import Http
 
@@ -45,17 +45,17 @@ def percentile(values: list[float], part: float) -> float:
 
 @dataclass
 class Seen:
-    """Who has heard of serial `wanted` or a later one, and when."""
+    """Who (by number) has heard of serial `wanted` or a later one, and when."""
 
     wanted: int
     waiting: set[int]
-    at: list[float] = field(default_factory=list)
+    at: dict[int, float] = field(default_factory=dict)
     all: asyncio.Event = field(default_factory=asyncio.Event)
 
     def note(self, member: Member, serial: int, at: float) -> None:
         if serial >= self.wanted and member.number in self.waiting:
             self.waiting.discard(member.number)
-            self.at.append(at)
+            self.at[member.number] = at
             if not self.waiting:
                 self.all.set()
 
@@ -67,7 +67,7 @@ class Load:
     `times`: a figure is the median of so many; `pause`: how long is waited where nothing happens, 1.0 in a whole run.
     """
 
-    controller: ControllerProcess
+    controller: Controllers
     crowd: Crowd
     admin: Http
     invite: Invite
@@ -85,7 +85,7 @@ class Load:
 
     async def joins(self, member: Member) -> int:
         """Enrols and connects; returns the size of the enrolment's answer."""
-        http = Http(self.controller.port, source=member.source)
+        http = Http(member.port, source=member.source)
         try:
             size = await member.enrol(http, self.invite)
         finally:
@@ -172,13 +172,13 @@ async def _fill(load: Load, number: int, whole: int) -> None:
     load.figures["fill cpu a join"] = (load.controller.cpu() - cpu) / number * 1e3
 
 
-async def _change(load: Load, number: int) -> list[float]:
-    """One member gets a tag; milliseconds until each heard of it."""
+async def _change(load: Load, number: int) -> dict[int, float]:
+    """One member gets a tag, by the first node; milliseconds until each (by number) heard of it."""
     member = load.members[number % len(load.members)]
     async with load.seen() as watch:
         started = time.monotonic()
         await load.admin("PATCH", f"/networks/{NETWORK}/clients/{member.client_id}", {"tags": [f"t{load.tags()}"]})
-    return [(at - started) * 1e3 for at in watch.at]
+    return {who: (at - started) * 1e3 for who, at in watch.at.items()}
 
 
 async def _alone(load: Load) -> None:
@@ -201,10 +201,14 @@ async def _changes(load: Load) -> None:
     load.figures |= {
         "change cpu": statistics.median(cpu),
         "telling cpu a client": telling / len(load.members) * 1e3,
-        "change p50": statistics.median(percentile(t, 0.5) for t in times),
-        "change p99 worst": max(percentile(t, 0.99) for t in times),
-        "change latest": max(max(t) for t in times),
+        "change p50": statistics.median(percentile(list(t.values()), 0.5) for t in times),
+        "change p99 worst": max(percentile(list(t.values()), 0.99) for t in times),
+        "change latest": max(max(t.values()) for t in times),
     }
+    node = {member.number: load.controller.ports.index(member.port) for member in load.members}
+    for number in range(len(load.controller.nodes)):
+        there = [percentile([at for who, at in t.items() if node[who] == number], 0.99) for t in times]
+        load.figures[f"change p99 node {number + 1}"] = statistics.median(there)
 
 
 async def _joins(load: Load) -> None:
@@ -310,7 +314,7 @@ async def _removals(load: Load) -> None:
         async with load.seen() as watch:
             started = time.monotonic()
             await load.admin("DELETE", f"/networks/{NETWORK}/clients/{victim.client_id}")
-        times = [(at - started) * 1e3 for at in watch.at]
+        times = [(at - started) * 1e3 for at in watch.at.values()]
         p99.append(percentile(times, 0.99))
         latest.append(max(times))
 
@@ -329,26 +333,53 @@ async def _removals(load: Load) -> None:
     }
 
 
+async def _write(load: Load) -> list[str]:
+    """Makes invites by the last node, one after the other until it dies; returns those that it acknowledged."""
+    http, made = load.controller.http("127.0.0.9", -1), list[str]()
+    with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        while True:
+            made.append((await http.json("POST", f"/networks/{NETWORK}/invites", {}))["id"])
+    return made
+
+
 async def _return(load: Load) -> None:
-    """SIGKILL, a new start, and everybody comes back."""
-    crowd, controller = load.crowd, load.controller
+    """SIGKILL of a node. The only one is started again and everybody comes back; of several the last one stays away and
+    its members go to the others. What was acknowledged until then is there afterwards."""
+    crowd, controller, last = load.crowd, load.controller, load.controller.nodes[-1]
+    several = len(controller.nodes) > 1
     crowd.come_back, crowd.snapshots = True, 0
     crowd.failed_tries = crowd.refused_connections = 0
     crowd.errors.clear()
-    for member in load.members:
+    moved = [member for member in load.members if member.port == last.port]
+    for member in moved:
         member.ready_at = 0.0
-    await asyncio.to_thread(controller.kill)
+    writing = asyncio.create_task(_write(load))
+    await asyncio.sleep(0.3 * load.pause)
+    await asyncio.to_thread(last.kill)
     killed = time.monotonic()
-    controller.launch()
-    serving = await controller.serving()
+    acknowledged = await writing
+    if not several:
+        last.launch()
+        load.figures["return serving s"] = await last.serving() - killed
     started_cpu = controller.cpu()
     async with load.probing("return"), asyncio.timeout(180):
-        while any(m.ready_at < killed for m in load.members):  # noqa: ASYNC110 - each has an end of its own
+        while any(m.ready_at < killed for m in moved):  # noqa: ASYNC110 - each has an end of its own
             await asyncio.sleep(0.1)
+        back = [m.ready_at - killed for m in moved]
+        if several:
+            while (await load.admin.json("GET", f"/networks/{NETWORK}"))["clients_online"] != len(load.members):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            load.figures["return presence s"] = max(0.0, time.monotonic() - killed - max(back))
     crowd.come_back = False
-    back = [m.ready_at - killed for m in load.members]
+    there: set[str] = set()
+    cursor: str | None = ""
+    while cursor is not None:
+        page = await load.admin.json("GET", f"/networks/{NETWORK}/invites?limit=1000{cursor}")
+        there |= {invite["id"] for invite in page["items"]}
+        cursor = None if page["next"] is None else f"&cursor={page['next']}"
     load.figures |= {
-        "return serving s": serving - killed,
+        "return acknowledged": len(acknowledged),
+        "return lost": len(set(acknowledged) - there),
         "return all s": max(back),
         "return p50 s": percentile(back, 0.5),
         "return cpu a client": (controller.cpu() - started_cpu) / len(back) * 1e3,
@@ -361,19 +392,28 @@ async def _return(load: Load) -> None:
 
 
 async def measure(
-    number: int, whole: int, *, sustained: float = 10.0, times: int = 5, pause: float = 1.0
+    number: int,
+    whole: int,
+    *,
+    nodes: int = 1,
+    database_url: str | None = None,
+    sustained: float = 10.0,
+    times: int = 5,
+    pause: float = 1.0,
 ) -> dict[str, float]:
-    """All figures of a network of `number` members, `whole` of them whole clients; see `Load` for `times` and `pause`."""
+    """All figures of a network of `number` members, `whole` of them whole clients; see `Load` for `times` and `pause`.
+
+    `nodes`: of the controller, whose CPU and memory are added up; more than one need a `database_url`, an empty PostgreSQL.
+    """
     with tempfile.TemporaryDirectory(prefix="shadowmesh-load-") as name:
         directory = Path(name)
-        controller = ControllerProcess(directory)
-        controller.launch()
+        controller = Controllers(directory, nodes, database_url)
         try:
-            await controller.serving()
+            await controller.start()
             load = Load(controller, *await _prepare(controller), directory, times, pause)
             figures = load.figures
             await asyncio.sleep(2 * pause)
-            base = resident_kb(controller.pid)
+            base = controller.resident_kb()
             figures["idle"] = await _idle(load, 3.0 * pause)
             async with load.probing("quiet"):
                 await asyncio.sleep(3.0 * pause)
@@ -382,7 +422,7 @@ async def measure(
             await _fill(load, number, whole)
             gc.freeze()
             await asyncio.sleep(4 * pause)  # presence is gathered for so long
-            figures["kB a client"] = (resident_kb(controller.pid) - base) / number
+            figures["kB a client"] = (controller.resident_kb() - base) / number
             figures["idle"] = await _idle(load, 5.0 * pause)
             for what in (_changes, _joins, _hellos, _client, _removals):
                 print(f"{what.__name__.strip('_')}", flush=True)
@@ -390,7 +430,7 @@ async def measure(
             if sustained:
                 print("sustained joins", flush=True)
                 await _sustained(load, 20.0, sustained)
-                await asyncio.sleep(2)
+                await asyncio.sleep(2 * pause)
             print("kill -9 and return", flush=True)
             await _return(load)
             figures["members"] = len(load.members)
@@ -402,11 +442,11 @@ async def measure(
             controller.stop()
 
 
-async def _prepare(controller: ControllerProcess) -> tuple[Crowd, Http, Invite]:
+async def _prepare(controller: Controllers) -> tuple[Crowd, Http, Invite]:
     admin = controller.http()
     signed = json.loads(await admin("GET", "/identity"))["document"]
     document = from_json(signed, IdentityDocument)
     await admin("POST", "/networks", {"name": NETWORK, "subnet": "10.64.0.0/16", "max_clients": 60000})
     invite = Invite.decode((await admin.json("POST", f"/networks/{NETWORK}/invites", {"uses": 100000}))["invite"])
-    crowd = Crowd(controller.port, document.identity, document.signing_keys)
+    crowd = Crowd(controller.ports, document.identity, document.signing_keys)
     return crowd, admin, invite

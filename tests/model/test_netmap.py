@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shadowmesh.model.codec import from_json, to_json
+from shadowmesh.model.devicelink import FromController, Grant, MapUpdate, PresenceUpdate, read_message
 from shadowmesh.model.errors import MalformedError
 from shadowmesh.model.ids import ClientID, NetworkRef
 from shadowmesh.model.keys import DevicePublicKey, NetworkID, Secret, WireGuardPublicKey
-from shadowmesh.model.link import FromController, Grant, MapUpdate, PresenceUpdate, read_message
 from shadowmesh.model.netmap import UNCHANGED, Encoded, EpochInfo, MapDelta, MapHead, MapSnapshot, Member, NetworkMap
 from shadowmesh.protocol.signing import Signer, sign_map, verify_map
 

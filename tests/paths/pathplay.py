@@ -9,9 +9,9 @@ from collections.abc import Callable
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.hostaddresses import HostAddresses
 from shadowmesh.model.pump import Slot
-from shadowmesh.paths.candidates import HostView, LocalSocket, PathKey
+from shadowmesh.paths.candidates import BoundSocket, HostView, PathKey
 from shadowmesh.paths.peerpath import PeerPath
-from shadowmesh.paths.values import ALLOW_ALL, Call, Moved, Ping, Policy, Route
+from shadowmesh.paths.values import ALLOW_ALL, PathMoved, PathRoute, Policy, SendCallMeMaybe, SendPing
 
 SLOT = Slot(1)
 VIEW = HostView(HostAddresses((ipaddress.IPv4Interface("192.168.1.5/24"),)), (SockAddr("203.0.113.1", 4000),))
@@ -22,23 +22,23 @@ class Play:
 
     def __init__(self, policy: Policy = ALLOW_ALL) -> None:
         self.now = 1000.0
-        self.path = PeerPath(random.Random(1), VIEW, [LocalSocket(SLOT, 4000)], policy)
+        self.path = PeerPath(random.Random(1), VIEW, [BoundSocket(SLOT, 4000)], policy)
         self.path.set_relay(True, self.now)
-        self.pings: list[tuple[float, Ping]] = []
+        self.pings: list[tuple[float, SendPing]] = []
         self.calls: list[tuple[float, bool]] = []
-        self.routes: list[tuple[float, Route]] = []
-        self.moves: list[tuple[float, Moved]] = []
-        self.answer: Callable[[Ping], bool] = lambda ping: False
+        self.routes: list[tuple[float, PathRoute]] = []
+        self.moves: list[tuple[float, PathMoved]] = []
+        self.answer: Callable[[SendPing], bool] = lambda ping: False
         self.round_trip = 0.05
         self.collect()
 
     def collect(self) -> None:
         for action in self.path.take():
-            if isinstance(action, Ping):
+            if isinstance(action, SendPing):
                 self.pings.append((self.now, action))
-            elif isinstance(action, Call):
+            elif isinstance(action, SendCallMeMaybe):
                 self.calls.append((self.now, action.ask))
-            elif isinstance(action, Route):
+            elif isinstance(action, PathRoute):
                 self.routes.append((self.now, action))
             else:
                 self.moves.append((self.now, action))
@@ -46,7 +46,7 @@ class Play:
     def run(self, seconds: float, *, traffic: bool = False) -> None:
         """Time passes: deadlines are kept, pings that `answer` likes are answered after a round trip."""
         end = self.now + seconds
-        answers: list[tuple[float, Ping]] = []
+        answers: list[tuple[float, SendPing]] = []
         seen = len(self.pings)
         data = self.now
         while True:

@@ -12,10 +12,10 @@ from shadowmesh.model.pump import Slot
 from shadowmesh.model.reasons import Reason
 from shadowmesh.paths.candidates import (
     MAX_CANDIDATES,
+    BoundSocket,
     Candidate,
     CandidateKind,
     HostView,
-    LocalSocket,
     PathKey,
     Rank,
     gather,
@@ -27,7 +27,7 @@ from shadowmesh.paths.candidates import (
 )
 from shadowmesh.protocol import disco
 
-V4, V6 = LocalSocket(Slot(1), 4000), LocalSocket(Slot(2), 4000, ipv6=True)
+V4, V6 = BoundSocket(Slot(1), 4000), BoundSocket(Slot(2), 4000, ipv6=True)
 HOME = ipaddress.ip_interface("192.168.1.5/24")
 GLOBAL = ipaddress.ip_interface("2001:db8::5/64")
 PUBLIC = SockAddr("198.51.100.1", 4444)

@@ -7,9 +7,9 @@ import pytest
 
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.pump import Slot
-from shadowmesh.paths.candidates import Candidate, CandidateKind, HostView, LocalSocket, PathKey
+from shadowmesh.paths.candidates import BoundSocket, Candidate, CandidateKind, HostView, PathKey
 from shadowmesh.paths.peerpath import PeerPath
-from shadowmesh.paths.values import HEARTBEAT, MEASURE, TRUST, WORRY, Ping, Route
+from shadowmesh.paths.values import HEARTBEAT, MEASURE, TRUST, WORRY, PathRoute, SendPing
 
 SLOT = Slot(1)
 ADDR = {"a": SockAddr("192.0.2.1", 1000), "b": SockAddr("198.51.100.1", 2000)}
@@ -26,9 +26,9 @@ class Pair:
         self.muted: set[str] = set()
         self.paths: dict[str, PeerPath] = {}
         self.pings = {"a": 0, "b": 0}
-        self.routes: dict[str, dict[Route, float]] = {"a": {}, "b": {}}
+        self.routes: dict[str, dict[PathRoute, float]] = {"a": {}, "b": {}}
         for name in ("a", "b"):
-            path = self.paths[name] = PeerPath(random.Random(name), HostView(), (LocalSocket(SLOT, 1000),))
+            path = self.paths[name] = PeerPath(random.Random(name), HostView(), (BoundSocket(SLOT, 1000),))
             path.set_relay(True, 0.0)
             path.traffic(0.0)
             path.call_received([Candidate(ADDR[OTHER[name]], CandidateKind.REFLEXIVE)], False, 0.0)
@@ -40,13 +40,13 @@ class Pair:
                 path.traffic(self.now)
                 path.tick(self.now)
                 for action in path.take():
-                    if isinstance(action, Route):
+                    if isinstance(action, PathRoute):
                         self.routes[name].setdefault(action, self.now)
-                    elif isinstance(action, Ping) and action.path == WAY[name]:
+                    elif isinstance(action, SendPing) and action.path == WAY[name]:
                         self.pings[name] += 1
                         self._ping(name, action)
 
-    def _ping(self, name: str, ping: Ping) -> None:
+    def _ping(self, name: str, ping: SendPing) -> None:
         other = OTHER[name]
         if name in self.muted:
             return
@@ -59,8 +59,8 @@ class Pair:
 def settled() -> Pair:
     pair = Pair()
     pair.run(20.0)
-    assert pair.paths["a"].route == Route(WAY["a"], None)
-    assert pair.paths["b"].route == Route(WAY["b"], None)
+    assert pair.paths["a"].route == PathRoute(WAY["a"], None)
+    assert pair.paths["b"].route == PathRoute(WAY["b"], None)
     return pair
 
 
@@ -83,8 +83,8 @@ def test_a_hole_in_either_direction_is_seen_by_both_sides_in_time(muted: str, ph
     pair.run(10.0)
     for name in ("a", "b"):
         routes = pair.routes[name]
-        assert routes.get(Route(WAY[name], "relay"), inf) - began <= HEARTBEAT + 0.5 + WORRY + 0.5
-        assert routes.get(Route("relay", WAY[name]), inf) - began <= TRUST + 0.5
+        assert routes.get(PathRoute(WAY[name], "relay"), inf) - began <= HEARTBEAT + 0.5 + WORRY + 0.5
+        assert routes.get(PathRoute("relay", WAY[name]), inf) - began <= TRUST + 0.5
 
 
 def test_a_confirmation_counts_once_and_only_for_the_path_in_use() -> None:
@@ -98,4 +98,4 @@ def test_a_confirmation_counts_once_and_only_for_the_path_in_use() -> None:
     while pair.now < silent_since + 8.0:
         pair.run(STEP)
         b.ping_received(WAY["b"], pair.now, own_id)  # a replay of it proves nothing more
-    assert pair.routes["b"][Route("relay", WAY["b"])] - silent_since <= TRUST + 0.5
+    assert pair.routes["b"][PathRoute("relay", WAY["b"])] - silent_since <= TRUST + 0.5

@@ -8,7 +8,7 @@ from pathplay import SLOT, Play
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.reasons import Reason
 from shadowmesh.paths.candidates import Candidate, CandidateKind, PathKey
-from shadowmesh.paths.values import ACTIVE, DORMANT_PING, STRANGE_PINGS, STRANGE_PINGS_RATE, Policy, Route
+from shadowmesh.paths.values import ACTIVE, DORMANT_PING, STRANGE_PINGS, STRANGE_PINGS_RATE, PathRoute, Policy
 
 PUNCHED = SockAddr("198.51.100.7", 5000)
 LAN = SockAddr("192.168.1.9", 5000)
@@ -24,13 +24,13 @@ def direct(play: Play) -> None:
     play.path.call_received(CANDIDATES, False, play.now)
     play.collect()
     play.run(2.0, traffic=True)
-    assert play.path.route == Route(WAY, None)
+    assert play.path.route == PathRoute(WAY, None)
 
 
 def test_the_relay_is_used_at_once_and_the_peer_is_called(play: Play) -> None:
     play.path.traffic(play.now)
     play.collect()
-    assert play.path.route == Route("relay", None)
+    assert play.path.route == PathRoute("relay", None)
     assert play.calls == [(1000.0, True)]
     assert play.path.reason is Reason.RELAY_UPGRADING
 
@@ -133,7 +133,7 @@ def test_who_answered_before_waits_for_no_stranger(play: Play) -> None:
     play.answer = lambda ping: ping.path in (WAY, LAN_WAY)
     play.path.call_received(CANDIDATES, True, play.now)
     play.run(3.0, traffic=True)
-    assert play.path.route == Route(LAN_WAY, None)
+    assert play.path.route == PathRoute(LAN_WAY, None)
     for call in range(2):
         play.path.call_received([*strangers(call)[:20], *CANDIDATES], True, play.now)
         play.run(0.15, traffic=True)
@@ -160,7 +160,7 @@ def test_a_pong_under_way_while_p2p_is_switched_off_makes_nothing_direct(play: P
     ping = next(p for _, p in play.pings if p.path == WAY)
     play.path.set_policy(Policy(p2p=False), play.now)
     play.path.pong_received(WAY, ping.tx_id, play.now + 0.05)
-    assert play.path.route == Route("relay", None)
+    assert play.path.route == PathRoute("relay", None)
 
 
 def test_a_lan_path_wins_over_a_punched_one_whatever_the_round_trip(play: Play) -> None:
@@ -169,7 +169,7 @@ def test_a_lan_path_wins_over_a_punched_one_whatever_the_round_trip(play: Play) 
     play.round_trip = 0.2
     play.path.call_received((*CANDIDATES, Candidate(SockAddr("198.51.100.8", 1), CandidateKind.HOST)), True, play.now)
     play.run(3.0, traffic=True)
-    assert play.path.route == Route(LAN_WAY, None)
+    assert play.path.route == PathRoute(LAN_WAY, None)
     assert play.path.reason is Reason.DIRECT_LAN
 
 
@@ -180,7 +180,7 @@ def test_an_equal_path_a_little_faster_changes_nothing(play: Play) -> None:
     play.round_trip = 0.045
     play.path.ping_received(other, play.now)
     play.run(2.0, traffic=True)
-    assert play.path.route == Route(WAY, None)
+    assert play.path.route == PathRoute(WAY, None)
 
 
 def test_heartbeat_each_3_s_while_there_is_traffic(play: Play) -> None:
@@ -211,13 +211,13 @@ def test_trust_runs_out_after_6_5_s_then_relay_and_old_path_until_the_relay_is_p
     last = play.path.best.pong_at if play.path.best else 0.0
     play.answer = lambda ping: False
     play.run(9.0, traffic=True)
-    assert play.path.route == Route("relay", WAY)
-    at = next(t for t, r in play.routes if r == Route("relay", WAY))
+    assert play.path.route == PathRoute("relay", WAY)
+    at = next(t for t, r in play.routes if r == PathRoute("relay", WAY))
     assert at - last <= 7.0
     assert play.path.reason is Reason.RELAY_PATH_LOST
     play.answer = lambda ping: ping.path is None
     play.run(2.0, traffic=True)
-    assert play.path.route == Route("relay", None)
+    assert play.path.route == PathRoute("relay", None)
 
 
 def test_the_old_path_that_answers_again_is_taken_back(play: Play) -> None:
@@ -226,22 +226,22 @@ def test_the_old_path_that_answers_again_is_taken_back(play: Play) -> None:
     play.run(9.0, traffic=True)
     play.answer = lambda ping: ping.path == WAY
     play.run(4.0, traffic=True)
-    assert play.path.route == Route(WAY, None)
+    assert play.path.route == PathRoute(WAY, None)
 
 
 def test_a_dormant_path_is_kept_open_and_its_first_packets_go_both_ways(play: Play) -> None:
     direct(play)
     play.run(60.0)
     assert play.path.direct
-    assert play.path.route == Route(WAY, "relay")
+    assert play.path.route == PathRoute(WAY, "relay")
     began = play.now
     play.run(100.0)
     assert 3 <= len([at for at in play.pinged(WAY) if at > began]) <= 5
     play.path.traffic(play.now)
     play.collect()
-    assert play.path.route == Route(WAY, "relay")
+    assert play.path.route == PathRoute(WAY, "relay")
     play.run(0.2)
-    assert play.path.route == Route(WAY, None)
+    assert play.path.route == PathRoute(WAY, None)
 
 
 def test_after_5_minutes_of_silence_all_is_forgotten(play: Play) -> None:
@@ -259,11 +259,11 @@ def test_without_p2p_nothing_is_tried(play: Play) -> None:
     only.path.ping_received(WAY, only.now)
     only.run(100.0, traffic=True)
     assert all(ping.path is None for _, ping in only.pings), "only the relay's round trip is measured"
-    assert only.path.route == Route("relay", None)
+    assert only.path.route == PathRoute("relay", None)
     assert only.path.reason is Reason.RELAY_P2P_DISABLED
     direct(play)
     play.path.set_policy(Policy(p2p=False), play.now)
-    assert play.path.route == Route("relay", None)
+    assert play.path.route == PathRoute("relay", None)
 
 
 def test_a_pong_from_elsewhere_proves_nothing_by_itself(play: Play) -> None:
@@ -287,13 +287,13 @@ def test_a_network_change_doubts_the_path_and_looks_again(play: Play) -> None:
     calls = len(play.calls)
     play.path.network_changed(play.now)
     play.collect()
-    assert play.path.route == Route(WAY, "relay")
+    assert play.path.route == PathRoute(WAY, "relay")
     assert len(play.calls) == calls + 1
 
 
 def test_a_plain_wireguard_peer_is_where_it_was_heard(play: Play) -> None:
     play.path.wireguard_proven(WAY, play.now)
-    assert play.path.route == Route(WAY, None)
+    assert play.path.route == PathRoute(WAY, None)
     assert play.path.reason is Reason.DIRECT_WIREGUARD
     play.run(1000.0, traffic=True)
     assert not play.pings

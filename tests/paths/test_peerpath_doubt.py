@@ -11,11 +11,11 @@ from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.hostaddresses import HostAddresses
 from shadowmesh.model.pump import Slot
 from shadowmesh.model.reasons import Reason
-from shadowmesh.paths.candidates import Candidate, CandidateKind, HostView, LocalSocket, PathKey
+from shadowmesh.paths.candidates import BoundSocket, Candidate, CandidateKind, HostView, PathKey
 from shadowmesh.paths.peerpath import PeerPath
-from shadowmesh.paths.values import RETRY, RETRY_JITTER, RETRY_LOST, TRUST, WORRY, Ping, Policy, Route
+from shadowmesh.paths.values import RETRY, RETRY_JITTER, RETRY_LOST, TRUST, WORRY, PathRoute, Policy, SendPing
 
-SOCKETS = (LocalSocket(Slot(0), 41000),)
+SOCKETS = (BoundSocket(Slot(0), 41000),)
 HOME = (IPv4Interface("192.168.1.9/24"),)
 LAN = Candidate(SockAddr("192.168.7.9", 40000), CandidateKind.HOST)
 PUBLIC = Candidate(SockAddr("198.51.100.1", 40000), CandidateKind.REFLEXIVE)
@@ -34,17 +34,17 @@ def path(*, symmetric: bool = False, filters_ports: bool = False) -> PeerPath:
     return made
 
 
-def run(subject: PeerPath, start: float, end: float, *, answers: bool) -> dict[Route, float]:
+def run(subject: PeerPath, start: float, end: float, *, answers: bool) -> dict[PathRoute, float]:
     """Lets time pass under traffic; the other side answers direct pings or is silent. Returns new routes by their time."""
-    routes: dict[Route, float] = {}
+    routes: dict[PathRoute, float] = {}
     now = start
     while now < end:
         subject.traffic(now)
         subject.tick(now)
         for action in subject.take():
-            if isinstance(action, Ping) and answers and action.path == VIA:
+            if isinstance(action, SendPing) and answers and action.path == VIA:
                 subject.pong_received(VIA, action.tx_id, now)
-            elif isinstance(action, Route):
+            elif isinstance(action, PathRoute):
                 routes.setdefault(action, now)
         now += 0.05
     return routes
@@ -54,10 +54,10 @@ def test_a_path_in_doubt_is_doubled_by_the_relay_long_before_it_is_given_up() ->
     subject = path()
     subject.call_received(CONE, False, 0.0)
     run(subject, 0.1, 20.0, answers=True)
-    assert subject.route == Route(VIA, None)
+    assert subject.route == PathRoute(VIA, None)
     routes = run(subject, 20.0, 30.0, answers=False)
-    assert routes[Route(VIA, "relay")] - 20.0 <= 3.0 + WORRY + 0.5
-    assert routes[Route("relay", VIA)] - 20.0 <= TRUST + 0.1
+    assert routes[PathRoute(VIA, "relay")] - 20.0 <= 3.0 + WORRY + 0.5
+    assert routes[PathRoute("relay", VIA)] - 20.0 <= TRUST + 0.1
 
 
 @pytest.mark.parametrize("phase", [0.1, 1.0, 1.4, 1.6, 2.9])
@@ -70,7 +70,7 @@ def test_beats_that_join_others_never_prolong_the_trust(phase: float) -> None:
     run(subject, last, now, answers=False)
     subject.beat_along(now)
     routes = run(subject, now, last + 9.0, answers=False)
-    assert routes[Route("relay", VIA)] - last <= TRUST + 0.1
+    assert routes[PathRoute("relay", VIA)] - last <= TRUST + 0.1
 
 
 def test_a_pong_ends_the_doubt() -> None:
@@ -78,12 +78,12 @@ def test_a_pong_ends_the_doubt() -> None:
     subject.call_received(CONE, False, 0.0)
     run(subject, 0.1, 20.0, answers=True)
     now = 20.0
-    while subject.route == Route(VIA, None):
+    while subject.route == PathRoute(VIA, None):
         run(subject, now, now + 0.05, answers=False)
         now += 0.05
-    assert subject.route == Route(VIA, "relay")
+    assert subject.route == PathRoute(VIA, "relay")
     run(subject, now, now + 0.5, answers=True)
-    assert subject.route == Route(VIA, None)
+    assert subject.route == PathRoute(VIA, None)
 
 
 def test_a_lost_path_is_tried_again_sooner_than_one_that_never_was() -> None:
@@ -157,7 +157,7 @@ def test_neighbours_meet_on_their_lan_though_no_udp_gets_out_of_it() -> None:
     neighbour = Candidate(SockAddr("192.168.1.77", 40000), CandidateKind.HOST)
     subject.set_policy(Policy(udp=False), 0.0)
     subject.call_received((neighbour,), False, 0.1)
-    pings = [a for a in subject.take() if isinstance(a, Ping) and a.path is not None]
+    pings = [a for a in subject.take() if isinstance(a, SendPing) and a.path is not None]
     (ping,) = pings
     assert ping.path is not None
     subject.pong_received(ping.path, ping.tx_id, 0.11)

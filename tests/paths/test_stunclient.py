@@ -9,12 +9,12 @@ from collections.abc import Callable
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.hostaddresses import HostAddresses
 from shadowmesh.model.pump import Slot
-from shadowmesh.paths.candidates import HostView, LocalSocket
+from shadowmesh.paths.candidates import BoundSocket, HostView
 from shadowmesh.paths.netcheck import NatVerdict, verdict
 from shadowmesh.paths.stunclient import Ask, StunClient
 
 SLOT = Slot(1)
-SOCKET = LocalSocket(SLOT, 4000)
+SOCKET = BoundSocket(SLOT, 4000)
 ONE, ONE_NEXT = SockAddr("198.51.100.1", 8443), SockAddr("198.51.100.1", 8444)
 TWO = SockAddr("198.51.100.2", 9545)
 TWO_NEXT = SockAddr("198.51.100.2", 9546)

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from shadowmesh.model.codec import from_json, to_json
+from shadowmesh.model.devicelink import Challenge
 from shadowmesh.model.errors import MalformedError
-from shadowmesh.model.link import Challenge
 from shadowmesh.model.netmap import EpochInfo
 
 # One thread is still reading the class's annotations when the other comes with its first value.

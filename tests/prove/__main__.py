@@ -1,11 +1,13 @@
 """`make prove`: the promises that take hours, one proof after another. Stopped, it goes on where it was; docs/proofs.md shows the results.
 
-A proof is a test marked `prove`. Each runs by itself, with both cores to itself, and its outcome is kept in `build/proofs.jsonl` with the commit
-that it was run on. A proof that has passed on this commit is not run again. What a proof measures it notes by `record_property`.
+A proof is a test marked `prove`. Each runs by itself, with both cores to itself, and its outcome is kept in `docs/proofs.jsonl` with the commit
+that it was run on; commit it together with the page. A proof that has passed is not run again while no other file differs from that commit.
+What a proof measures it notes by `record_property`.
 
     make prove                      all that this commit lacks
     make prove PROVE="-k world_b"   those whose names match (as pytest's -k)
     make prove PROVE=--list         names, and when each was last run
+    make prove PROVE=--page         nothing but the page, from the results at hand: after a merge
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ from typing import Final
 from xml.etree import ElementTree
 
 ROOT: Final = Path(__file__).parents[2]
-RESULTS: Final = ROOT / "build" / "proofs.jsonl"
+RESULTS: Final = ROOT / "docs" / "proofs.jsonl"
 REPORT: Final = ROOT / "build" / "proof.xml"
 PAGE: Final = ROOT / "docs" / "proofs.md"
+ELSEWHERE: Final = (".", *(f":!{path.relative_to(ROOT)}" for path in (RESULTS, PAGE)))
+MACHINE: Final = f"{platform.machine()}, Linux {platform.release()}, Python {platform.python_version()}"
 PYTEST: Final = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 
 
@@ -39,16 +43,21 @@ class Result:
     at: str
     seconds: float
     figures: dict[str, str] = field(default_factory=dict)
+    machine: str = MACHINE
+
+
+def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def commit() -> str:
     """The commit that is checked out, with a + where files differ from it."""
-    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-    dirty = subprocess.run(
-        ["git", "status", "--porcelain", "--untracked-files=no", "--", ".", f":!{PAGE.relative_to(ROOT)}"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+    return git("rev-parse", "--short", "HEAD").stdout.strip() + ("" if nothing_differs("HEAD") else "+")
+
+
+def nothing_differs(commit: str) -> bool:
+    """Whether the files are those of this commit, apart from the results and their page."""
+    return git("diff", "--quiet", commit, "--", *ELSEWHERE).returncode == 0
 
 
 def proofs(expression: str) -> list[str]:
@@ -63,7 +72,8 @@ def proofs(expression: str) -> list[str]:
 def kept() -> dict[str, Result]:
     """The newest result of each proof."""
     lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
-    return {result.proof: result for result in (Result(**json.loads(line)) for line in lines)}
+    results = sorted((Result(**json.loads(line)) for line in lines), key=lambda r: r.at)
+    return {result.proof: result for result in results}
 
 
 def prove(proof: str, at: str) -> Result:
@@ -85,7 +95,7 @@ def write_page(results: dict[str, Result]) -> None:
         "# Proofs",
         "",
         "The promises that take too long for every run of the tests, each shown by a test. `make prove` runs what the commit at hand lacks and",
-        f"writes this page. Machine: {platform.machine()}, Linux {platform.release()}, Python {platform.python_version()}.",
+        f"writes this page. Run on {'; '.join(sorted({r.machine for r in results.values()}))}.",
         "",
         "| proof | outcome | commit | when (UTC) | s | measured |",
         "|---|---|---|---|---|---|",
@@ -104,21 +114,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make prove")
     parser.add_argument("-k", default="", metavar="EXPRESSION", help="only proofs whose names match")
     parser.add_argument("--list", action="store_true", help="show names and last results, run nothing")
+    parser.add_argument("--page", action="store_true", help="write the page from the results at hand, run nothing")
     parser.add_argument("--again", action="store_true", help="run also what has passed on this commit")
     options = parser.parse_args()
     results, at = kept(), commit()
+    if options.page:
+        write_page(results)
+        return 0
     chosen = proofs(options.k)
     if options.list:
         for proof in chosen:
             result = results.get(proof)
             print(proof, "never run" if result is None else f"{result.outcome} at {result.commit}, {result.at}")
         return 0
-    RESULTS.parent.mkdir(exist_ok=True)
+    REPORT.parent.mkdir(exist_ok=True)
     failed = 0
     for number, proof in enumerate(chosen, 1):
         before = results.get(proof)
-        if before is not None and (before.commit, before.outcome) == (at, "passed") and not options.again:
-            print(f"[{number}/{len(chosen)}] {proof}: passed before on {at}")
+        passed = before is not None and before.outcome == "passed"
+        if before is not None and passed and nothing_differs(before.commit) and not options.again:
+            print(f"[{number}/{len(chosen)}] {proof}: passed before on {before.commit}")
             continue
         print(f"[{number}/{len(chosen)}] {proof}", flush=True)
         results[proof] = result = prove(proof, at)

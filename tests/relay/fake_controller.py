@@ -12,11 +12,21 @@ import uvicorn
 from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 
 from shadowmesh.model.codec import from_json, to_json
+from shadowmesh.model.devicelink import Challenge, LinkError, LinkMessage, read_message
 from shadowmesh.model.enrol import EnrolChallenge
 from shadowmesh.model.ids import RelayID
 from shadowmesh.model.keys import SigningPublicKey
-from shadowmesh.model.link import Challenge, LinkError, LinkMessage
-from shadowmesh.model.relaylink import Load, RelayHello, RelayRegistered, RelayRegistration, Revocations, TokenKeys
+from shadowmesh.model.relaylink import (
+    FromRelay,
+    Load,
+    RelayHello,
+    RelayRegistered,
+    RelayRegistration,
+    Revocations,
+    TokenKeys,
+    Usage,
+    UsageTaken,
+)
 from shadowmesh.protocol.signing import (
     Context,
     IdentityDocument,
@@ -46,6 +56,8 @@ class FakeController:
         self.registrations: list[RelayRegistration] = []
         self.hellos: asyncio.Queue[RelayHello] = asyncio.Queue()
         self.loads: asyncio.Queue[Load] = asyncio.Queue()
+        self.usages: asyncio.Queue[Usage] = asyncio.Queue()
+        self.takes_usage = True
         self.links: list[WebSocket] = []
         self.revoked: Revocations = Revocations(complete=True, entries=())
         self.refuse_links: LinkError | None = None
@@ -159,6 +171,13 @@ class FakeController:
         self.hellos.put_nowait(hello)
         try:
             while True:
-                self.loads.put_nowait(from_json(await socket.receive_text(), Load))
+                message = read_message(await socket.receive_text(), FromRelay)
+                if isinstance(message, Usage):
+                    self.usages.put_nowait(message)
+                    if self.takes_usage:
+                        taken = UsageTaken(ledger=message.ledger, number=message.number)
+                        await socket.send_text(to_json(taken).decode())
+                elif isinstance(message, Load):
+                    self.loads.put_nowait(message)
         except WebSocketDisconnect:
             self.links.remove(socket)

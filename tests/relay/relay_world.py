@@ -13,8 +13,8 @@ from shadowmesh.model.keys import NetworkID
 from shadowmesh.protocol import relay as wire
 from shadowmesh.protocol.signing import Signer
 from shadowmesh.protocol.token import RelayLimits, RelayTokenBody, sign_token
-from shadowmesh.relay.core import Out, RelayCore
-from shadowmesh.relay.sessions import Transport
+from shadowmesh.relay.relaycore import Out, RelayCore
+from shadowmesh.relay.sessiontable import Transport
 
 PUMPS = [name for name in PUMP_NAMES if name == "python" or native_built()]
 NET_A, NET_B = NetworkID(b"A" * 32), NetworkID(b"B" * 32)
@@ -39,6 +39,7 @@ class World:
         age: float = 0.0,
         valid: float = 30 * 86400.0,
         kbit: int = 0,
+        network_kbit: int = 0,
         by: Signer | None = None,
         client_id: str = "",
     ) -> str:
@@ -51,7 +52,7 @@ class World:
             issued=issued,
             renew_after=issued + 900,
             valid_until=issued + valid,
-            limits=RelayLimits(kbit=kbit),
+            limits=RelayLimits(kbit=kbit, network_kbit=network_kbit),
         )
         return sign_token(body, by or self.controller)
 

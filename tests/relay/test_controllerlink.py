@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,18 +19,20 @@ from live_client import UdpClient
 from relay_world import NET_A, World
 
 from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.devicelink import LinkError
 from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.ids import ClientID
 from shadowmesh.model.keys import Secret
-from shadowmesh.model.link import LinkError
-from shadowmesh.model.relaylink import Alive, Drain, Revocation, Revocations
+from shadowmesh.model.relaylink import Alive, ClientUsage, Drain, Revocation, Revocations
 from shadowmesh.protocol import relay as wire
 from shadowmesh.protocol.signing import Signer
 from shadowmesh.relay import controllerlink
 from shadowmesh.relay.app import RelayOptions, run
-from shadowmesh.relay.controllerlink import Advertised, ControllerLink
-from shadowmesh.relay.core import RelayCore
+from shadowmesh.relay.controllerlink import Advertised, RelayControllerLink
+from shadowmesh.relay.metering import Metering
+from shadowmesh.relay.relaycore import RelayCore
 from shadowmesh.relay.server import RelayServer, boottime_clock
-from shadowmesh.relay.state import RelayStore
+from shadowmesh.relay.store import RelayStore
 
 PATIENCE = 5.0
 
@@ -37,7 +40,7 @@ PATIENCE = 5.0
 class Running:
     """A relay with its link, as `relay run` puts them together, and a client to try it."""
 
-    def __init__(self, relay: RelayServer, link: ControllerLink, task: asyncio.Task[None], world: World) -> None:
+    def __init__(self, relay: RelayServer, link: RelayControllerLink, task: asyncio.Task[None], world: World) -> None:
         self.relay, self.link, self.task, self.world = relay, link, task, world
         self.clients: list[UdpClient] = []
 
@@ -67,7 +70,7 @@ async def running(
         world.controller, world.now = controller.tokens, boottime_clock()
         core = RelayCore(store.signer())
         relay = RelayServer(core, SockAddr("127.0.0.1", 0))
-        link = ControllerLink(
+        link = RelayControllerLink(
             core,
             store,
             Advertised("test", "ws://127.0.0.1:9545", port=9545, region="lab", capacity_mbit=100),
@@ -128,7 +131,7 @@ async def test_an_identity_played_back_brings_no_old_keys_back(
     async with running(controller, tmp_path):
         await asyncio.wait_for(controller.hellos.get(), PATIENCE)
     refused: asyncio.Queue[str] = asyncio.Queue()
-    monkeypatch.setattr(ControllerLink, "_say", lambda _, error: refused.put_nowait(error.code))
+    monkeypatch.setattr(RelayControllerLink, "_say", lambda _, error: refused.put_nowait(error.code))
     controller.signing_keys, controller.issued_ago = (Signer.generate().public,), 86400.0
     async with running(controller, tmp_path):
         assert await asyncio.wait_for(refused.get(), PATIENCE) == "identity_older"
@@ -143,7 +146,7 @@ async def test_a_controller_whose_clock_was_years_ahead_may_renew_its_keys(
     controller.signing_keys, controller.issued_ago = (Signer.generate().public,), -10 * 365 * 86400.0
     async with running(controller, tmp_path):
         await asyncio.wait_for(controller.hellos.get(), PATIENCE)
-    monkeypatch.setattr(ControllerLink, "_say", lambda _, error: pytest.fail(str(error)))
+    monkeypatch.setattr(RelayControllerLink, "_say", lambda _, error: pytest.fail(str(error)))
     controller.signing_keys, controller.issued_ago = (Signer.generate().public,), 0.0
     async with running(controller, tmp_path):
         await asyncio.wait_for(controller.hellos.get(), PATIENCE)
@@ -292,15 +295,15 @@ def test_a_damaged_or_newer_state_is_named(tmp_path: Path, name: str, content: b
 async def test_a_mistake_of_ours_ends_neither_the_link_nor_the_relay(
     controller: FakeController, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken = ControllerLink._take
+    taken = RelayControllerLink._take
     failures = iter([RuntimeError("nobody thought of this")])
 
-    def take(link: ControllerLink, message: object) -> None:
+    def take(link: RelayControllerLink, message: object) -> None:
         for error in failures:
             raise error
         taken(link, message)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ControllerLink, "_take", take)
+    monkeypatch.setattr(RelayControllerLink, "_take", take)
     async with running(controller, tmp_path) as site:
         await asyncio.wait_for(controller.hellos.get(), PATIENCE)
         await asyncio.wait_for(controller.hellos.get(), PATIENCE)
@@ -361,3 +364,38 @@ async def test_the_process_registers_serves_and_ends_at_sigterm(controller: Fake
     assert process.returncode == 0, output.decode()
     assert controller.token.encode() not in output
     assert b"Traceback" not in output
+
+
+async def test_what_clients_used_is_told_until_it_is_taken_and_kept_on_disk_until_then(
+    controller: FakeController, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controllerlink, "Metering", partial(Metering, every=0.02))
+    used: list[dict[ClientID, tuple[int, int]]] = []
+    monkeypatch.setattr(RelayCore, "take_usage", lambda _: used.pop() if used else {})
+    name, controller.takes_usage = ClientID("cli_a"), False
+    async with running(controller, tmp_path):
+        await asyncio.wait_for(controller.hellos.get(), PATIENCE)
+        used.append({name: (10, 1)})
+        first = await asyncio.wait_for(controller.usages.get(), PATIENCE)
+        used.append({name: (20, 2)})
+        again = await asyncio.wait_for(controller.usages.get(), PATIENCE)
+        assert (
+            again == first
+            and first.number == 1
+            and first.entries == (ClientUsage(client_id=name, sent=10, received=1),)
+        )
+        with_the_rest = (tmp_path / "usage.json").read_bytes
+        while b"20" not in await asyncio.to_thread(with_the_rest):
+            pass
+    controller.takes_usage = True
+    while not controller.usages.empty():
+        controller.usages.get_nowait()
+    async with running(controller, tmp_path):  # another process
+        told = [await asyncio.wait_for(controller.usages.get(), PATIENCE)]
+        while told[-1].number == 1:  # perhaps told again before the answer was there
+            told.append(await asyncio.wait_for(controller.usages.get(), PATIENCE))
+        assert len(told) > 1 and all(message == first for message in told[:-1]), "as before, so that it counts once"
+        assert (told[-1].ledger, told[-1].number) == (first.ledger, 2)
+        assert told[-1].entries == (ClientUsage(client_id=name, sent=20, received=2),)
+        while b"cli_a" in await asyncio.to_thread((tmp_path / "usage.json").read_bytes):
+            pass

@@ -21,7 +21,7 @@ from shadowmesh.dataplane.tls import ServerTls
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.protocol import relay as wire
 from shadowmesh.protocol.signing import Signer
-from shadowmesh.relay import streams
+from shadowmesh.relay import streamside
 from shadowmesh.relay.server import RelayServer, boottime_clock
 
 _UPGRADE = (
@@ -56,7 +56,7 @@ KINDS = (
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HELLO_TIMEOUT", "SESSION_TIMEOUT", "_OPEN_TIMEOUT"):
-        monkeypatch.setattr(streams, name, 0.5)
+        monkeypatch.setattr(streamside, name, 0.5)
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ async def test_a_flood_of_control_messages_ends_its_connection(relay: RelayServe
         async with asyncio.timeout(PATIENCE):
             await greedy.connection.wait_closed()
             await greedy.send(ping)
-    assert caught.value.rcvd is not None and caught.value.rcvd.code == streams.CLOSE_TOO_MANY
+    assert caught.value.rcvd is not None and caught.value.rcvd.code == streamside.CLOSE_TOO_MANY
     await honest.send(wire.Ping(NET_B, honest.ip, bytes(8)).encode())
     assert isinstance(await honest.hear_control(), wire.Pong)
     await honest.close()
@@ -136,7 +136,7 @@ async def test_a_flood_of_control_messages_ends_its_connection(relay: RelayServe
 async def test_readers_that_do_not_read_take_a_bounded_share_together(
     relay: RelayServer, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "_ALL_QUEUES_BYTES", 300_000)
+    monkeypatch.setattr(streamside, "_ALL_QUEUES_BYTES", 300_000)
     sender = await client(relay, world, "10.0.0.1")
     readers = [await client(relay, world, f"10.0.0.{n}") for n in range(2, 8)]
     for reader in readers:
@@ -149,7 +149,7 @@ async def test_readers_that_do_not_read_take_a_bounded_share_together(
     async with asyncio.timeout(PATIENCE):
         while relay.core.counters.drop_queue == 0:  # noqa: ASYNC110 - a plain counter
             await asyncio.sleep(0.01)
-    assert waiting.octets <= 300_000 + len(readers) * streams._SHARE_BYTES
+    assert waiting.octets <= 300_000 + len(readers) * streamside._SHARE_BYTES
     for reader in readers:
         reader.connection.transport.abort()
         await reader.close()

@@ -7,6 +7,7 @@ import random
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -26,9 +27,10 @@ from shadowmesh.model.relaylink import Revocation
 from shadowmesh.protocol import relay as wire
 from shadowmesh.protocol.signing import Signer
 from shadowmesh.protocol.stun import BindingResponse, binding_request, parse_response
-from shadowmesh.relay import streams
-from shadowmesh.relay.core import RelayCore
+from shadowmesh.relay import streamside
+from shadowmesh.relay.relaycore import RelayCore
 from shadowmesh.relay.server import RelayServer, boottime_clock
+from shadowmesh.serving.buckets import StunLimit
 
 METRICS_TOKEN = Secret(b"of-who-may-look")
 
@@ -290,11 +292,11 @@ async def test_a_websocket_that_is_not_ours_is_closed_with_4426_and_a_sentence(s
             await stranger.recv()
     assert e.value.rcvd is not None
     assert e.value.rcvd.code == 4426
-    assert e.value.rcvd.reason == streams.NOT_OURS
+    assert e.value.rcvd.reason == streamside.NOT_OURS
 
 
 async def test_a_silent_websocket_is_closed_with_4426(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "HELLO_TIMEOUT", 0.05)
+    monkeypatch.setattr(streamside, "HELLO_TIMEOUT", 0.05)
     async with connect(f"ws://127.0.0.1:{site.relay.port}/") as silent:
         with pytest.raises(ConnectionClosed) as e:
             await silent.recv()
@@ -303,15 +305,15 @@ async def test_a_silent_websocket_is_closed_with_4426(site: Site, monkeypatch: p
 
 
 async def test_a_websocket_that_never_gets_a_session_does_not_stay(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "SESSION_TIMEOUT", 0.05)
-    monkeypatch.setattr(streams, "HELLO_TIMEOUT", 0.5)
+    monkeypatch.setattr(streamside, "SESSION_TIMEOUT", 0.05)
+    monkeypatch.setattr(streamside, "HELLO_TIMEOUT", 0.5)
     async with connect(f"ws://127.0.0.1:{site.relay.port}/") as idler:
         await idler.send(wire.pack_stream([wire.Hello(bytes(8), "x" * 100).encode()]))
         await idler.recv()  # the challenge
         with pytest.raises(ConnectionClosed) as e:
             await idler.recv()
     assert e.value.rcvd is not None
-    assert e.value.rcvd.code == streams.CLOSE_NO_SESSION
+    assert e.value.rcvd.code == streamside.CLOSE_NO_SESSION
 
 
 async def test_a_slow_websocket_loses_frames_and_costs_the_others_nothing(site: Site) -> None:
@@ -362,6 +364,26 @@ async def test_stun_on_both_ports_tells_the_source(site: Site) -> None:
         await loop.sock_sendto(sock, binding_request(b"u" * 12, change_port=True), ("127.0.0.1", site.relay.port))
         _, source = await asyncio.wait_for(loop.sock_recvfrom(sock, 2048), 5)
         assert source == ("127.0.0.1", site.relay.port + 1)
+
+
+async def test_no_source_gets_a_flood_of_stun_answers(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On both ports together; who logs in from there isn't hindered."""
+    monkeypatch.setattr("shadowmesh.serving.buckets.STUN_BURST", 3)
+    monkeypatch.setattr("shadowmesh.serving.buckets.STUN_EVERY", 3600.0)
+    monkeypatch.setattr(site.relay._udp, "_stun_limit", StunLimit())
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.setblocking(False)
+        answered = 0
+        with suppress(TimeoutError):
+            for number in range(20):
+                port = site.relay.port + number % 2
+                await loop.sock_sendto(sock, binding_request(number.to_bytes(12, "big")), ("127.0.0.1", port))
+                await asyncio.wait_for(loop.sock_recv(sock, 2048), 1.0)
+                answered += 1
+    assert answered == 3
+    await site.udp("10.0.0.1")
 
 
 async def test_health_and_metrics_are_plain_http_on_the_same_port(site: Site, pump: str) -> None:

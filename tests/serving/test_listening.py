@@ -9,7 +9,7 @@ import os
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import pytest
 
@@ -68,10 +68,10 @@ async def doors(admission: Admission) -> AsyncIterator[Listening]:
         doors.stop()
 
 
-def client_hello(padding: int = 0) -> bytes:
+def client_hello(padding: int = 0, alpn: Sequence[str] = ()) -> bytes:
     """A record as OpenSSL sends it, with ALPN names to make it longer."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.set_alpn_protocols(["x" * 250] * (padding // 251))
+    context.set_alpn_protocols([*alpn, *["x" * 250] * (padding // 251)])
     out = ssl.MemoryBIO()
     tls = context.wrap_bio(ssl.MemoryBIO(), out, server_hostname="x.example")
     with contextlib.suppress(ssl.SSLWantReadError):
@@ -137,6 +137,55 @@ async def test_a_record_that_is_too_long_is_for_tls_to_refuse(doors: Listening) 
         record = b"\x16\x03\x01\xff\xff" + bytes(2**14)
         await asyncio.get_running_loop().sock_sendall(client, record)
         assert (await doors.said())[:5] == record[:5]
+
+
+async def test_a_few_come_out_in_each_turn_and_those_that_can_wait_after_the_others(admission: Admission) -> None:
+    patient, other = client_hello(alpn=["link/1", "http/1.1"]), client_hello(alpn=["http/1.1"])
+    with listen(socket.AF_INET, ("127.0.0.1", 0), admission, patience="link/1") as listener:
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(24)]
+        for number, client in enumerate(clients):
+            client.send(patient if number < 16 else other)
+        out: list[list[bool]] = []  # by turn: whether it could wait
+        async with asyncio.timeout(10):
+            while listener.ready < 24:
+                listener._look()  # all have come before the first turn
+                await asyncio.sleep(0)
+        while listener.ready:
+            out.append([])
+            with contextlib.suppress(BlockingIOError):
+                for _ in range(24):
+                    connection, _ = listener.accept()
+                    out[-1].append(b"link/1" in connection.recv(65536))
+                    connection.close()
+    assert out == [[False, False, False, True]] * 2 + [[False, False, True, True]] + [[True] * 4] * 3
+    assert admission.held == 0
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.parametrize("end", ["closed", "reset"])
+async def test_who_goes_before_his_turn_is_forgotten(doors: Listening, admission: Admission, end: str) -> None:
+    loop, hello = asyncio.get_running_loop(), client_hello()
+    loop.remove_reader(doors.listener.fileno())
+    crowd = [doors.client() for _ in range(20)]
+    for client in crowd:
+        client.send(hello)
+    out: list[socket.socket] = []
+    while doors.listener.ready < 10:
+        await asyncio.sleep(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                out.append(doors.listener.accept()[0])
+    for client in crowd:
+        if end == "reset":
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+    with contextlib.suppress(BlockingIOError):
+        doors.listener.accept()[0].close()
+    assert doors.listener.ready == 0
+    assert admission.held == len(out)
+    for connection in out:
+        connection.close()
 
 
 async def test_time_ends_for_who_says_nothing_or_trickles(admission: Admission) -> None:

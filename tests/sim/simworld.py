@@ -30,6 +30,7 @@ from shadowmesh.engine import (
     CounterReader,
     DropStream,
     HandshakeDone,
+    HostResumed,
     Identity,
     NatChanged,
     NeedStream,
@@ -40,17 +41,17 @@ from shadowmesh.engine import (
     PathChanged,
     PingResult,
     ReportPresence,
+    TurnFailed,
     WantGrant,
     WarmStart,
-    Woke,
     report,
 )
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.model.clock import Now
+from shadowmesh.model.devicelink import Presence
 from shadowmesh.model.hostaddresses import HostAddresses
 from shadowmesh.model.ids import ClientID, NetworkRef, RelayID
 from shadowmesh.model.keys import NetworkID, Secret, WireGuardPublicKey
-from shadowmesh.model.link import Presence
 from shadowmesh.model.netmap import EpochInfo, MapHead, Member, NetworkMap, RelayInfo
 from shadowmesh.model.pump import AddSocket, AddStream, AddTun, NetIndex, RemoveStream, SetLocal, Slot
 from shadowmesh.model.status import PeerStatus
@@ -58,8 +59,8 @@ from shadowmesh.protocol import stun
 from shadowmesh.protocol.primitives import REAL, Primitives
 from shadowmesh.protocol.signing import Signer
 from shadowmesh.protocol.token import RelayTokenBody, sign_token
-from shadowmesh.relay.core import RelayCore
-from shadowmesh.relay.sessions import StreamAddr
+from shadowmesh.relay.relaycore import RelayCore
+from shadowmesh.relay.sessiontable import StreamAddr
 
 NET = NetIndex(0)
 UDP = Slot(1)
@@ -396,10 +397,12 @@ class Host:
             case WantGrant():
                 self.grants_wanted += 1
                 world.note(self.name, f"wants a grant: {event.why}")
-            case Woke():
+            case HostResumed():
                 world.note(self.name, f"woke after {event.slept:.0f} s")
             case PingResult():
                 self.pings[event.token] = event
+            case TurnFailed():
+                raise event.error
             case _:
                 pass
 

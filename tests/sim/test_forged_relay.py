@@ -11,7 +11,7 @@ from simworld import Host, Relay, World
 from shadowmesh.engine.relaysession import BUSY_PING, DOUBT_INTERVAL, RELOGIN_INTERVAL
 from shadowmesh.model.addresses import SockAddr
 from shadowmesh.protocol.relay import ControlMessage, Hello, NoPeer, NoSession, Ping, Pong, decode_control, is_control
-from shadowmesh.relay.sessions import Transport
+from shadowmesh.relay.sessiontable import Transport
 
 
 def relayed() -> tuple[World, Host, Host, Relay]:

@@ -11,9 +11,9 @@ from simworld import UDP, Host, World
 from shadowmesh.dataplane.aead import FakeAead
 from shadowmesh.engine import RecentPeer, WarmStart
 from shadowmesh.model.addresses import SockAddr
+from shadowmesh.model.devicelink import Presence
 from shadowmesh.model.ids import ClientID
-from shadowmesh.model.link import Presence
-from shadowmesh.model.pump import Datagram, Kind, Path, Send, Unclaimed
+from shadowmesh.model.pump import Datagram, DatagramKind, Path, Send, Unclaimed
 from shadowmesh.protocol import disco
 
 INITIATION = b"\1\0\0\0"  # WireGuard's message 1
@@ -94,6 +94,45 @@ def test_heard_soon_though_nothing_was_kept(situation: str, within: float) -> No
         began = world.time
         world.run(6.0)
         assert first_heard(world, a, b, began) <= within, world.story(a, b)
+
+
+@pytest.mark.parametrize("down", [1.0, 97.0])
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_a_network_that_comes_up_again_is_heard_from_the_first_packet_on(situation: str, down: float) -> None:
+    """Its peers go on with sessions that went with it, so that a single packet of theirs would be lost."""
+    for seed in range(5):
+        world, a, b = talking(SITUATIONS[situation], seed)
+        b.leave()
+        world.run(down)
+        b.join()
+        world.run(3.0)
+        began = world.time
+        world.stream(a, b, every=1.0, count=1)
+        world.run(1.0)
+        assert first_heard(world, a, b, began) <= 0.5, world.story(a, b)
+        assert b.to(a).reason != "none.idle"
+
+
+def test_whom_it_talked_with_before_is_not_called_once_a_network_is_down_again() -> None:
+    world, _, b = talking(SITUATIONS["direct"], 1)
+    b.leave()
+    b.join()
+    b.leave()  # the world fails if anything waits, or leaves the host, from here on
+    world.run(30.0)
+
+
+@pytest.mark.parametrize("situation", ["direct", "punched"])
+def test_an_idle_path_that_the_peer_keeps_up_does_not_flap_after_a_start_without_memory(situation: str) -> None:
+    world, a, b = talking(SITUATIONS[situation], 1)
+    world.run(15.0)  # so that no data goes any more that would open a session
+    b.restart(after=1.0, warm=False)
+    world.run(30.0)
+    assert b.to(a).path == "direct"
+    told = len(world.log)
+    world.run(200.0)
+    assert not [line for line in world.log[told:] if line[1] == "b" and "→ a" in line[2]], world.story(a, b)
+    world.run(200.0)
+    assert b.to(a).path != "direct", "kept no longer than the peer keeps it"
 
 
 def test_what_is_kept_holds_no_secrets_and_only_recent_peers_the_busiest_first() -> None:
@@ -201,7 +240,7 @@ def test_ten_thousand_replays_start_one_handshake_each_five_seconds_and_drop_not
     began, initiations = world.time, []
     for _ in range(10_000):
         now = a.clock()
-        a.node.receive(Datagram(now.boot, Path(UDP, b.addr), Kind.DISCO, replayed), now)
+        a.node.receive(Datagram(now.boot, Path(UDP, b.addr), DatagramKind.DISCO, replayed), now)
         for command in a.node.pump_commands():
             assert isinstance(command, Send), "nothing is dropped"
             if command.data[:4] == INITIATION:
@@ -226,7 +265,7 @@ def test_once_another_session_stands_the_message_means_nothing() -> None:
 
     def deliver() -> None:
         now = a.clock()
-        a.node.receive(Datagram(now.boot, Path(UDP, b.addr), Kind.DISCO, replayed), now)
+        a.node.receive(Datagram(now.boot, Path(UDP, b.addr), DatagramKind.DISCO, replayed), now)
 
     deliver()
     a.settle(a.clock())
@@ -250,7 +289,7 @@ def test_a_message_of_another_index_or_from_a_stranger_starts_nothing() -> None:
     index = handshake.current.remote_index
     genuine = told(a, b, index)
     for data in (told(a, b, index ^ 1), b"\0" * 81, genuine[:-1] + bytes((genuine[-1] ^ 1,))):
-        a.node.receive(Datagram(now.boot, Path(UDP, b.addr), Kind.DISCO, data), now)
+        a.node.receive(Datagram(now.boot, Path(UDP, b.addr), DatagramKind.DISCO, data), now)
     assert not handshake.connecting
 
 

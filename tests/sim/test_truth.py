@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import pytest
 from fake_crypto import Fake
 from simworld import Host, World
 
 from shadowmesh.dataplane.aead import FakeAead
 from shadowmesh.engine.report import why as report_why
+from shadowmesh.model.devicelink import Presence
 from shadowmesh.model.reasons import EXPLANATIONS, PAGES, Reason
 
 
@@ -47,6 +50,34 @@ def test_who_was_spoken_to_is_never_idle_in_the_sense_of_never(kinds: tuple[str,
             assert state.idle or world.time < 1030.0
 
 
+@pytest.mark.parametrize("kinds", [("none", "port_restricted"), ("symmetric", "symmetric")])
+def test_idle_peers_stay_reachable_in_what_is_said_when_the_host_gets_another_address(kinds: tuple[str, str]) -> None:
+    world, a, b = pair(*kinds)
+    talk(world, a, b, 10.0)
+    world.run(400.0)
+    assert states(a, b) == [("relay", "relay.idle")] * 2
+    a.readdress(ip_address("10.77.9.9"))
+    for _ in range(10):
+        world.run(1.0)  # it logs in at its relays anew, which takes less
+        assert states(a, b) == [("relay", "relay.idle")] * 2, world.story(a, b)
+    world.send(a, b)
+    world.run(1.0)
+    assert world.flow(a, b).all_arrived
+
+
+def test_idle_peers_are_unreachable_for_no_longer_than_the_relay_is_away() -> None:
+    world, a, b = pair("symmetric", "symmetric")
+    talk(world, a, b, 10.0)
+    world.run(400.0)
+    world.relays["relay1"].kill()
+    world.run(60.0)
+    assert states(a, b) == [("none", "none.no_relay")] * 2
+    world.relays["relay1"].revive()
+    world.run(60.0)
+    assert states(a, b) == [("relay", "relay.idle")] * 2, world.story(a, b)
+    assert "→ b: relay relay.idle relay1" in [what for _, who, what in world.log if who == "a"][-1], "and told"
+
+
 def test_a_peer_that_did_not_answer_is_said_to_have_done_so() -> None:
     world, a, b = pair("none", "none")
     b.stop()
@@ -55,6 +86,86 @@ def test_a_peer_that_did_not_answer_is_said_to_have_done_so() -> None:
     assert a.to(b).reason in ("none.connecting", "none.peer_offline")
     world.run(60.0)
     assert a.to(b).reason in ("none.no_answer", "none.peer_offline")
+
+
+def controller_says_offline(world: World, host: Host) -> None:
+    gone = Presence(client_id=host.client_id, online=False)
+    world.controller.presence[host.client_id] = gone
+    world.controller._spread(gone)
+
+
+@pytest.mark.parametrize("speaks", [True, False], ids=["spoken to", "left alone"])
+@pytest.mark.parametrize("relays", [1, 2])
+@pytest.mark.parametrize("kinds", [("none", "port_restricted"), ("symmetric", "symmetric")])
+def test_a_peer_that_died_is_offline_seconds_after_the_controller_says_so(
+    kinds: tuple[str, str], relays: int, speaks: bool
+) -> None:
+    """As after kill -9: it took leave of nobody, and its relay still has it."""
+    world, a, b = pair(*kinds, relays=relays)
+    talk(world, a, b, 10.0)
+    world.run(11.0)
+    if speaks:
+        world.stream(a, b, every=1.0, count=400)
+    b.stop()
+    controller_says_offline(world, b)
+    world.run(8.0)
+    for _ in range(200):
+        state = a.to(b)
+        assert (state.path, state.reason) == ("none", "none.peer_offline"), world.story(a, b)
+        world.run(1.0)
+    assert "→ b: none none.peer_offline -" in [what for _, who, what in world.log if who == "a"], "it is told, too"
+    b.start()
+    world.stream(b, a, every=0.5, count=10)
+    world.run(8.0)
+    assert a.to(b).path != "none", world.story(a, b)
+
+
+@pytest.mark.parametrize("kinds", [("none", "port_restricted"), ("symmetric", "symmetric")])
+def test_a_peer_that_died_without_a_controllers_word_is_not_said_to_be_reached_for_long(kinds: tuple[str, str]) -> None:
+    world, a, b = pair(*kinds)
+    talk(world, a, b, 10.0)
+    world.run(11.0)
+    world.controller.kill()
+    world.stream(a, b, every=1.0, count=400)
+    b.stop()
+    world.run(35.0)
+    for _ in range(300):
+        assert a.to(b).path == "none", world.story(a, b)
+        world.run(1.0)
+
+
+@pytest.mark.parametrize("kinds", [("none", "port_restricted"), ("symmetric", "symmetric")])
+def test_a_peer_whose_controller_alone_is_away_is_reached_as_before(kinds: tuple[str, str]) -> None:
+    """It answers what it is asked."""
+    world, a, b = pair(*kinds)
+    talk(world, a, b, 10.0)
+    world.run(25.0)
+    before = states(a, b)
+    controller_says_offline(world, b)
+    for _ in range(60):
+        world.run(1.0)
+        assert states(a, b) == before, world.story(a, b)
+    world.stream(a, b, every=1.0, count=200)
+    world.run(200.0)
+    assert len(world.flow(a, b).lost) == 0
+    assert states(a, b) == before, world.story(a, b)
+
+
+@pytest.mark.parametrize("kinds", [("none", "port_restricted"), ("symmetric", "symmetric")])
+def test_no_living_peer_counts_as_silent_for_what_gets_lost_on_the_way(kinds: tuple[str, str]) -> None:
+    """Neither single questions, nor probes of sizes that don't get through."""
+    world = World(1, primitives=Fake(1), aead=FakeAead, loss=0.2)
+    world.relay("relay1")
+    a, b = world.host("a", kinds[0]), world.host("b", kinds[1])
+    a.site.mtu = 1300
+    world.start()
+    world.run(8.0)
+    for _ in range(3):
+        world.stream(a, b, every=0.5, count=40)
+        world.run(10.0)
+        for _ in range(200):
+            world.run(1.0)
+            assert "none" not in [path for path, _ in states(a, b)], world.story(a, b)
 
 
 # latency

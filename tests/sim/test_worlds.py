@@ -10,16 +10,15 @@ import pytest
 from simworld import World
 from worlds import check, world_a, world_b, world_with_pauses
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def without_gc() -> Iterator[None]:
     """A world is a million objects that all live: looking through them for garbage would be a third of the time."""
-    gc.collect()
-    gc.freeze()
     gc.disable()
     yield
     gc.enable()
-    gc.unfreeze()
 
 
 def test_world_a_30_nodes_with_real_cryptography() -> None:
@@ -28,9 +27,8 @@ def test_world_a_30_nodes_with_real_cryptography() -> None:
     check(world, pairs)
 
 
-@pytest.mark.slow
-def test_world_b_60_nodes_half_an_hour_with_fake_ciphers() -> None:
-    half_an_hour(1, 60)
+def test_world_b_12_nodes_half_an_hour_with_fake_ciphers() -> None:
+    half_an_hour(1, 12)
 
 
 @pytest.mark.prove

@@ -10,7 +10,8 @@ import pytest
 import tui_scenarios as scenarios
 from fake_daemon import FakeDaemon
 from textual.pilot import Pilot
-from textual.widgets import Static
+from textual.widgets import Footer, Static
+from textual.widgets._footer import FooterKey
 from tuikit import new_app
 
 from shadowmesh.model.status import Status
@@ -46,8 +47,19 @@ class Settled:
         if app.mesh.selected is not None:
             await self._until(pilot, lambda: app.mesh.selected in app.mesh.whys)
         app.changed()
-        await self._until(pilot, lambda: not app.is_redraw_due)
+        await self._until(pilot, lambda: not app.is_redraw_due and self._footer_is_drawn(app))
         await pilot.pause()
+
+    @staticmethod
+    def _footer_is_drawn(app: ShadowMeshApp) -> bool:
+        """It is made anew, after the rest, when its keys change."""
+        footers = app.screen.query(Footer)
+        if not footers:
+            return True
+        keys = footers.first().query(FooterKey)
+        offered = [b.binding.action for b in app.screen.active_bindings.values() if b.binding.show]
+        drawn = [key.action for key in keys if not key.has_class("-command-palette")]
+        return drawn == list(dict.fromkeys(offered)) and all(key.region.width > 0 for key in keys)
 
     @staticmethod
     async def _until(pilot: Pilot[None], condition: Callable[[], bool]) -> None:

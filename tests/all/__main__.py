@@ -1,0 +1,61 @@
+"""`make test`: the tests that need no root and, as root, beside them those of the lab, in the time of the longer of the two.
+
+What the lab measures is time, and it waits a good part of that: the other tests have the lowest priority and take what is left.
+The lab's report goes to build/lab.log meanwhile and is shown at the end. Whichever fails, both run through. Arguments go to both.
+With IN_TURN=1 they run one after the other, two workers each: it takes longer and disturbs no measurement.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[2]
+REPORT: Final = ROOT / "build" / "lab.log"
+LOWEST: Final = 19
+IN_TURN: Final = os.environ.get("IN_TURN", "") not in ("", "0")
+# beside each other more than two cores have: all wait now and then
+WORKERS: Final = ("-n", os.environ.get("WORKERS", "2" if IN_TURN else "3"), "--dist", "loadgroup")
+PYTEST: Final = (sys.executable, "-m", "pytest", "-q", *WORKERS)
+LAB: Final = (*PYTEST, "--no-loadscope-reorder", "-m", "lab or root", "-o", "cache_dir=.pytest_cache/lab")
+OTHERS: Final = (*PYTEST, "-m", "not lab and not root")
+SKIPPED: Final = "SKIPPED: the lab suite (pytest -m 'lab or root') needs root: run 'sudo make test'"
+
+
+def main(arguments: list[str]) -> int:
+    """The exit code: 0 if nothing failed."""
+    if os.geteuid():
+        code = subprocess.run([*OTHERS, *arguments], cwd=ROOT, check=False).returncode
+        print(SKIPPED)
+        return code
+    began = time.monotonic()
+    codes = _in_turn(arguments) if IN_TURN else _beside_each_other(arguments)
+    for name, code in codes.items():
+        print(f"{name}: {'passed' if code == 0 else 'FAILED'}")
+    print(f"{time.monotonic() - began:.0f} s")
+    return max(codes.values())
+
+
+def _in_turn(arguments: list[str]) -> dict[str, int]:
+    parts = {"not lab and not root": OTHERS, "lab or root": LAB}
+    return {name: subprocess.run([*part, *arguments], cwd=ROOT, check=False).returncode for name, part in parts.items()}
+
+
+def _beside_each_other(arguments: list[str]) -> dict[str, int]:
+    REPORT.parent.mkdir(exist_ok=True)
+    with REPORT.open("w") as report:
+        lab = subprocess.Popen([*LAB, *arguments], cwd=ROOT, stdout=report, stderr=subprocess.STDOUT)
+        others = subprocess.Popen([*OTHERS, *arguments], cwd=ROOT)
+        os.setpriority(os.PRIO_PROCESS, others.pid, LOWEST)
+        codes = {"not lab and not root": others.wait(), "lab or root": lab.wait()}
+    print(f"\n--- the lab ({REPORT.relative_to(ROOT)})")
+    print(REPORT.read_text())
+    return codes
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
