@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 
@@ -70,6 +71,20 @@ async def test_live_updates_keep_the_cursor_on_its_peer_whatever_the_rows_do(
         assert shown_names(app)[:2] == ["newcomer", "laptop-anna"]
         assert table(app).cursor_key == key == app.mesh.selected
         assert table(app).cursor_row == 1
+
+
+async def test_it_is_drawn_again_however_late_this_process_is(
+    daemon: FakeDaemon, app: ShadowMeshApp, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: ready(app))
+        looks = itertools.count(time.monotonic(), 0.1)  # longer than until the next drawing, from one look to the next
+        with monkeypatch.context() as late:
+            late.setattr("textual._time.get_time", lambda: next(looks))
+            app.changed()
+            app.changed()
+            assert app.is_redraw_due
+            await until(pilot, lambda: not app.is_redraw_due)
 
 
 async def test_when_the_chosen_peer_leaves_the_cursor_takes_the_one_in_its_place(

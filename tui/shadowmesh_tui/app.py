@@ -18,7 +18,6 @@ from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.filter import LineFilter
 from textual.screen import Screen
-from textual.timer import Timer
 
 from shadowmesh.client_api.local import SOCKET_NAME
 from shadowmesh.model.clock import Now
@@ -84,7 +83,7 @@ class ShadowMeshApp(ControllerHat):
         self._daemon = Daemon(state_dir, silence_s=silence_s)
         self._retry_s, self._refresh_s = retry_s, refresh_s
         self._ascii = ascii_only.AsciiFilter(enabled=plain)
-        self._redraw: Timer | None = None
+        self._redraw: asyncio.TimerHandle | None = None
         self._next_draw = 0.0
         self._why_mark: tuple[object, ...] | None = None
         self._several = False
@@ -110,6 +109,8 @@ class ShadowMeshApp(ControllerHat):
         self._follow()
 
     def on_unmount(self) -> None:
+        if self._redraw is not None:
+            self._redraw.cancel()
         self.end_console()
 
     def _theme_changed(self) -> None:
@@ -135,8 +136,9 @@ class ShadowMeshApp(ControllerHat):
         """Has the screens show the mesh anew, soon; many calls in a short time become one."""
         if self._redraw is None:
             wait = max(0.0, self._next_draw - time.monotonic())
-            self._redraw = self.set_timer(wait, self._show) if wait else None
-            if not wait:
+            if wait:  # not by set_timer: a timer of Textual's that is late before it sleeps never fires
+                self._redraw = asyncio.get_running_loop().call_later(wait, self.call_later, self._show)
+            else:
                 self._show()
 
     @property
