@@ -13,8 +13,8 @@ import typer
 
 from shadowmesh.cli import suggest
 from shadowmesh.cli.base import Call, new_app, table, verb
-from shadowmesh.cli.exports import FORMATS, export
 from shadowmesh.cli.managed import connect, network_names, request, seconds, when
+from shadowmesh.client_api.exports import FORMATS, export
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shadowmesh.cli import suggest
-from shadowmesh.cli.base import Call, json_text, new_app, table, verb
+from shadowmesh.cli.base import Call, new_app, table, verb
 from shadowmesh.cli.managed import connect
 from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.text import json_text
 
 if TYPE_CHECKING:
     from shadowmesh.model import accounts

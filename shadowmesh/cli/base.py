@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import os
 import shutil
 import stat
@@ -24,7 +23,7 @@ from shadowmesh.cli.pages import GENERAL, HELP_NAMES, Noun, Verb
 from shadowmesh.model.codec import to_builtins
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.places import DEFAULT_STATE_DIR
-from shadowmesh.model.text import escaped, is_safe
+from shadowmesh.model.text import escaped, json_text
 
 _GAP = 2  # spaces between columns
 _SENTENCE = 24  # characters: what is shorter isn't broken
@@ -136,12 +135,6 @@ def warn_of_readers() -> None:
 def visible(text: str) -> str:
     """Text for people, of as many lines as it has: nothing in it is a command to the terminal (`model.text`)."""
     return escaped(text, keep="\n\t")
-
-
-def json_text(value: Any) -> str:
-    r"""One line of JSON that is also safe to show: what a terminal would obey is a `\u` escape in it."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if is_safe(text) else "".join(c if is_safe(c) else json.dumps(c)[1:-1] for c in text)
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

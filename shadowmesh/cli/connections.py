@@ -11,8 +11,8 @@ import typer
 
 from shadowmesh.cli import suggest
 from shadowmesh.cli.base import Call, size, table, verb, visible
-from shadowmesh.cli.exports import FORMATS, check_new, csv_text, export, write_new
 from shadowmesh.cli.managed import connect, seconds, when
+from shadowmesh.client_api.exports import FORMATS, check_new, csv_text, export, write_new
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def _latency(ms: float | None) -> str | None:
 
 
 def _line(call: Call, line: ConnectionLog, *, as_json: bool) -> None:
-    from shadowmesh.cli.base import json_text
+    from shadowmesh.model.text import json_text
 
     if as_json:
         print(json_text(line.model_dump(mode="json")), flush=True)
@@ -235,23 +235,11 @@ def topology(
 
 def _draw(found: Topology, file: Path) -> tuple[int, int]:
     """How many nodes and links are in the picture."""
-    from shadowmesh.drawing.layout import lay_out
+    from shadowmesh.drawing.pictures import picture
 
-    layout = lay_out(found)
-    if file.suffix == ".png":
-        from shadowmesh.drawing.png import png
-
-        data = png(layout)
-    elif file.suffix == ".svg":
-        from shadowmesh.drawing.svg import svg
-
-        data = svg(layout).encode()
-    else:
-        from shadowmesh.drawing.dot import dot
-
-        data = dot(found).encode() + b"\n"
+    data, nodes, links = picture(found, file.suffix)
     write_new(file, data)
-    return len(layout.nodes), len(layout.links)
+    return nodes, links
 
 
 def _shown(found: Topology) -> str:

@@ -11,8 +11,8 @@ import typer
 
 from shadowmesh.cli import suggest
 from shadowmesh.cli.base import Call, new_app, size, table, verb
-from shadowmesh.cli.exports import export
 from shadowmesh.cli.managed import connect, request
+from shadowmesh.client_api.exports import export
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
 if TYPE_CHECKING:

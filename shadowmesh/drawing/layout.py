@@ -56,7 +56,7 @@ class DrawnLink:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """`crowded`: see CROWD."""
+    """`crowded`: see CROWD. Clients stand on the circle of this `centre` and `radius`."""
 
     title: str
     width: float
@@ -64,6 +64,8 @@ class Layout:
     nodes: tuple[DrawnNode, ...]
     links: tuple[DrawnLink, ...]
     crowded: bool
+    centre: Point = (0.0, 0.0)
+    radius: float = 0.0
 
 
 def lay_out(topology: Topology) -> Layout:
@@ -102,7 +104,7 @@ def lay_out(topology: Topology) -> Layout:
     pairs = (_pair(pair, nodes, relays) for pair in topology.pairs if all(end in nodes for end in pair.client_ids))
     links += sorted(pairs, key=lambda link: -link.width)  # the thin ones above
     height = centre[1] + radius + (_MARGIN if crowded else 90.0) + _LEGEND
-    return Layout(topology.name, 2 * half, height, tuple(nodes.values()), tuple(links), crowded)
+    return Layout(topology.name, 2 * half, height, tuple(nodes.values()), tuple(links), crowded, centre, radius)
 
 
 def _pair(pair: TopologyPair, nodes: dict[str, DrawnNode], relays: dict[str, str]) -> DrawnLink:

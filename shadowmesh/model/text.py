@@ -6,6 +6,7 @@ line separators: what ECMA-48 terminals obey, and what makes text read otherwise
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import MutableMapping
 from functools import cache
@@ -40,6 +41,12 @@ def escaped(text: str, keep: str = "") -> str:
 def safe_part(text: str) -> str:
     """`text` without what is unsafe in it: for a wish that may be made smaller, as a name made of a host name."""
     return "".join(c for c in text if not _unsafe(c))
+
+
+def json_text(value: Any) -> str:
+    r"""One line of JSON that is also safe to show: what a terminal would obey is a `\u` escape in it."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if is_safe(text) else "".join(c if is_safe(c) else json.dumps(c)[1:-1] for c in text)
 
 
 def escape_log(_logger: object, _level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -14,9 +14,9 @@ from fake_daemon import FakeDaemon
 from msgspec.structs import replace
 
 from shadowmesh.cli import base, logs
-from shadowmesh.cli.base import Call, details, json_text, table
+from shadowmesh.cli.base import Call, details, table
 from shadowmesh.model.errors import Kind, ShadowMeshError
-from shadowmesh.model.text import is_safe
+from shadowmesh.model.text import is_safe, json_text
 
 if TYPE_CHECKING:
     from clikit import Command

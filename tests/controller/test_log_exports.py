@@ -18,7 +18,7 @@ from people import Person, person
 from test_connections import own, talked
 from test_reports import client_id, mesh, timing
 
-from shadowmesh.cli.exports import csv_text
+from shadowmesh.client_api.exports import csv_text
 from shadowmesh.controller.store import schema
 from shadowmesh.model.ids import NetworkRef, RelayID
 

@@ -12,9 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from shadowmesh.cli.base import json_text
 from shadowmesh.model.errors import Kind, ShadowMeshError
-from shadowmesh.model.text import escaped
+from shadowmesh.model.text import escaped, json_text
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
