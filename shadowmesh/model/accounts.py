@@ -14,6 +14,7 @@ from shadowmesh.model.api import (
     Flag,
     GivenRole,
     KeyName,
+    Mailbox,
     NetworkName,
     NetworkWord,
     Permission,
@@ -257,7 +258,7 @@ class UserInvitationCreated(UserInvitation):
 
 
 class SignUp(Request):
-    email: Email
+    email: Mailbox
 
 
 class SignUpTaken(Answer):

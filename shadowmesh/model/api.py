@@ -29,7 +29,7 @@ from shadowmesh.model.addresses import IPV4, LAST_PORT, NO_OVERLAY
 from shadowmesh.model.ids import ID_PREFIXES
 from shadowmesh.model.keys import SealingPublicKey, WireGuardPublicKey
 from shadowmesh.model.pump import INNER_MTU
-from shadowmesh.model.text import canonical_email, is_safe, is_visible, safe_pattern
+from shadowmesh.model.text import MAILBOX, canonical_email, is_mailbox, is_safe, is_visible, safe_pattern
 
 T = TypeVar("T")
 S = TypeVar("S", bound=str)
@@ -66,6 +66,12 @@ def _safe(text: str) -> str:
 def _seen(text: str) -> str:
     if not is_visible(text):
         raise ValueError("has nothing in it that can be seen")
+    return text
+
+
+def _mailbox(text: str) -> str:
+    if not is_mailbox(text):
+        raise ValueError("is no plain address that can be mailed to")
     return text
 
 
@@ -132,6 +138,11 @@ Email = Annotated[
     AfterValidator(_safe),
     AfterValidator(canonical_email),
     _Described(lambda: {"pattern": f"^(?={safe_pattern()[1:]})[^@\\s]{{1,64}}@[^@\\s]{{1,255}}$"}),
+]
+Mailbox = Annotated[
+    Email,
+    AfterValidator(_mailbox),
+    _Described(lambda: {"pattern": f"^(?={safe_pattern()[1:]})(?=[^@]{{1,64}}@.{{1,255}}$){MAILBOX}$"}),
 ]
 WireGuardKey = Annotated[
     str, StringConstraints(pattern=WireGuardPublicKey.pattern()), Field(description="WireGuard's public key, base64")

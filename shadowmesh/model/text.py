@@ -7,6 +7,7 @@ line separators: what ECMA-48 terminals obey, and what makes text read otherwise
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import MutableMapping
 from functools import cache
@@ -90,6 +91,25 @@ def check_text(what: str, text: str, most: int) -> str:
 def canonical_email(text: str) -> str:
     """One spelling of an e-mail address: in lower case, its characters composed (Unicode NFC)."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
+
+
+# A dot-string and a domain's name (RFC 5321), in whatever script. No quotes, comments, lists, groups and encoded words (RFC 2047, `=?`),
+# which mail libraries take apart into other recipients; no routes (`%`, `!`), pipes and files, which mail servers may follow.
+_LOCAL_PART = r"""[^\s\x00-\x1f\x7f@"(),:;<>\[\]\\!%?|/.]+"""
+_LABEL = r"[^\s\x00-,./:-@\[-`{-\x7f]+"
+MAILBOX = rf"{_LOCAL_PART}(?:\.{_LOCAL_PART})*@{_LABEL}(?:\.{_LABEL})*"
+_MAILBOX = re.compile(MAILBOX)
+
+
+def is_mailbox(text: str) -> bool:
+    """Whether a mail to this address goes to one mailbox, whatever reads it on the way."""
+    return _MAILBOX.fullmatch(text) is not None
+
+
+def without_tag(email: str) -> str:
+    """The mailbox of an address with a tag, `ann+tag@example.org`: many servers keep both in one."""
+    local, _, domain = email.rpartition("@")
+    return f"{local.partition('+')[0] or local}@{domain}"
 
 
 def _unsafe(c: str) -> bool:

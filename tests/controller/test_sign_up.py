@@ -24,6 +24,7 @@ from shadowmesh.controller.service import signing_up
 from shadowmesh.controller.settings import Settings
 from shadowmesh.model.clock import utc_now
 from shadowmesh.model.errors import ShadowMeshError
+from shadowmesh.model.text import is_mailbox
 from shadowmesh.model.usage import PlanPut
 
 if TYPE_CHECKING:
@@ -145,6 +146,79 @@ async def test_who_asks_without_end_is_refused_and_nobody_elses_mailbox_filled(c
     answers = [await asked(cloud, "ann@example.org") for _ in range(4)]
     assert [a.status_code for a in answers] == [202, 202, 202, 429]
     assert int(answers[-1].headers["Retry-After"]) > 0
+
+
+async def test_tags_of_an_address_fill_no_mailbox_either(cloud: World) -> None:
+    answers = [await asked(cloud, f"ann+{n}@example.org") for n in range(4)]
+    assert [a.status_code for a in answers] == [202, 202, 202, 429]
+
+
+async def test_not_even_the_time_of_the_answer_tells_whether_there_is_such_a_user(
+    cloud: World, post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks is answered before anybody looks."""
+    may_write, write = asyncio.Event(), cloud.at.context.write
+
+    async def held(tx: Any) -> Any:
+        await may_write.wait()
+        return await write(tx)
+
+    monkeypatch.setattr(cloud.at.signing_up, "_context", _Held(cloud.at.context, held))
+    assert (await asked(cloud)).status_code == 202
+    assert post.mails.empty()
+    may_write.set()
+    assert token_in(await post.next())
+
+
+class _Held:
+    """A context whose writes wait."""
+
+    def __init__(self, context: Any, write: Callable[[Any], Any]) -> None:
+        self._context = context
+        self.write = write
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+
+TWO_IN_ONE = [
+    "=?utf-8?q?eve=40example.com=2C?=ann@example.org",
+    "=?utf-8?q?eve=40example.com=3E?=ann@example.org",
+    "eve,ann@example.org",
+    "<eve>ann@example.org",
+    "eve;@example.org",
+    "eve%example.com@example.org",
+    "example.com!eve@example.org",
+    '"eve@example.org',
+    "(@example.org",
+    "ann@[127.0.0.1]",
+    "ann..eve@example.org",
+    "|eve@example.org",
+]
+
+
+@pytest.mark.parametrize("told", [{"sign_up_domains": ("example.org",)}])
+async def test_an_address_is_one_mailbox_whatever_reads_it(cloud: World, post: Post) -> None:
+    """Mail libraries and servers find other recipients in some, at domains that weren't named."""
+    for address in TWO_IN_ONE[:4]:
+        refused = await asked(cloud, address)
+        assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request"), address
+    assert await cloud.call("user_invitations") == []
+    assert post.mails.empty()
+
+
+@pytest.mark.parametrize("address", TWO_IN_ONE)
+async def test_a_mail_goes_to_whom_it_is_for_and_nobody_else(post: Post, address: str) -> None:
+    assert not is_mailbox(address)
+    async with post.serving() as port:
+        with pytest.raises(ShadowMeshError, match="one mailbox"):
+            await Mailer(SmtpServer("127.0.0.1", port, False), SENDER).send(address, "x", "y")
+    assert post.mails.empty()
+
+
+@pytest.mark.parametrize("address", ["ann@example.org", "a.b-c+d_e='f#@xn--exmple-cua.example", "änn@exämple.org", "a@b"])
+def test_plain_addresses_are_taken(address: str) -> None:
+    assert is_mailbox(address)
 
 
 async def test_a_mail_that_isnt_taken_is_tried_again(cloud: World, post: Post, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from shadowmesh.controller.outward.failures import why
 from shadowmesh.model.errors import ShadowMeshError
-from shadowmesh.model.text import escaped
+from shadowmesh.model.text import escaped, is_mailbox
 
 _TIMEOUT = 30.0  # seconds, for each step of the conversation
 _PORTS = {"smtps": 465, "smtp": 587}
@@ -61,7 +61,9 @@ class Mailer:
         self._tls = tls or ssl.create_default_context()
 
     async def send(self, to: str, subject: str, text: str) -> None:
-        """Hands one mail over to the server. Raises ShadowMeshError(mail_failed), which says why."""
+        """Hands one mail over to the server, for one mailbox. Raises ShadowMeshError(mail_failed), which says why."""
+        if not is_mailbox(to):
+            raise ShadowMeshError("mail_failed", f"{escaped(to[:100])} isn't the address of one mailbox")
         message = EmailMessage()
         message["From"], message["To"], message["Subject"] = self._sender, to, subject
         message["Date"] = formatdate()
@@ -69,7 +71,7 @@ class Mailer:
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody answers by a machine
         message.set_content(text)
         try:
-            await asyncio.to_thread(self._send, message)
+            await asyncio.to_thread(self._send, message, to)
         except (OSError, smtplib.SMTPException) as e:
             said = why(e)
             if isinstance(e, smtplib.SMTPResponseException):
@@ -79,7 +81,7 @@ class Mailer:
                 "mail_failed", f"the mail server {where} didn't take a mail: {escaped(said[:200])}"
             ) from e
 
-    def _send(self, message: EmailMessage) -> None:
+    def _send(self, message: EmailMessage, to: str) -> None:
         server = self._server
         if server.tls:
             session: smtplib.SMTP = smtplib.SMTP_SSL(server.host, server.port, timeout=_TIMEOUT, context=self._tls)
@@ -94,4 +96,4 @@ class Mailer:
                 raise smtplib.SMTPException("it offers no TLS")
             if server.user:
                 session.login(server.user, server.password)
-            session.send_message(message)
+            session.send_message(message, to_addrs=[to])  # not by what the headers look like

@@ -17,11 +17,13 @@ from shadowmesh.controller.authz import Principal
 from shadowmesh.controller.refusals import not_allowed
 from shadowmesh.controller.service.audit_log import record
 from shadowmesh.controller.service.context import ServiceContext
+from shadowmesh.controller.service.limits import TooMany
 from shadowmesh.controller.service.user_invitations import TOKEN, TOKEN_PREFIX
 from shadowmesh.controller.store import schema
 from shadowmesh.model import accounts
 from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.model.ids import new_id
+from shadowmesh.model.text import without_tag
 
 LIFE = dt.timedelta(hours=24)
 _BY = Principal("sign-up")
@@ -53,59 +55,66 @@ class SigningUp:
             raise not_allowed("address_not_taken", f"addresses of {domain} may not sign up here", f"use one of {of}")
         at = now.timestamp()
         self._of_source.take(source, at)
-        self._of_address.take(wish.email, at)
+        self._of_address.take(without_tag(wish.email), at)
         self._of_all.take("", at)
-        token = TOKEN_PREFIX + secrets.token_urlsafe(32)
+        if len(self._mails) >= _MOST_MAILS:
+            raise TooMany(_TRIES[-1])
+        task = asyncio.create_task(self._answer(wish.email, source))
+        self._mails.add(task)
+        task.add_done_callback(self._mails.discard)
+        return accounts.SignUpTaken(email=wish.email, expires_at=now + LIFE)
+
+    async def _invite(self, email: str, source: str) -> str | None:
+        """The token of a new invitation, None if there is a user of this address."""
+        token, now = TOKEN_PREFIX + secrets.token_urlsafe(32), self._context.now()
         t, u = schema.user_invitations, schema.users
 
         def tx(conn: Connection) -> bool:
-            if conn.execute(sa.select(u.c.id).where(u.c.email == wish.email)).first() is not None:
+            if conn.execute(sa.select(u.c.id).where(u.c.email == email)).first() is not None:
                 return False
-            earlier = sa.and_(t.c.email == wish.email, t.c.created_by == _BY.name, t.c.ended_at.is_(None))
+            earlier = sa.and_(t.c.email == email, t.c.created_by == _BY.name, t.c.ended_at.is_(None))
             conn.execute(t.update().where(earlier).values(ended_at=now))
             made = t.insert().values(
                 id=new_id("uin"),
                 mac=self._context.keys.vault.mac(TOKEN, token),
-                email=wish.email,
+                email=email,
                 admin=False,
                 created_at=now,
                 created_by=_BY.name,
                 expires_at=now + LIFE,
             )
             conn.execute(made)
-            record(self._context, conn, _BY, "user.sign-up", wish.email, source=source)
+            record(self._context, conn, _BY, "user.sign-up", email, source=source)
             return True
 
-        is_new = await self._context.write(tx)
-        if len(self._mails) < _MOST_MAILS:
-            task = asyncio.create_task(self._mail(wish.email, token if is_new else None))
-            self._mails.add(task)
-            task.add_done_callback(self._mails.discard)
-        return accounts.SignUpTaken(email=wish.email, expires_at=now + LIFE)
+        return token if await self._context.write(tx) else None
 
     async def close(self) -> None:
         for task in self._mails:
             task.cancel()
         await asyncio.gather(*self._mails, return_exceptions=True)
 
-    async def _mail(self, email: str, token: str | None) -> None:
+    async def _answer(self, email: str, source: str) -> None:
+        """Looks who it is, and mails: who asked has been answered before, so that not even the time tells anything."""
         assert self._context.mailer is not None
-        url = self._context.settings.public_urls[0]
-        known_by = self._context.keys.identity.public.fingerprint
-        text = (
-            _WELCOME.format(url=url, token=token, known_by=known_by)
-            if token
-            else _THERE.format(url=url, known_by=known_by)
-        )
+        text = None
         for wait in _TRIES:
             await asyncio.sleep(wait)
             try:
-                await self._context.mailer.send(email, f"Your account at {url}", text)
+                text = text or self._text(await self._invite(email, source))
+                await self._context.mailer.send(email, f"Your account at {self._context.settings.public_urls[0]}", text)
             except ShadowMeshError as e:
                 self._context.rare("a sign-up's mail isn't sent yet", why=e.what)
             else:
                 return
         log.warning("a sign-up's mail wasn't sent; who waits for it has to ask again")
+
+    def _text(self, token: str | None) -> str:
+        url = self._context.settings.public_urls[0]
+        known_by = self._context.keys.identity.public.fingerprint
+        if token is None:
+            return _THERE.format(url=url, known_by=known_by)
+        return _WELCOME.format(url=url, token=token, known_by=known_by)
 
 
 _WELCOME = """\
