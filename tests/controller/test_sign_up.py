@@ -216,7 +216,9 @@ async def test_a_mail_goes_to_whom_it_is_for_and_nobody_else(post: Post, address
     assert post.mails.empty()
 
 
-@pytest.mark.parametrize("address", ["ann@example.org", "a.b-c+d_e='f#@xn--exmple-cua.example", "änn@exämple.org", "a@b"])
+@pytest.mark.parametrize(
+    "address", ["ann@example.org", "a.b-c+d_e='f#@xn--exmple-cua.example", "änn@exämple.org", "a@b"]
+)
 def test_plain_addresses_are_taken(address: str) -> None:
     assert is_mailbox(address)
 

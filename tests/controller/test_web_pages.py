@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ from fastapi.routing import APIRoute
 from people import Person, person
 from test_reports import health, peer, say
 
+from shadowmesh.controller.authz import Principal
 from shadowmesh.controller.web.webapplication import router
 from shadowmesh.model import api
 
@@ -181,6 +184,9 @@ async def test_names_are_text_wherever_they_stand(world: World) -> None:
             assert "<img src=x" not in page and "<script>alert" not in page
         answer = await browser.post("/web/new-network", {"name": EVIL, "max_clients": "x", "description": EVIL})
         assert answer.status_code == 422 and "<script>alert" not in answer.text and "&lt;script&gt;" in answer.text
+        for number in ("9" * 5000, "٣", "-1"):
+            answer = await browser.post("/web/new-network", {"name": "fresh", "max_clients": number})
+            assert answer.status_code == 422 and "a whole number" in answer.text
 
 
 async def settings_of(browser: Browser, network: str) -> dict[str, str]:
@@ -221,6 +227,37 @@ async def test_settings_are_checked_then_shown_as_a_difference_then_saved(world:
         assert (await browser.post(place, changed | {"was": was})).headers["location"].endswith("done=saved")
     found = await world.call("network_show", office)
     assert (found.name, found.max_clients, found.p2p_enabled, found.description) == ("bureau", 50, False, "Ours")
+
+
+async def test_of_two_who_save_at_once_one_is_shown_what_the_other_did(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.network()
+    office = (await ids(world))["office"]
+    place = f"/web/networks/{office}/settings"
+    both, show = asyncio.Barrier(2), world.at.networks.show
+
+    async def at_once(who: Principal, network: str) -> api.Network:
+        found = await show(who, network)
+        if not both.broken:
+            with contextlib.suppress(asyncio.BrokenBarrierError):
+                await both.wait()
+        return found
+
+    anna, bob = [await person(world, name, {"office": "owner"}) for name in ("anna", "bob")]
+    async with browsing(world, anna) as one, browsing(world, bob) as two:
+        changes = [await settings_of(browser, office) | {"max_clients": n} for browser, n in ((one, "50"), (two, "60"))]
+        for wish, browser in zip(changes, (one, two), strict=True):
+            wish["was"] = re.findall(r'name="was" value="(\w+)"', (await browser.post(place, wish)).text)[0]
+        monkeypatch.setattr(world.at.networks, "show", at_once)
+        sending = [asyncio.create_task(b.post(place, w)) for b, w in zip((one, two), changes, strict=True)]
+        await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED)
+        await both.abort()  # who looks again waits for nobody
+        answers = await asyncio.gather(*sending)
+    assert sorted(a.status_code for a in answers) == [200, 303]
+    shown = min(answers, key=lambda a: a.status_code)
+    kept = str((await world.call("network_show", office)).max_clients)
+    assert "Somebody changed" in shown.text and f"<del>{kept}</del>" in shown.text
 
 
 async def test_a_network_is_made_joined_by_its_code_and_deleted_by_its_name(world: World) -> None:

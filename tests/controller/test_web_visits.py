@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from browser import browsing
 from people import person, web
+from structlog.testing import capture_logs
 from test_second_factor import code_of, enrolled
 
+from shadowmesh.controller.store.database import StorageFailed
 from shadowmesh.controller.web import pageneeds, webapplication
 from shadowmesh.controller.web.forms import MAX_FORM
 from shadowmesh.controller.web.pagerouting import router
-from shadowmesh.controller.web.visits import DEVICE, SESSION
+from shadowmesh.controller.web.visits import DEVICE, SESSION, VISITOR
 from shadowmesh.model import accounts
 
 if TYPE_CHECKING:
@@ -60,13 +62,46 @@ async def test_a_sign_in_leads_to_no_other_site(world: World, following: str) ->
         assert (await browser.get(f"/web/sign-in?next={following}")).status_code == 404
 
 
+@pytest.mark.parametrize("path", ["net_%C3%A4", "net_x%0d%0aSet-Cookie:a=b", "net_x%3Fnext=x", "net_" + "x" * 300])
+async def test_a_page_that_a_sign_in_cant_lead_to_is_left_out(world: World, path: str) -> None:
+    async with browsing(world) as browser:
+        led = await browser.get(f"/web/networks/{path}")
+        assert (led.status_code, led.headers["location"]) == (303, "/web/sign-in")
+        assert "a" not in browser.client.cookies
+
+
+async def test_a_sign_in_form_is_good_where_somebody_is_signed_in_and_ends_that_session(world: World) -> None:
+    """A link from elsewhere leads there without the session's cookie; in another tab somebody signs in meanwhile."""
+    anna, bob = await person(world, "anna"), await person(world, "bob")
+    async with browsing(world, anna) as browser:
+        shown = browser.client.cookies[SESSION]
+        await browser.get("/web/sign-in")
+        fields = {"email": bob.email, "password": bob.password}
+        assert (await browser.post("/web/sign-in", fields)).status_code == 303
+        assert bob.email in (await browser.get("/web/")).text
+        browser.client.cookies.clear()
+        browser.client.cookies.set(SESSION, shown)
+        assert (await browser.get("/web/")).status_code == 303
+
+
+async def test_a_browser_that_chooses_its_cookie_gets_no_sessions_form_token(world: World) -> None:
+    anna = await person(world, "anna")
+    async with browsing(world, anna) as one, browsing(world) as two:
+        (session,) = [s["id"] for s in (await anna.ask("GET", "/sessions")).json()["items"] if "httpx" in s["client"]]
+        two.client.cookies.set(VISITOR, session)
+        await two.get("/web/sign-in")
+        assert (await one.post("/web/sign-out", {"token": two.token})).status_code == 403
+        assert (await one.get("/web/")).status_code == 200
+
+
 async def test_wrong_passwords_are_refused_and_counted_as_by_rest(world: World) -> None:
     who = await person(world, "anna")
     async with browsing(world) as browser:
         who.password = "no such password"
         statuses = [(await browser.sign_in(who)).status_code for _ in range(11)]
         assert statuses == [401] * 10 + [429]
-        assert "no such password" not in (await browser.sign_in(who)).text
+        again = await browser.sign_in(who)
+        assert int(again.headers["Retry-After"]) > 0 and "no such password" not in again.text
     answer = None
     async with web(world) as client:
         answer = await client.post("/api/v1/auth/login", json={"email": who.email, "password": "x"})
@@ -91,7 +126,8 @@ async def test_a_second_factor_is_asked_for(world: World) -> None:
     who = await person(world, "anna")
     secret, _ = await enrolled(world, who)
     async with browsing(world) as browser:
-        assert (await browser.sign_in(who)).status_code == 403
+        asked = await browser.sign_in(who)
+        assert asked.status_code == 403 and "asks for a code" in asked.text and "--code" not in asked.text
         assert (await browser.sign_in(who, code=code_of(world, secret, 30))).status_code == 303
 
 
@@ -157,6 +193,9 @@ async def test_a_role_that_needs_a_second_factor_sees_no_page_before(world: Worl
         for path in ("/web/", "/web/live", "/web/networks/net_x"):
             answer = await browser.get(path)
             assert (answer.status_code, answer.headers["location"]) == (303, "/web/second-factor")
+        assert (
+            await browser.get("/web/live", **{"X-Live": "1"})
+        ).status_code == 401  # its page is loaded anew, and led there
 
 
 class TestFromElsewhere:
@@ -232,6 +271,32 @@ async def test_every_answer_has_the_headers(world: World, path: str) -> None:
         assert nonce not in again
 
 
+async def test_an_answer_to_what_went_wrong_has_the_headers_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    async with browsing(world, await person(world, "anna")) as browser:
+        monkeypatch.setattr(world.at.networks, "list", broken)
+        answer = await browser.get("/web/")
+    assert answer.status_code == 500 and "RuntimeError" not in answer.text
+    assert answer.headers["cache-control"] == "no-store" and answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'; ")
+
+
+async def test_what_fails_at_the_controller_is_in_its_log_though_a_page_says_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def failing(*_: object) -> None:
+        raise StorageFailed(RuntimeError("the disk is full"))
+
+    async with browsing(world, await person(world, "root", admin=True)) as browser:
+        monkeypatch.setattr(world.at.networks, "create", failing)
+        with capture_logs() as logs:
+            answer = await browser.post("/web/new-network", {"name": "office", "max_clients": "9"})
+    assert answer.status_code == 503 and "disk" not in answer.text
+    assert ["the disk is full" in str(e) for e in logs if e["event"] == "request failed"] == [True]
+
+
 def test_no_page_is_made_without_a_need_or_with_a_form_that_isnt_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     async def bare() -> None: ...
 
@@ -239,9 +304,8 @@ def test_no_page_is_made_without_a_need_or_with_a_form_that_isnt_checked(monkeyp
 
     webapplication.make_pages(None)  # type: ignore[arg-type]
     for method, endpoint in (("GET", bare), ("POST", unposted)):
-        before = list(router.routes)
-        router.add_api_route("/oversight", endpoint, methods=[method])
-        monkeypatch.setattr(router, "routes", list(router.routes))
-        with pytest.raises(RuntimeError, match="/web/oversight"):
-            webapplication.make_pages(None)  # type: ignore[arg-type]
-        monkeypatch.setattr(router, "routes", before)
+        with monkeypatch.context() as patch:
+            patch.setattr(router, "routes", list(router.routes))
+            router.add_api_route("/oversight", endpoint, methods=[method])
+            with pytest.raises(RuntimeError, match="/web/oversight"):
+                webapplication.make_pages(None)  # type: ignore[arg-type]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import datetime as dt
 import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -92,14 +94,31 @@ class Clients:
             if after is not None:
                 query = query.where(c.c.id > after)
             rows = conn.execute(query).all()
-            relays, healths = relay_names(conn), self._reports.of(conn, [row.id for row in rows])
-            where = may_connect(conn, who, network)
             more = rows[limit - 1].id if len(rows) > limit else None
-            return api.ClientList(
-                clients=[self._view(row, network, relays, healths, where=where) for row in rows[:limit]], next=more
-            )
+            return api.ClientList(clients=self._views(conn, who, network, rows[:limit]), next=more)
 
         return await self._context.read(tx)
+
+    async def arrived(
+        self, who: Principal, network_name: str, since: dt.datetime, limit: int
+    ) -> builtins.list[api.Client]:
+        """Who came since then, the newest first."""
+        c = schema.clients
+
+        def tx(conn: Connection) -> builtins.list[api.Client]:
+            network = find_network(conn, who, network_name, Permission.NETWORK_VIEW)
+            came = sa.select(c).where(c.c.network_ref == network.ref, schema.LIVING, c.c.created_at >= since)
+            newest = came.order_by(c.c.created_at.desc(), c.c.id).limit(limit)
+            return self._views(conn, who, network, conn.execute(newest).all())
+
+        return await self._context.read(tx)
+
+    def _views(
+        self, conn: Connection, who: Principal, network: Row[Any], rows: Sequence[Row[Any]]
+    ) -> builtins.list[api.Client]:
+        relays, healths = relay_names(conn), self._reports.of(conn, [row.id for row in rows])
+        where = may_connect(conn, who, network)
+        return [self._view(row, network, relays, healths, where=where) for row in rows]
 
     async def show(self, who: Principal, network_name: str, name: str) -> api.Client:
         def tx(conn: Connection) -> api.Client:

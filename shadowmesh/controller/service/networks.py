@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -190,7 +190,14 @@ class Networks:
 
         return await self._context.read(tx)
 
-    async def set(self, who: Principal, name: str, wish: api.NetworkPatch) -> api.Network:
+    async def set(
+        self,
+        who: Principal,
+        name: str,
+        wish: api.NetworkPatch,
+        still: Callable[[api.Network], bool] | None = None,
+    ) -> api.Network:
+        """`still`: whether it is as whoever wishes this has seen it; else ShadowMeshError(changed_meanwhile) is raised."""
         changes = wish.model_dump(exclude_none=True)
 
         subnet = None if wish.subnet is None else parse_subnet(wish.subnet)
@@ -198,6 +205,8 @@ class Networks:
 
         def tx(conn: Connection) -> api.Network:
             network = find_network(conn, who, name, Permission.NETWORK_CONFIGURE, lock=True)
+            if still is not None and not still(self._view_of(conn, who, network.ref)):
+                raise conflict("changed_meanwhile", f"{network.name} was changed meanwhile", "look at it again")
             refuse_covering(subnet, outer)
             values = dict(changes)
             if wish.name is not None:

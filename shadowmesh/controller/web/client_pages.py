@@ -10,12 +10,12 @@ from pydantic import ValidationError
 
 from shadowmesh.controller.authz import Permission, Principal
 from shadowmesh.controller.edge.access import At
-from shadowmesh.controller.edge.problems import public, public_remedy, status_of
+from shadowmesh.controller.edge.problems import sentence, status_of
 from shadowmesh.controller.service.services import Services
 from shadowmesh.controller.web.forms import Posted
 from shadowmesh.controller.web.pageneeds import MayConfigure, MayInvite, MayRemove, MaySeeLinks
 from shadowmesh.controller.web.pagerouting import ClientID, Cursor, NetworkID, router
-from shadowmesh.controller.web.rendering import page, to
+from shadowmesh.controller.web.rendering import noted, page, to
 from shadowmesh.model import api
 from shadowmesh.model.errors import ShadowMeshError
 
@@ -78,7 +78,7 @@ async def rename(
     except ShadowMeshError as e:
         if e.code in {"not_allowed", "network_unknown", "client_unknown"}:
             raise
-        return await _page(at, request, who, network, client, status_of(e), f"{public(e)}; {public_remedy(e)}", name)
+        return noted(await _page(at, request, who, network, client, status_of(e), sentence(e), name), e)
     return to(f"/web/networks/{network}/clients/{client}", "renamed")
 
 

@@ -39,16 +39,29 @@ class Form:
 
 async def posted(request: Request) -> Form:
     """Raises ShadowMeshError: wrong_origin, form_expired, body_too_large, malformed_form."""
-    if not _from_here(request):
-        raise not_allowed("wrong_origin", "this was sent by another site's page", "send it from the controller's own")
-    fields = _parsed(request, await _body(request))
+    fields = await _sent(request)
     visit = visit_of(request)
     try:
         await visit.resolve(request)
     except ShadowMeshError as e:
         if e.code != "not_signed_in":
             raise
-    if not hmac.compare_digest(fields.pop("token", "").encode(), visit.form_token.encode()):
+    return _checked(fields, visit.form_token)
+
+
+async def posted_by_visitor(request: Request) -> Form:
+    """The same of a form to sign in, which may have been there before somebody signed in elsewhere in this browser."""
+    return _checked(await _sent(request), visit_of(request).visitor_token)
+
+
+async def _sent(request: Request) -> dict[str, str]:
+    if not _from_here(request):
+        raise not_allowed("wrong_origin", "this was sent by another site's page", "send it from the controller's own")
+    return _parsed(request, await _body(request))
+
+
+def _checked(fields: dict[str, str], token: str) -> Form:
+    if not hmac.compare_digest(fields.pop("token", "").encode(), token.encode()):
         raise not_allowed(
             "form_expired", "the page that this came from is too old", "go back, load it anew and try again"
         )
@@ -56,6 +69,7 @@ async def posted(request: Request) -> Form:
 
 
 Posted = Annotated[Form, Depends(posted)]
+PostedByVisitor = Annotated[Form, Depends(posted_by_visitor)]
 
 
 def _from_here(request: Request) -> bool:

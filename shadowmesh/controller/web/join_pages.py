@@ -39,12 +39,7 @@ def _command(at: Services, code: str) -> str:
 
 async def _arrived(at: Services, who: Principal, network: str) -> list[api.Client]:
     """Who came within the last hour, the newest first."""
-    since, after, found = at.context.now() - _RECENT, None, list[api.Client]()
-    while True:
-        some = await at.clients.list(who, network, after, 1000)
-        found += [c for c in some.clients if c.created_at >= since]
-        if (after := some.next) is None:
-            return sorted(found, key=lambda c: c.created_at, reverse=True)[:10]
+    return await at.clients.arrived(who, network, at.context.now() - _RECENT, 10)
 
 
 async def _shown(at: Services, who: Principal, network: str, code: api.InvitationCode | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from shadowmesh.controller.authz import Permission, Principal, require_permission
 from shadowmesh.controller.edge.access import At
-from shadowmesh.controller.edge.problems import public, public_remedy, status_of
+from shadowmesh.controller.edge.problems import sentence, status_of
 from shadowmesh.controller.service.addresspool import parse_subnet
 from shadowmesh.controller.service.idempotency import IdempotentRequest
 from shadowmesh.controller.service.services import Services
@@ -15,8 +15,8 @@ from shadowmesh.controller.web.forms import Posted
 from shadowmesh.controller.web.offers import offered
 from shadowmesh.controller.web.pageneeds import MayConfigure, MayCreate, MayDelete
 from shadowmesh.controller.web.pagerouting import NetworkID, router
-from shadowmesh.controller.web.rendering import HOME, page, to
-from shadowmesh.controller.web.settingsform import SettingsForm, errors_of
+from shadowmesh.controller.web.rendering import HOME, noted, page, to
+from shadowmesh.controller.web.settingsform import SettingsForm, counted, errors_of
 from shadowmesh.model import api
 from shadowmesh.model.errors import ShadowMeshError
 
@@ -30,23 +30,24 @@ async def new_network(request: Request, who: MayCreate) -> Response:
 @router.post("/new-network")
 async def create_network(at: At, request: Request, who: MayCreate, form: Posted) -> Response:
     fields = {name: form.text(name) for name in ("name", "subnet", "description", "max_clients")}
-    errors: dict[str, str] = {}
+    failed = None
     try:
         wish = api.NetworkCreate(
             name=fields["name"],
             subnet=fields["subnet"] or None,
             description=fields["description"],
             approval=form.flag("approval"),
-            max_clients=int(fields["max_clients"]) if fields["max_clients"].isdecimal() else 0,
+            max_clients=counted(fields["max_clients"]),
         )
         made = await at.networks.create(who, wish, IdempotentRequest.of(None, "networks", wish))
         return to(f"/web/networks/{made.network_id}/join", "created")
     except ValidationError as e:
         errors, status = errors_of(e), 422
     except ShadowMeshError as e:
-        errors, status = {"": f"{public(e)}; {public_remedy(e)}"}, status_of(e)
+        errors, status, failed = {"": sentence(e)}, status_of(e), e
     values = fields | {"approval": form.flag("approval")}
-    return page(request, "network_new.html", status, values=values, errors=errors)
+    answer = page(request, "network_new.html", status, values=values, errors=errors)
+    return answer if failed is None else noted(answer, failed)
 
 
 @router.get("/networks/{network}/settings")
@@ -84,26 +85,36 @@ async def change_settings(at: At, request: Request, who: MayConfigure, network: 
     except ValidationError as e:
         return await _form(at, request, who, shown, after, 422, errors_of(e))
     except ShadowMeshError as e:
-        return await _form(at, request, who, shown, after, 422, {"subnet": f"{public(e)}; {public_remedy(e)}"})
-    if form.text("was") != before.digest:
-        meanwhile = form.flag("was")
-        return page(
-            request,
-            "settings_check.html",
-            network=shown,
-            differences=changes,
-            after=after,
-            was=before.digest,
-            meanwhile=meanwhile,
-        )
+        return await _form(at, request, who, shown, after, 422, {"subnet": sentence(e)})
+    was = form.text("was")
+    if was != before.digest:
+        return _review(request, shown, after, meanwhile=bool(was))
     try:
-        made = await at.networks.set(who, network, wish)
+        made = await at.networks.set(who, network, wish, lambda now: SettingsForm.of(now).digest == was)
     except ShadowMeshError as e:
-        said = {"": f"{public(e)}; {public_remedy(e)}"}
-        return await _form(at, request, who, shown, after, status_of(e), said)
+        if e.code == "changed_meanwhile":
+            now = await offered(at, who, network, Permission.NETWORK_CONFIGURE)
+            if not SettingsForm.of(now).changes(after):  # to the same
+                return to(f"/web/networks/{network}/settings", "saved")
+            return _review(request, now, after, meanwhile=True)
+        return noted(await _form(at, request, who, shown, after, status_of(e), {"": sentence(e)}), e)
     if made.warnings:
         return page(request, "settings_saved.html", network=made, warnings=made.warnings)
     return to(f"/web/networks/{network}/settings", "saved")
+
+
+def _review(request: Request, network: api.Network, after: SettingsForm, *, meanwhile: bool) -> Response:
+    """What would become different. `meanwhile`: of what somebody else set since this was reviewed."""
+    before = SettingsForm.of(network)
+    return page(
+        request,
+        "settings_check.html",
+        network=network,
+        differences=before.changes(after),
+        after=after,
+        was=before.digest,
+        meanwhile=meanwhile,
+    )
 
 
 @router.post("/networks/{network}/delete")

@@ -17,7 +17,7 @@ from shadowmesh.controller.authz import Permission, Principal, require_admin
 from shadowmesh.controller.edge.declared import check_declared, parts_of
 from shadowmesh.controller.edge.needs import Declaring
 from shadowmesh.controller.refusals import not_allowed
-from shadowmesh.controller.web.forms import posted
+from shadowmesh.controller.web.forms import posted, posted_by_visitor
 from shadowmesh.controller.web.visits import visit_of
 
 _READS = frozenset({"GET", "HEAD"})
@@ -83,5 +83,5 @@ def check_pages(app: FastAPI) -> None:
     for route in app.routes:
         assert isinstance(route, APIRoute)
         reads = not (route.methods or set()) - _READS
-        if not reads and not any(part.call is posted for part in parts_of(route.dependant)):
+        if not reads and not any(part.call in (posted, posted_by_visitor) for part in parts_of(route.dependant)):
             raise RuntimeError(f"takes a form that isn't `Posted`: {route.path}")

@@ -12,4 +12,5 @@ NetworkID = Annotated[str, Path(max_length=100, pattern=r"^net_[\x21-\x7e]+$")]
 ClientID = Annotated[str, Path(max_length=100, pattern=r"^cli_[\x21-\x7e]+$")]
 Name = Annotated[str, Path(max_length=100, pattern=r"^[\x21-\x7e]+$")]
 Cursor = Annotated[str | None, Query(max_length=200, pattern=r"^[\x20-\x7e]*$")]
-Next = Annotated[str, Query(max_length=300, pattern=r"^/web/[A-Za-z0-9_/.-]*$")]
+NEXT = r"^/web/[A-Za-z0-9_/.-]{0,290}$"
+Next = Annotated[str, Query(pattern=NEXT)]

@@ -9,12 +9,12 @@ from pydantic import ValidationError
 
 from shadowmesh.controller.authz import Principal
 from shadowmesh.controller.edge.access import At
-from shadowmesh.controller.edge.problems import public, public_remedy, status_of
+from shadowmesh.controller.edge.problems import sentence, status_of
 from shadowmesh.controller.service.services import Services
 from shadowmesh.controller.web.forms import Posted
 from shadowmesh.controller.web.pageneeds import Administrator, MayConfigure, MayView
 from shadowmesh.controller.web.pagerouting import Name, NetworkID, router
-from shadowmesh.controller.web.rendering import page, to
+from shadowmesh.controller.web.rendering import noted, page, to
 from shadowmesh.model import accounts, api
 from shadowmesh.model.errors import ShadowMeshError
 
@@ -38,7 +38,7 @@ async def people_page(at: At, request: Request, who: Administrator) -> Response:
 async def invite_user(at: At, request: Request, who: Administrator, form: Posted) -> Response:
     """The token is on the page that comes of it, once; nothing is sent to anybody."""
     network = form.text("network") or None
-    made, said, status = None, "", 200
+    made, said, status, failed = None, "", 200, None
     try:
         role = form.text("network_role") or "member"
         fields = {"email": form.text("email"), "role": form.text("role") or "user"}
@@ -47,9 +47,10 @@ async def invite_user(at: At, request: Request, who: Administrator, form: Posted
     except ValidationError:
         said, status = "Give an e-mail address, and roles of the lists.", 422
     except ShadowMeshError as e:
-        said, status = f"{public(e)}; {public_remedy(e)}", status_of(e)
+        said, status, failed = sentence(e), status_of(e), e
     email = "" if made is not None else form.text("email")
-    return page(request, "people.html", status, made=made, said=said, email=email, **await _people(at, who))
+    answer = page(request, "people.html", status, made=made, said=said, email=email, **await _people(at, who))
+    return answer if failed is None else noted(answer, failed)
 
 
 @router.post("/people/invitations/{invitation}/revoke")
@@ -82,8 +83,7 @@ async def give_role(at: At, request: Request, who: MayConfigure, network: Networ
     except ShadowMeshError as e:
         if e.code == "network_unknown":
             raise
-        said = f"{public(e)}; {public_remedy(e)}"
-        return await _members(at, request, who, network, status_of(e), said, form.text("email"))
+        return noted(await _members(at, request, who, network, status_of(e), sentence(e), form.text("email")), e)
     return to(f"/web/networks/{network}/people", "role")
 
 

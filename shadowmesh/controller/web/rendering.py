@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from functools import cache
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from fastapi import Request
+import structlog
+from fastapi import Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from shadowmesh import __version__
 from shadowmesh.controller.authz import held_everywhere
+from shadowmesh.controller.service.limits import TooMany
 from shadowmesh.controller.web import pagewords
 from shadowmesh.controller.web.visits import visit_of
 from shadowmesh.model import api
 from shadowmesh.model.api import Permission
+from shadowmesh.model.errors import ShadowMeshError
+
+log = structlog.get_logger("shadowmesh.controller")
 
 HERE = Path(__file__).parent
 HOME = "/web/"
@@ -69,6 +75,7 @@ def page(request: Request, template: str, status: int = 200, /, **shown: Any) ->
         .render(
             nonce=visit.nonce,
             token=visit.form_token,
+            visit=visit,
             who=visit.who,
             administers=who is not None and who.administers,
             changes=who is not None and not who.read_only,
@@ -80,6 +87,15 @@ def page(request: Request, template: str, status: int = 200, /, **shown: Any) ->
         )
     )
     return HTMLResponse(text, status)
+
+
+def noted(answer: Response, error: ShadowMeshError) -> Response:
+    """A page that says how a form failed: what failed at the controller is in its log, too, and who was too fast knows when to come again."""
+    if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("request failed", code=error.code, what=error.what)
+    if isinstance(error, TooMany):
+        answer.headers["Retry-After"] = str(error.retry_after)
+    return answer
 
 
 def _of_network(network: api.Network | None) -> dict[str, Any]:

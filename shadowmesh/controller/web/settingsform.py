@@ -77,8 +77,8 @@ class SettingsForm:
     def patch(self, after: SettingsForm) -> api.NetworkPatch:
         """What is different. Raises ValidationError."""
         wish: dict[str, Any] = {name: getattr(after, name) for name in self._different(after)}
-        if (number := wish.get("max_clients")) is not None and number.isascii() and number.isdecimal():
-            wish["max_clients"] = int(number[:9])
+        if "max_clients" in wish:
+            wish["max_clients"] = counted(wish["max_clients"])
         return api.NetworkPatch(**wish)
 
     @property
@@ -86,6 +86,11 @@ class SettingsForm:
         """To be sent once more."""
         values = dataclasses.asdict(self)
         return {name: "on" if value is True else value for name, value in values.items() if value is not False}
+
+
+def counted(text: str) -> int:
+    """The number that somebody typed; 0, which nothing takes, for what is none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 9 else 0
 
 
 def _said(value: str | bool) -> str:

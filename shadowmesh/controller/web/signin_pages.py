@@ -6,12 +6,12 @@ from fastapi import Request, Response
 from pydantic import ValidationError
 
 from shadowmesh.controller.edge.access import At, source, user_agent
-from shadowmesh.controller.edge.problems import public, public_remedy, status_of
+from shadowmesh.controller.edge.problems import sentence, status_of
 from shadowmesh.controller.service.api_keys import KEY_PREFIX
-from shadowmesh.controller.web.forms import Form, Posted
+from shadowmesh.controller.web.forms import Form, Posted, PostedByVisitor
 from shadowmesh.controller.web.pageneeds import Anyone
 from shadowmesh.controller.web.pagerouting import Next, router
-from shadowmesh.controller.web.rendering import HOME, page, to
+from shadowmesh.controller.web.rendering import HOME, noted, page, to
 from shadowmesh.controller.web.visits import DEVICE, visit_of
 from shadowmesh.model import accounts
 from shadowmesh.model.errors import ShadowMeshError
@@ -29,9 +29,10 @@ def _page(
 
 
 @router.post("/sign-in", dependencies=[Anyone])
-async def sign_in(at: At, request: Request, form: Posted, next: Next = HOME) -> Response:  # noqa: A002
-    """By password, and a code where there is a second factor; or by API key."""
+async def sign_in(at: At, request: Request, form: PostedByVisitor, next: Next = HOME) -> Response:  # noqa: A002
+    """By password, and a code where there is a second factor; or by API key. A session that this browser had before ends."""
     visit, email = visit_of(request), form.text("email")
+    earlier = visit.refresh_token
     try:
         if form.flag("api_key"):
             await _by_key(at, request, form.text("api_key"))
@@ -41,12 +42,14 @@ async def sign_in(at: At, request: Request, form: Posted, next: Next = HOME) -> 
             )
     except ShadowMeshError as e:
         renewing = e.code in {"password_change_required", "weak_password", "same_password"}
-        said = f"{public(e)}: {public_remedy(e)}" if public_remedy(e) else public(e)
-        return _page(request, next, status_of(e), email=email, said=said, renewing=renewing)
+        said = "This account asks for a code, too." if e.code == "code_required" else sentence(e)
+        return noted(_page(request, next, status_of(e), email=email, said=said, renewing=renewing), e)
     except ValidationError:
         return _page(
             request, next, 422, email=email, said="give an e-mail address and a password; a code has six digits"
         )
+    if earlier is not None:
+        await at.sessions.logout(earlier)
     return to(next)
 
 

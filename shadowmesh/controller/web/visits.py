@@ -21,7 +21,7 @@ from shadowmesh.model import accounts
 from shadowmesh.model.errors import ShadowMeshError
 
 SESSION, DEVICE, VISITOR = "__Host-session", "__Host-device", "__Host-visitor"
-_FORM = "web form"  # label of a keyed hash
+_FORM, _SIGN_IN = "web form", "web form of a visitor"  # labels of keyed hashes
 _MAX_COOKIE = 2500
 _YEAR = 365 * 86400
 _VISIT = "shadowmesh.web.visit"
@@ -96,15 +96,19 @@ class Visit:
     @property
     def form_token(self) -> str:
         """Goes with every form of this page, and with what comes of it: another site's page has none of this session."""
-        if self.who is not None:
-            return self._token(self.who.credential or "")
+        if self.who is None:
+            return self.visitor_token
+        return self.at.context.keys.vault.mac(_FORM, self.who.credential or "")
+
+    @property
+    def visitor_token(self) -> str:
+        """As `form_token`, of this browser, whether or not somebody is signed in: a page to sign in is no session's."""
         if VISITOR not in self.cookies:
             self.cookies[VISITOR] = secrets.token_urlsafe(16)
             self._set(VISITOR, self.cookies[VISITOR])
-        return self._token(self.cookies[VISITOR])
-
-    def _token(self, of: str) -> str:
-        return self.at.context.keys.vault.mac(_FORM, of)
+        return self.at.context.keys.vault.mac(
+            _SIGN_IN, self.cookies[VISITOR]
+        )  # what a browser shows there is its own choice
 
     def _set(self, name: str, value: str, lasts: int | None = None) -> None:
         age = "" if lasts is None else f"; Max-Age={lasts}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 
 import structlog
@@ -13,7 +14,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shadowmesh.controller.edge.controllermetrics import RequestTimes
 from shadowmesh.controller.edge.problems import public, public_remedy, status_of
-from shadowmesh.controller.service.limits import TooMany
 from shadowmesh.controller.service.services import Services
 from shadowmesh.controller.web import (
     account_pages,
@@ -26,8 +26,8 @@ from shadowmesh.controller.web import (
     topology_pages,
 )
 from shadowmesh.controller.web.pageneeds import Anyone, check_pages
-from shadowmesh.controller.web.pagerouting import router
-from shadowmesh.controller.web.rendering import HERE, HOME, page
+from shadowmesh.controller.web.pagerouting import NEXT, router
+from shadowmesh.controller.web.rendering import HERE, HOME, noted, page
 from shadowmesh.controller.web.visits import Visits
 from shadowmesh.model.errors import ShadowMeshError
 
@@ -72,9 +72,8 @@ def make_pages(at: Services) -> ASGIApp:
         return FileResponse(HERE / "static" / name, media_type=_STATIC[name])
 
     check_pages(app)
-    app.add_middleware(Visits, at=at)
     app.add_middleware(RequestTimes, at=at)
-    return app
+    return Visits(app, at)  # around all, so that what goes wrong has its headers, too
 
 
 def _refusals(app: FastAPI) -> None:
@@ -87,19 +86,15 @@ def _refusals(app: FastAPI) -> None:
     @app.exception_handler(ShadowMeshError)
     async def known(request: Request, error: ShadowMeshError) -> Response:
         status = 413 if error.code == "body_too_large" else status_of(error)
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            log.error("request failed", code=error.code, what=error.what)
+        if error.code in {"not_signed_in", "mfa_required"} and "x-live" in request.headers:
+            return Response(status_code=401)  # the page is loaded anew, and led there
         if error.code == "not_signed_in":
-            if "x-live" in request.headers:
-                return Response(status_code=401)
-            follow = f"?next={request.url.path}" if request.method == "GET" and request.url.path != HOME else ""
-            return RedirectResponse(f"/web/sign-in{follow}", 303)
+            path = request.url.path
+            follows = request.method == "GET" and path != HOME and re.fullmatch(NEXT, path) is not None
+            return RedirectResponse(f"/web/sign-in?next={path}" if follows else "/web/sign-in", 303)
         if error.code == "mfa_required":
             return RedirectResponse("/web/second-factor", 303)
-        answer = refused(request, status, public(error), public_remedy(error))
-        if isinstance(error, TooMany):
-            answer.headers["Retry-After"] = str(error.retry_after)
-        return answer
+        return noted(refused(request, status, public(error), public_remedy(error)), error)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, _: RequestValidationError) -> Response:
