@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +13,9 @@ from shadowmesh.cli.managed import connect
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
 if TYPE_CHECKING:
-    from shadowmesh.client_api.driftplan import Drift
+    from shadowmesh.client_api.desiredstate import DesiredState, FoundState
+    from shadowmesh.client_api.drift import Drift
+    from shadowmesh.client_api.rest import ControllerClient
 
 DIFFERS = 8
 _MARKS = {"create": "+", "set": "~", "delete": "-"}
@@ -36,9 +39,9 @@ def diff(
     export: Annotated[bool, typer.Option("--export", help="Print what is there as such a file.")] = False,
 ) -> None:
     """Say what `apply` would change; exit code 8 if the controller isn't as the file says."""
-    from shadowmesh.client_api.desiredstate import as_file, desired_state
-    from shadowmesh.client_api.driftplan import left_alone, look, plan
-    from shadowmesh.client_api.yamldocument import YamlDocument, yaml_text
+    from shadowmesh.client_api.desiredstate import as_file
+    from shadowmesh.client_api.driftplan import left_alone, look
+    from shadowmesh.client_api.yamldocument import yaml_text
 
     if export != (file is None):
         raise ShadowMeshError(
@@ -52,10 +55,8 @@ def diff(
             document = as_file(look(controller, None))
         call.done("state/1", document, lambda: yaml_text(document).rstrip("\n"))
         return
-    desired = desired_state(YamlDocument.read(file))
-    with connect(call) as controller:
-        found = look(controller, desired)
-        changes = plan(desired, found, prune=prune)
+    with _planned(call, file, prune=prune) as (_, desired, found, changes):
+        pass
     call.done("diff/1", _document(changes), lambda: _text(changes) or "nothing differs")
     if not (prune or desired.prune) and (left := left_alone(desired, found)):
         call.note(f"not in the file, and left as they are without --prune: {', '.join(left)}")
@@ -68,18 +69,12 @@ def apply(
     file: Annotated[str, typer.Argument(help="YAML or JSON; - for stdin.", metavar="FILE")],
     prune: Prune = False,
 ) -> None:
-    """Make the controller as a file says: networks with members and plan, groups, templates, plans, settings, relays.
+    """Make the controller as a file says: networks, groups, templates, plans, settings, relays, webhooks, syslog.
 
     Everything is checked before anything is changed. What the file doesn't name stays as it is, unless it says
     `prune: true`. `diff --export` prints what is there in this form.
     """
-    from shadowmesh.client_api.desiredstate import desired_state
-    from shadowmesh.client_api.driftplan import look, plan
-    from shadowmesh.client_api.yamldocument import YamlDocument
-
-    desired = desired_state(YamlDocument.read(file))
-    with connect(call) as controller:
-        changes = plan(desired, look(controller, desired), prune=prune)
+    with _planned(call, file, prune=prune) as (controller, _, _, changes):
         if not changes:
             call.done("apply/1", _document(changes), "nothing differs: nothing was changed")
             return
@@ -96,6 +91,29 @@ def apply(
                     kind=e.kind,
                 ) from e
     call.done("apply/1", _document(changes), f"{len(changes)} changes made")
+
+
+@contextlib.contextmanager
+def _planned(
+    call: Call, file: str, *, prune: bool
+) -> Iterator[tuple[ControllerClient, DesiredState, FoundState, list[Drift]]]:
+    """All mistakes of the file are told at once: those that the controller alone knows of with those that anyone sees."""
+    from shadowmesh.client_api.desiredstate import read_desired
+    from shadowmesh.client_api.driftplan import look, plan
+    from shadowmesh.client_api.yamldocument import FileMistake, YamlDocument
+
+    document = YamlDocument.read(file)
+    desired = read_desired(document)
+    with contextlib.ExitStack() as stack:
+        try:
+            controller = stack.enter_context(connect(call))
+            found = look(controller, desired)
+            changes = plan(desired, found, prune=prune)
+        except ShadowMeshError as e:
+            if not isinstance(e, FileMistake):
+                document.check()
+            raise
+        yield controller, desired, found, changes
 
 
 def _document(changes: Sequence[Drift]) -> dict[str, Any]:

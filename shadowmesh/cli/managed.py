@@ -68,6 +68,9 @@ def connect(call: Call) -> ControllerClient:
     return controller
 
 
+_SECRET = ("secret",)  # isn't shown, right or wrong
+
+
 def request(kind: type[M], /, **fields: Any) -> M:
     """A request of the API from the options that were given (those that are None weren't). Raises ShadowMeshError(USAGE)."""
     from pydantic import ValidationError
@@ -80,7 +83,9 @@ def request(kind: type[M], /, **fields: Any) -> M:
         why = first["msg"][:1].lower() + first["msg"][1:]
         raise ShadowMeshError(
             "bad_option",
-            f"{field.replace('_', ' ')} {first['input']!r} isn't usable",
+            f"the {field} isn't usable"
+            if field in _SECRET
+            else f"{field.replace('_', ' ')} {first['input']!r} isn't usable",
             _HINTS.get(f"{kind.__name__}.{field}")
             or _HINTS.get(field, why if first["type"] != "string_pattern_mismatch" else "see --help"),
             kind=Kind.USAGE,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+from shadowmesh.client_api.desiredsinks import DesiredSink, sink_as_file, syslog_entry, webhook_entry
 from shadowmesh.client_api.yamldocument import YamlDocument
 from shadowmesh.model import accounts, api
+from shadowmesh.model.receivers import Sink, SinkCompared
 from shadowmesh.model.templates import TemplatePut, TemplateSettings
 from shadowmesh.model.usage import PlanName, PlanPut, bytes_of, kbit_of
 
@@ -16,7 +18,10 @@ SETTINGS = (
     "description", "subnet", "subnet6", "approval", "code_approval", "max_clients", "p2p_enabled", "relay_fallback", "reports",
     "relay",
 )  # fmt: skip
-_TOP = ("schema", "prune", "settings", "templates", "plans", "groups", "networks", "relays")
+_TOP = (
+    "schema", "prune", "settings", "templates", "plans", "groups", "networks", "relays", "webhooks", "syslog",
+)  # fmt: skip
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,7 @@ class DesiredNetwork:
     groups: Mapping[str, api.GivenRole] | None
     plan: str | None = None
     says_plan: bool = False
+    webhooks: Mapping[str, DesiredSink] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,41 +58,73 @@ class DesiredState:
     groups: Mapping[str, DesiredGroup] | None = None
     networks: Mapping[str, DesiredNetwork] | None = None
     draining: Mapping[str, bool] | None = None
+    webhooks: Mapping[str, DesiredSink] | None = None  # of all networks
+    syslog: Mapping[str, DesiredSink] | None = None
     document: YamlDocument = field(default_factory=lambda: YamlDocument("the file", ""), compare=False)
 
 
 def desired_state(document: YamlDocument) -> DesiredState:
-    """Raises ShadowMeshError(bad_file) with the line of what is wrong."""
+    """Raises ShadowMeshError(bad_file) with the lines of what is wrong."""
+    found = read_desired(document)
+    document.check()
+    return found
+
+
+def read_desired(document: YamlDocument) -> DesiredState:
+    """As far as it can be understood; what is wrong is for `document.check` to tell. Raises ShadowMeshError(bad_file)."""
     top = document.mapping((), document.value, _TOP)
     prune = top.get("prune", False)
     if not isinstance(prune, bool):
-        raise document.bad(("prune",), "prune is neither true nor false", "write true or false")
+        with document.going_on():
+            raise document.bad(("prune",), "prune is neither true nor false", "write true or false")
+        prune = False
+    mfa_required = None
+    if "settings" in top:
+        with document.going_on():
+            mfa_required = _settings(document, top["settings"])
 
-    def section(name: str, entry: Any) -> dict[str, Any] | None:
-        """Its entries by name, each made by `entry(path, name, value)`. A key with nothing behind it says nothing: with
-        `prune`, what was commented out below it would be all that there is."""
-        if top.get(name) is None:
-            return None
-        found: dict[str, Any] = {}
-        for key, value in document.mapping((name,), top[name]).items():
-            document.model((name, key), _Named, {"name": key})
-            if key.lower() in {k.lower() for k in found}:
-                raise document.bad(
-                    (name, key), f"{key} stands twice in {name}", "names are the same whatever their case"
-                )
-            found[key] = entry(document, (name, key), value)
-        return found
+    def of(name: str, entry: _Entry[T]) -> dict[str, T] | None:
+        return _section(document, (name,), top.get(name), entry)
 
     return DesiredState(
         prune=prune,
-        mfa_required=_settings(document, top["settings"]) if "settings" in top else None,
-        templates=section("templates", template_entry),
-        plans=section("plans", _plan),
-        groups=section("groups", _group),
-        networks=section("networks", _network),
-        draining=section("relays", _relay),
+        mfa_required=mfa_required,
+        templates=of("templates", template_entry),
+        plans=of("plans", _plan),
+        groups=of("groups", _group),
+        networks=of("networks", _network),
+        draining=of("relays", _relay),
+        webhooks=of("webhooks", webhook_entry),
+        syslog=of("syslog", syslog_entry),
         document=document,
     )
+
+
+_Entry = Callable[[YamlDocument, tuple[str | int, ...], Any], T]
+
+
+def _section(document: YamlDocument, path: tuple[str | int, ...], value: Any, entry: _Entry[T]) -> dict[str, T] | None:
+    """Its entries by name, each made by `entry`. A key with nothing behind it says nothing: with `prune`, what was
+    commented out below it would be all that there is."""
+    if value is None:
+        return None
+    found: dict[str, T] = {}
+    keys: set[str] = set()
+    with document.going_on():
+        for key, said in document.mapping(path, value).items():
+            usable = False
+            with document.going_on():
+                document.model((*path, key), _Named, {"name": key})
+                if key.lower() in keys:
+                    what = f"{key} stands twice in {path[-1]}"
+                    raise document.bad((*path, key), what, "names are the same whatever their case")
+                usable = True
+            keys.add(key.lower())
+            with document.going_on():
+                made = entry(document, (*path, key), said)
+                if usable:
+                    found[key] = made
+    return found
 
 
 class _Named(api.Request):
@@ -120,10 +158,15 @@ def template_entry(document: YamlDocument, path: tuple[str | int, ...], value: A
 
 
 def _network(document: YamlDocument, path: tuple[str | int, ...], value: Any) -> DesiredNetwork:
-    said = dict(document.mapping(path, value, (*SETTINGS, "template", "plan", "members", "groups")))
-    members, groups = said.pop("members", None), said.pop("groups", None)
+    said = dict(document.mapping(path, value, (*SETTINGS, "template", "plan", "members", "groups", "webhooks")))
+    members, groups, webhooks = (said.pop(name, None) for name in ("members", "groups", "webhooks"))
     says_plan = "plan" in said
-    plan = document.model((*path, "plan"), _PlanName, {"plan": said.pop("plan")}).plan if says_plan else None
+    plan = None
+    with document.going_on():
+        plan = document.model((*path, "plan"), _PlanName, {"plan": said.pop("plan")}).plan if says_plan else None
+    roles = None if members is None else _roles(document, (*path, "members"), members, addressed=True)
+    group_roles = None if groups is None else _roles(document, (*path, "groups"), groups, addressed=False)
+    hooks = _section(document, (*path, "webhooks"), webhooks, webhook_entry)
     wish = document.model(
         path, api.NetworkCreate, {"name": path[-1]} | {k: v for k, v in said.items() if v is not None}
     )
@@ -132,18 +175,19 @@ def _network(document: YamlDocument, path: tuple[str | int, ...], value: Any) ->
         try:
             ipaddress.ip_network(settings.get(name, "::/0"))
         except ValueError as e:
-            raise document.bad(
-                (*path, name), f"{name} {settings[name]!r} is none ({e})", "give it as 10.20.0.0/16"
-            ) from e
+            with document.going_on():
+                what = f"{name} {settings[name]!r} is none ({e})"
+                raise document.bad((*path, name), what, "give it as 10.20.0.0/16") from e
     if "relay" in said and said["relay"] is None:
         settings["relay"] = None  # any
     return DesiredNetwork(
         settings,
         wish.template,
-        None if members is None else _roles(document, (*path, "members"), members, addressed=True),
-        None if groups is None else _roles(document, (*path, "groups"), groups, addressed=False),
+        roles,
+        group_roles,
         plan,
         says_plan,
+        hooks,
     )
 
 
@@ -152,11 +196,18 @@ def _roles(
 ) -> dict[str, api.GivenRole]:
     """`NAME: role`, or `NAME: {role: …, permissions: […]}`."""
     found: dict[str, api.GivenRole] = {}
-    for name, entry in document.mapping(path, value).items():
-        at = (*path, name)
-        said = {"role": entry} if isinstance(entry, str) else document.mapping(at, entry, ("role", "permissions"))
-        key = document.model(at, _Addressed, {"email": name}).email if addressed else name
-        found[key] = document.model(at, api.GivenRole, said)
+    with document.going_on():
+        for name, entry in document.mapping(path, value).items():
+            at = (*path, name)
+            key = None
+            with document.going_on():
+                key = document.model(at, _Addressed, {"email": name}).email if addressed else name
+            with document.going_on():
+                short = isinstance(entry, str)
+                said = {"role": entry} if short else document.mapping(at, entry, ("role", "permissions"))
+                role = document.model(at, api.GivenRole, said)
+                if key is not None:
+                    found[key] = role
     return found
 
 
@@ -174,7 +225,9 @@ def _plan(document: YamlDocument, path: tuple[str | int, ...], value: Any) -> Pl
             try:
                 said[name] = bytes_of(text) if name == "monthly_bytes" else kbit_of(text)
             except ValueError as e:
-                raise document.bad((*path, name), f"{name} {text!r} {e}", "correct it") from e
+                said[name] = None
+                with document.going_on():
+                    raise document.bad((*path, name), f"{name} {text!r} {e}", "correct it") from e
     return document.model(path, PlanPut, said)
 
 
@@ -190,7 +243,8 @@ def _relay(document: YamlDocument, path: tuple[str | int, ...], value: Any) -> b
 @dataclass(frozen=True, slots=True)
 class FoundState:
     """What a controller has. `members`: own roles, by network's id and address, `network_plans`: names of plans by network's id;
-    of networks that were asked for. `settings`: None where they weren't."""
+    of networks that were asked for. `settings`, `users` (addresses): None where they weren't, or may not be seen. `webhooks`:
+    by network's id (None: of all) and name; `compared`: by id, whether they are as a file says."""
 
     templates: Mapping[str, TemplatePut]
     built_in: Mapping[str, TemplatePut]
@@ -201,6 +255,10 @@ class FoundState:
     plans: Mapping[str, PlanPut] = field(default_factory=dict)
     network_plans: Mapping[str, str | None] = field(default_factory=dict)
     settings: accounts.ControllerSettings | None = None
+    webhooks: Mapping[str | None, Mapping[str, Sink]] = field(default_factory=dict)
+    syslog: Mapping[str, Sink] = field(default_factory=dict)
+    compared: Mapping[str, SinkCompared] = field(default_factory=dict)
+    users: frozenset[str] | None = None
 
 
 def as_file(found: FoundState) -> dict[str, Any]:
@@ -222,6 +280,7 @@ def as_file(found: FoundState) -> dict[str, Any]:
             "plan": found.network_plans.get(network.network_id),
             "members": {email: role(m) for email, m in sorted(found.members[network.network_id].items())},
             "groups": groups,
+            "webhooks": {name: sink_as_file(s) for name, s in found.webhooks.get(network.network_id, {}).items()},
         }
     settings = {} if found.settings is None else {"mfa_required": sorted(found.settings.mfa_required)}
     return {
@@ -234,4 +293,6 @@ def as_file(found: FoundState) -> dict[str, Any]:
         "groups": {g.name: {"description": g.description, "users": sorted(g.users)} for g in found.groups.values()},
         "networks": networks,
         "relays": {relay.name: {"draining": relay.draining} for relay in found.relays.values()},
+        "webhooks": {name: sink_as_file(s) for name, s in found.webhooks.get(None, {}).items()},
+        "syslog": {name: sink_as_file(s) for name, s in found.syslog.items()},
     }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from shadowmesh.client_api.desiredstate import DesiredNetwork, DesiredState, FoundState
+from shadowmesh.client_api.drift import Drift, named, words
+from shadowmesh.client_api.driftofsinks import look_at_sinks, sink_drift
 from shadowmesh.model import accounts, api
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.model.templates import TemplatePut
@@ -19,22 +20,10 @@ _MAKER = "whoever makes it, if not named"
 _FIXED = ("subnet6",)  # of a network that is made
 
 
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """One call that brings the controller nearer to the file. `fields`: before and after, of what is another."""
-
-    action: Literal["create", "set", "delete"]
-    kind: str  # network, member, group, …
-    name: str
-    of: str | None = None  # the network or group that it belongs to
-    fields: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
-    do: Callable[[ControllerClient], object] = field(default=lambda _: None, compare=False, repr=False)
-
-
 def plan(desired: DesiredState, found: FoundState, *, prune: bool = False) -> list[Drift]:
     """In the order in which they can be made: what others need first, what goes away last; none twice.
 
-    Raises ShadowMeshError: bad_file (with the line) for what can't be made so, network_ambiguous.
+    Raises ShadowMeshError(bad_file) with all lines of what can't be made so, and of what couldn't be read.
     """
     prune = prune or desired.prune
     changes = [
@@ -47,10 +36,13 @@ def plan(desired: DesiredState, found: FoundState, *, prune: bool = False) -> li
         *_members(desired, found, prune=prune),
         *_group_roles(desired, found, prune=prune),
         *_group_users(desired, found, prune=prune),
+        *sink_drift(desired, found, prune=prune),
     ]
     if prune:
         changes += _gone(desired, found)
-    return [*changes, *_controller_settings(desired, found)]  # last: it may keep whoever runs this from all else
+    changes += _controller_settings(desired, found)  # last: it may keep whoever runs this from all else
+    desired.document.check()
+    return changes
 
 
 def left_alone(desired: DesiredState, found: FoundState) -> list[str]:
@@ -61,19 +53,19 @@ def left_alone(desired: DesiredState, found: FoundState) -> list[str]:
     return [f"{c.kind} {c.name}" + ("" if c.of is None else f" of {c.of}") for c in gone]
 
 
-def _has(found: Mapping[str, Any], name: str) -> Any:
-    return next((value for key, value in found.items() if key.lower() == name.lower()), None)
+def _there(desired: DesiredState, section: str, name: str) -> bool:
+    """Whether the file has it, were it understood or not."""
+    top = desired.document.value
+    return named((top.get(section) if isinstance(top, dict) else None) or {}, name, ...) is not ...
 
 
 def _templates(desired: DesiredState, found: FoundState) -> Iterator[Drift]:
     for name, wish in (desired.templates or {}).items():
-        if _has(found.built_in, name) is not None:
-            raise desired.document.bad(
-                ("templates", name),
-                f"every controller has the template {name}, and nobody changes it",
-                "choose another name",
-            )
-        old: TemplatePut | None = _has(found.templates, name)
+        if named(found.built_in, name) is not None:
+            with desired.document.going_on():
+                what = f"every controller has the template {name}, and nobody changes it"
+                raise desired.document.bad(("templates", name), what, "choose another name")
+        old: TemplatePut | None = named(found.templates, name)
 
         def do(controller: ControllerClient, name: str = name, wish: TemplatePut = wish) -> object:
             return controller.template_put(name, wish)
@@ -104,11 +96,11 @@ def _network_plans(desired: DesiredState, found: FoundState) -> Iterator[Drift]:
     for name, wish in (desired.networks or {}).items():
         if not wish.says_plan:
             continue
-        if wish.plan is not None and _has(desired.plans or {}, wish.plan) is None and wish.plan not in found.plans:
-            raise desired.document.bad(
-                ("networks", name, "plan"), f"there is no plan {wish.plan!r}", "write it below `plans`, too"
-            )
-        network: api.Network | None = _has(found.networks, name)
+        if wish.plan is not None and not _there(desired, "plans", wish.plan) and wish.plan not in found.plans:
+            with desired.document.going_on():
+                what = f"there is no plan {wish.plan!r}"
+                raise desired.document.bad(("networks", name, "plan"), what, "write it below `plans`, too")
+        network: api.Network | None = named(found.networks, name)
         now = None if network is None else found.network_plans.get(network.network_id)
         if now != wish.plan:
             yield Drift(
@@ -122,19 +114,13 @@ def _controller_settings(desired: DesiredState, found: FoundState) -> Iterator[D
         return
     now, fixed = found.settings.mfa_required, frozenset[str](found.settings.mfa_required_by_file)
     if missing := sorted(fixed - desired.mfa_required):
-        raise desired.document.bad(
-            ("settings", "mfa_required"),
-            f"the controller's configuration asks {', '.join(missing)} for a second factor, and stands over this",
-            "write these, too",
-        )
+        with desired.document.going_on():
+            what = f"the controller's configuration asks {', '.join(missing)} for a second factor, and stands over this"
+            raise desired.document.bad(("settings", "mfa_required"), what, "write these, too")
     if frozenset(now) != desired.mfa_required:
         wish = accounts.ControllerSettingsPatch.model_validate({"mfa_required": sorted(desired.mfa_required - fixed)})
-        fields = {"mfa_required": (_words(now), _words(desired.mfa_required))}
+        fields = {"mfa_required": (words(now), words(desired.mfa_required))}
         yield Drift("set", "settings", "controller", None, fields, lambda c: c.settings_set(wish))
-
-
-def _words(roles: Iterable[str]) -> str:
-    return ", ".join(sorted(roles)) or "none"
 
 
 def _differences(
@@ -147,7 +133,7 @@ def _differences(
 
 def _groups(desired: DesiredState, found: FoundState) -> Iterator[Drift]:
     for name, wish in (desired.groups or {}).items():
-        old: accounts.Group | None = _has(found.groups, name)
+        old: accounts.Group | None = named(found.groups, name)
         if old is not None:
             if wish.description is not None and wish.description != old.description:
                 patch = accounts.GroupPatch(description=wish.description)
@@ -169,13 +155,20 @@ def _groups(desired: DesiredState, found: FoundState) -> Iterator[Drift]:
 
 def _group_users(desired: DesiredState, found: FoundState, *, prune: bool) -> Iterator[Drift]:
     for name, wish in (desired.groups or {}).items():
-        old: accounts.Group | None = _has(found.groups, name)
+        old: accounts.Group | None = named(found.groups, name)
         inside = frozenset() if old is None else frozenset(old.users)
         for user in sorted((wish.users or frozenset()) - inside):
+            _known(desired, found, ("groups", name, "users"), user)
             yield Drift("create", "user", user, f"group {name}", {}, _group_user(name, user, add=True))
         if prune and wish.users is not None:
             for user in sorted(inside - wish.users):
                 yield Drift("delete", "user", user, f"group {name}", {}, _group_user(name, user, add=False))
+
+
+def _known(desired: DesiredState, found: FoundState, path: tuple[str, ...], user: str) -> None:
+    if found.users is not None and user not in found.users:
+        with desired.document.going_on():
+            raise desired.document.bad(path, f"there is no user {user}", "`shadowmesh user add` makes one")
 
 
 def _group_user(group: str, user: str, *, add: bool) -> Callable[[ControllerClient], object]:
@@ -186,20 +179,26 @@ def _settings(desired: DesiredState, found: FoundState, name: str, wish: Desired
     """What the network shall be: its template, under what the file says of it."""
     if wish.template is None:
         return dict(wish.settings)
-    template = _has(desired.templates or {}, wish.template) or _has(found.templates | found.built_in, wish.template)  # type: ignore[operator]
+    template = named(desired.templates or {}, wish.template) or named(found.templates | found.built_in, wish.template)  # type: ignore[operator]
     if template is None:
-        raise desired.document.bad(
-            ("networks", name, "template"),
-            f"there is no template {wish.template!r}",
-            "`shadowmesh template list` names them",
-        )
+        if not _there(desired, "templates", wish.template):
+            with desired.document.going_on():
+                what = f"there is no template {wish.template!r}"
+                raise desired.document.bad(
+                    ("networks", name, "template"), what, "`shadowmesh template list` names them"
+                )
+        return dict(wish.settings)
     return {**template.settings.said(), **wish.settings}
 
 
 def _networks(desired: DesiredState, found: FoundState) -> Iterator[Drift]:
     for name, wish in (desired.networks or {}).items():
         settings = _settings(desired, found, name, wish)
-        old: api.Network | None = _has(found.networks, name)
+        if (relay := wish.settings.get("relay")) is not None and relay not in found.relays:
+            with desired.document.going_on():
+                what = f"there is no relay {relay!r}"
+                raise desired.document.bad(("networks", name, "relay"), what, "`shadowmesh relay list` names them")
+        old: api.Network | None = named(found.networks, name)
         if old is None:
             said: dict[str, Any] = {k: v for k, v in wish.settings.items() if v is not None}
             if wish.template is not None:
@@ -218,13 +217,11 @@ def _networks(desired: DesiredState, found: FoundState) -> Iterator[Drift]:
         fields = _differences({k: getattr(old, k) for k in settings}, settings)
         for fixed in _FIXED:
             if fixed in fields:
-                raise desired.document.bad(
-                    ("networks", name, fixed),
-                    f"the {fixed} of {name} is {fields[fixed][0] or 'none'}, and stays",
-                    "write that one",
-                )
+                with desired.document.going_on():
+                    what = f"the {fixed} of {name} is {fields[fixed][0] or 'none'}, and stays"
+                    raise desired.document.bad(("networks", name, fixed), what, "write that one")
         if fields:
-            changed: dict[str, Any] = {name: after for name, (_, after) in fields.items()}
+            changed: dict[str, Any] = {name: after for name, (_, after) in fields.items() if name not in _FIXED}
             if changed.get("relay", "") is None:
                 changed["relay"] = ""  # any
             patch = api.NetworkPatch(**changed)
@@ -251,12 +248,14 @@ def _members(desired: DesiredState, found: FoundState, *, prune: bool) -> Iterat
     for name, wish in (desired.networks or {}).items():
         if wish.members is None:
             continue
-        network: api.Network | None = _has(found.networks, name)
+        network: api.Network | None = named(found.networks, name)
         there = {} if network is None else found.members[network.network_id]
         for email, given in wish.members.items():
             old = there.get(email)
             if _role(old) == _role(given):
                 continue
+            if old is None:
+                _known(desired, found, ("networks", name, "members", email), email)
             put = api.MemberPut(email=email, role=given.role, permissions=given.permissions)
             fields = {"role": (_role(old), _role(given))}
             action: Literal["create", "set"] = "create" if old is None else "set"
@@ -296,13 +295,13 @@ def _group_roles(desired: DesiredState, found: FoundState, *, prune: bool) -> It
     for name, wish in (desired.networks or {}).items():
         if wish.groups is None:
             continue
-        network: api.Network | None = _has(found.networks, name)
+        network: api.Network | None = named(found.networks, name)
         for group, given in wish.groups.items():
-            old: accounts.Group | None = _has(found.groups, group)
-            if old is None and _has(desired.groups or {}, group) is None:
-                raise desired.document.bad(
-                    ("networks", name, "groups", group), f"there is no group {group!r}", "write it below `groups`, too"
-                )
+            old: accounts.Group | None = named(found.groups, group)
+            if old is None and not _there(desired, "groups", group):
+                with desired.document.going_on():
+                    what, path = f"there is no group {group!r}", ("networks", name, "groups", group)
+                    raise desired.document.bad(path, what, "write it below `groups`, too")
             now = _given_to(old, network)
             if _role(now) != _role(given):
                 action: Literal["create", "set"] = "create" if now is None else "set"
@@ -314,7 +313,7 @@ def _group_roles(desired: DesiredState, found: FoundState, *, prune: bool) -> It
         if prune:
             for old in found.groups.values():
                 now = _given_to(old, network)
-                if now is not None and _has(wish.groups, old.name) is None:
+                if now is not None and named(wish.groups, old.name) is None:
                     yield Drift(
                         "delete", "group", old.name, name, {"role": (_role(now), None)},
                         lambda c, g=old.name, n=name: c.group_remove_role(g, n),  # type: ignore[misc]
@@ -331,10 +330,10 @@ def _relays(desired: DesiredState, found: FoundState) -> Iterator[Drift]:
     for name, draining in (desired.draining or {}).items():
         relay: api.Relay | None = found.relays.get(name)
         if relay is None:
-            raise desired.document.bad(
-                ("relays", name), f"there is no relay {name!r}", "relays come by themselves: `shadowmesh relay run`"
-            )
-        if relay.draining != draining:
+            with desired.document.going_on():
+                what = f"there is no relay {name!r}"
+                raise desired.document.bad(("relays", name), what, "relays come by themselves: `shadowmesh relay run`")
+        elif relay.draining != draining:
             yield Drift(
                 "set", "relay", name, None, {"draining": (relay.draining, draining)},
                 lambda c, name=name, draining=draining: c.relay_drain(name, draining=draining),  # type: ignore[misc]
@@ -359,7 +358,7 @@ def _gone(desired: DesiredState, found: FoundState) -> list[Drift]:
         for kind, wanted, there, do in sections
         if wanted is not None
         for name in there
-        if _has(wanted, name) is None
+        if named(wanted, name) is None
     ]
 
 
@@ -369,9 +368,10 @@ def look(controller: ControllerClient, desired: DesiredState | None) -> FoundSta
     Raises ShadowMeshError(network_ambiguous) for a name that several networks have, and what the calls raise.
     """
     everything = desired is None or desired.networks is not None
+    wishes: Mapping[str, DesiredNetwork] = {} if desired is None or desired.networks is None else desired.networks
     networks: dict[str, api.Network] = {}
     for network in controller.network_list() if everything else ():
-        if network.name in networks and (desired is None or _has(desired.networks or {}, network.name) is not None):
+        if network.name in networks and (desired is None or named(desired.networks or {}, network.name) is not None):
             raise ShadowMeshError(
                 "network_ambiguous",
                 f"there are several networks called {network.name}, and a file tells networks by their names",
@@ -382,12 +382,14 @@ def look(controller: ControllerClient, desired: DesiredState | None) -> FoundSta
     wanted = [
         n
         for n in networks.values()
-        if desired is None or ((wish := _has(desired.networks or {}, n.name)) is not None and wish.members is not None)
+        if desired is None or ((wish := named(desired.networks or {}, n.name)) is not None and wish.members is not None)
     ]
     templates = controller.template_list() if desired is None or desired.templates is not None or everything else []
     groups = controller.group_list() if _speaks_of_groups(desired) else []
-    relays = controller.relay_list() if desired is None or desired.draining is not None else []
-    speaks_of_plans = any(network.says_plan for network in ((desired and desired.networks) or {}).values())
+    says_relay = any(network.settings.get("relay") is not None for network in wishes.values())
+    relays = controller.relay_list() if desired is None or desired.draining is not None or says_relay else []
+    webhooks, syslog, compared = look_at_sinks(controller, desired, networks)
+    speaks_of_plans = any(network.says_plan for network in wishes.values())
     plans = controller.plan_list() if desired is None or desired.plans is not None or speaks_of_plans else []
     having = [n for n in networks.values() if desired is None or _says_plan(desired, n.name)]
     puts = {t.name: TemplatePut(description=t.description, settings=t.settings) for t in templates}
@@ -401,11 +403,30 @@ def look(controller: ControllerClient, desired: DesiredState | None) -> FoundSta
         plans={p.name: PlanPut.model_validate(p.model_dump(include=set(PlanPut.model_fields))) for p in plans},
         network_plans={n.network_id: controller.quota(n.network_id).plan for n in having},
         settings=controller.settings_show() if desired is None or desired.mfa_required is not None else None,
+        webhooks=webhooks,
+        syslog=syslog,
+        compared=compared,
+        users=_users(controller, desired),
     )
 
 
+def _users(controller: ControllerClient, desired: DesiredState | None) -> frozenset[str] | None:
+    """The addresses of all, as far as they are asked for and may be seen."""
+    if desired is None:
+        return None
+    named = any(network.members for network in (desired.networks or {}).values())
+    if not named and not any(group.users for group in (desired.groups or {}).values()):
+        return None
+    try:
+        return frozenset(user.email for user in controller.user_list())
+    except ShadowMeshError as e:
+        if e.kind is not Kind.NOT_ALLOWED:
+            raise
+        return None
+
+
 def _says_plan(desired: DesiredState, network: str) -> bool:
-    wish = _has(desired.networks or {}, network)
+    wish = named(desired.networks or {}, network)
     return wish is not None and wish.says_plan
 
 

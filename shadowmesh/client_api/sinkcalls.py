@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+import secrets
+from typing import Any
+
 from shadowmesh.client_api.peoplecalls import PeopleCalls, parse, part
-from shadowmesh.model.receivers import Sink, SinkCreated, SinkTested, SyslogCreate, WebhookCreate
+from shadowmesh.model.receivers import (
+    Sink,
+    SinkCompared,
+    SinkCreated,
+    SinkTested,
+    SyslogCreate,
+    SyslogPatch,
+    WebhookCreate,
+    WebhookPatch,
+    blinded,
+)
 
 
 class SinkCalls(PeopleCalls):
@@ -17,6 +30,16 @@ class SinkCalls(PeopleCalls):
     def webhook_list(self, network: str | None = None) -> list[Sink]:
         return list(self._all("/webhooks", Sink, network=network))
 
+    def webhook_set(self, webhook: str, wish: WebhookPatch) -> Sink:
+        return parse(self._send("PATCH", f"/webhooks/{part(webhook)}", _said(wish)), Sink)
+
+    def webhook_compare(self, webhook: str, url: str | None, secret: str | None) -> SinkCompared:
+        """Whether it has these, of which neither is sent."""
+        nonce = secrets.token_hex(16)
+        asked = {"url": url, "secret": secret}
+        digests = {name: blinded(nonce, value) for name, value in asked.items() if value is not None}
+        return self._get(f"/webhooks/{part(webhook)}/compare", SinkCompared, nonce=nonce, **digests)
+
     def webhook_delete(self, webhook: str) -> None:
         self._send("DELETE", f"/webhooks/{part(webhook)}")
 
@@ -29,8 +52,15 @@ class SinkCalls(PeopleCalls):
     def syslog_list(self) -> list[Sink]:
         return list(self._all("/syslog", Sink))
 
+    def syslog_set(self, syslog: str, wish: SyslogPatch) -> Sink:
+        return parse(self._send("PATCH", f"/syslog/{part(syslog)}", _said(wish)), Sink)
+
     def syslog_delete(self, syslog: str) -> None:
         self._send("DELETE", f"/syslog/{part(syslog)}")
 
     def syslog_test(self, syslog: str) -> SinkTested:
         return parse(self._send("POST", f"/syslog/{part(syslog)}/test"), SinkTested)
+
+
+def _said(wish: WebhookPatch | SyslogPatch) -> dict[str, Any]:
+    return wish.model_dump(mode="json", exclude_unset=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from clikit import Controller
+    from clikit import Command, Controller
 
 pytestmark = pytest.mark.xdist_group("controller")
 
@@ -219,6 +219,128 @@ def test_plans_settings_and_descriptions_are_in_the_file_too(controller: Control
     assert "- plan decl-plan" in controller("diff", "-", "--prune", stdin=left).out
     assert controller("apply", "-", "--prune", "--yes", stdin=left).code == 0
     assert "decl-plan" not in controller("plan", "list").out
+
+
+SECRETS = ("whsec_" + "QUJD" * 11, "whsec_" + "REVG" * 11)
+PLACES = ("https://192.0.2.9/in?token=hidden-1", "https://192.0.2.9/in?token=hidden-2")
+SINKS = """
+networks:
+  decl-sinks:
+    webhooks:
+      chat: {url: {env: DECL_URL}, secret: {file: secrets/chat}, events: [client_online]}
+webhooks:
+  decl-siem: {url: {env: DECL_URL}, secret: {file: secrets/chat}, stream: audit}
+syslog:
+  decl-logs: {url: "udp://192.0.2.9:514", stream: logs}
+"""
+
+
+def test_webhooks_and_syslog_are_in_the_file_and_their_secrets_are_not_seen(
+    controller: Controller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for sink in controller("webhook", "list", "--json").document("webhooks/1")["webhooks"]:
+        controller("webhook", "delete", sink["id"])
+    controller("network", "delete", "decl-sinks", "--yes")
+    file, secret = tmp_path / "all.yaml", tmp_path / "secrets" / "chat"
+    secret.parent.mkdir()
+    secret.write_text(SECRETS[0] + "\n")
+    file.write_text(SINKS)
+    lines = [f"{file}, line {number}: DECL_URL isn't in the environment" for number in (5, 7)]
+    controller("diff", file).refused_lines(USAGE, *lines)
+    monkeypatch.setenv("DECL_URL", PLACES[0])
+    told = []
+
+    def run(*words: Any, code: int = 0, **more: Any) -> str:
+        got = controller(*words, **more)
+        assert got.code == code, got.err
+        told.append(got.out + got.err)
+        return got.out
+
+    shown = run("diff", file, code=DIFFERS)
+    for line in (
+        "+ webhook chat of decl-sinks",
+        "+ webhook decl-siem",
+        "+ syslog decl-logs",
+        "    url: https://192.0.2.9/…",
+    ):
+        assert line in shown, shown
+    run("apply", file, "--yes", "--json")
+    assert "nothing differs" in run("diff", file) and "nothing was changed" in run("apply", file, "--yes")
+    before = {s["name"]: s["id"] for s in controller("webhook", "list", "--json").document("webhooks/1")["webhooks"]}
+    monkeypatch.setenv("DECL_URL", PLACES[1])
+    secret.write_text(SECRETS[1])
+    shown = run("diff", file, code=DIFFERS)
+    assert "~ webhook chat of decl-sinks\n    url: https://192.0.2.9 → https://192.0.2.9/… (another)\n" in shown
+    assert "    secret: … → … (another)\n" in shown and "2 to change" in shown
+    run("apply", file, "--yes")
+    assert "nothing differs" in run("diff", file)
+    after = {s["name"]: s["id"] for s in controller("webhook", "list", "--json").document("webhooks/1")["webhooks"]}
+    assert before == after, "the same ones, which lose nothing that waits"
+    exported = run("diff", "--export")
+    assert "nothing differs" in run("diff", "-", "--prune", stdin=exported)
+    assert "- webhook chat of decl-sinks" in run(
+        "diff", "-", "--prune", stdin="networks: {decl-sinks: {webhooks: {}}}\n", code=DIFFERS
+    )
+    assert run("diff", "-", stdin="webhooks: {}\nsyslog: {}\n").startswith("nothing differs")
+    run("apply", "-", "--prune", "--yes", stdin="webhooks: {}\nsyslog: {}\n")
+    left = controller("webhook", "list", "--json").document("webhooks/1")["webhooks"]
+    assert [sink["name"] for sink in left] == ["chat"], "the network's is in another section"
+    everything = "".join([*told, controller("audit", "list", "--json").out])
+    assert not [word for word in (*SECRETS, "hidden-") if word in everything]
+    controller("network", "delete", "decl-sinks", "--yes")
+
+
+MISTAKEN = """
+prune: perhaps
+netwroks: {}
+networks:
+  decl-m:
+    subnet: 10.0.0.5/24
+    max_clients: lots
+    template: nowhere
+    relay: nowhere
+    description: 2026-13-45
+    members: {nobody: owner, decl-none@example.org: king, decl-unknown@example.org: owner}
+    webhooks:
+      chat: {secret: whsec_in_the_open, stream: audit}
+plans:
+  a: {monthly_bytes: lots, relay_kbit: fast}
+templates:
+  office: {}
+  a: {settings: {approval: 7}, description: [1]}
+relays: {nowhere: {draining: true}}
+syslog: {logs: {}}
+"""
+
+
+def test_all_mistakes_of_a_file_are_told_in_one_run(controller: Controller) -> None:
+    """Those that the file shows, and those that only the controller knows of, in the order of the file."""
+    for verb in (("diff",), ("apply", "--yes")):
+        told = controller(*verb, "-", stdin=MISTAKEN)
+        assert told.code == USAGE
+        lines = told.err.splitlines()
+        assert lines[-1].startswith(f"error: stdin has {len(lines) - 1} mistakes; "), told.err
+        numbers = [int(line.partition(", line ")[2].partition(":")[0]) for line in lines[:-1]]
+        assert numbers == sorted(numbers)
+        for number, word in ((2, "prune is neither"), (3, "did you mean 'networks'"), (6, "10.0.0.5/24"), (7, "max_clients"),
+                             (8, "no template"), (9, "no relay"), (10, "timestamp"), (11, "nobody"), (11, "king"),
+                             (11, "no user decl-unknown@example.org"), (13, "stands in the file"), (13, "whole controller"),
+                             (15, "no size"), (15, "no rate"), (17, "every controller has"), (18, "approval"),
+                             (18, "description"), (19, "no relay"), (20, "url isn't said")):  # fmt: skip
+            assert [1 for n, line in zip(numbers, lines, strict=False) if n == number and word in line], (
+                word,
+                told.err,
+            )
+        assert "whsec_in_the_open" not in told.err
+        assert len(set(lines)) == len(lines)
+    controller("network", "show", "decl-m").refused(NOT_FOUND)
+    document = json.loads(controller("diff", "-", "--json", stdin=MISTAKEN).err)
+    assert document["code"] == "bad_file" and len(document["details"]) == len(lines) - 1
+
+
+def test_the_mistakes_of_a_file_are_told_where_the_controller_is_away(process: Command, tmp_path: Path) -> None:
+    got = process("diff", "-", "--data-dir", tmp_path, stdin=MISTAKEN)
+    assert got.code == USAGE and "did you mean 'networks'" in got.err
 
 
 def test_wrong_use_is_told(controller: Controller, tmp_path: Path) -> None:

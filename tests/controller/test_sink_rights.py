@@ -14,6 +14,8 @@ from test_webhooks import happen, hook, listed, timing
 from shadowmesh.controller.service.sinks import standing_sinks
 from shadowmesh.controller.store import schema
 from shadowmesh.model import accounts, api
+from shadowmesh.model.errors import ShadowMeshError
+from shadowmesh.model.receivers import SyslogCreate, SyslogPatch, WebhookCreate, WebhookPatch, blinded
 
 if TYPE_CHECKING:
     from tests.controller.conftest import World
@@ -191,3 +193,77 @@ async def test_what_an_administrators_receiver_says_is_read_by_administrators_al
         answer = await olga.ask("POST", f"/webhooks/{sink}/test")
         assert (answer.status_code, answer.json()["code"]) == (403, "not_allowed") and receiver.asked == []
         assert (await root.ask("POST", f"/webhooks/{sink}/test")).json()["ok"] is True
+
+
+SECRET = "whsec_" + "QUJD" * 11
+OTHER = "whsec_" + "REVG" * 11
+
+
+async def test_what_waits_for_a_webhook_is_sent_to_where_it_was_set_to_lead_and_signed_anew(world: World) -> None:
+    ref = (await world.network()).network_id
+    async with WebReceiver(answer=lambda _: 503) as old, WebReceiver() as new:
+        made = await hook(world, old.url, "office", secret=SECRET)
+        assert made.secret == SECRET
+        await happen(world, ref, "one", "two")
+        await old.until(lambda: len(old.asked) > 0)
+        found = await world.call("webhook_set", made.id, WebhookPatch(url=new.url, secret=OTHER))
+        assert (found.id, found.state, found.last_error) == (made.id, "ok", None)
+        await new.until(lambda: len(new.taken) == 2)
+        assert [r.json["data"]["fields"][0] for r in new.taken] == ["one", "two"]
+        assert all(r.signed_with(OTHER) and not r.signed_with(SECRET) for r in new.taken)
+
+
+async def test_who_sets_a_webhook_gives_it_their_own_rights_and_no_others(world: World) -> None:
+    """An administrator's may lead anywhere; an owner who changes where gets no further by it than their own would."""
+    await world.network()
+    await person(world, "oscar", {"office": "owner"})
+    olga = await person(world, "olga", {"office": "owner"})
+    async with WebReceiver() as receiver:
+        made = await hook(world, receiver.url, "office")
+        answer = await olga.ask("PATCH", f"/webhooks/{made.id}", {"url": "https://127.0.0.1:1/"})
+        assert (answer.status_code, answer.json()["code"]) == (403, "address_refused"), answer.text
+        answer = await olga.ask("PATCH", f"/webhooks/{made.id}", {"url": receiver.url})
+        assert (answer.status_code, answer.json()["code"]) == (422, "bad_webhook"), answer.text
+        (found,) = await world.at.context.read(standing_sinks)
+        assert found.anywhere
+        assert (await olga.ask("PATCH", f"/webhooks/{made.id}", {"events": ["client_online"]})).status_code == 200
+        (found,) = await world.at.context.read(standing_sinks)
+        assert found.may and not found.anywhere and found.row.owner_id == olga.user
+    await world.call("member_set", "office", api.MemberPut(email=olga.email, role="guest"))
+    assert (await listed(world)).state == "no_rights"
+
+
+async def test_a_url_and_a_secret_are_compared_without_being_sent_or_shown(world: World) -> None:
+    made = await world.call("webhook_create", WebhookCreate(url=PUBLIC, secret=SECRET, name="Siem"))
+    assert made.name == "Siem"
+    compared = await world.call("webhook_compare", made.id, PUBLIC, SECRET)
+    assert (compared.url, compared.secret) == (True, True)
+    compared = await world.call("webhook_compare", made.id, PUBLIC + "y", None)
+    assert (compared.url, compared.secret) == (False, None)
+    root = await person(world, "root", admin=True)
+    nonce = "0f" * 16
+    answer = await root.ask("GET", f"/webhooks/{made.id}/compare?nonce={nonce}&url={blinded(nonce, PUBLIC)}")
+    assert answer.json()["url"] is True
+    shown = (await root.ask("GET", "/webhooks")).text + (await root.ask("GET", "/audit")).text
+    assert "Siem" in shown and SECRET not in shown and PUBLIC not in shown
+
+
+async def test_names_of_receivers_are_one_of_their_kind_in_one_place(world: World) -> None:
+    await world.network()
+    for network in (None, "office"):
+        await world.call("webhook_create", WebhookCreate(url=PUBLIC, name="siem"), network)
+        with pytest.raises(ShadowMeshError) as e:
+            await world.call("webhook_create", WebhookCreate(url=PUBLIC, name="SIEM"), network)
+        assert e.value.code == "webhook_exists"
+    syslog = await world.call("syslog_create", SyslogCreate(url="tcp://192.0.2.1:601", name="siem"))
+    other = await world.call("syslog_create", SyslogCreate(url="tcp://192.0.2.1:601"))
+    assert other.name == other.id
+    moved = await world.call("syslog_set", syslog.id, SyslogPatch(url="tls://192.0.2.2:6514"))
+    assert (moved.url, moved.name, moved.stream) == ("tls://192.0.2.2:6514", "siem", "audit")
+
+
+@pytest.mark.parametrize("secret", ["abc", "whsec_short", "whsec_" + "A" * 200, "whsec_" + "?" * 44])
+async def test_a_secret_that_is_none_is_refused_and_not_repeated(world: World, secret: str) -> None:
+    root = await person(world, "root", admin=True)
+    answer = await root.ask("POST", "/webhooks", {"url": PUBLIC, "secret": secret})
+    assert answer.status_code == 422 and secret not in answer.text

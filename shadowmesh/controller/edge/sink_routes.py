@@ -7,7 +7,18 @@ from shadowmesh.controller.edge.needs import Administrator, MayConfigure
 from shadowmesh.controller.edge.routing import Name, NetworkQuery, router
 from shadowmesh.controller.service.idempotency import IdempotentRequest
 from shadowmesh.model import api
-from shadowmesh.model.receivers import Sink, SinkCreated, SinkTested, SyslogCreate, WebhookCreate
+from shadowmesh.model.receivers import (
+    Blinded,
+    Nonce,
+    Sink,
+    SinkCompared,
+    SinkCreated,
+    SinkTested,
+    SyslogCreate,
+    SyslogPatch,
+    WebhookCreate,
+    WebhookPatch,
+)
 
 
 @router.post("/networks/{network}/webhooks", tags=["webhooks"], status_code=201)
@@ -30,6 +41,20 @@ async def list_webhooks(at: At, who: MayConfigure, network: NetworkQuery = None)
     return api.Page(items=await at.sinks.list(who, "webhook", network))
 
 
+@router.patch("/webhooks/{webhook}", tags=["webhooks"])
+async def set_webhook(at: At, who: MayConfigure, webhook: Name, wish: WebhookPatch) -> Sink:
+    """What waits for it is sent there from now on. It lives by the rights of who changed it last."""
+    return await at.sinks.set(who, "webhook", webhook, wish)
+
+
+@router.get("/webhooks/{webhook}/compare", tags=["webhooks"])
+async def compare_webhook(
+    at: At, who: MayConfigure, webhook: Name, nonce: Nonce, url: Blinded | None = None, secret: Blinded | None = None
+) -> SinkCompared:
+    """Whether it has a URL and a secret that one knows: of each, HMAC-SHA256 in hex, with the nonce's characters as the key."""
+    return await at.sinks.compare(who, webhook, nonce, url, secret)
+
+
 @router.delete("/webhooks/{webhook}", tags=["webhooks"], status_code=204)
 async def delete_webhook(at: At, who: MayConfigure, webhook: Name) -> None:
     await at.sinks.delete(who, "webhook", webhook)
@@ -49,6 +74,11 @@ async def create_syslog(at: At, who: Administrator, wish: SyslogCreate, key: Ide
 @router.get("/syslog", tags=["webhooks"])
 async def list_syslog(at: At, who: Administrator) -> api.Page[Sink]:
     return api.Page(items=await at.sinks.list(who, "syslog"))
+
+
+@router.patch("/syslog/{syslog}", tags=["webhooks"])
+async def set_syslog(at: At, who: Administrator, syslog: Name, wish: SyslogPatch) -> Sink:
+    return await at.sinks.set(who, "syslog", syslog, wish)
 
 
 @router.delete("/syslog/{syslog}", tags=["webhooks"], status_code=204)

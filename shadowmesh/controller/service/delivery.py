@@ -212,6 +212,9 @@ class Delivery:
             await self._outlets.pop(gone).close()
         for standing in found:
             outlet = self._outlets.get(standing.row.id)
+            if outlet is not None and outlet.row.sealed != standing.row.sealed:  # it leads elsewhere since
+                await self._outlets.pop(standing.row.id).close()
+                outlet = None
             if outlet is None:
                 outlet = self._outlets[standing.row.id] = Outlet(standing, standing.row.after)
             if not standing.may or outlet.found.anywhere != standing.anywhere:
@@ -334,7 +337,8 @@ class Delivery:
 
         def tx(conn: Connection) -> bool:
             mine = [leases.held(_LEASE, self._holder)] if context.store.shared else []
-            written = conn.execute(s.update().where(s.c.id == row.id, *mine).values(values)).rowcount == 1
+            this = (s.c.id == row.id, s.c.sealed == row.sealed)  # and not where it leads since
+            written = conn.execute(s.update().where(*this, *mine).values(values)).rowcount == 1
             if written and values.get("gone"):
                 record(
                     context,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import datetime as dt
+import hmac
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -37,7 +38,19 @@ from shadowmesh.controller.store import schema
 from shadowmesh.model.codec import Struct, from_json, to_json
 from shadowmesh.model.ids import NetworkRef, new_id
 from shadowmesh.model.keys import Secret
-from shadowmesh.model.receivers import Sink, SinkCreated, SinkState, SyslogCreate, WebhookCreate, place_of
+from shadowmesh.model.receivers import (
+    Sink,
+    SinkCompared,
+    SinkCreated,
+    SinkState,
+    SyslogCreate,
+    SyslogPatch,
+    WebhookCreate,
+    WebhookPatch,
+    blinded,
+    digest_of,
+    place_of,
+)
 
 MOST_OF_A_NETWORK = 20
 MOST_OF_ALL = 1000
@@ -124,7 +137,7 @@ class Sinks:
             require_admin(who)
         if not who.whole.administers:
             await self._check_place(who, network, wish.url)
-        target = SealedTarget(url=wish.url, secret=new_webhook_secret())
+        target = SealedTarget(url=wish.url, secret=wish.secret or new_webhook_secret())
         return await self._create("webhook", who, network, target, wish, list(wish.events), once)
 
     async def create_syslog(
@@ -167,12 +180,16 @@ class Sinks:
             ref = None if network is None else network.ref
             _check_room(conn, ref)
             sink_id, place = new_id(_PREFIXES[kind]), place_of(target.url)
+            name = wish.name or sink_id
+            _check_free(conn, kind, ref, name)
             last = newest(conn)[wish.stream]
             sealed = context.keys.vault.encrypt(Secret(to_json(target)), f"sink {sink_id}")
             conn.execute(
                 s.insert().values(
                     id=sink_id,
                     kind=kind,
+                    name=name,
+                    name_key=name.lower(),
                     network_ref=ref,
                     owner_id=who.user_id,
                     made_by=who.key,
@@ -192,6 +209,7 @@ class Sinks:
                 )
             )
             after = {"place": place, "stream": wish.stream, "events": events, "backlog": wish.backlog}
+            after |= {"name": name} if name != sink_id else {}
             more = {} if network is None else {"network": network.name}
             record(context, conn, who, f"{kind}.create", place, id=sink_id, after=after, **more)
             (made,) = standing_sinks(conn, s.c.id == sink_id)
@@ -221,6 +239,66 @@ class Sinks:
 
         return await self._context.read(tx)
 
+    async def set(self, who: Principal, kind: Kind, sink_id: str, wish: WebhookPatch | SyslogPatch) -> Sink:
+        """Leads it elsewhere, or signs otherwise: nothing of what waits is lost. From then on it lives by the rights of `who`."""
+        context, s = self._context, schema.sinks
+        events = wish.events if isinstance(wish, WebhookPatch) else None
+        secret = wish.secret if isinstance(wish, WebhookPatch) else None
+        _check_ca(wish.ca or None)
+        if wish.url is not None and not who.whole.administers:
+            found = await context.read(lambda conn: find_sink(conn, who, kind, sink_id))
+            await self._check_place(who, found.row.network_ref, wish.url)
+
+        def tx(conn: Connection) -> Sink:
+            require_signed_in(conn, who, context.now())
+            row = find_sink(conn, who, kind, sink_id).row
+            if row.network_ref is not None:
+                _find_own(conn, who, row.network_ref)
+            if events and row.stream != "events":
+                raise usage("bad_webhook", f"the stream {row.stream} has no types of events", "leave them out")
+            old = open_target(context, row)
+            target = SealedTarget(url=wish.url or old.url, secret=secret or old.secret)
+            place = place_of(target.url)
+            values: dict[str, Any] = {
+                "place": place,
+                "sealed": context.keys.vault.encrypt(Secret(to_json(target)), f"sink {row.id}"),
+                "ca": row.ca if wish.ca is None else wish.ca or None,
+                "events": row.events if events is None else builtins.list(events),
+                "owner_id": who.user_id,
+                "made_by": who.key,
+                "anywhere": who.whole.administers,
+                "created_by": who.name,
+                "attempts": 0,
+                "last_error": None,
+                "failing_since": None,
+                "next_attempt": None,
+                "gone": False,
+            }
+            conn.execute(s.update().where(s.c.id == row.id).values(values))
+            before = {"place": row.place, "events": row.events}
+            after = {"place": place, "events": values["events"]}
+            changed = sorted(wish.model_fields_set)
+            more = {} if row.network_name is None else {"network": row.network_name}
+            record(
+                context, conn, who, f"{kind}.set", place, id=row.id, before=before, after=after, fields=changed, **more
+            )
+            (made,) = standing_sinks(conn, s.c.id == row.id)
+            return self._view(who, made, newest(conn))
+
+        return await context.write(tx)
+
+    async def compare(
+        self, who: Principal, sink_id: str, nonce: str, url: str | None, secret: str | None
+    ) -> SinkCompared:
+        """Whether a webhook has this URL and this secret, each `blinded`: neither is sent for it, or shown."""
+        found = await self._context.read(lambda conn: find_sink(conn, who, "webhook", sink_id))
+        target = open_target(self._context, found.row)
+
+        def same(value: str, asked: str | None) -> bool | None:
+            return None if asked is None else hmac.compare_digest(blinded(nonce, value), asked)
+
+        return SinkCompared(url=same(target.url, url), secret=same(target.secret, secret))
+
     async def delete(self, who: Principal, kind: Kind, sink_id: str) -> None:
         def tx(conn: Connection) -> None:
             found = find_sink(conn, who, kind, sink_id).row
@@ -246,11 +324,13 @@ class Sinks:
         state: SinkState = "ok" if row.failing_since is None else "failing"
         return Sink(
             id=row.id,
+            name=row.name,
             network_id=row.network_ref,
             network=row.network_name,
             url=row.place,
             stream=row.stream,
             events=row.events,
+            ca_digest=digest_of(row.ca),
             state="gone" if row.gone else state if found.may else "no_rights",
             created_at=row.created_at,
             created_by=row.created_by,
@@ -306,6 +386,13 @@ def _check_room(conn: Connection, ref: str | None) -> None:
         raise conflict("too_many_webhooks", f"a network has at most {MOST_OF_A_NETWORK} webhooks", "delete one first")
     if conn.execute(count).scalar_one() >= MOST_OF_ALL:
         raise conflict("too_many_webhooks", f"a controller has at most {MOST_OF_ALL} of them", "delete one first")
+
+
+def _check_free(conn: Connection, kind: Kind, ref: str | None, name: str) -> None:
+    s = schema.sinks
+    taken = sa.select(s.c.id).where(s.c.kind == kind, s.c.network_ref == ref, s.c.name_key == name.lower())
+    if (there := conn.execute(taken).scalar()) is not None:
+        raise conflict(f"{kind}_exists", f"there is a {kind} {name} already ({there})", "choose another name")
 
 
 def _check_ca(ca: str | None) -> None:

@@ -544,6 +544,8 @@ sinks = Table(
     metadata,
     Column("id", String, primary_key=True),
     Column("kind", String, nullable=False),  # webhook, syslog
+    Column("name", String, nullable=False, server_default=text("''")),  # its id, where nobody gave one
+    Column("name_key", String, nullable=False, server_default=text("''")),  # the name in lower case
     Column("network_ref", ForeignKey("networks.ref", ondelete="CASCADE"), index=True),  # None: of all networks
     Column("owner_id", String),  # whose rights it lives by; None: someone at the controller's own socket
     Column("made_by", String, index=True),  # the API key that it was made with, and ends with
@@ -564,6 +566,15 @@ sinks = Table(
     Column("failing_since", Moment),
     Column("next_attempt", Moment),
     Column("gone", Boolean, nullable=False),  # the receiver wants no more
+    Index("sinks_name", "network_ref", "kind", "name_key", unique=True),
+    Index(
+        "sinks_name_of_all",
+        "kind",
+        "name_key",
+        unique=True,
+        sqlite_where=text("network_ref IS NULL"),
+        postgresql_where=text("network_ref IS NULL"),
+    ),
 )
 
 leases = Table(
