@@ -42,6 +42,12 @@ def attach(app: typer.Typer) -> None:
     )(user_set)
     verb(users, "disable", "user disable anna@example.org", managed=True)(user_disable)
     verb(users, "enable", "user enable anna@example.org", managed=True)(user_enable)
+    verb(
+        users,
+        "delete",
+        ["user delete anna@example.org", "user delete anna@example.org --give-to bob@example.org"],
+        managed=True,
+    )(user_delete)
     verb(users, "reset-password", "user reset-password anna@example.org", managed=True)(user_reset_password)
     verb(users, "sessions", ["user sessions", "user sessions anna@example.org"], managed=True)(user_sessions)
     verb(users, "end-session", "user end-session ses_…", managed=True)(user_end_session)
@@ -208,12 +214,16 @@ def user_disable(call: Call, email: Email) -> None:
 
     with connect(call) as controller:
         if not any(canonical_email(email) == u.email or email == u.id for u in controller.user_list()):
-            raise ShadowMeshError(
-                "user_unknown", f"there is no user {email!r}", "`shadowmesh user list` names them", kind=Kind.NOT_FOUND
-            )
+            raise _no_user(email)
         call.confirm(f"shut {email} out, wherever they are signed in?", reversible=True)
         controller.user_set(email, request(accounts.UserPatch, disabled=True))
     call.done("user-disabled/1", {"email": email}, f"{email}: disabled")
+
+
+def _no_user(email: str) -> ShadowMeshError:
+    return ShadowMeshError(
+        "user_unknown", f"there is no user {email!r}", "`shadowmesh user list` names them", kind=Kind.NOT_FOUND
+    )
 
 
 def user_enable(call: Call, email: Email) -> None:
@@ -223,6 +233,31 @@ def user_enable(call: Call, email: Email) -> None:
     with connect(call) as controller:
         controller.user_set(email, request(accounts.UserPatch, disabled=False))
     call.done("user-enabled/1", {"email": email}, f"{email}: enabled")
+
+
+def user_delete(
+    call: Call,
+    email: Email,
+    give_to: Annotated[
+        str | None,
+        typer.Option("--give-to", help="Who gets their networks and machines.", autocompletion=suggest.user),
+    ] = None,
+) -> None:
+    """Delete a user for good: sessions, API keys, roles, open invites and invitations end with them.
+
+    Who has networks or machines is deleted only with --give-to. The audit log keeps what they did.
+    """
+    with connect(call) as controller:
+        if not any(canonical_email(email) == u.email or email == u.id for u in controller.user_list()):
+            raise _no_user(email)
+        to = "" if give_to is None else f", and give their networks and machines to {give_to}"
+        call.confirm(f"delete {email} for good{to}?")
+        found = controller.user_delete(email, give_to)
+    said = [f"{found.email}: deleted"]
+    if found.given_to is not None:
+        networks = ", ".join(found.networks) or "no networks"
+        said.append(f"{found.given_to} has {networks}, and {found.clients} machines")
+    call.done("user-deleted/1", found.model_dump(mode="json"), "; ".join(said))
 
 
 def user_reset_password(call: Call, email: Email) -> None:

@@ -142,6 +142,10 @@ class PeopleCalls:
     def user_set(self, user: str, wish: accounts.UserPatch) -> accounts.User:
         return parse(self._send("PATCH", f"/users/{part(user)}", wish), accounts.User)
 
+    def user_delete(self, user: str, give_to: str | None = None) -> accounts.UserDeleted:
+        asked = {} if give_to is None else {"give_to": give_to}
+        return parse(self._send("DELETE", f"/users/{part(user)}", params=asked), accounts.UserDeleted)
+
     def user_reset_password(self, user: str) -> accounts.UserCreated:
         return self._post(f"/users/{part(user)}/reset-password", accounts.UserCreated)
 

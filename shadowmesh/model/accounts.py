@@ -206,6 +206,23 @@ class User(Answer):
     created_at: datetime
 
 
+class UserDeleted(Answer):
+    """What became of what was theirs: `networks` (names) and `clients` (how many) went to `given_to`; the rest, by ids, ended."""
+
+    id: str
+    email: str
+    given_to: str | None = None
+    networks: list[str] = Field(default_factory=list)
+    clients: int = 0
+    memberships_ended: int = 0
+    sessions_ended: list[str] = Field(default_factory=list)
+    api_keys_ended: list[str] = Field(default_factory=list)
+    invites_ended: list[str] = Field(default_factory=list)
+    invitations_ended: list[str] = Field(default_factory=list)
+    relay_tokens_ended: list[str] = Field(default_factory=list)
+    sinks_ended: list[str] = Field(default_factory=list)
+
+
 class UserCreated(User):
     password: str | None = None  # to be used once; a service has none
 

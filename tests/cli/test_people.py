@@ -267,3 +267,22 @@ def test_the_fingerprint_is_shown_on_the_controllers_host(controller: Controller
     shown = controller("controller", "fingerprint", "--json").document("controller-fingerprint/1")
     assert shown["public_urls"] == [controller.url]
     sm("controller", "fingerprint", "--data-dir", tmp_path).refused(5, "there is no controller in", "controller init")
+
+
+def test_a_user_is_deleted_and_what_they_own_goes_to_somebody_or_is_named(controller: Controller, sm: Command) -> None:
+    for name in ("gone@example.org", "heir@example.org"):
+        controller("user", "add", name)
+    controller("network", "create", "of-gone", "--subnet", "10.71.0.0/24")
+    controller("member", "add", "of-gone", "gone@example.org", "--role", "owner")
+    controller("user", "delete", "gone@example.org").refused(USAGE, "--yes")
+    delete = ("user", "delete", "gone@example.org", "--yes")
+    controller(*delete).refused(CONFLICT, "owns of-gone", "--give-to")
+    controller(*delete, "--give-to", "nobody@example.org").refused(NOT_FOUND, "nobody@example.org")
+    done = controller(*delete, "--give-to", "heir@example.org", "--json").document("user-deleted/1")
+    assert (done["given_to"], done["networks"], done["clients"]) == ("heir@example.org", ["of-gone"], 0)
+    members = controller("member", "list", "of-gone", "--json").document("members/1")["members"]
+    assert [(m["email"], m["role"]) for m in members] == [("heir@example.org", "owner")]
+    controller(*delete).refused(NOT_FOUND, "user list")
+    last = str(controller.first["admin_email"])
+    if len([u for u in controller("user", "list", "--json").document("users/1")["users"] if u["admin"]]) == 1:
+        controller("user", "delete", last, "--yes").refused(CONFLICT, "last administrator")

@@ -356,13 +356,18 @@ STEPS: list[tuple[str, Callable[[Walk], Awaitable[Any]], str, dict[str, Any]]] =
     ("POST /networks/{network}/webhooks", _create_webhook("/networks/office/webhooks"), "webhook.create",
      {"after": {"place": "http://127.0.0.1:1", "stream": "events"}}),
     ("POST /webhooks", _create_webhook("/webhooks"), "webhook.create", {"after": {"place": "http://127.0.0.1:1"}}),
+    ("PATCH /webhooks/{webhook}", plain("PATCH", "/webhooks/{webhook[id]}", {"events": ["client_online"]}), "webhook.set",
+     {"before": {"events": []}, "after": {"events": ["client_online"]}}),
     ("DELETE /webhooks/{webhook}", plain("DELETE", "/webhooks/{webhook[id]}"), "webhook.delete",
      {"before": {"stream": "events"}}),
     ("POST /syslog", _create_syslog, "syslog.create", {"after": {"place": "tcp://127.0.0.1:1", "stream": "audit"}}),
+    ("PATCH /syslog/{syslog}", plain("PATCH", "/syslog/{syslog[id]}", {"url": "tcp://127.0.0.1:2"}), "syslog.set",
+     {"before": {"place": "tcp://127.0.0.1:1"}, "after": {"place": "tcp://127.0.0.1:2"}}),
     ("DELETE /syslog/{syslog}", plain("DELETE", "/syslog/{syslog[id]}"), "syslog.delete", {"before": {"stream": "audit"}}),
     ("PUT /plans/{plan}", plain("PUT", "/plans/free", {"max_clients": 3}), "plan.set", {"after": {"max_clients": 3}}),
     ("PUT /networks/{network}/plan", _assign_plan, "plan.assign", {"before": {"plan": "free"}, "after": {"plan": None}}),
     ("DELETE /plans/{plan}", plain("DELETE", "/plans/free"), "plan.delete", {"before": {"max_clients": 3}}),
+    ("DELETE /users/{user}", plain("DELETE", "/users/ed@example.org"), "user.delete", {"before": {"email": "ed@example.org"}}),
 ]  # fmt: skip
 
 

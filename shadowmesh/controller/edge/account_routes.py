@@ -167,6 +167,13 @@ async def set_user(at: At, who: Administrator, user: UserName, wish: accounts.Us
     return await at.users.set(who, user, wish)
 
 
+@router.delete("/users/{user:path}", tags=["people"])
+async def delete_user(at: At, who: Administrator, user: UserName, give_to: UserQuery = None) -> accounts.UserDeleted:
+    """Their networks and machines are given to somebody (`give_to`), or there are none; all else of them ends. What the audit
+    log has of them stays."""
+    return await at.user_deletion.delete(who, user, give_to)
+
+
 @router.post("/users/{user:path}/reset-password", tags=["people"])
 async def reset_password(at: At, who: Administrator, user: UserName) -> accounts.UserCreated:
     return await at.users.reset_password(who, user)

@@ -17,6 +17,7 @@ from shadowmesh.controller.authz import (
     overseen,
     permissions_by_network,
     require_permission,
+    require_signed_in,
     visible,
 )
 from shadowmesh.controller.refusals import conflict, unknown, usage
@@ -89,6 +90,7 @@ class Networks:
             sealed = api.SealedNetworkKey(sealed=sealed_key(network_id, 0, key, sealing), epoch=0)
 
         def tx(conn: Connection) -> tuple[api.NetworkCreated, bool]:
+            require_signed_in(conn, who, self._context.now())  # or it would be of somebody who was deleted meanwhile
             if once and (earlier := once.found(self._context, conn, who, api.NetworkCreated)):
                 return earlier, False
             wish = filled_in(conn, asked)

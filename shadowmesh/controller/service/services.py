@@ -60,6 +60,7 @@ from shadowmesh.controller.service.signinpolicy import SignInPolicy
 from shadowmesh.controller.service.sinks import Sinks, forget_of_deleted
 from shadowmesh.controller.service.templating import Templates
 from shadowmesh.controller.service.usagebook import UsageBook
+from shadowmesh.controller.service.user_deletion import UserDeletion
 from shadowmesh.controller.service.user_import import UserImport
 from shadowmesh.controller.service.user_invitations import UserInvitations
 from shadowmesh.controller.service.users import Users
@@ -112,6 +113,7 @@ class Services:
     api_keys: ApiKeys = field(init=False)
     credentials: Credentials = field(init=False)
     users: Users = field(init=False)
+    user_deletion: UserDeletion = field(init=False)
     user_import: UserImport = field(init=False)
     user_invitations: UserInvitations = field(init=False)
     members: Members = field(init=False)
@@ -164,6 +166,7 @@ class Services:
         self.api_keys = ApiKeys(context, self.watchers)
         self.credentials = Credentials(self.sessions, self.api_keys)
         self.users = Users(context, self.watchers)
+        self.user_deletion = UserDeletion(context, self.watchers)
         self.user_import = UserImport(context)
         self.user_invitations = UserInvitations(context, self.passwords, self.sessions)
         self.members = Members(context, self.watchers)

@@ -94,12 +94,8 @@ class Users:
             invited: Sequence[str] = ()
             if changes:
                 conn.execute(u.update().where(u.c.id == row.id).values(**changes))
-                if row.admin and conn.execute(_administrators()).first() is None:
-                    raise conflict(
-                        "last_admin",
-                        f"{row.email} is the last administrator",
-                        "make another one first: `shadowmesh user set EMAIL --admin`",
-                    )
+                if row.admin and conn.execute(administrators()).first() is None:
+                    raise last_admin(row.email)
                 if wish.disabled:
                     conn.execute(s.delete().where(s.c.user_id == row.id))
                     ended = revoke_invites(self._context, conn, row.id)
@@ -155,6 +151,14 @@ class Users:
         return answer
 
 
+def last_admin(email: str) -> ShadowMeshError:
+    return conflict(
+        "last_admin",
+        f"{email} is the last administrator",
+        "make another one first: `shadowmesh user set EMAIL --admin`",
+    )
+
+
 def find_user(conn: Connection, name: str) -> Row[Any]:
     u = schema.users
     row = conn.execute(_users().where(sa.or_(u.c.id == name, u.c.email == canonical_email(name)))).first()
@@ -176,10 +180,10 @@ def _users() -> sa.Select[Any]:
 
 
 def first_admin(conn: Connection) -> str:
-    return str(conn.execute(_administrators()).scalars().first())
+    return str(conn.execute(administrators()).scalars().first())
 
 
-def _administrators() -> sa.Select[tuple[str]]:
+def administrators() -> sa.Select[tuple[str]]:
     """The ids of those who can sign in, the oldest first."""
     u = schema.users
     able = sa.and_(u.c.admin, u.c.disabled.is_(False), u.c.kind == "person")
