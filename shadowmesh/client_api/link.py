@@ -66,6 +66,7 @@ from shadowmesh.protocol.signing import (
 log = structlog.get_logger(__name__)
 
 FIRST_RETRY = 5.0  # seconds: the first retry is uniform over these, so that a thousand clients spread out
+STARTING = 60.0  # seconds in which a controller that was there may refuse connections because it starts: no failures
 LAST_RETRY = 25.0  # with the connection itself, all are back 30 s after a controller that was long away
 REFUSED_RETRY = 60.0
 _OPEN_TIMEOUT = 10.0
@@ -205,7 +206,7 @@ class ControllerLink:
         self._served = False
         self._given_up: ShadowMeshError | None = None  # why we ended the connection ourselves
         self._moved = False  # … for a reason of this host alone
-        self._heard_at = 0.0  # of the event loop's clock
+        self._heard_at = -math.inf  # of the event loop's clock
         self._asking: asyncio.Task[bool] | None = None
         self._renewing = False
         self._ready = False
@@ -271,6 +272,7 @@ class ControllerLink:
         while not self._closed:
             error = ShadowMeshError("link_lost", "the controller closed the connection")
             self._served = self._moved = self._renewing = refused = False
+            starting = asyncio.get_running_loop().time() - self._heard_at < STARTING
             self._given_up = None
             for url in self._candidates():
                 try:
@@ -284,6 +286,7 @@ class ControllerLink:
                     break
                 except (OSError, TimeoutError, WebSocketException, MalformedError, ShadowMeshError) as e:
                     error = self._why(url, e)
+                    starting &= isinstance(e, ConnectionRefusedError)
                     if not (self._closed or self._moved or self._renewing):
                         self._failed_at[url] = asyncio.get_running_loop().time()
                     if self._served:
@@ -291,7 +294,7 @@ class ControllerLink:
                 if self._closed:
                     return
             else:
-                self._failures += 1
+                self._failures += not starting
             if self._closed:
                 return
             if refused or self._renewing:  # ended on purpose, and nothing is wrong: the next try tells if something is

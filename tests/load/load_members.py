@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 from load_wire import API, Http, WebSocket, open_websocket, tls
 
+from shadowmesh.client_api.link import FIRST_RETRY, LAST_RETRY, STARTING
 from shadowmesh.daemon.maplog import MapLog
 from shadowmesh.model.codec import from_json, to_json
 from shadowmesh.model.devicelink import (
@@ -38,9 +39,6 @@ from shadowmesh.protocol.noise import generate_private_key, public_key
 from shadowmesh.protocol.possession import Challenge, prove
 from shadowmesh.protocol.sealing import generate_sealing_keys, key_check, network_key_info, open_sealed
 from shadowmesh.protocol.signing import Context, Signer, hello_message, registration_message, sign_text, verify_map
-
-_RETRY = 5.0  # as client_api.link: the first retry is uniform over these seconds
-_LAST_RETRY = 25.0
 
 
 class _Serials(msgspec.Struct):
@@ -231,9 +229,11 @@ class Member:
             self._task = asyncio.get_running_loop().create_task(self._back())
 
     async def _back(self) -> None:
-        failures = 0
+        """At the pace of `client_api.link`."""
+        lost, failures = time.monotonic(), 0
         while True:
-            await asyncio.sleep(random.uniform(0, min(_LAST_RETRY, _RETRY * 2 ** max(0, failures - 1))))
+            await asyncio.sleep(random.uniform(0, min(LAST_RETRY, FIRST_RETRY * 2 ** max(0, failures - 1))))
+            starting = time.monotonic() - lost < STARTING
             for port in sorted(self.crowd.ports, key=lambda port: port != self.port):  # its own node first
                 try:
                     await self.connect(port)
@@ -242,9 +242,10 @@ class Member:
                 except ConnectionRefusedError:
                     self.crowd.refused_connections += 1
                 except Exception as e:
+                    starting = False
                     self.crowd.failed_tries += 1
                     self.crowd.errors.append(repr(e)[:100])
-            failures += 1
+            failures += not starting
 
     def leave(self) -> None:
         """As a machine that vanishes."""
