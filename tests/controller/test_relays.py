@@ -229,6 +229,7 @@ async def test_what_is_revoked_while_a_relay_says_hello_stays_revoked(
 ) -> None:
     """It is told at once, and by who follows other controllers: both before the list that was read a moment earlier."""
     await world.network()
+    await world.network("lab", "10.43.0.0/24")
     device = await world.member()
     signer = Signer.generate()
     relay = await registered(world, signer)
@@ -253,7 +254,7 @@ async def test_what_is_revoked_while_a_relay_says_hello_stays_revoked(
     known = RevocationList()
     async with linked(world, signer, relay) as end:
         await shown_when(world, lambda r: r.online)
-        await world.call("network_delete", "office")  # the last that it hears of
+        await world.call("network_delete", "lab")  # the last that it hears of
         while not any(e.client_id is None for e in known.entries()):
             told = await end.next(Revocations)
             (known.replace if told.complete else known.add)(told.entries)
