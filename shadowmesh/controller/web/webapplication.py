@@ -8,7 +8,7 @@ from http import HTTPStatus
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, RedirectResponse
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -28,7 +28,7 @@ from shadowmesh.controller.web import (
 from shadowmesh.controller.web.pageneeds import Anyone, check_pages
 from shadowmesh.controller.web.pagerouting import NEXT, router
 from shadowmesh.controller.web.rendering import HERE, HOME, noted, page
-from shadowmesh.controller.web.visits import Visits
+from shadowmesh.controller.web.visits import SESSION, Visits, visit_of
 from shadowmesh.model.errors import ShadowMeshError
 
 log = structlog.get_logger("shadowmesh.controller")
@@ -38,6 +38,12 @@ WITH_PAGES = (
     account_pages, client_pages, dashboard_pages, join_pages, network_pages, people_pages, signin_pages, topology_pages,
 )  # fmt: skip
 _STATIC = {"style.css": "text/css", "live.js": "text/javascript", "icon.svg": "image/svg+xml"}
+
+# loads itself anew: that is our own page's doing, and the cookie is shown
+_ONCE_MORE = (
+    '<!doctype html><html lang="en"><meta charset="utf-8"><title>ShadowMesh</title>'
+    '<meta http-equiv="refresh" content="0"><a href="">Go on</a></html>'
+)
 
 
 class Beside:
@@ -76,6 +82,13 @@ def make_pages(at: Services) -> ASGIApp:
     return Visits(app, at)  # around all, so that what goes wrong has its headers, too
 
 
+def _followed(request: Request) -> bool:
+    """Whether somebody came by a link on another site's page: then a browser doesn't show the cookie of a session (SameSite=Strict)."""
+    headers, shown = request.headers, SESSION in visit_of(request).cookies
+    there = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-site") in ("cross-site", "same-site")
+    return request.method == "GET" and there and not shown
+
+
 def _refusals(app: FastAPI) -> None:
     """Errors as pages."""
 
@@ -88,6 +101,8 @@ def _refusals(app: FastAPI) -> None:
         status = 413 if error.code == "body_too_large" else status_of(error)
         if error.code in {"not_signed_in", "mfa_required"} and "x-live" in request.headers:
             return Response(status_code=401)  # the page is loaded anew, and led there
+        if error.code == "not_signed_in" and _followed(request):
+            return HTMLResponse(_ONCE_MORE)
         if error.code == "not_signed_in":
             path = request.url.path
             follows = request.method == "GET" and path != HOME and re.fullmatch(NEXT, path) is not None
