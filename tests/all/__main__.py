@@ -2,7 +2,7 @@
 
 What the lab measures is time, and it waits a good part of that: the other tests have the lowest priority and take what is left.
 The lab's report goes to build/lab.log meanwhile and is shown at the end. Whichever fails, both run through. Arguments go to both.
-With IN_TURN=1 they run one after the other, two workers each: it takes longer and disturbs no measurement.
+With IN_TURN=1 they run one after the other, which takes longer and disturbs no measurement.
 """
 
 from __future__ import annotations
@@ -18,11 +18,21 @@ ROOT: Final = Path(__file__).parents[2]
 REPORT: Final = ROOT / "build" / "lab.log"
 LOWEST: Final = 19
 IN_TURN: Final = os.environ.get("IN_TURN", "") not in ("", "0")
-# beside each other more than two cores have: all wait now and then
-WORKERS: Final = ("-n", os.environ.get("WORKERS", "2" if IN_TURN else "3"), "--dist", "loadgroup")
-PYTEST: Final = (sys.executable, "-m", "pytest", "-q", *WORKERS)
-LAB: Final = (*PYTEST, "--no-loadscope-reorder", "-m", "lab or root", "-o", "cache_dir=.pytest_cache/lab")
-OTHERS: Final = (*PYTEST, "-m", "not lab and not root")
+# more workers than cores, as all wait now and then; but not where time is measured and nothing else runs
+WORKERS: Final = os.environ.get("WORKERS", "3")
+LAB_WORKERS: Final = os.environ.get("WORKERS", "2" if IN_TURN else "3")
+PYTEST: Final = (sys.executable, "-m", "pytest", "-q", "--dist", "loadgroup")
+LAB: Final = (
+    *PYTEST,
+    "-n",
+    LAB_WORKERS,
+    "--no-loadscope-reorder",
+    "-m",
+    "lab or root",
+    "-o",
+    "cache_dir=.pytest_cache/lab",
+)
+OTHERS: Final = (*PYTEST, "-n", WORKERS, "-m", "not lab and not root")
 SKIPPED: Final = "SKIPPED: the lab suite (pytest -m 'lab or root') needs root: run 'sudo make test'"
 
 

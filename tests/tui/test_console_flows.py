@@ -619,11 +619,13 @@ KEYS = [
 ]
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(
+    "keys", [200, pytest.param(10_000, marks=[pytest.mark.prove, pytest.mark.timeout(7200)], id="ten-thousand")]
+)
 async def test_nothing_that_is_pressed_brings_it_down(
-    tmp_path_factory: pytest.TempPathFactory, home: Path, until: Until, seed: int
+    tmp_path_factory: pytest.TempPathFactory, home: Path, until: Until, keys: int
 ) -> None:
-    chance = random.Random(seed)
+    chance = random.Random(1)
     with site(tmp_path_factory.mktemp("monkey")) as found:
         found.network("office")
         found.network("gate", approval=True)
@@ -633,7 +635,7 @@ async def test_nothing_that_is_pressed_brings_it_down(
         app = app_at(found, home)
         async with app.run_test(size=(80, 24), notifications=True) as pilot:
             await until(pilot, lambda: app.desk is not None and app.desk.console.who is not None)
-            for n in range(250):
+            for n in range(keys):
                 await pilot.press(chance.choice(KEYS))
                 if n % 50 == 49:
                     await pilot.resize_terminal(chance.choice((60, 80, 120, 200)), chance.choice((20, 24, 40, 60)))
