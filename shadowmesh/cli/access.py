@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +14,7 @@ from shadowmesh.cli import suggest
 from shadowmesh.cli.base import Call, new_app, table, verb
 from shadowmesh.cli.managed import connect, network_names, request, seconds, when
 from shadowmesh.client_api.exports import FORMATS, export
+from shadowmesh.client_api.logwording import audited_about, audited_change, verdict_words
 from shadowmesh.model.errors import Kind, ShadowMeshError
 
 if TYPE_CHECKING:
@@ -229,17 +229,16 @@ def audit_list(
         {"entries": [e.model_dump(mode="json") for e in found]},
         lambda: table(
             ("SEQ", "AT", "WHO", "WHAT", "ON", "CHANGE"),
-            ([e.seq, when(e.at), e.actor, e.action, e.target, _change(e.detail, longest)] for e in found),
+            ([e.seq, when(e.at), e.actor, e.action, e.target, audited_change(e.detail, longest)] for e in found),
         ),
     )
 
 
 def _is_asked_for(entry: api.AuditEntry, who: str | None, what: str | None, on: str | None) -> bool:
-    about = f"{entry.target}\n{entry.detail.get('network') or ''}".lower()
     return (
         (who is None or who.lower() in entry.actor.lower())
         and (what is None or entry.action.lower().startswith(what.lower()))
-        and (on is None or on.lower() in about)
+        and (on is None or on.lower() in audited_about(entry))
     )
 
 
@@ -267,40 +266,11 @@ def audit_export(
     call.done("export/1", {"file": str(file), "lines": count}, f"{file}: {count} entries")
 
 
-def _change(detail: dict[str, Any], longest: int | None) -> str:
-    """What was changed into what; of something made or removed, how it began or ended; cut at `longest` characters."""
-    before, after = (side if isinstance(side := detail.get(name), dict) else {} for name in ("before", "after"))
-    said = []
-    for name in dict.fromkeys((*before, *after)):
-        old, new = (json.dumps(side[name], ensure_ascii=False) if name in side else "" for side in (before, after))
-        said.append(f"{name} {old} -> {new}" if old and new else f"{name} {old or new}")
-    text = ", ".join(said)
-    return text if longest is None or len(text) <= longest else text[: longest - 1] + "…"
-
-
 def audit_verify(call: Call) -> None:
     """Check that no audit entry was changed, taken out or cut off: by the chain, and by what connected clients keep of it."""
     with connect(call) as controller:
         verdict = controller.audit_verify()
-    call.done("audit-verdict/1", verdict.model_dump(mode="json"), _verdict(verdict) if verdict.ok else "")
+    call.done("audit-verdict/1", verdict.model_dump(mode="json"), verdict_words(verdict) if verdict.ok else "")
     if not verdict.ok:
-        fault = {
-            "changed": "was changed, replaced or taken out",
-            "missing": "is missing or isn't the one that was there",
-        }
-        raise ShadowMeshError(
-            "audit_broken",
-            f"audit entry {verdict.broken_at} {fault[verdict.fault or 'changed']}; {_witnesses(verdict)}",
-            "compare with a backup from before, and see who can write to the database",
-        )
-
-
-def _verdict(verdict: api.AuditVerdict) -> str:
-    return f"{verdict.entries} entries, the chain holds; {_witnesses(verdict)}"
-
-
-def _witnesses(verdict: api.AuditVerdict) -> str:
-    if not verdict.asked:
-        return "no client is connected to this controller that could be a witness of its end"
-    heard = f"{verdict.witnesses} of {verdict.asked} clients answered as witnesses on this controller"
-    return heard if verdict.vouched_for is None else f"{heard} and vouch for it up to entry {verdict.vouched_for}"
+        remedy = "compare with a backup from before, and see who can write to the database"
+        raise ShadowMeshError("audit_broken", verdict_words(verdict), remedy)

@@ -13,7 +13,9 @@ from shadowmesh.cli import suggest
 from shadowmesh.cli.base import Call, size, table, verb, visible
 from shadowmesh.cli.managed import connect, seconds, when
 from shadowmesh.client_api.exports import FORMATS, check_new, csv_text, export, write_new
+from shadowmesh.client_api.logwording import log_detail, teller
 from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.text import json_text
 
 if TYPE_CHECKING:
     from shadowmesh.client_api.rest import ControllerClient
@@ -147,32 +149,15 @@ def _followed(
 
 
 def _row(line: ConnectionLog) -> list[object]:
-    client = line.client_name or line.client_id or (line.relay_name or line.relay_id or f"({line.source})")
     peer = line.remote_peer_name or line.remote_peer_id or None
     return [
         when(line.timestamp),
-        client,
+        teller(line),
         peer,
         line.event_type,
-        line.reason or _detail(line),
+        line.reason or log_detail(line, size),
         _latency(line.latency_ms),
     ]
-
-
-def _detail(line: ConnectionLog) -> str | None:
-    """What a controller's or relay's line says further, but what stands in the line already."""
-    if line.event_type.startswith("quota_"):
-        return _quota(**line.detail)
-    said = [
-        f"{', '.join(map(str, value)) if isinstance(value, list) else value}"
-        for name, value in line.detail.items()
-        if name != "name" and value not in (None, "")
-    ]
-    return " ".join(said) or None
-
-
-def _quota(plan: str = "", month: str = "", used: int = 0, of: int = 0, percent: int = 0, **_: object) -> str:
-    return f"{percent} % of plan {plan} in {month}: {size(used)} of {size(of)}"
 
 
 def _latency(ms: float | None) -> str | None:
@@ -180,8 +165,6 @@ def _latency(ms: float | None) -> str | None:
 
 
 def _line(call: Call, line: ConnectionLog, *, as_json: bool) -> None:
-    from shadowmesh.model.text import json_text
-
     if as_json:
         print(json_text(line.model_dump(mode="json")), flush=True)
     else:

@@ -63,8 +63,8 @@ def user_list(call: Call) -> None:
         "users/1",
         {"users": [u.model_dump(mode="json") for u in found]},
         lambda: table(
-            ("EMAIL", "NAME", "KIND", "ADMIN", "MFA", "DISABLED"),
-            ([u.email, u.name, u.kind, u.admin, u.second_factor, u.disabled] for u in found),
+            ("EMAIL", "NAME", "KIND", "ADMIN", "MFA", "DISABLED", "LAST SEEN"),
+            ([u.email, u.name, u.kind, u.admin, u.second_factor, u.disabled, when(u.last_seen)] for u in found),
         ),
     )
 

@@ -11,7 +11,7 @@ from shadowmesh.cli import suggest
 from shadowmesh.cli.base import Call, details, new_app, table, verb
 from shadowmesh.cli.managed import connect, request
 from shadowmesh.cli.network import Approval, Description, Fallback, MaxClients, P2p, Relay, Reports
-from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.errors import ShadowMeshError
 
 if TYPE_CHECKING:
     from shadowmesh.model.templates import Template
@@ -103,8 +103,9 @@ def template_create(
     said = {key: value for key, value in said.items() if value is not None}
     with connect(call) as controller:
         if like is not None:
-            network = controller.network_show(like).model_dump()
-            said = {key: network[key] for key in TemplateSettings.model_fields if network[key] is not None} | said
+            from shadowmesh.client_api.templatefiles import settings_like
+
+            said = settings_like(controller.network_show(like)) | said
         made = controller.template_create(
             request(TemplateCreate, name=name, description=about, settings=request(TemplateSettings, **said))
         )
@@ -124,16 +125,11 @@ def template_export(
     out: Annotated[Path | None, typer.Option("--out", help="Write it there.")] = None,
 ) -> None:
     """Print a template as YAML (with --json as JSON), as `template import` and `apply` take it."""
-    from shadowmesh.client_api.yamldocument import yaml_text
+    from shadowmesh.client_api.templatefiles import template_document, template_yaml
 
     with connect(call) as controller:
         found = controller.template_show(name)
-    entry = {
-        "description": found.description,
-        "settings": found.settings.model_dump(mode="json", exclude_none=True),
-    }
-    document = {"templates": {found.name: entry}}
-    text = yaml_text(document)
+    text = template_yaml(found)
     if out is not None:
         try:
             out.write_text(text)
@@ -141,7 +137,7 @@ def template_export(
             raise ShadowMeshError("cannot_write", f"{out} can't be written ({e.strerror})", "give another place") from e
         call.done("template-file/1", {"file": str(out)}, f"written to {out}")
         return
-    call.done("template-file/1", document, text.rstrip("\n"))
+    call.done("template-file/1", template_document(found), text.rstrip("\n"))
 
 
 def template_import(
@@ -151,19 +147,9 @@ def template_import(
     ],
 ) -> None:
     """Make the templates of a file, or change those of these names to be as it says."""
-    from shadowmesh.client_api.desiredstate import desired_state
-    from shadowmesh.client_api.yamldocument import YamlDocument
+    from shadowmesh.client_api.templatefiles import read_templates
 
-    document = YamlDocument.read(file)
-    document.mapping((), document.value, ("schema", "templates"))
-    wanted = desired_state(document).templates
-    if not wanted:
-        raise ShadowMeshError(
-            "no_templates",
-            f"{document.name} has no templates",
-            "`shadowmesh template export` shows the form",
-            kind=Kind.USAGE,
-        )
+    wanted = read_templates(file)
     with connect(call) as controller:
         made = [controller.template_put(name, wish) for name, wish in wanted.items()]
     call.done(

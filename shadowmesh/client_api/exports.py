@@ -27,10 +27,19 @@ _AT_ONCE = 5000
 _FORMULAS = frozenset("=+-@＝＋－＠")  # how a formula begins, in full width too
 
 
-def export(path: Path, output: str | None, table: str, kind: type[BaseModel], found: Iterable[BaseModel]) -> int:
+def export(
+    path: Path,
+    output: str | None,
+    table: str,
+    kind: type[BaseModel],
+    found: Iterable[BaseModel],
+    *,
+    replace: bool = False,
+) -> int:
     """Writes all of `found` (each of `kind`) to a new file that its owner alone may read; it is there when it is whole.
 
-    `output` is one of FORMATS, else as the file's name ends. Returns how many there were. Raises ShadowMeshError.
+    `output` is one of FORMATS, else as the file's name ends. `replace`: a file that is there gives way to it. Returns how many
+    there were. Raises ShadowMeshError.
     """
     how = output or _BY_SUFFIX.get(path.suffix.lower())
     if how is None:
@@ -40,7 +49,8 @@ def export(path: Path, output: str | None, table: str, kind: type[BaseModel], fo
             "end it in .jsonl, .csv or .db, or say --format lines, csv or sqlite",
             kind=Kind.USAGE,
         )
-    check_new(path)
+    if not replace:
+        check_new(path)
     # The first line is asked for before a file is made: who may not read, or is not signed in, leaves none behind.
     lines = iter(found)
     first = next(lines, None)
@@ -68,9 +78,11 @@ def check_new(path: Path) -> None:
         )
 
 
-def write_new(path: Path, data: bytes) -> None:
-    """A new file that its owner alone may read, whole or not at all. Raises ShadowMeshError."""
-    check_new(path)
+def write_new(path: Path, data: bytes, *, replace: bool = False) -> None:
+    """A new file that its owner alone may read, whole or not at all. `replace`: in the place of one that is there. Raises
+    ShadowMeshError."""
+    if not replace:
+        check_new(path)
     with _new_file(path) as part, part.open("wb") as file:
         file.write(data)
         _to_disk(file)

@@ -444,10 +444,12 @@ class ControllerClient(UsageCalls):
 
     # audit and events
 
-    def audit_list(self, *, since: datetime | None = None, until: datetime | None = None) -> Iterator[api.AuditEntry]:
-        """The entries of this time, oldest first."""
+    def audit_list(
+        self, *, since: datetime | None = None, until: datetime | None = None, after: int = 0
+    ) -> Iterator[api.AuditEntry]:
+        """The entries of this time after that number, oldest first."""
         begin, end = (None if at is None else at.isoformat() for at in (since, until))
-        return self._all("/audit", api.AuditEntry, since=begin, until=end)
+        return self._all("/audit", api.AuditEntry, cursor=str(after), since=begin, until=end)
 
     def audit_verify(self) -> api.AuditVerdict:
         return self._get("/audit/verify", api.AuditVerdict)

@@ -196,6 +196,8 @@ class UserPatch(Request):
 
 
 class User(Answer):
+    """`last_seen`: by the sessions and API keys that are kept of them, in the list of all users; None: there is none that was used."""
+
     id: str  # usr_…
     email: str
     name: str = ""
@@ -204,6 +206,7 @@ class User(Answer):
     disabled: bool
     second_factor: bool = False
     created_at: datetime
+    last_seen: datetime | None = None
 
 
 class UserDeleted(Answer):

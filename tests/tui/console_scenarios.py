@@ -6,9 +6,11 @@ import datetime as dt
 from collections.abc import Callable
 from typing import Any
 
-from shadowmesh.model.accounts import WhoAmI
-from shadowmesh.model.api import Client, Event, Network, Permission, Relay
+from shadowmesh.model.accounts import ApiKey, SessionInfo, User, UserInvitation, WhoAmI
+from shadowmesh.model.api import AuditEntry, Client, Event, Network, NetworkMember, Permission, Relay
 from shadowmesh.model.clock import Now
+from shadowmesh.model.connectivity import ConnectionLog
+from shadowmesh.model.templates import BUILT_IN, Template, TemplateSettings
 from shadowmesh_tui.app import ShadowMeshApp
 from shadowmesh_tui.console.contexts import Context
 from shadowmesh_tui.console.desk import Desk
@@ -121,6 +123,109 @@ def desk_of(console: Console, app: ShadowMeshApp) -> Desk:
     desk = Desk(context, lambda: Now(200.0, NOW.timestamp()), app.changed, Pace())
     desk.console = console
     return desk
+
+
+# what the screens read for themselves, by what they call it
+
+
+def people() -> dict[str, Any]:
+    """Users of all kinds and who is invited, members of acme-prod, sessions, API keys."""
+    day = dt.timedelta(days=1)
+
+    def user(n: int, email: str, **more: Any) -> User:
+        values = {
+            "id": f"usr_{n}",
+            "email": email,
+            "admin": False,
+            "disabled": False,
+            "created_at": NOW - (50 + n) * day,
+        }
+        return User.model_validate(values | more)
+
+    users = [
+        user(1, "anna@example.org", name="Anna", admin=True, second_factor=True, last_seen=NOW),
+        user(2, "ben@example.org", name="Ben", admin=True, last_seen=NOW - 3 * day),
+        user(3, "cleo@example.org", name=WIDE, last_seen=NOW - dt.timedelta(minutes=7)),
+        user(4, "gone@example.org", disabled=True, last_seen=NOW - 40 * day),
+        user(5, "backup@example.org", kind="service", last_seen=NOW - dt.timedelta(hours=2)),
+        user(6, f"{'long-' * 12}address@example.org"),
+    ]
+    invitation = UserInvitation(
+        id="uin_1", email="new@example.org", role="user", network="net_0001", network_role="member", created_at=NOW - day,
+        created_by="anna@example.org", expires_at=NOW + 6 * day,
+    )  # fmt: skip
+    members = [
+        NetworkMember(user="usr_1", email="anna@example.org", role="owner", effective=ALL[1:]),
+        NetworkMember(user="usr_3", email="cleo@example.org", role="member", permissions=[Permission.LOGS_VIEW],
+                      effective=[Permission.LOGS_VIEW], groups=["operators"]),
+        NetworkMember(email="later@example.org", role="guest", effective=[Permission.NETWORK_VIEW], groups=["guests"],
+                      own=False),
+    ]  # fmt: skip
+    sessions = [
+        SessionInfo(id=f"ses_{n}", user=email, created_at=NOW - n * day, expires_at=NOW + n * day, last_used=NOW - n * dt.timedelta(
+            minutes=5), source=f"192.0.2.{n}", client=client, current=n == 1)
+        for n, (email, client) in enumerate((("anna@example.org", "shadowmesh 0.3.0"), ("anna@example.org", "Firefox 130 on Linux"),
+                                             ("ben@example.org", WIDE)), 1)
+    ]  # fmt: skip
+    keys = [
+        ApiKey(id="key_1", name="backup", user="backup@example.org", created_at=NOW - 9 * day, expires_at=NOW + 30 * day,
+               last_used=NOW - dt.timedelta(hours=2), scopes=["network.view"], networks=["net_0001"], read_only=True),
+        ApiKey(id="key_2", name="joiner", user="anna@example.org", created_at=NOW - 9 * day, scopes=["client.register"],
+               networks=["net_0001", "net_0002"]),
+        ApiKey(id="key_3", name="", user="ben@example.org", created_at=NOW - 90 * day, expires_at=NOW - day),
+    ]  # fmt: skip
+    return {
+        "users": {"users": users, "invitations": [invitation], "missing": ["ben@example.org"]},
+        "members net_0001": members,
+        "sessions": sessions,
+        "keys": {"keys": keys, "services": ["backup@example.org"]},
+    }
+
+
+def log_lines() -> list[ConnectionLog]:
+    kinds = (
+        ("client_online", "", "controller"), ("connect", "relay.upgrading", "client"), ("upgrade_p2p", "direct.punched", "client"),
+        ("fallback_relay", "relay.path_lost", "client"), ("disconnect", "none.idle", "client"), ("client_removed", "", "controller"),
+        ("network_changed", "", "controller"), ("relay_changed", "", "relay"),
+    )  # fmt: skip
+    names = ("server-1", "laptop-3", WIDE)
+    lines = []
+    for n in range(1, 41):
+        kind, reason, source = kinds[n % len(kinds)]
+        told = source == "client"
+        lines.append(
+            ConnectionLog(
+                log_id=n, timestamp=NOW - dt.timedelta(seconds=41 - n), client_id="" if source == "relay" else "cli_0001",
+                client_name="" if source == "relay" else names[n % 3], remote_peer_id="cli_0004" if told else "",
+                remote_peer_name="vpn-gw" if told else "", event_type=kind, path="relay" if "relay" in reason else "direct",
+                reason=reason, latency_ms=1.7 * n if told else None, source=source,
+                relay_name="eu-1" if source == "relay" or "relay" in reason else None,
+                detail={} if told else {"change": "settings", "by": "anna@example.org"},
+            )
+        )  # fmt: skip
+    return lines
+
+
+def audit_lines() -> list[AuditEntry]:
+    made = (
+        ("anna@example.org", "network.create", "acme-prod", {"network": "acme-prod", "after": {"subnet": "10.100.1.0/24"}}),
+        ("anna@example.org by joiner", "client.approve", "server-1", {"network": "acme-prod", "id": "cli_0001"}),
+        ("ben@example.org", "user.set", "gone@example.org", {"before": {"disabled": False}, "after": {"disabled": True}}),
+        ("local", "network.set", WIDE, {"network": WIDE, "before": {"description": ""}, "after": {"description": WIDE}}),
+    )  # fmt: skip
+    return [
+        AuditEntry(seq=n, at=NOW - dt.timedelta(minutes=30 - n), actor=who_, action=action, target=target, detail=detail,
+                   hash=f"{n:02}" * 32)
+        for n, (who_, action, target, detail) in enumerate(made * 3, 1)
+    ]  # fmt: skip
+
+
+def templates() -> list[Template]:
+    own = Template(
+        name="branch", description="A branch office", built_in=False, created_at=NOW, created_by="anna@example.org",
+        settings=TemplateSettings(approval=True, max_clients=50, relay="eu-1", description=WIDE),
+    )  # fmt: skip
+    return [*BUILT_IN.values(), own]
 
 
 Change = Callable[[Console], None]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
+import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,7 +82,14 @@ class Users:
     async def list(self, who: Principal) -> Sequence[accounts.User]:
         require_admin(who)
         query = _users().order_by(schema.users.c.email)
-        return await self._context.read(lambda conn: [user_view(row) for row in conn.execute(query)])
+
+        def tx(conn: Connection) -> builtins.list[accounts.User]:
+            seen = _last_seen(conn)
+            return [
+                user_view(row).model_copy(update={"last_seen": seen.get(row.id)}) for row in conn.execute(query).all()
+            ]
+
+        return await self._context.read(tx)
 
     async def set(self, who: Principal, name: str, wish: accounts.UserPatch) -> accounts.User:
         require_admin(who)
@@ -177,6 +186,17 @@ def _users() -> sa.Select[Any]:
     u, f = schema.users, schema.second_factors
     factor = sa.exists().where(f.c.user_id == u.c.id, f.c.confirmed_at.is_not(None))
     return sa.select(u, factor.label("second_factor"))
+
+
+def _last_seen(conn: Connection) -> dict[str, dt.datetime]:
+    """By user: when the newest use of a session or API key was. Who never used one isn't in it."""
+    found: dict[str, dt.datetime] = {}
+    s, k = schema.sessions, schema.api_keys
+    for owner, moment in ((s.c.user_id, sa.func.coalesce(s.c.last_used, s.c.created_at)), (k.c.user_id, k.c.last_used)):
+        query = sa.select(owner, sa.func.max(moment)).where(moment.is_not(None)).group_by(owner)
+        for user_id, at in conn.execute(query):
+            found[user_id] = max(at, found.get(user_id, at))
+    return found
 
 
 def first_admin(conn: Connection) -> str:

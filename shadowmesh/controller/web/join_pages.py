@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import io
-import json
 from typing import Any
 
 import segno
@@ -20,6 +19,7 @@ from shadowmesh.controller.web.pageneeds import MayInvite, SignedIn
 from shadowmesh.controller.web.pagerouting import NetworkID, router
 from shadowmesh.controller.web.rendering import page
 from shadowmesh.model import api
+from shadowmesh.model.joinconfig import client_configuration
 
 _RECENT = dt.timedelta(hours=1)
 
@@ -82,23 +82,8 @@ async def client_config(at: At, who: MayInvite, network: NetworkID) -> Response:
     """For `shadowmesh daemon run --config`: where to, and an API key's place. It has no secret in it."""
     shown = await offered(at, who, network, Permission.NETWORK_INVITE)
     context = at.context
-    values = {
-        "url": context.settings.public_urls[0],
-        "fingerprint": context.keys.identity.public.fingerprint,
-        "network_id": shown.network_id,
-    }
-    lines = [f"  {name}: {json.dumps(value)}" for name, value in values.items()]
-    text = "\n".join(
-        [
-            f"# A machine of {shown.name}: shadowmesh daemon run --config client-config.yaml",
-            "# The key: shadowmesh api-key create --scope client.register --network NAME",
-            "controller:",
-            "  enabled: true",
-            *lines,
-            '  api_key: "FROM_ENV_OR_SECRET" # SHADOWMESH_CONTROLLER_API_KEY',
-            "",
-        ]
-    )
+    url, fingerprint = context.settings.public_urls[0], context.keys.identity.public.fingerprint
+    text = client_configuration(url, fingerprint, shown.network_id, shown.name)
     headers = {"Content-Disposition": 'attachment; filename="client-config.yaml"'}
     return Response(text, media_type="application/yaml", headers=headers)
 

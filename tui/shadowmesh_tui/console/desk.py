@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from shadowmesh.client_api.offloop import ControllerCalls
 from shadowmesh.client_api.rest import ControllerClient
 from shadowmesh.model.clock import Now
+from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh_tui.console.contexts import Context
 from shadowmesh_tui.console.follower import ControllerFollower, Pace
 from shadowmesh_tui.console.rows import ClientRow, client_rows
@@ -26,6 +27,19 @@ class Looking:
     needles: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class Fetched(Generic[T]):
+    """What a screen has read for itself: `value` as it was the last time that it could be; `error`: why it couldn't be since."""
+
+    value: T | None = None
+    error: ShadowMeshError | None = None
+    revision: int = 0
+
+    def take(self, value: T) -> None:
+        self.value, self.error = value, None
+        self.revision += 1
+
+
 class Desk:
     """What the screens of a controller share."""
 
@@ -33,6 +47,7 @@ class Desk:
         self.context = context
         self.console = Console()
         self.looking = Looking()
+        self.fetched: dict[str, Fetched[Any]] = {}  # by what it is
         self._clock = clock
         self.calls = ControllerCalls(context.open)
         self.follower = ControllerFollower(self.calls, self.console, self.now, changed, pace)

@@ -13,7 +13,7 @@ from shadowmesh.model.addresses import NO_OVERLAY
 from shadowmesh.model.api import Network, NetworkCreate, NetworkPatch, Relay
 from shadowmesh.model.templates import Template
 
-Kind = Literal["text", "flag", "number", "choice"]
+Kind = Literal["text", "flag", "number", "choice", "secret"]
 Value = str | bool
 Values = Mapping[str, Value]
 ANY_RELAY = ""

@@ -25,8 +25,8 @@ def _next_try(at: float | None, now: float) -> str:
     return "" if at is None else f"Next try in {duration(max(0.0, at - now))}."
 
 
-def instead_of_all(console: Console, now: float) -> Notice | None:
-    """What stands where the networks would be, when there are none to show."""
+def instead_of_all(console: Console, now: float, *, of_networks: bool = True) -> Notice | None:
+    """What stands where all else would be, when there is nothing to show. `of_networks`: all else is about networks."""
     failure = console.failure
     if console.who is None:
         if failure is None:
@@ -38,7 +38,7 @@ def instead_of_all(console: Console, now: float) -> Notice | None:
             f"{sentence(failure.error.remedy)}\n{_next_try(failure.next_try, now)} C shows other controllers.",
             "error",
         )
-    if not console.networks:
+    if of_networks and not console.networks:
         if console.may_create:
             return Notice("There is no network yet.", "Press + to make the first one.")
         return Notice(

@@ -53,7 +53,7 @@ class FieldRow(Horizontal):
             known = list(options) if any(v == value for v, _ in options) else [*options, (str(value), str(value))]
             self.editor = Select([(words, v) for v, words in known], value=str(value), allow_blank=False, compact=True)
         else:
-            self.editor = Input(str(value), compact=True)
+            self.editor = Input(str(value), password=field.kind == "secret", compact=True)
         self.editor.id = f"field-{field.key}"
         self._note = Static(classes="note")
 

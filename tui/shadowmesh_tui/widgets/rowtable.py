@@ -76,6 +76,7 @@ class RowTable(ScrollView, Generic[R], can_focus=True):
         self._order = Order()
         self._styles: Palette = {}
         self._at = 0
+        self.steady = False  # the line of the cursor stays where it is on the screen, too
         self._cursor_key: str | None = None
         self._fitted: list[tuple[Column[R], int]] = []
 
@@ -95,12 +96,15 @@ class RowTable(ScrollView, Generic[R], can_focus=True):
         """These lines, in this order."""
         same = rows is self._rows and order == self._order and styles is self._styles
         self._rows, self._order, self._styles = rows, order, styles
+        was_at = self._at
         if not same:
             self._fit()
             self._find_cursor()
         size = Size(self.size.width, len(rows) + 1)
         if self.virtual_size != size:
             self.virtual_size = size
+        if self.steady and self._at != was_at:
+            self.scroll_to(y=max(0, self.scroll_offset.y + self._at - was_at), animate=False, immediate=True)
         self.refresh()
 
     def _fit(self) -> None:

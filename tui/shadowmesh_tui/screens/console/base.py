@@ -117,6 +117,7 @@ class ConsoleScreen(AtDesk):
     """A main screen. `NAME`: of its tab and mode; `tabs` is set by the app."""
 
     NAME: ClassVar[str] = ""
+    OF_NETWORKS: ClassVar[bool] = True  # it has something to show once there is a network
     TABS: ClassVar[Callable[[Console], Sequence[Tab]]] = lambda _console: ()
 
     def __init__(self, view: View) -> None:
@@ -138,7 +139,7 @@ class ConsoleScreen(AtDesk):
     def show_desk(self, desk: Desk) -> None:
         self._bar.show(desk, ConsoleScreen.TABS(desk.console), self.NAME, self.palette)
         self._banner.show(banner(desk.console, desk.now()))
-        notice = instead_of_all(desk.console, desk.now()) or self.instead(desk)
+        notice = instead_of_all(desk.console, desk.now(), of_networks=self.OF_NETWORKS) or self.instead(desk)
         self._notice.display, self._body.display = notice is not None, notice is None
         if notice is not None:
             self._notice.show(notice, self.palette)
@@ -199,6 +200,11 @@ class ListScreen(ConsoleScreen, Generic[R]):
         self.table: RowTable[R] = RowTable(columns, key, marked)
         self.filter = Input(placeholder=self.PLACEHOLDER, classes="filter", compact=True)
 
+    @property
+    def list_name(self) -> str:
+        """Of the list that is looked at, by which its order and filter are kept."""
+        return self.LIST
+
     def rows(self, desk: Desk) -> Sequence[R]:
         """In order, filtered."""
         raise NotImplementedError
@@ -206,7 +212,7 @@ class ListScreen(ConsoleScreen, Generic[R]):
     def show_rows(self, desk: Desk) -> None:
         self.table.set_class(desk.console.failure is not None, "-stale")
         self.table.show(self.rows(desk), self.order, self.palette)
-        needle = desk.needle(self.LIST)
+        needle = desk.needle(self.list_name)
         if needle and not self.filter.has_class("-shown"):
             self.filter.value = needle
             self._filter_shown(True)
@@ -222,7 +228,7 @@ class ListScreen(ConsoleScreen, Generic[R]):
 
     @property
     def order(self) -> Order:
-        return self.desk.looking.orders.get(self.LIST, self.ORDER)
+        return self.desk.looking.orders.get(self.list_name, self.ORDER)
 
     def on_row_table_sort_pressed(self, message: RowTable.SortPressed) -> None:
         self._sort(self.order.pressed(message.column))
@@ -237,7 +243,7 @@ class ListScreen(ConsoleScreen, Generic[R]):
             self._sort(order.pressed(column))
 
     def _sort(self, order: Order) -> None:
-        self.desk.looking.orders[self.LIST] = order
+        self.desk.looking.orders[self.list_name] = order
         self.show()
 
     # the filter
@@ -263,7 +269,7 @@ class ListScreen(ConsoleScreen, Generic[R]):
 
     def on_input_changed(self, event: Input.Changed) -> None:
         if event.input is self.filter and self.view.desk is not None:
-            self.desk.looking.needles[self.LIST] = event.value.strip()
+            self.desk.looking.needles[self.list_name] = event.value.strip()
             self.show()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:

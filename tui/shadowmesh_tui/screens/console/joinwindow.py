@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from rich.text import Text
@@ -13,8 +14,11 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Button, Static
 
+from shadowmesh.client_api.exports import write_new
 from shadowmesh.client_api.rest import ControllerClient
 from shadowmesh.model.api import Client, InviteCreate
+from shadowmesh.model.joinconfig import client_configuration
+from shadowmesh.model.text import escaped
 from shadowmesh_tui.console.desk import Desk
 from shadowmesh_tui.console.rows import path
 from shadowmesh_tui.palette import Palette
@@ -22,7 +26,8 @@ from shadowmesh_tui.screens.console.base import ConsoleWindow, Keys
 from shadowmesh_tui.screens.console.clientacts import approving, do_each
 from shadowmesh_tui.screens.console.codewindow import CodeWindow
 from shadowmesh_tui.screens.console.createwindow import BUTTONS
-from shadowmesh_tui.screens.dialogs import SCROLLING, WINDOW, Scrolls
+from shadowmesh_tui.screens.console.filewindow import FileWindow
+from shadowmesh_tui.screens.dialogs import SCROLLING, WINDOW, ReadingScreen, Scrolls
 from shadowmesh_tui.text import latency, shorten
 from shadowmesh_tui.view import View
 from shadowmesh_tui.widgets.lines import Lines
@@ -30,6 +35,18 @@ from shadowmesh_tui.widgets.lines import Lines
 _INSTALL = (
     "$ pipx install .                  # or copy the one file of `make dist`",
     "$ sudo shadowmesh daemon install  # systemd runs it",
+)
+_DOCS = (
+    ("shadowmesh daemon install", "systemd runs the daemon, now and with the machine"),
+    ("shadowmesh join INVITE", "joins by an invite, good for one machine"),
+    ("shadowmesh register", "joins by the network's own code"),
+    ("shadowmesh daemon run --config", "registers by itself, as the downloaded file says"),
+    ("shadowmesh status", "who is there, by which path, and why"),
+    ("shadowmesh ping PEER", "reaches another machine by its name"),
+    ("shadowmesh why PEER", "explains the path to it"),
+    ("shadowmesh doctor", "what the machine lacks, and what keeps it from others"),
+    ("shadowmesh leave", "takes the machine out of a network"),
+    ("shadowmesh help", "all else"),
 )
 _MOST = 8  # newcomers
 
@@ -76,6 +93,8 @@ class JoinWindow(Scrolls, ConsoleWindow[None]):
         ("c", "copy the command"),
         ("v", "a picture of it, for a phone's camera"),
         ("a", "let in who waits"),
+        ("d", "write the configuration of a machine to a file"),
+        ("?", "what is done on the machine"),
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "dismiss(None)", "Close"),
@@ -84,6 +103,8 @@ class JoinWindow(Scrolls, ConsoleWindow[None]):
         Binding("c", "copy", "Copy"),
         Binding("v", "picture", "QR"),
         Binding("a", "approve", "Let in"),
+        Binding("d", "download", "Download config"),
+        Binding("question_mark", "docs", "View docs"),
         *SCROLLING,
     ]
     DEFAULT_CSS = f"""
@@ -129,6 +150,9 @@ class JoinWindow(Scrolls, ConsoleWindow[None]):
                     yield Button("QR (v)", id="picture", compact=True)
                 yield Static("3  See it come", classes="step")
                 yield self._newcomers
+                with Horizontal(classes="buttons"):
+                    yield Button("Download config (d)", id="download", compact=True)
+                    yield Button("View docs (?)", id="docs", compact=True)
 
     def scrolled(self) -> VerticalScroll:
         return self._scrolled
@@ -168,6 +192,10 @@ class JoinWindow(Scrolls, ConsoleWindow[None]):
                 self.action_copy()
             case "picture":
                 self.action_picture()
+            case "download":
+                self.action_download()
+            case "docs":
+                self.action_docs()
             case "invite" | "code" as how:
                 self.action_ticket(how)
             case _:
@@ -206,3 +234,37 @@ class JoinWindow(Scrolls, ConsoleWindow[None]):
     @work(group="act")
     async def _approve(self, waiting: list[Client]) -> None:
         await do_each(self, waiting, approving, "let in")
+
+    # a configuration, and what to read
+
+    def action_download(self) -> None:
+        words = (
+            "For `shadowmesh daemon run --config FILE`: where the controller is, by what it is known, and which network. There is no secret in it: "
+            "the API key by which the machine registers comes in SHADOWMESH_CONTROLLER_API_KEY. Your user alone may read the file."
+        )
+        self.open(FileWindow("download config", "client-config.yaml", words, (".yaml", ".yml")), self._file_chosen)
+
+    def _file_chosen(self, choice: tuple[Path, bool] | None) -> None:
+        if choice is not None:
+            self._download(*choice)
+
+    @work(group="act")
+    async def _download(self, path: Path, replace: bool) -> None:
+        network_id = self._network_id
+
+        def write(api: ControllerClient) -> bool:
+            network, who, identity = api.network_show(network_id), api.whoami(), api.identity()
+            url = next(iter(who.controller_urls), "https://HOST:8443")
+            text = client_configuration(url, identity.identity.fingerprint, network.network_id, network.name)
+            write_new(path, text.encode(), replace=replace)
+            return True
+
+        await self.act(write, done=f"{shorten(escaped(str(path)), 120)}: written.", failed="Not written")
+
+    def action_docs(self) -> None:
+        styles, text = self.palette, Text()
+        for command, words in _DOCS:
+            text.append(f"{command:<30}", style=styles["me"]).append(f"{words}\n", style=styles["label"])
+        url = next(iter(self.console.who.controller_urls), "") if self.console.who is not None else ""
+        text.append(f"\nIn a browser: {url}/web/help" if url else "", style=styles["muted"])
+        self.open(ReadingScreen("on the machine", text))

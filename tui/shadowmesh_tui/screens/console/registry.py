@@ -8,14 +8,22 @@ from dataclasses import dataclass
 from shadowmesh.model.api import Permission
 from shadowmesh_tui.console.state import Console
 from shadowmesh_tui.screens.console.approvals import ApprovalsScreen
+from shadowmesh_tui.screens.console.auditscreen import AuditScreen
 from shadowmesh_tui.screens.console.base import ConsoleScreen
 from shadowmesh_tui.screens.console.dashboard import ControllerDashboard
+from shadowmesh_tui.screens.console.logscreen import NetworkLogScreen
+from shadowmesh_tui.screens.console.peoplescreen import PeopleScreen
+from shadowmesh_tui.screens.console.templatescreen import TemplatesScreen
 from shadowmesh_tui.view import View
 from shadowmesh_tui.widgets.consolebar import Tab
 
 
 def _always(_console: Console) -> bool:
     return True
+
+
+def _administers(console: Console) -> bool:
+    return console.who is not None and console.who.administers
 
 
 def _no_badge(_console: Console) -> int:
@@ -47,6 +55,22 @@ SCREENS: Sequence[Entry] = (
         "Who waits to be let in",
         offered=lambda console: console.may_anywhere(Permission.NETWORK_INVITE),
         badge=lambda console: console.badge,
+    ),
+    Entry("6", PeopleScreen, PeopleScreen.NAME, "Users, members, sessions, API keys"),
+    Entry(
+        "7",
+        NetworkLogScreen,
+        NetworkLogScreen.NAME,
+        "What happened in a network",
+        offered=lambda console: console.may_anywhere(Permission.LOGS_VIEW),
+    ),
+    Entry("8", AuditScreen, AuditScreen.NAME, "Who changed what", offered=_administers),
+    Entry(
+        "9",
+        TemplatesScreen,
+        TemplatesScreen.NAME,
+        "Settings of networks by a name",
+        offered=lambda console: console.may_create,
     ),
 )
 
