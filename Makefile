@@ -10,7 +10,7 @@ CARGO := $(shell cargo --version >/dev/null 2>&1 && command -v cargo)
 FIRST_BUILD := $(if $(CARGO), (building the native pump takes minutes the first time))
 DEMO_PACKAGES := python3:python3 python3-venv:- nft:nftables ip:iproute2
 TEST_PACKAGES := $(DEMO_PACKAGES) ping:iputils-ping wg:wireguard-tools wireguard-go:wireguard-go conntrack:conntrack tmux:tmux miniupnpd:miniupnpd-nftables \
-  '/usr/lib/postgresql/*/bin/initdb:postgresql' chromium:chromium
+  '/usr/lib/postgresql/*/bin/initdb:postgresql' chromium:chromium redis-server:redis-server
 BENCH_PACKAGES := $(DEMO_PACKAGES) ping:iputils-ping wg:wireguard-tools iperf3:iperf3 ethtool:ethtool openvpn:openvpn tincd:tinc \
   turnserver:coturn openssl:openssl go:golang-go
 BENCH ?=

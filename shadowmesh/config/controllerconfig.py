@@ -125,6 +125,17 @@ class DatabaseSection:
 
 
 @dataclass(frozen=True, slots=True)
+class RedisSection:
+    """Redis or Valkey, where several nodes shall count attempts (sign-ins, invites, codes) together without a delay."""
+
+    url: Annotated[
+        Secret | None,
+        Says("redis://USER:PASSWORD@HOST:PORT/0, or rediss:// for TLS (?ssl_ca_certs=FILE); needs the extra `redis`",
+             example="rediss://shadowmesh:PASSWORD@redis.example.org:6379/0"),
+    ] = None  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class AuthenticationSection:
     """How people sign in."""
 
@@ -247,6 +258,7 @@ class ControllerConfig:
 
     controller: ControllerSection = field(default_factory=ControllerSection)
     database: DatabaseSection = field(default_factory=DatabaseSection)
+    redis: RedisSection = field(default_factory=RedisSection)
     authentication: AuthenticationSection = field(default_factory=AuthenticationSection)
     sign_up: SignUpSection = field(default_factory=SignUpSection)
     networks: NetworksSection = field(default_factory=NetworksSection)

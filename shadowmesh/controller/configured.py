@@ -35,6 +35,7 @@ class Configured:
     database_password: Secret | None = field(default=None, repr=False)
     jwt_secret: Secret | None = field(default=None, repr=False)
     smtp_url: Secret | None = field(default=None, repr=False)
+    redis_url: Secret | None = field(default=None, repr=False)
     level: str = "info"
     moved: bool = False
     remarks: tuple[str, ...] = ()
@@ -112,6 +113,7 @@ def configured(found: Resolved[ControllerConfig], settings: Settings, timing: Ti
         found.get("database.password"),
         found.get("authentication.jwt_secret"),
         found.get("sign_up.smtp_url"),
+        found.get("redis.url"),
         config.logging.level,
         moved,
         tuple(map(str, found.remarks)),

@@ -23,6 +23,7 @@ from shadowmesh.controller.clientcerts import ClientAuthority
 from shadowmesh.controller.configured import Configured
 from shadowmesh.controller.keyring import KeyRing
 from shadowmesh.controller.outward.mail import Mailer, parse_smtp
+from shadowmesh.controller.outward.redisbuckets import LIMITS, RedisBuckets
 from shadowmesh.controller.settings import DataDir, Settings, Timing
 from shadowmesh.controller.store.database import database_url, open_store
 from shadowmesh.model.clock import utc_now
@@ -78,7 +79,10 @@ def run_locked(where: DataDir, told: Configured, ready: Callable[[], None] | Non
         except ValueError as e:  # what it holds is a secret: it isn't shown
             remedy = "set sign_up.smtp_url to smtps://USER:PASSWORD@HOST"
             raise ShadowMeshError("bad_config", f"sign_up.smtp_url isn't usable: {e}", remedy, kind=Kind.USAGE) from e
-    asyncio.run(_serve(where, settings, keys, url, told.timing, ready, mailer))
+    redis = None
+    if told.redis_url is not None:
+        redis = RedisBuckets(told.redis_url.reveal().decode(), partial(keys.vault.mac, LIMITS))
+    asyncio.run(_serve(where, settings, keys, url, told.timing, ready, mailer, redis))
 
 
 def _check_file(path: Path) -> None:
@@ -103,12 +107,13 @@ async def _serve(
     timing: Timing,
     ready: Callable[[], None] | None,
     mailer: Mailer | None,
+    redis: RedisBuckets | None,
 ) -> None:
     from shadowmesh.controller.edge.server import tune
 
     stopping = asyncio.Event()
     stop_on_signals(stopping.set)
-    async with serving(where, settings, keys, url, timing, mailer=mailer):
+    async with serving(where, settings, keys, url, timing, mailer=mailer, redis=redis):
         tune()
         log.info("controller ready", listen=settings.listen, urls=settings.public_urls)
         if ready is not None:
@@ -127,18 +132,22 @@ async def serving(
     timing: Timing,
     clock: Callable[[], dt.datetime] = utc_now,
     mailer: Mailer | None = None,
+    redis: RedisBuckets | None = None,
 ) -> AsyncIterator[Services]:
     """A controller that serves inside the block, on a migrated database. Raises ShadowMeshError as `run` does."""
     from shadowmesh.controller.edge.application import Front, make_app
     from shadowmesh.controller.edge.server import Serving
     from shadowmesh.controller.service.context import ServiceContext
+    from shadowmesh.controller.service.limits import SharedLimits
     from shadowmesh.controller.service.services import Services
 
     tls = pki.server_context(where.path, settings)
     traces = None if settings.traces_to is None else _tracing(settings.traces_to)
     store = open_store(url)
     try:
-        context = ServiceContext(store, keys, settings, timing, clock, ClientAuthority(where.path), mailer)
+        context = ServiceContext(
+            store, keys, settings, timing, clock, ClientAuthority(where.path), mailer, limits=SharedLimits(redis)
+        )
         if traces is not None:
             context = dataclasses.replace(context, span=traces.span)
         at = Services(context)

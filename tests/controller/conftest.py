@@ -24,6 +24,7 @@ from shadowmesh.client_api.rest import ControllerClient
 from shadowmesh.controller.initialise import InitOptions, InitResult, init
 from shadowmesh.controller.keyring import KeyRing
 from shadowmesh.controller.outward.mail import Mailer
+from shadowmesh.controller.outward.redisbuckets import RedisBuckets
 from shadowmesh.controller.process import serving
 from shadowmesh.controller.service.services import Services
 from shadowmesh.controller.settings import DataDir, Settings, Timing
@@ -259,6 +260,7 @@ async def served(
     clock: Clock,
     other_urls: tuple[str, ...] = (),
     mailer: Mailer | None = None,
+    redis: RedisBuckets | None = None,
     **told: Any,
 ) -> AsyncIterator[World]:
     """The controller of a directory, with its SQLite database, while the block lasts. `told`: more of its settings."""
@@ -266,7 +268,7 @@ async def served(
     where = DataDir(data_dir)
     settings = Settings(public_urls=(url, *other_urls), listen=f"127.0.0.1:{port}", **told)
     keys, database = KeyRing.load(where.keys), database_url(None, where.database)
-    async with serving(where, settings, keys, database, timing, clock, mailer=mailer) as at:
+    async with serving(where, settings, keys, database, timing, clock, mailer=mailer, redis=redis) as at:
         found = World(at, url, data_dir, first, clock)
         yield found
         for device in found.devices:

@@ -10,19 +10,20 @@ import pytest
 from shadowmesh.controller import refusals
 from shadowmesh.controller.authz import Principal
 from shadowmesh.controller.service import watchers
-from shadowmesh.controller.service.limits import Guesses, Limiter, TooMany
+from shadowmesh.controller.service.limits import Guesses, Limiter, SharedLimits, TooMany
 from shadowmesh.model.addresses import source_of
 from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.serving import buckets
 
 
 def guesses() -> Guesses:
-    return Guesses(source=Limiter(10, 6.0), target=Limiter(20, 15.0), reserved=Limiter(3, 200.0))
+    shared = SharedLimits().limiter
+    return Guesses(source=shared("s", 10, 6.0), target=shared("t", 20, 15.0), reserved=shared("r", 3, 200.0))
 
 
-def allowed(limiter: Guesses, source: str, target: str, now: float) -> bool:
+async def allowed(limiter: Guesses, source: str, target: str, now: float) -> bool:
     try:
-        limiter.take(source, target, now)
+        await limiter.take(source, target, now)
     except TooMany:
         return False
     return True
@@ -36,26 +37,28 @@ def test_a_customer_of_an_ipv6_line_is_one_source() -> None:
 
 
 @pytest.mark.parametrize("addresses", [1, 60, 5000])
-def test_strangers_never_keep_the_owner_out(addresses: int) -> None:
+async def test_strangers_never_keep_the_owner_out(addresses: int) -> None:
     limiter = guesses()
     for second in range(60):
         for number in range(addresses if second % 10 == 0 else min(addresses, 60)):
-            allowed(limiter, f"stranger {number}", "ann@example.org", float(second))
-        assert allowed(limiter, f"the owner at {second // 3}", "ann@example.org", float(second))
+            await allowed(limiter, f"stranger {number}", "ann@example.org", float(second))
+        assert await allowed(limiter, f"the owner at {second // 3}", "ann@example.org", float(second))
 
 
-def test_many_addresses_guess_hardly_more_than_a_few() -> None:
+async def test_many_addresses_guess_hardly_more_than_a_few() -> None:
     limiter, tried = guesses(), 0
     for second in range(3600):
-        tried += sum(allowed(limiter, f"stranger {number}", "ann@example.org", float(second)) for number in range(60))
+        tried += sum(
+            [await allowed(limiter, f"stranger {number}", "ann@example.org", float(second)) for number in range(60)]
+        )
     assert tried < 20 + 3600 / 15 + 60 * (3 + 3600 / 200) + 1
 
 
-def test_right_ones_cost_an_office_nothing() -> None:
+async def test_right_ones_cost_an_office_nothing() -> None:
     limiter = guesses()
     for person in range(500):
-        limiter.take("192.0.2.1", f"person {person}", 0.0)
-        limiter.right("192.0.2.1")
+        await limiter.take("192.0.2.1", f"person {person}", 0.0)
+        await limiter.right("192.0.2.1")
 
 
 def test_a_flood_of_keys_neither_grows_memory_nor_forgets_who_tries_now() -> None:

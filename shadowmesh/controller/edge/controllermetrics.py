@@ -132,6 +132,13 @@ class _Live(Collector):
         if self.stored is not None:
             yield GaugeMetricFamily(f"{_P}audit_entries", "Entries of the audit log", self.stored.audit_entries)
             yield GaugeMetricFamily(f"{_P}clients_pending", "Clients that wait for approval", self.stored.pending)
+        if (redis := context.limits.redis) is not None:
+            yield GaugeMetricFamily(f"{_P}redis_up", "1 if Redis answered just now", int(redis.up))
+            yield CounterMetricFamily(
+                f"{_P}attempts_without_redis",
+                "Rate limits that were looked at without Redis, as it was away",
+                redis.missed,
+            )
         ends = self._certificate_ends()
         if ends is not None:
             yield GaugeMetricFamily(f"{_P}certificate_ends", "Of the served certificate, Unix time", ends.timestamp())

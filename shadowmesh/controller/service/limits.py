@@ -1,12 +1,12 @@
-"""Rate limits: token buckets in memory, by who asks and by what is guessed at."""
+"""Rate limits: token buckets, by who asks and by what is guessed at; of one node in its memory, or of all nodes together."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable
-from functools import partial
 
+from shadowmesh.controller.outward.redisbuckets import Level, RedisBuckets
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh.serving.buckets import Buckets
 
@@ -30,11 +30,9 @@ class TooMany(ShadowMeshError):
 class Limiter:
     """`burst` attempts at once, then one every `per` seconds, for each key."""
 
-    def __init__(self, burst: int, per: float, changed: Callable[[str, int], None] = lambda key, taken: None) -> None:
-        """`changed` hears of each attempt that is counted here (1) or given back (-1)."""
+    def __init__(self, burst: int, per: float) -> None:
         self._per = per
         self._buckets = Buckets(burst, per)
-        self._changed = changed
 
     def check(self, key: str, now: float) -> None:
         """Raises TooMany if the key has no attempt left; takes none."""
@@ -49,39 +47,87 @@ class Limiter:
 
     def allows(self, key: str, now: float) -> bool:
         """As `take`, where who asks too often is simply not answered."""
-        taken = self._buckets.take(key, now)
-        if taken:
-            self._changed(key, 1)
-        return taken
+        return self._buckets.take(key, now)
 
     def give_back(self, key: str) -> None:
         """An attempt that was taken doesn't count after all."""
         self._buckets.give_back(key)
-        self._changed(key, -1)
+
+
+class SharedLimiter:
+    """A limiter that counts together with those of the same name at all nodes.
+
+    The own bucket is asked first: it never knows of more attempts than all together, and who has none left there costs
+    Redis nothing. So it is there, too, with all that this node has counted, when Redis goes away.
+    """
+
+    def __init__(self, limits: SharedLimits, name: str, burst: int, per: float) -> None:
+        self._limits = limits
+        self._name = name
+        self._burst = burst
+        self._per = per
+        self._own = Limiter(burst, per)
+
+    async def check(self, key: str, now: float) -> None:
+        """Raises TooMany if the key has no attempt left; takes none."""
+        self._own.check(key, now)
+        found = await self._limits.ask(self._name, key, self._burst, self._per, 0)
+        if found is not None and found.left < 1:
+            raise TooMany((1 - found.left) * self._per)
+
+    async def take(self, key: str, now: float) -> None:
+        """Counts an attempt. Raises TooMany if there is none left."""
+        self._own.take(key, now)
+        found = await self._limits.ask(self._name, key, self._burst, self._per, 1)
+        if found is not None and not found.granted:
+            self._own.give_back(key)
+            raise TooMany((1 - found.left) * self._per)
+
+    async def allows(self, key: str, now: float) -> bool:
+        """As `take`, where who asks too often is simply not answered."""
+        try:
+            await self.take(key, now)
+        except TooMany:
+            return False
+        return True
+
+    async def give_back(self, key: str) -> None:
+        """An attempt that was taken doesn't count after all."""
+        self._own.give_back(key)
+        await self._limits.ask(self._name, key, self._burst, self._per, -1)
 
     def counted_elsewhere(self, key: str, taken: int, now: float) -> None:
         """Another node has counted an attempt (1), or given it back (-1)."""
         if taken > 0:
-            self._buckets.take(key, now)
+            self._own.allows(key, now)
         else:
-            self._buckets.give_back(key)
+            self._own.give_back(key)
 
 
 class SharedLimits:
-    """Limiters of one name count together at all nodes: each tells the others what it counted.
+    """Limiters of one name count together at all nodes: in Redis, or where there is none, or it is away, each tells the
+    others what it counted.
 
-    It is told a moment later, so a crowd that asks all nodes at once has some attempts more, never a multiple of them.
+    That is told a moment later, so a crowd that asks all nodes at once has some attempts more, never a multiple of them.
     """
 
-    def __init__(self) -> None:
-        self._limiters: dict[str, Limiter] = {}
+    def __init__(self, redis: RedisBuckets | None = None) -> None:
+        self.redis = redis
+        self._limiters: dict[str, SharedLimiter] = {}
         self._news: list[tuple[str, str, int]] = []
         self._wake: Callable[[], None] | None = None
 
-    def limiter(self, name: str, burst: int, per: float) -> Limiter:
-        """As `Limiter`; `name` says what is counted."""
-        self._limiters[name] = Limiter(burst, per, partial(self._counted, name))
+    def limiter(self, name: str, burst: int, per: float) -> SharedLimiter:
+        """`name` says what is counted."""
+        self._limiters[name] = SharedLimiter(self, name, burst, per)
         return self._limiters[name]
+
+    async def ask(self, name: str, key: str, burst: int, per: float, count: int) -> Level | None:
+        """Redis; None where it isn't, and then the other nodes hear of what was counted."""
+        found = None if self.redis is None else await self.redis.ask(name, key, burst, per, count)
+        if found is None and count != 0:
+            self._counted(name, key, count)
+        return found
 
     def share(self, wake: Callable[[], None]) -> None:
         """There are other nodes. `wake` is called when there is something in `news`."""
@@ -115,21 +161,21 @@ class Guesses:
     addresses, slow each other down and never keep the owner out.
     """
 
-    def __init__(self, source: Limiter, target: Limiter, reserved: Limiter) -> None:
+    def __init__(self, source: SharedLimiter, target: SharedLimiter, reserved: SharedLimiter) -> None:
         """`source`: of one source at all targets. `target`: of all sources at one. `reserved`: of one source at one target."""
         self._source = source
         self._target = target
         self._reserved = reserved
 
-    def take(self, source: str, target: str, now: float) -> None:
+    async def take(self, source: str, target: str, now: float) -> None:
         """Counts an attempt. Raises TooMany if there is none left."""
-        self._source.take(source, now)
-        if not self._target.allows(target, now):
-            self._reserved.take(f"{source} {target}", now)
+        await self._source.take(source, now)
+        if not await self._target.allows(target, now):
+            await self._reserved.take(f"{source} {target}", now)
 
-    def right(self, source: str) -> None:
+    async def right(self, source: str) -> None:
         """The attempt was no guess: it doesn't count for its source (behind one address there may be many people)."""
-        self._source.give_back(source)
+        await self._source.give_back(source)
 
 
 class Recent:

@@ -47,9 +47,9 @@ class InviteGuesses:
         secret counts once it has proved wrong: many machines behind one address may join at the same moment.
         """
         if not by_code:
-            self._secrets.check(source, now)
+            await self._secrets.check(source, now)
         else:
-            self._codes.take(source, now)
+            await self._codes.take(source, now)
         right = False
         try:
             result = await attempt()
@@ -59,9 +59,9 @@ class InviteGuesses:
             raise
         finally:
             if right and by_code:
-                self._codes.give_back(source)
+                await self._codes.give_back(source)
             elif not right and not by_code:
-                self._secrets.allows(source, now)
+                await self._secrets.allows(source, now)
         return result
 
 

@@ -41,12 +41,12 @@ class OneTimeCodes:
         self._context = context
         self._guesses = context.limits.limiter("one-time codes", 10, 60.0)
 
-    def allow(self, user_id: str, *, known: bool) -> None:
+    async def allow(self, user_id: str, *, known: bool) -> None:
         """Counts a guess; `right` takes it back. Raises TooMany."""
-        self._guesses.take(f"{known} {user_id}", self._context.now().timestamp())
+        await self._guesses.take(f"{known} {user_id}", self._context.now().timestamp())
 
-    def right(self, user_id: str, *, known: bool) -> None:
-        self._guesses.give_back(f"{known} {user_id}")
+    async def right(self, user_id: str, *, known: bool) -> None:
+        await self._guesses.give_back(f"{known} {user_id}")
 
     def require(self, conn: Connection, who: Principal, user_id: str, code: str | None) -> None:
         """Uses the code up, if this user has a second factor. The caller holds the user's row.

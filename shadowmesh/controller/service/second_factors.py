@@ -122,9 +122,9 @@ class SecondFactors:
 
     async def _guarded(self, user_id: str, tx: Transaction[T]) -> T:
         """Runs what takes a code, as far as guesses are left."""
-        self._codes.allow(user_id, known=True)
+        await self._codes.allow(user_id, known=True)
         answer = await self._context.write(tx)
-        self._codes.right(user_id, known=True)
+        await self._codes.right(user_id, known=True)
         return answer
 
 

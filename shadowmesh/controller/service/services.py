@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from shadowmesh.controller.authz import SYSTEM
+from shadowmesh.controller.outward.redisbuckets import LOOK
 from shadowmesh.controller.service import epochs
 from shadowmesh.controller.service.accessexplained import AccessExplanations
 from shadowmesh.controller.service.api_keys import ApiKeys
@@ -208,6 +209,9 @@ class Services:
             (_NODES_TIDY, self.nodes.tidy),
         ):
             self._tasks.append(asyncio.create_task(repeat(every, what)))
+        if (redis := self.context.limits.redis) is not None:
+            await redis.look()
+            self._tasks.append(asyncio.create_task(repeat(LOOK, redis.look)))
         if self.context.store.shared:
             self.context.limits.share(lambda: self._turns.run(LIMITS, self._tell_limits))
             notices = Notices(self.context.store.engine, self.context.store.node, self._heard, self._listening)
@@ -239,6 +243,8 @@ class Services:
         self.maps.close()
         self.passwords.close()
         self.presences.close()
+        if self.context.limits.redis is not None:
+            await self.context.limits.redis.close()
         for note in (
             self._note_seen,
             self.api_keys.note_used,

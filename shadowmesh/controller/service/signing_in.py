@@ -66,19 +66,19 @@ class SigningIn:
     async def _login(self, wish: accounts.Login, source: str, client: str) -> accounts.Session:
         u = schema.users
         row = await self._context.read(lambda conn: conn.execute(sa.select(u).where(u.c.email == wish.email)).first())
-        known = self._allow(wish, source, row)
+        known = await self._allow(wish, source, row)
         attempt = Attempt(wish.email, row, source, known, wish.password)
         verified = await self._authenticator.verify(attempt)
         if row is None or verified is None or row.disabled:
             raise _bad_credentials()
-        self._guesses.right(source)
+        await self._guesses.right(source)
         if row.must_change and wish.new_password is None:
             raise not_allowed(
                 "password_change_required", "this password was for one use", "give a new one with it (new_password)"
             )
         changed = None if wish.new_password is None else await self._changed(attempt, wish.new_password)
         if wish.code is not None:
-            self._codes.allow(row.id, known=known)
+            await self._codes.allow(row.id, known=known)
 
         def tx(conn: Connection) -> accounts.Session:
             who = Principal(row.email, row.id, row.email, row.admin)
@@ -96,7 +96,7 @@ class SigningIn:
 
         session = await self._context.write(tx)
         if wish.code is not None:
-            self._codes.right(row.id, known=known)
+            await self._codes.right(row.id, known=known)
         if changed is not None:
             self._watchers.changed(row.id)
         stands = changed or verified.rehashed or row.password_hash
@@ -108,10 +108,10 @@ class SigningIn:
         """Somebody who is signed in shows the password once more. Raises ShadowMeshError: wrong_password, rate_limited."""
         u, email = schema.users, who.email or ""
         row = await self._context.read(lambda conn: conn.execute(sa.select(u).where(u.c.id == who.user_id)).first())
-        self._guesses.take(source, email, self._context.now().timestamp())
+        await self._guesses.take(source, email, self._context.now().timestamp())
         if await self._authenticator.verify(Attempt(email, row, source, known=True, password=password)) is None:
             raise not_allowed("wrong_password", "the password is wrong", "give the one you sign in with")
-        self._guesses.right(source)
+        await self._guesses.right(source)
 
     async def _changed(self, attempt: Attempt, new: str) -> str:
         """The hash of the password that takes the place of the one shown."""
@@ -135,7 +135,7 @@ class SigningIn:
         more = {"before": {"hash": scheme_of(user.password_hash)}, "after": {"hash": scheme_of(rehashed)}}
         record(self._context, conn, who, "user.password-rehashed", user.email, id=user.id, **more)
 
-    def _allow(self, wish: accounts.Login, source: str, user: Row[Any] | None) -> bool:
+    async def _allow(self, wish: accounts.Login, source: str, user: Row[Any] | None) -> bool:
         """Counts an attempt; whether it is of one who signed in before. Raises TooMany.
 
         Who did with the password of now, from this device or this source, has attempts of its own that no stranger uses up.
@@ -150,7 +150,7 @@ class SigningIn:
             home = self._home(source, wish.email, user.password_hash)
             if home in self._at_home and self._by_device.allows(home, now):
                 return True
-        self._guesses.take(source, wish.email, now)
+        await self._guesses.take(source, wish.email, now)
         return False
 
     def _device_token(self, device: str, email: str, password_hash: str) -> str:

@@ -54,9 +54,9 @@ class SigningUp:
             of = ", ".join(settings.sign_up_domains)
             raise not_allowed("address_not_taken", f"addresses of {domain} may not sign up here", f"use one of {of}")
         at = now.timestamp()
-        self._of_source.take(source, at)
-        self._of_address.take(without_tag(wish.email), at)
-        self._of_all.take("", at)
+        await self._of_source.take(source, at)
+        await self._of_address.take(without_tag(wish.email), at)
+        await self._of_all.take("", at)
         if len(self._mails) >= _MOST_MAILS:
             raise TooMany(_TRIES[-1])
         task = asyncio.create_task(self._answer(wish.email, source))

@@ -103,12 +103,12 @@ class UserInvitations:
     async def accept(self, wish: accounts.InvitationAcceptance, source: str, client: str) -> accounts.Session:
         """A new user, signed in. Raises ShadowMeshError: invitation_invalid, weak_password, user_exists, rate_limited."""
         t, mac = schema.user_invitations, self._context.keys.vault.mac(TOKEN, wish.token)
-        self._attempts.take(source, self._context.now().timestamp())
+        await self._attempts.take(source, self._context.now().timestamp())
         this = sa.and_(t.c.mac == mac, _open(self._context.now()))
         row = await self._context.read(lambda conn: conn.execute(sa.select(t).where(this)).first())
         if row is None:
             raise _invalid()
-        self._attempts.give_back(source)
+        await self._attempts.give_back(source)
         check_password(wish.password, row.email)
         attempt = Attempt(row.email, None, source, known=False, password="")
         stored = await self._passwords.hashed(attempt, wish.password)
