@@ -101,6 +101,7 @@ async def test_an_ephemeral_member_that_was_away_too_long(there: Controller) -> 
     await a.join(await there.invite(ephemeral=True, idle=60))
     await until(lambda: a.network().connected)
     await a.stop()
+    await until(lambda: not any(there.at.hub.presence.values()))
 
     there.clock.ahead += dt.timedelta(minutes=2)
     await there.at.keep_house()
