@@ -7,6 +7,7 @@ import contextlib
 import re
 import ssl
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
@@ -296,7 +297,7 @@ async def test_passwords_go_by_tls_alone(post: Post, certificate: tuple[ssl.SSLC
 
     def check(server: SMTP, session: Any, envelope: Envelope, mechanism: str, data: Any) -> AuthResult:
         seen.append(data.password)
-        return AuthResult(success=data.password == b"right")
+        return AuthResult(success=data.password == b"right", handled=False)
 
     options = {"tls_context": theirs, "authenticator": check, "auth_require_tls": True}
     async with post.serving(**options) as port:
@@ -308,7 +309,8 @@ async def test_passwords_go_by_tls_alone(post: Post, certificate: tuple[ssl.SSLC
             await Mailer(wrong, SENDER, ours).send("bob@example.org", "Hello", "a text")
         assert "wrong" not in str(refused.value)
         with pytest.raises(ShadowMeshError, match="certificate"):
-            await Mailer(server, SENDER).send("bob@example.org", "Hello", "a text")
+            async with asyncio.timeout(10):  # nobody waits for a farewell there
+                await Mailer(server, SENDER).send("bob@example.org", "Hello", "a text")
     assert seen == [b"right", b"wrong"]
 
 
@@ -318,6 +320,32 @@ async def test_a_server_elsewhere_without_tls_gets_nothing(post: Post, monkeypat
         with pytest.raises(ShadowMeshError, match="it offers no TLS"):
             await Mailer(SmtpServer("127.0.0.1", port, False), SENDER).send("bob@example.org", "x", "y")
     assert post.mails.empty()
+
+
+async def test_a_mail_server_that_says_nothing_holds_up_nothing_else(data_dir: Path, serve: Callable[..., Any]) -> None:
+    """What else the controller does in threads, as its readiness, goes on."""
+    loop, reached, ended = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reached.set()
+        await ended.wait()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", free_port())
+    mailer = Mailer(SmtpServer(*server.sockets[0].getsockname(), tls=False), SENDER)
+    async with (
+        serve(data_dir, free_port(), mailer=mailer, mode="cloud", sign_up_sender=SENDER) as world,
+        asyncio.timeout(20),
+    ):
+        try:
+            assert (await asked(world)).status_code == 202
+            await reached.wait()
+            async with web(world) as client:
+                assert (await client.get("/readyz")).status_code == 200
+        finally:
+            ended.set()
+            server.close()
 
 
 async def test_a_name_is_one_line_whatever_it_holds(post: Post) -> None:

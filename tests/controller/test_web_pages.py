@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ from people import Person, person
 from test_reports import health, peer, say
 
 from shadowmesh.controller.authz import Principal
+from shadowmesh.controller.web import topology_pages
 from shadowmesh.controller.web.webapplication import router
 from shadowmesh.model import api
 
@@ -158,6 +160,37 @@ async def test_the_dashboard_shows_networks_and_how_machines_are_connected(world
         assert 'class="link p2p"' in picture.text and "Download PNG" in picture.text
         png = await browser.get(f"/web/networks/{office}/topology.png")
         assert png.content.startswith(b"\x89PNG") and "attachment" in png.headers["content-disposition"]
+
+
+async def test_who_asks_for_picture_after_picture_waits_and_others_get_theirs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large one takes seconds and a hundred megabytes: they are drawn one at a time."""
+    await world.network()
+    place = f"/web/networks/{(await ids(world))['office']}/topology"
+    drawing, may_end = threading.Semaphore(0), threading.Event()
+
+    def slow(*_: object, **__: object) -> str:
+        drawing.release()
+        assert may_end.wait(20)
+        return "<svg></svg>"
+
+    monkeypatch.setattr(topology_pages, "svg", slow)
+    guest, owner = [await person(world, role, {"office": role}) for role in ("guest", "owner")]
+    async with browsing(world, guest) as one, browsing(world, owner) as two:
+        try:
+            asked = [asyncio.create_task(one.get(place)) for _ in range(topology_pages.MOST_OF_ONE + 1)]
+            done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED, timeout=20)
+            (refused,) = [task.result() for task in done]
+            assert refused.status_code == 429 and int(refused.headers["Retry-After"]) > 0
+            theirs = asyncio.create_task(two.get(place))
+            assert await asyncio.to_thread(drawing.acquire, timeout=20)
+            assert not drawing.acquire(blocking=False), "two are drawn at once"
+        finally:
+            may_end.set()
+        assert (await theirs).status_code == 200
+        assert sorted(a.status_code for a in await asyncio.gather(*asked)) == [200] * topology_pages.MOST_OF_ONE + [429]
+        assert (await one.get(place)).status_code == 200
 
 
 EVIL = "<img src=x onerror=alert(1)>\"'><script>alert(2)</script>"

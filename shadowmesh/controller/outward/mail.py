@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import smtplib
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid, parseaddr
@@ -16,6 +18,7 @@ from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.model.text import escaped, is_mailbox
 
 _TIMEOUT = 30.0  # seconds, for each step of the conversation
+_THREADS = 4  # mails at once; a server that says nothing holds up other mails, and nothing else
 _PORTS = {"smtps": 465, "smtp": 587}
 
 
@@ -59,6 +62,7 @@ class Mailer:
         self._server = server
         self._sender = sender
         self._tls = tls or ssl.create_default_context()
+        self._threads = ThreadPoolExecutor(_THREADS, "mail")
 
     async def send(self, to: str, subject: str, text: str) -> None:
         """Hands one mail over to the server, for one mailbox. Raises ShadowMeshError(mail_failed), which says why."""
@@ -71,7 +75,7 @@ class Mailer:
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody answers by a machine
         message.set_content(text)
         try:
-            await asyncio.to_thread(self._send, message, to)
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._send, message, to)
         except (OSError, smtplib.SMTPException) as e:
             said = why(e)
             if isinstance(e, smtplib.SMTPResponseException):
@@ -87,7 +91,7 @@ class Mailer:
             session: smtplib.SMTP = smtplib.SMTP_SSL(server.host, server.port, timeout=_TIMEOUT, context=self._tls)
         else:
             session = smtplib.SMTP(server.host, server.port, timeout=_TIMEOUT)
-        with session:
+        try:
             session.ehlo()
             if not server.tls and session.has_extn("starttls"):
                 session.starttls(context=self._tls)
@@ -97,3 +101,7 @@ class Mailer:
             if server.user:
                 session.login(server.user, server.password)
             session.send_message(message, to_addrs=[to])  # not by what the headers look like
+            with contextlib.suppress(OSError, smtplib.SMTPException):
+                session.quit()  # the mail is taken, whatever is said to this
+        finally:
+            session.close()  # without a farewell where TLS failed: nobody would answer it
