@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -74,23 +75,60 @@ def apply(
     Everything is checked before anything is changed. What the file doesn't name stays as it is, unless it says
     `prune: true`. `diff --export` prints what is there in this form.
     """
-    with _planned(call, file, prune=prune) as (controller, _, _, changes):
+    from shadowmesh.client_api.driftplan import look, plan
+
+    with _planned(call, file, prune=prune) as (controller, desired, _, changes):
         if not changes:
             call.done("apply/1", _document(changes), "nothing differs: nothing was changed")
             return
         call.note(_text(changes))
         call.confirm(f"make these {len(changes)} changes?")
-        for number, change in enumerate(changes):
-            try:
-                change.do(controller)
-            except ShadowMeshError as e:
+        with _turn(controller) as goes_on:
+            now = plan(desired, look(controller, desired), prune=prune)
+            if _document(now) != _document(changes):
                 raise ShadowMeshError(
-                    e.code,
-                    f"{_head(change)[2:]}: {e.what} ({number} of {len(changes)} changes were made)",
-                    f"{e.remedy or 'see why'}; then `apply` again: it goes on where this ended",
-                    kind=e.kind,
-                ) from e
+                    "state_changed",
+                    "others have changed what the controller has since that was looked at; nothing was changed",
+                    "apply again: it shows what is left to do",
+                    kind=Kind.CONFLICT,
+                )
+            for number, change in enumerate(now):
+                try:
+                    goes_on()
+                    change.do(controller)
+                except ShadowMeshError as e:
+                    raise ShadowMeshError(
+                        e.code,
+                        f"{_head(change)[2:]}: {e.what} ({number} of {len(changes)} changes were made)",
+                        f"{e.remedy or 'see why'}; then `apply` again: it goes on where this ended",
+                        kind=e.kind,
+                    ) from e
     call.done("apply/1", _document(changes), f"{len(changes)} changes made")
+
+
+@contextlib.contextmanager
+def _turn(controller: ControllerClient) -> Iterator[Callable[[], None]]:
+    """Nobody else applies a file meanwhile; to be told that it goes on. Raises ShadowMeshError(apply_running)."""
+    try:
+        mine = controller.apply_turn()
+    except ShadowMeshError as e:
+        if e.kind is not Kind.NOT_FOUND:
+            raise
+        yield lambda: None  # a controller of before, which knows no turns
+        return
+    told = time.monotonic()
+
+    def goes_on() -> None:
+        nonlocal told
+        if time.monotonic() - told > mine.seconds / 4:
+            controller.apply_turn(mine.turn)
+            told = time.monotonic()
+
+    try:
+        yield goes_on
+    finally:
+        with contextlib.suppress(ShadowMeshError):
+            controller.apply_done(mine.turn)
 
 
 @contextlib.contextmanager

@@ -269,6 +269,13 @@ class ControllerClient(UsageCalls):
     def network_set(self, network: str, wish: api.NetworkPatch) -> api.Network:
         return parse(self._send("PATCH", f"/networks/{part(network)}", wish), api.Network)
 
+    def apply_turn(self, turn: str | None = None) -> api.ApplyTurn:
+        """`turn`: one's own, which goes on. Raises ShadowMeshError(apply_running)."""
+        return self._post("/apply", api.ApplyTurn, api.ApplyTake(turn=turn))
+
+    def apply_done(self, turn: str) -> None:
+        self._send("DELETE", f"/apply/{part(turn)}")
+
     def network_delete(self, network: str) -> None:
         self._send("DELETE", f"/networks/{part(network)}")
 

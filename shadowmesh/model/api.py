@@ -190,6 +190,19 @@ class Page(Listing[T], Generic[T]):
         return self.items
 
 
+class ApplyTake(Request):
+    """`turn`: one's own, which goes on."""
+
+    turn: Annotated[str, StringConstraints(pattern=r"^apl_[A-Za-z0-9]{1,60}$")] | None = None
+
+
+class ApplyTurn(Answer):
+    """For so many `seconds` nobody else applies a file."""
+
+    turn: str  # apl_…
+    seconds: int
+
+
 class Problem(Answer):
     """An RFC 9457 problem document. `code` is stable; `exit_code` is what the command line ends with."""
 

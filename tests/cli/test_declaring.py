@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from shadowmesh.client_api.rest import ControllerClient
 
 if TYPE_CHECKING:
     from clikit import Command, Controller
@@ -341,6 +344,62 @@ def test_all_mistakes_of_a_file_are_told_in_one_run(controller: Controller) -> N
 def test_the_mistakes_of_a_file_are_told_where_the_controller_is_away(process: Command, tmp_path: Path) -> None:
     got = process("diff", "-", "--data-dir", tmp_path, stdin=MISTAKEN)
     assert got.code == USAGE and "did you mean 'networks'" in got.err
+
+
+def test_two_who_apply_at_once_take_turns_and_the_second_is_told_what_to_do(
+    controller: Controller, tmp_path: Path
+) -> None:
+    text = "templates:\n  decl-turn: {description: of two}\n"
+    with ControllerClient.local(controller.data_dir) as other:
+        turn = other.apply_turn()
+        refused = controller("apply", "-", "--yes", stdin=text)
+        assert refused.code == CONFLICT and refused.err.splitlines()[-1].startswith("error: "), refused.err
+        assert "applies a file at this moment" in refused.err and "apply again" in refused.err
+        assert "decl-turn" not in controller("template", "list").out, "nothing of it was done"
+        assert controller("diff", "-", stdin=text).code == DIFFERS, "to look is nobody's turn"
+        other.apply_done(turn.turn)
+    assert controller("apply", "-", "--yes", stdin=text).code == 0
+    assert controller("apply", "-", "--prune", "--yes", stdin="templates: {}\n").code == 0, "the turn was given up"
+
+
+def test_what_others_changed_since_it_was_looked_at_isnt_overwritten_unseen(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the plan that somebody says yes to and its first change another `apply` runs through."""
+    text = "templates:\n  decl-seen: {description: mine}\n"
+    taking = ControllerClient.apply_turn
+
+    def late(client: ControllerClient, turn: str | None = None) -> Any:
+        monkeypatch.setattr(ControllerClient, "apply_turn", taking)
+        assert controller("apply", "-", "--yes", stdin=text.replace("mine", "theirs")).code == 0
+        return taking(client, turn)
+
+    monkeypatch.setattr(ControllerClient, "apply_turn", late)
+    stopped = controller("apply", "-", "--yes", stdin=text)
+    assert stopped.code == CONFLICT and "since that was looked at; nothing was changed; apply again" in stopped.err
+    assert "theirs" in controller("template", "show", "decl-seen").out
+    assert "theirs → mine" in controller("diff", "-", stdin=text).out
+    assert controller("apply", "-", "--yes", stdin=text).code == 0
+    controller("template", "delete", "decl-seen")
+
+
+def test_of_many_who_apply_at_once_each_is_done_or_told_and_nothing_is_by_halves(
+    controller: Controller, process: Command
+) -> None:
+    """Four files that make one network in four ways, by processes of their own."""
+    text = "networks:\n  decl-race:\n    subnet: 10.79.0.0/24\n    description: '{n}'\n    max_clients: 1{n}\n"
+    with ThreadPoolExecutor(4) as pool:
+        done = list(
+            pool.map(
+                lambda n: process("apply", "-", "--yes", "--data-dir", controller.data_dir, stdin=text.format(n=n)),
+                range(4),
+            )
+        )
+    assert {result.code for result in done} <= {0, CONFLICT} and 0 in {result.code for result in done}
+    assert all("again" in result.err for result in done if result.code == CONFLICT), [r.err for r in done]
+    network = controller("network", "show", "decl-race", "--json").document("network/1")
+    assert network["max_clients"] == 10 + int(network["description"]), "one file's, whole"
+    controller("network", "delete", "decl-race", "--yes")
 
 
 def test_wrong_use_is_told(controller: Controller, tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ UNSAFE = {"POST", "PUT", "PATCH", "DELETE"}
 # What changes nothing that people set or that somebody else sees.
 BY_CERTIFICATE = {"POST /relays/certificate"}  # `test_relay_trust.py` has its entry
 NO_CHANGE = {
+    "POST /apply": "a turn, which ends by itself within a minute",
+    "DELETE /apply/{turn}": "a turn, which ends by itself within a minute",
     "POST /enroll/challenge": "keeps no state",
     "POST /webhooks/{webhook}/test": "sends a message that says that it is a test",
     "POST /syslog/{syslog}/test": "sends a line that says that it is a test",

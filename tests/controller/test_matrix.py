@@ -205,6 +205,9 @@ TABLE: dict[str, tuple[Any, str]] = {
     # of networks whose logs one may read
     "GET /events": (None,                       "200   _     _     _     _       _     _     _     _     _      _     403   _"),
     "GET /status": (None,                       "200   403   403   403   403     403   403   403   403   403    403   403   403"),
+    "POST /apply": ({},                         "200   _     _     _     _       _     _     _     _     _      403   _     _"),
+    # another's, or none: left as it is
+    "DELETE /apply/{turn}": (None,              "204   _     _     _     _       _     _     _     _     _      403   _     _"),
     # the last, as others are tried on them
     "DELETE /users/{user}": (None,              "200   403   403   403   403     403   403   403   403   403    403   403   403"),
 }  # fmt: skip

@@ -1,12 +1,23 @@
-"""The part of the REST API that is about templates of networks."""
+"""The part of the REST API that is about templates of networks, and turns to apply a file."""
 
 from __future__ import annotations
 
 from shadowmesh.controller.edge.access import At
-from shadowmesh.controller.edge.needs import Administrator, MayCreate
+from shadowmesh.controller.edge.needs import Administrator, MayCreate, SignedIn
 from shadowmesh.controller.edge.routing import Name, router
 from shadowmesh.model import api
 from shadowmesh.model.templates import Template, TemplateCreate, TemplatePut
+
+
+@router.post("/apply", tags=["templates"])
+async def take_apply_turn(at: At, who: SignedIn, wish: api.ApplyTake) -> api.ApplyTurn:
+    """Before a file is applied, and again while it is: two at once would undo each other's. 409 while somebody else does."""
+    return await at.applying.take(who, wish.turn)
+
+
+@router.delete("/apply/{turn}", tags=["templates"], status_code=204)
+async def give_up_apply_turn(at: At, who: SignedIn, turn: Name) -> None:
+    await at.applying.give_up(who, turn)
 
 
 @router.get("/templates", tags=["templates"])

@@ -17,6 +17,7 @@ from shadowmesh.controller.outward.redisbuckets import LOOK
 from shadowmesh.controller.service import epochs
 from shadowmesh.controller.service.accessexplained import AccessExplanations
 from shadowmesh.controller.service.api_keys import ApiKeys
+from shadowmesh.controller.service.applying import Applying
 from shadowmesh.controller.service.audit_log import record
 from shadowmesh.controller.service.auditing import Audit
 from shadowmesh.controller.service.authenticators import LocalPasswords
@@ -115,6 +116,7 @@ class Services:
     credentials: Credentials = field(init=False)
     users: Users = field(init=False)
     user_deletion: UserDeletion = field(init=False)
+    applying: Applying = field(init=False)
     user_import: UserImport = field(init=False)
     user_invitations: UserInvitations = field(init=False)
     members: Members = field(init=False)
@@ -168,6 +170,7 @@ class Services:
         self.credentials = Credentials(self.sessions, self.api_keys)
         self.users = Users(context, self.watchers)
         self.user_deletion = UserDeletion(context, self.watchers)
+        self.applying = Applying(context)
         self.user_import = UserImport(context)
         self.user_invitations = UserInvitations(context, self.passwords, self.sessions)
         self.members = Members(context, self.watchers)

@@ -1,6 +1,6 @@
 """What one node of several does: it holds a lease, by name, as long as it says so again and again.
 
-By the database's clock: that of one node may differ from another's, and be set back.
+By the database's clock: that of one node may differ from another's, and be set back. (SQLite's is that of its one node.)
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from shadowmesh.controller.store import schema
+from shadowmesh.model.clock import utc_now
 
 
 def database_now(conn: Connection) -> dt.datetime:
-    """PostgreSQL's clock."""
+    """PostgreSQL's clock, or this process' where the database is its own."""
+    if conn.dialect.name == "sqlite":
+        return utc_now()
     found: dt.datetime = conn.execute(sa.select(sa.func.clock_timestamp(type_=schema.Moment()))).scalar_one()
     return found
 
