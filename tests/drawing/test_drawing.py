@@ -84,7 +84,7 @@ def test_nodes_and_links_counted_from_each_file_are_the_apis(clients: int, relay
     image = Image.open(io.BytesIO(png(layout)))
     image.load()
     assert (int(image.info["nodes"]), int(image.info["links"])) == counted(topology)
-    assert max(image.size) <= 6000 and image.info["title"] == "acme"
+    assert max(image.size) <= 4000 and image.info["title"] == "acme"
 
 
 def test_a_relayed_pair_goes_through_its_relay_and_a_direct_one_doesnt() -> None:
