@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hmac
+import struct
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -183,4 +186,11 @@ async def off(function: Callable[..., object], *arguments: object, **options: ob
     return await asyncio.to_thread(partial(function, *arguments, **options))
 
 
-__all__ = ["QUICK", "Machine", "Site", "app_at", "off", "screen_text", "shows", "site", "threading"]
+def totp(secret: str) -> str:
+    key = base64.b32decode(secret + "=" * (-len(secret) % 8))
+    digest = hmac.new(key, struct.pack(">Q", int(time.time() // 30)), "sha1").digest()
+    at_ = digest[-1] & 15
+    return f"{(struct.unpack('>I', digest[at_ : at_ + 4])[0] & 0x7FFFFFFF) % 1_000_000:06}"
+
+
+__all__ = ["QUICK", "Machine", "Site", "app_at", "off", "screen_text", "shows", "site", "threading", "totp"]

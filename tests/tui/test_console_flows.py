@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from consolekit import Site, app_at, off, screen_text, shows, site
+from consolekit import Site, app_at, off, screen_text, shows, site, totp
 from textual.pilot import Pilot
 from textual.widgets import Input
 from tuikit import Until
@@ -43,6 +43,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     for name in ("SHADOWMESH_DATA_DIR", "SHADOWMESH_CONTROLLER", "SHADOWMESH_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)  # where files are written that nobody gave a place
     return tmp_path
 
 
@@ -420,18 +421,6 @@ async def test_a_second_factor_is_asked_for(there: Site, home: Path, until: Unti
         await pilot.press("enter")
         await shown("guarded")
         assert logins.load().url == there.url and PASSWORD not in logins.login_path().read_text()
-
-
-def totp(secret: str) -> str:
-    import base64
-    import hmac
-    import struct
-    import time
-
-    key = base64.b32decode(secret + "=" * (-len(secret) % 8))
-    digest = hmac.new(key, struct.pack(">Q", int(time.time() // 30)), "sha1").digest()
-    at_ = digest[-1] & 15
-    return f"{(struct.unpack('>I', digest[at_ : at_ + 4])[0] & 0x7FFFFFFF) % 1_000_000:06}"
 
 
 async def test_a_password_for_one_use_is_changed_at_the_first_sign_in(there: Site, home: Path, until: Until) -> None:

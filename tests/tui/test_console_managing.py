@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from consolekit import Shown, Site, app_at, off, screen_text, shows, site
+from consolekit import QUICK, Shown, Site, app_at, off, screen_text, shows, site, totp
 from textual.pilot import Pilot
 from textual.widgets import Input
 from tuikit import Until
@@ -20,7 +20,7 @@ from shadowmesh.config.resolving import Given
 from shadowmesh.config.roles import resolve_client
 from shadowmesh.model import accounts
 from shadowmesh.model.templates import TemplateCreate, TemplateSettings
-from shadowmesh_tui.app import ShadowMeshApp
+from shadowmesh_tui.app import ShadowMeshApp, system_now
 from shadowmesh_tui.screens.console.codewindow import CodeWindow
 from shadowmesh_tui.screens.console.joinwindow import JoinWindow
 from shadowmesh_tui.screens.dialogs import ConfirmScreen
@@ -42,6 +42,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     for name in ("SHADOWMESH_DATA_DIR", "SHADOWMESH_CONTROLLER", "SHADOWMESH_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)  # where files are written that nobody gave a place
     return tmp_path
 
 
@@ -131,6 +132,52 @@ async def test_a_person_from_the_invitation_to_the_end(there: Site, home: Path, 
             assert client._send("POST", "/auth/login", login).is_success
             user = next(u for u in client.user_list() if u.email == "new@example.org")
             assert user.admin and not user.disabled
+        await pilot.press("X")
+        await shown("for good")
+        await pilot.press("ctrl+s")
+        await shown("new@example.org: deleted.")
+        with there.api() as client:
+            assert "new@example.org" not in [u.email for u in client.user_list()]
+
+
+async def test_who_is_no_administrator_has_what_is_theirs_and_sets_a_second_factor_up(
+    there: Site, home: Path, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there.person("guest@example.org", PASSWORD, "guest", "office")
+    with there.api() as client:
+        login = accounts.Login(email="guest@example.org", password=PASSWORD)
+        token = client._send("POST", "/auth/login", login).json()["access_token"]
+    monkeypatch.setenv("SHADOWMESH_CONTROLLER", there.url)
+    monkeypatch.setenv("SHADOWMESH_TOKEN", token)
+    monkeypatch.setenv("SHADOWMESH_FINGERPRINT", there.fingerprint)
+    app = ShadowMeshApp(home, refresh_s=0.02, retry_s=0.5, pace=QUICK, clock=system_now)
+    async with app.run_test(size=(120, 40), notifications=True) as pilot:
+        await pilot.press("c")
+        shown = await on(app, pilot, until, "6")
+        await shown("in office")
+        top = screen_text(app).splitlines()[0]
+        assert "people" in top and not any(word in top for word in ("audit", "logs", "templates"))
+        assert "users" not in screen_text(app) and "+ Add" not in screen_text(app)
+        await pilot.press("plus", "x", "e", "7", "8", "9", "right")
+        await shown("this one")
+        await pilot.press("F")
+        await shown("No code is asked for")
+        write(app, "#password", "wrong")
+        await pilot.press("enter")
+        await shown("password is wrong")
+        write(app, "#password", PASSWORD)
+        await pilot.press("enter")
+        await shown("authenticator app")
+        write(app, "#code", totp(app.screen.secret.secret))  # type: ignore[attr-defined]
+        await pilot.press("enter")
+        codes = (await secret(app, pilot, until)).splitlines()
+        await shown("recovery codes are left")
+        write(app, "#password", PASSWORD)
+        write(app, "#code", codes[0])
+        await pilot.click("#disable")
+        await shown("No code is asked for any more.")
+    with there.api() as client:
+        assert not next(u for u in client.user_list() if u.email == "guest@example.org").second_factor
 
 
 async def test_members_sessions_and_api_keys(there: Site, home: Path, until: Until) -> None:
@@ -252,7 +299,9 @@ async def test_the_audit_log_is_read_and_checked(there: Site, home: Path, until:
 async def test_templates_are_made_written_read_and_deleted(there: Site, home: Path, until: Until) -> None:
     there.network("model", max_clients=17)
     with there.api() as client:
-        client.template_create(TemplateCreate(name="handed", settings=TemplateSettings(max_clients=9)))
+        client.template_create(
+            TemplateCreate(name="handed", description="[/b] [red]", settings=TemplateSettings(max_clients=9))
+        )
     app = app_at(there, home)
     async with app.run_test(size=(120, 40), notifications=True) as pilot:
         shown = await on(app, pilot, until, "9")
@@ -284,6 +333,11 @@ async def test_templates_are_made_written_read_and_deleted(there: Site, home: Pa
         app.screen.table.go_to("office")  # type: ignore[attr-defined]
         await pilot.press("x")
         assert not isinstance(app.screen, ConfirmScreen)  # it is built in
+        await pilot.press("1", "plus")
+        await shown("new network")
+        await until(pilot, lambda: "like-model" in app.screen._templates)  # type: ignore[attr-defined]
+        app.screen.query_one("#template").value = "handed"  # type: ignore[attr-defined]
+        await shown("handed: [/b] [red]")  # it is text, and no markup
     with there.api() as client:
         assert client.template_show("like-model").settings.max_clients == 17
 

@@ -51,7 +51,9 @@ class FieldRow(Horizontal):
             self.editor = Box(value=bool(value), compact=True)
         elif field.kind == "choice":
             known = list(options) if any(v == value for v, _ in options) else [*options, (str(value), str(value))]
-            self.editor = Select([(words, v) for v, words in known], value=str(value), allow_blank=False, compact=True)
+            self.editor = Select(
+                [(Content(words), v) for v, words in known], value=str(value), allow_blank=False, compact=True
+            )
         else:
             self.editor = Input(str(value), password=field.kind == "secret", compact=True)
         self.editor.id = f"field-{field.key}"

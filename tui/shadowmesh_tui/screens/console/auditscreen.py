@@ -46,7 +46,7 @@ class AuditScreen(LogScreen[AuditEntry]):
     FIRST_RANGE = RANGES[2]
     PLACEHOLDER = "words of who, what, on what, network or change; Enter keeps, Esc clears"
     KEYS: ClassVar[Keys] = (*LOG_KEYS, ("v", "check the chain: that no entry was changed, taken out or cut off"))
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("v", "verify", "Verify"), *LOG_BINDINGS, *CONSOLE_BINDINGS]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("v", "verify", "Check"), *LOG_BINDINGS, *CONSOLE_BINDINGS]
 
     def __init__(self, view: View) -> None:
         super().__init__(view, COLUMNS)

@@ -98,8 +98,9 @@ class CreateWindow(ConsoleWindow[None]):
 
     def _offer(self) -> None:
         chosen = self._template.value
-        options = [("none", _NONE)] + [
-            (f"{t.name}: {t.description}" if t.description else t.name, t.name) for t in self._templates.values()
+        options = [(Content("none"), _NONE)] + [
+            (Content(f"{t.name}: {t.description}" if t.description else t.name), t.name)
+            for t in self._templates.values()
         ]
         self._template.set_options(options)
         self._template.value = chosen if chosen in self._templates else _NONE

@@ -107,6 +107,23 @@ def give_role(view: View, network: api.Network, member: api.NetworkMember | None
     return FormWindow(view, title, fields, values, wish, options={"role": _IN_NETWORK}, words=words, button="Give")
 
 
+def delete_user(view: View, email: str, others: Iterable[str]) -> FormWindow[accounts.UserDeleted]:
+    """`others`: addresses of people who may be given what is theirs."""
+    fields = (Field("give_to", "Give to", "choice", hint="their networks and machines"),)
+    options = {"give_to": [(_NONE, "nobody: they have none"), *((o, o) for o in others)]}
+    words = (
+        f"{email} is deleted for good: sessions, API keys, roles, open invites and invitations end at once. Who has networks or machines is deleted only if "
+        "somebody gets them. The audit log keeps what they did."
+    )
+
+    def wish(typed: dict[str, Value]) -> Callable[[ControllerClient], accounts.UserDeleted]:
+        give_to = str(typed["give_to"]) or None
+        return lambda client: client.user_delete(email, give_to)
+
+    values: dict[str, Value] = {"give_to": _NONE}
+    return FormWindow(view, "delete a user", fields, values, wish, options=options, words=words, button="Delete")
+
+
 def make_key(
     view: View, who: accounts.WhoAmI, networks: Iterable[api.Network], services: Iterable[str]
 ) -> FormWindow[Secret]:

@@ -24,7 +24,14 @@ from shadowmesh_tui.screens.console.codewindow import CodeWindow
 from shadowmesh_tui.screens.console.factorwindow import SecondFactorWindow
 from shadowmesh_tui.screens.console.factswindow import FactsWindow
 from shadowmesh_tui.screens.console.fetching import Doing, FetchingScreen
-from shadowmesh_tui.screens.console.peopleforms import Secret, add_person, give_role, make_key, with_password
+from shadowmesh_tui.screens.console.peopleforms import (
+    Secret,
+    add_person,
+    delete_user,
+    give_role,
+    make_key,
+    with_password,
+)
 from shadowmesh_tui.screens.console.peoplerows import (
     COLUMNS,
     LISTS,
@@ -79,6 +86,7 @@ class PeopleScreen(FetchingScreen[Any]):
         ("D", "disable a user, or enable"),
         ("p", "give a new password, to be used once"),
         ("f", "take a user's second factor away"),
+        ("X", "delete a user for good"),
         ("o", "the sessions of a user"),
         ("x", "revoke it, take the role, end the session"),
         ("F", "your own second factor"),
@@ -94,6 +102,7 @@ class PeopleScreen(FetchingScreen[Any]):
         Binding("D", "disable", "Disable"),
         Binding("p", "password", "New password", show=False),
         Binding("f", "reset_factor", "Reset second factor", show=False),
+        Binding("X", "delete", "Delete user", show=False),
         Binding("o", "sessions", "Sessions", show=False),
         Binding("F", "my_factor", "My second factor", show=False),
         *CONSOLE_BINDINGS,
@@ -409,6 +418,26 @@ class PeopleScreen(FetchingScreen[Any]):
 
         self.run_worker(make(), group="act")
 
+    def action_delete(self) -> None:
+        row = self._row()
+        if isinstance(row, UserRow) and row.user is not None:
+            others = [
+                r.email
+                for r in self._all(self.desk)
+                if r.user is not None and r.user.kind == "person" and not r.user.disabled and r.email != row.email
+            ]
+            self.open(delete_user(self.view, row.email, others), self._deleted)
+
+    def _deleted(self, found: accounts.UserDeleted | None) -> None:
+        self.read()
+        if found is None:
+            return
+        said = f"{found.email}: deleted."
+        if found.given_to is not None:
+            networks = ", ".join(found.networks) or "no networks"
+            said += f" {found.given_to} has {shorten(networks, 80)}, and {found.clients} machines."
+        self.notify(said, markup=False)
+
     def action_reset_factor(self) -> None:
         row = self._row()
         if isinstance(row, UserRow) and row.user is not None:
@@ -456,7 +485,9 @@ class PeopleScreen(FetchingScreen[Any]):
         self.open(ConfirmScreen(question), answered)
 
 
-_OFFERED = frozenset({"list", "my_factor", "sessions", "add", "role", "end", "disable", "password", "reset_factor"})
+_OFFERED = frozenset(
+    {"list", "my_factor", "sessions", "add", "role", "end", "disable", "password", "reset_factor", "delete"}
+)
 
 
 def _may(action: str, shown: ListName, row: Any) -> bool:
@@ -468,7 +499,7 @@ def _may(action: str, shown: ListName, row: Any) -> bool:
             return shown != "sessions"
         case "role":
             return person or (isinstance(row, MemberRow) and row.member.own)
-        case "disable":
+        case "disable" | "delete":
             return user is not None
         case "password":
             return person
