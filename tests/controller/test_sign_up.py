@@ -311,7 +311,7 @@ async def test_passwords_go_by_tls_alone(post: Post, certificate: tuple[ssl.SSLC
         with pytest.raises(ShadowMeshError, match="certificate"):
             async with asyncio.timeout(10):  # nobody waits for a farewell there
                 await Mailer(server, SENDER).send("bob@example.org", "Hello", "a text")
-    assert seen == [b"right", b"wrong"]
+    assert seen[0] == b"right" and set(seen[1:]) == {b"wrong"}  # once by each way of signing in that the server offers
 
 
 async def test_a_server_elsewhere_without_tls_gets_nothing(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
