@@ -15,7 +15,7 @@ from textual.color import Color
 from textual.filter import LineFilter
 
 _FEW_CHARACTERS = frozenset({"linux", "vt100", "vt102", "vt220", "ansi"})  # values of TERM
-_MARKS = dict(zip("●◌○◉◈◐–…▲▼▽◔▸✓✗⚠⋮↑↓←→⏎·“”×", '*~o@#%-.^vv?>+x!:^v<><.""x', strict=True))
+_MARKS = dict(zip("●◌○◉◈■◐–…▲▼▽◔▸✓✗⚠⋮↑↓←→⏎·“”×", '*~o@#&%-.^vv?>+x!:^v<><.""x', strict=True))
 _BARS = dict(zip("▁▂▃▄▅▆▇█", "_.-=+*%#", strict=True))
 _LINES = dict.fromkeys("─━═▔┄┈", "-") | dict.fromkeys("│┃║▏▎▍▌▋▊▉▕┆┊", "|") | dict.fromkeys("╭╮╰╯┌┐└┘├┤┬┴┼", "+")
 _TABLE = {ord(c): to for c, to in (_MARKS | _BARS | _LINES).items()}

@@ -44,11 +44,12 @@ class Canvas:
         dx, dy = abs(end_x - x), -abs(end_y - y)
         step_x, step_y = (1 if x < end_x else -1), (1 if y < end_y else -1)
         error, count = dx + dy, 0
+        steep = int(-dy > dx)
         while True:  # Bresenham
             if dash is None or count % (dash.on + dash.off) < dash.on:
                 self._dot(x, y, style)
                 if heavy:
-                    self._dot(x, y + 1, style)
+                    self._dot(x + steep, y + 1 - steep, style)
             if (x, y) == (end_x, end_y):
                 return
             count += 1

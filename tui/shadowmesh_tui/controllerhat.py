@@ -199,7 +199,9 @@ class ControllerHat(App[None]):
     def show_mode(self, mode: str) -> None:
         if self.desk is not None:
             self.desk.follower.looking = mode.startswith("console-")
-            self.desk.want(Wants())
+            entry = next((e for e in registry.SCREENS if e.mode == mode), registry.SCREENS[0])
+            self.desk.follower.besides = entry.figures
+            self.desk.want(entry.figures(self.desk.console))
         self.switch_mode(mode)
 
     def action_tab(self, key: str) -> None:

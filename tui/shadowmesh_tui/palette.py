@@ -11,7 +11,7 @@ Palette = Mapping[str, Style]
 
 
 def palette(variables: Mapping[str, str]) -> Palette:
-    """Styles by name: direct, relay, none, node, me, label, muted, selected, good, warning, error, each also `… strong`."""
+    """Styles by name: direct, relay, none, node, me, label, muted, selected, good, warning, error, `latency 1` (short) to 4, each also `… strong`."""
 
     def colour(*names: str) -> Color:
         for name in names:
@@ -41,5 +41,9 @@ def palette(variables: Mapping[str, str]) -> Palette:
         "warning": style("text-warning", "warning"),
         "error": style("text-error", "error", bold=True),
     }
+    for number, names in enumerate((("success",), ("success", "warning"), ("warning",), ("error",)), 1):
+        first, last = (colour(f"text-{name}", name) for name in (names[0], names[-1]))
+        mixed = first.blend(last, 0.5) if plain and first.ansi is None and last.ansi is None else first
+        styles[f"latency {number}"] = Style(color=mixed.rich_color)
     strong = {f"{name} strong": value + Style(bold=True) for name, value in styles.items()}
     return {"": Style(), **styles, **strong}

@@ -22,6 +22,7 @@ from shadowmesh.model.api import Event, Network, Permission, Relay
 from shadowmesh.model.errors import Kind, ShadowMeshError
 from shadowmesh_tui.console.safe import visible
 from shadowmesh_tui.console.state import MOST_EVENTS, Console, Wants
+from shadowmesh_tui.console.used import UsedOf, read_used
 
 T = TypeVar("T")
 
@@ -81,6 +82,7 @@ class ControllerFollower:
         self._again = asyncio.Event()
         self._held: list[Event] | None = None  # what happened while something was read
         self.looking = False  # somebody looks at the figures
+        self.besides: Callable[[Console], Wants] = lambda _console: Wants()  # figures that the screen shows besides
         self.connected = False
 
     async def call(self, function: Callable[[ControllerClient], T]) -> T:
@@ -156,6 +158,8 @@ class ControllerFollower:
         await self._read(Wants(everything=True))
         await self._read_events(number)
         self.connected = True
+        if self.looking:
+            self.want(self.besides(self._console))
         everything_at, figures_at = self._now() + self._pace.all_again, self._now() + self._pace.figures
         while True:
             with suppress(TimeoutError):
@@ -168,6 +172,8 @@ class ControllerFollower:
             network = self._console.network
             if began >= everything_at:
                 wants.everything = True
+            if self.looking and (began >= figures_at or wants.everything):
+                wants.add(self.besides(self._console))
             if (
                 self.looking
                 and network is not None
@@ -193,6 +199,7 @@ class ControllerFollower:
                 await self._read_everything()
             else:
                 await self._read_parts(wants)
+            await self._read_views(wants)
         finally:
             held, self._held = self._held, None
             for event in held:
@@ -276,6 +283,31 @@ class ControllerFollower:
                 await self._read_list(network_id)
             else:
                 await self._read_waiting([network_id])
+
+    async def _read_views(self, wants: Wants) -> None:
+        """What single screens show."""
+        console = self._console
+        if wants.everything and console.used_shown is not None:
+            wants.usages.add(console.used_shown)
+        for network_id in wants.topologies & console.networks.keys():
+            await self._of_network(network_id, lambda c, n=network_id: self._topology(c, n))  # type: ignore[misc]
+        for of in wants.usages:
+            if of.network_id is None or of.network_id in console.networks:
+                await self._read_used(of)
+
+    def _topology(self, client: ControllerClient, network_id: str) -> Callable[[], None]:
+        found = visible(client.topology(network_id))
+        return lambda: self._console.take_topology(found)
+
+    async def _read_used(self, of: UsedOf) -> None:
+        """A network that isn't there any more, or a role that doesn't allow it, is no failure."""
+        try:
+            found = await self.call(lambda client: read_used(client, of))
+        except ShadowMeshError as e:
+            if e.kind not in (Kind.NOT_FOUND, Kind.NOT_ALLOWED) or e.code == "not_signed_in":
+                raise
+        else:
+            self._console.take_used(of, found)
 
     async def _read_network(self, network_id: str) -> None:
         try:

@@ -12,15 +12,19 @@ from datetime import datetime
 
 from shadowmesh.model.accounts import WhoAmI
 from shadowmesh.model.api import Client, Event, Network, Permission, Relay
+from shadowmesh.model.connectivity import Topology
 from shadowmesh.model.errors import ShadowMeshError
-from shadowmesh_tui.console.series import Series
+from shadowmesh_tui.console.series import RelayRate, Series
+from shadowmesh_tui.console.used import Used, UsedOf
 
 MOST_EVENTS = 200
+MOST_USED = 4  # answers about what was used that are kept
 
 
 @dataclass(slots=True)
 class Wants:
-    """What has to be read again: all of it, the relays, networks, lists of clients, clients (network, client), lists of who waits."""
+    """What has to be read again: all of it, the relays, networks, lists of clients, clients (network, client), lists of who waits,
+    topologies of networks, and what was used."""
 
     everything: bool = False
     relays: bool = False
@@ -28,9 +32,12 @@ class Wants:
     lists: set[str] = field(default_factory=set)
     clients: set[tuple[str, str]] = field(default_factory=set)
     waiting: set[str] = field(default_factory=set)
+    topologies: set[str] = field(default_factory=set)
+    usages: set[UsedOf] = field(default_factory=set)
 
     def __bool__(self) -> bool:
-        return any((self.everything, self.relays, self.networks, self.lists, self.clients, self.waiting))
+        parts = (self.networks, self.lists, self.clients, self.waiting, self.topologies, self.usages)
+        return self.everything or self.relays or any(parts)
 
     def add(self, other: Wants) -> None:
         self.everything |= other.everything
@@ -39,6 +46,8 @@ class Wants:
         self.lists |= other.lists
         self.clients |= other.clients
         self.waiting |= other.waiting
+        self.topologies |= other.topologies
+        self.usages |= other.usages
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +77,10 @@ class Console:
         self.failure: Failure | None = None
         self.seen_at: float | None = None  # when the last answer came, on the boot clock
         self.series: dict[str, Series] = {}  # by client
+        self.relay_rates: dict[str, RelayRate] = {}  # by relay
+        self.topologies: dict[str, Topology] = {}  # by network: of the one that was looked at last
+        self.used: dict[UsedOf, Used] = {}  # the newest last
+        self.used_shown: UsedOf | None = None  # what stands on the screen of it
         self.marked: set[str] = set()  # clients that an action shall be done to
         self._chosen: str | None = None
 
@@ -90,6 +103,11 @@ class Console:
         """Make networks."""
         return self.may(Permission.NETWORK_CREATE)
 
+    @property
+    def may_administer(self) -> bool:
+        """What is no network's: relays, plans."""
+        return self.who is not None and self.who.administers and not self.who.read_only
+
     def may_anywhere(self, needed: Permission) -> bool:
         """In some network."""
         return any(needed in network.permissions for network in self.networks.values())
@@ -108,14 +126,33 @@ class Console:
         self.who, self.failure, self.seen_at = who, None, now
         ordered = sorted(networks, key=lambda n: (n.name.casefold(), n.network_id))
         self.networks = {network.network_id: network for network in ordered}
-        self.relays = {relay.id: relay for relay in relays}
-        for known in (self.clients, self.waiting):
+        self.take_relays(relays)
+        for known in (self.clients, self.waiting, self.topologies):
             for gone in known.keys() - self.networks.keys():
                 del known[gone]
         self._changed()
 
     def take_relays(self, relays: Iterable[Relay]) -> None:
         self.relays = {relay.id: relay for relay in relays}
+        rates = self.relay_rates
+        self.relay_rates = {key: rates.get(key) or RelayRate() for key in self.relays}
+        for key, rate in self.relay_rates.items():
+            rate.observe(self.relays[key])
+        self._changed()
+
+    def take_topology(self, topology: Topology) -> None:
+        """Those of other networks are forgotten: they are large, and grow old."""
+        if (
+            self.topologies.get(topology.network_id) != topology
+        ):  # what is drawn of it stays good as long as it is the same
+            self.topologies = {topology.network_id: topology}
+        self._changed()
+
+    def take_used(self, of: UsedOf, used: Used) -> None:
+        self.used.pop(of, None)
+        self.used[of] = used
+        for old in list(self.used)[:-MOST_USED]:
+            del self.used[old]
         self._changed()
 
     def take_network(self, network: Network) -> None:
@@ -124,7 +161,7 @@ class Console:
         self._changed()
 
     def drop_network(self, network_id: str) -> None:
-        for known in (self.networks, self.clients, self.waiting):
+        for known in (self.networks, self.clients, self.waiting, self.topologies):
             known.pop(network_id, None)
         self._changed()
 

@@ -22,7 +22,8 @@ R = TypeVar("R")
 
 
 class RowTable(ScrollView, Generic[R], can_focus=True):
-    """`key`: which line is which. `marked`: whether a line bears a mark; None: they bear none."""
+    """`key`: which line is which. `marked`: whether a line bears a mark; None: they bear none. `opens`: whether there is more about a
+    line."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "Open"),
@@ -69,8 +70,10 @@ class RowTable(ScrollView, Generic[R], can_focus=True):
         marked: Callable[[R], bool] | None = None,
         *,
         id: str | None = None,  # noqa: A002  (Textual's name)
+        opens: bool = True,
     ) -> None:
         super().__init__(id=id)
+        self._opens = opens
         self._columns, self._key, self._marked = columns, key, marked
         self._rows: Sequence[R] = ()
         self._order = Order()
@@ -161,6 +164,9 @@ class RowTable(ScrollView, Generic[R], can_focus=True):
 
     def action_page(self, pages: int) -> None:
         self._move(self._at + pages * max(1, self.size.height - 2))
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return self._opens or action != "open"
 
     def action_open(self) -> None:
         if self.cursor_key is not None:

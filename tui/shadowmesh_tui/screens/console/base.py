@@ -171,22 +171,88 @@ class ConsoleScreen(AtDesk):
         self.show()
 
 
-class ListScreen(ConsoleScreen, Generic[R]):
-    """A main screen with a list: order, filter as one types, marks. `LIST` is the list's name; subclasses give its rows."""
+class FilteredScreen(ConsoleScreen):
+    """A main screen with a line in which one types what is looked for. `LIST` names what is looked through; subclasses yield `filter`
+    in their body, and say where the focus is without it."""
 
     LIST: ClassVar[str] = ""
-    ORDER: ClassVar[Order] = Order()  # as long as nobody chose another
     PLACEHOLDER: ClassVar[str] = "words that a line contains; Enter keeps, Esc clears"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "Filter", key_display="/"),
-        Binding("s", "sort_next", "Sort", show=False),
-        Binding("S", "sort_reverse", "Reverse", show=False),
         Binding("escape", "clear_filter", "Show all"),
     ]
     DEFAULT_CSS = """
-    ListScreen .filter { display: none; height: 1; border: none; padding: 0 1; background: $panel; }
-    ListScreen .filter.-shown { display: block; }
+    FilteredScreen .filter { display: none; height: 1; border: none; padding: 0 1; background: $panel; }
+    FilteredScreen .filter.-shown { display: block; }
     """
+
+    def __init__(self, view: View) -> None:
+        super().__init__(view)
+        self.filter = Input(placeholder=self.PLACEHOLDER, classes="filter", compact=True)
+
+    @property
+    def list_name(self) -> str:
+        """Of the list that is looked at, by which its order and filter are kept."""
+        return self.LIST
+
+    def focus_body(self) -> None:
+        raise NotImplementedError
+
+    def show_filter(self, desk: Desk) -> None:
+        """What was looked for before stands there again."""
+        needle = desk.needle(self.list_name)
+        if needle and not self.filter.has_class("-shown"):
+            self.filter.value = needle
+            self._filter_shown(True)
+        if self.focused is None and self.app.screen is self:
+            self.focus_body()
+
+    def on_screen_resume(self) -> None:
+        super().on_screen_resume()
+        if self.focused is None:
+            self.focus_body()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "clear_filter":
+            return self.filter.has_class("-shown")
+        return super().check_action(action, parameters)
+
+    def _filter_shown(self, shown: bool) -> None:
+        self.filter.set_class(shown, "-shown")
+        self.refresh_bindings()
+
+    def action_filter(self) -> None:
+        if self._body.display:
+            self._filter_shown(True)
+            self.filter.focus()
+
+    def action_clear_filter(self) -> None:
+        self.filter.value = ""
+        self._filter_shown(False)
+        self.focus_body()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        if event.input is self.filter and self.view.desk is not None:
+            self.desk.looking.needles[self.list_name] = event.value.strip()
+            self.show()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        if event.input is self.filter:
+            if not event.value.strip():
+                self.action_clear_filter()
+            else:
+                self.focus_body()
+
+
+class ListScreen(FilteredScreen, Generic[R]):
+    """A main screen with a list: order, filter as one types, marks. Subclasses give its rows."""
+
+    ORDER: ClassVar[Order] = Order()  # as long as nobody chose another
+    OPENS: ClassVar[bool] = True  # a line is opened with Enter
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("s", "sort_next", "Sort", show=False),
+        Binding("S", "sort_reverse", "Reverse", show=False),
+    ]
 
     def __init__(
         self,
@@ -197,32 +263,19 @@ class ListScreen(ConsoleScreen, Generic[R]):
     ) -> None:
         super().__init__(view)
         self.columns = columns
-        self.table: RowTable[R] = RowTable(columns, key, marked)
-        self.filter = Input(placeholder=self.PLACEHOLDER, classes="filter", compact=True)
-
-    @property
-    def list_name(self) -> str:
-        """Of the list that is looked at, by which its order and filter are kept."""
-        return self.LIST
+        self.table: RowTable[R] = RowTable(columns, key, marked, opens=self.OPENS)
 
     def rows(self, desk: Desk) -> Sequence[R]:
         """In order, filtered."""
         raise NotImplementedError
 
+    def focus_body(self) -> None:
+        self.table.focus()
+
     def show_rows(self, desk: Desk) -> None:
         self.table.set_class(desk.console.failure is not None, "-stale")
         self.table.show(self.rows(desk), self.order, self.palette)
-        needle = desk.needle(self.list_name)
-        if needle and not self.filter.has_class("-shown"):
-            self.filter.value = needle
-            self._filter_shown(True)
-        if self.focused is None and self.app.screen is self:
-            self.table.focus()
-
-    def on_screen_resume(self) -> None:
-        super().on_screen_resume()
-        if self.focused is None:
-            self.table.focus()
+        self.show_filter(desk)
 
     # order
 
@@ -245,39 +298,6 @@ class ListScreen(ConsoleScreen, Generic[R]):
     def _sort(self, order: Order) -> None:
         self.desk.looking.orders[self.list_name] = order
         self.show()
-
-    # the filter
-
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if action == "clear_filter":
-            return self.filter.has_class("-shown")
-        return super().check_action(action, parameters)
-
-    def _filter_shown(self, shown: bool) -> None:
-        self.filter.set_class(shown, "-shown")
-        self.refresh_bindings()
-
-    def action_filter(self) -> None:
-        if self._body.display:
-            self._filter_shown(True)
-            self.filter.focus()
-
-    def action_clear_filter(self) -> None:
-        self.filter.value = ""
-        self._filter_shown(False)
-        self.table.focus()
-
-    def on_input_changed(self, event: Input.Changed) -> None:
-        if event.input is self.filter and self.view.desk is not None:
-            self.desk.looking.needles[self.list_name] = event.value.strip()
-            self.show()
-
-    def on_input_submitted(self, event: Input.Submitted) -> None:
-        if event.input is self.filter:
-            if not event.value.strip():
-                self.action_clear_filter()
-            else:
-                self.table.focus()
 
 
 class ConsoleWindow(AtDesk, ModalScreen[T], Generic[T]):
