@@ -75,7 +75,7 @@ def tls_context(identity: IdentityDocument) -> ssl.SSLContext:
     context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
     try:
         context.load_verify_locations(cadata=identity.ca_pem)
-    except (ssl.SSLError, ValueError) as e:
+    except (ssl.SSLError, ValueError, TypeError) as e:  # TypeError: it is not ASCII
         raise MalformedError("the controller's identity names no readable certificate") from e
     return context
 

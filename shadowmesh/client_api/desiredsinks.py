@@ -99,7 +99,7 @@ def _authorities(document: YamlDocument, path: _Path, said: dict[str, Any]) -> s
     with document.going_on():
         try:
             ssl.create_default_context(cadata=ca)
-        except (ssl.SSLError, ValueError) as e:
+        except (ssl.SSLError, ValueError, TypeError) as e:
             raise document.bad((*path, "ca"), "the authorities aren't certificates in PEM", "give the file") from e
     return ca
 

@@ -76,7 +76,9 @@ def digest_of(ca: str | None) -> str | None:
 
 WebhookUrl = Annotated[str, Field(max_length=_MOST_URL), AfterValidator(_webhook_url)]
 SyslogUrl = Annotated[str, Field(max_length=_MOST_URL), AfterValidator(_syslog_url)]
-Bundle = Annotated[str, Field(max_length=20_000)]  # certificates, PEM
+Bundle = Annotated[
+    str, StringConstraints(pattern=r"^[\t\n\r\x20-\x7e]*$"), Field(max_length=20_000, description="Certificates, PEM")
+]
 SinkName = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"),

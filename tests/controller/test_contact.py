@@ -17,10 +17,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from freeport import free_port
 from relay_certificate import self_signed
 
-from shadowmesh.client_api.contact import first_contact, unreachable
+from shadowmesh.client_api.contact import first_contact, tls_context, unreachable
 from shadowmesh.client_api.localhttp import SOCKET_NAME, LocalHttp
 from shadowmesh.client_api.rest import ControllerClient
-from shadowmesh.model.errors import Kind, ShadowMeshError
+from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
+from shadowmesh.protocol.signing import IdentityDocument, Signer
 
 if TYPE_CHECKING:
     from tests.controller.conftest import World
@@ -98,3 +99,11 @@ def test_a_connection_that_the_controller_ended_while_idle_is_made_anew(tmp_path
         assert local.request("DELETE", "/").is_success
         local.close()
         answering.join()
+
+
+@pytest.mark.parametrize("ca", ["x", "\u9636", "-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----\n"])
+def test_an_identity_whose_certificates_are_none_is_malformed_and_nothing_else(ca: str) -> None:
+    key = Signer.generate()
+    identity = IdentityDocument(identity=key.public, ca_pem=ca, signing_keys=(key.public,), urls=())
+    with pytest.raises(MalformedError, match="no readable certificate"):
+        tls_context(identity)

@@ -267,3 +267,20 @@ async def test_a_secret_that_is_none_is_refused_and_not_repeated(world: World, s
     root = await person(world, "root", admin=True)
     answer = await root.ask("POST", "/webhooks", {"url": PUBLIC, "secret": secret})
     assert answer.status_code == 422 and secret not in answer.text
+
+
+@pytest.mark.parametrize(
+    "ca", ["\u9636", "\u00fd", "-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----\n", "a\0b", "x"]
+)
+async def test_authorities_that_are_none_are_refused_wherever_they_are_given(world: World, ca: str) -> None:
+    root = await person(world, "root", admin=True)
+    webhook = await world.call("webhook_create", WebhookCreate(url=PUBLIC))
+    syslog = await world.call("syslog_create", SyslogCreate(url="tcp://192.0.2.1:601"))
+    for method, path, wish in (
+        ("POST", "/webhooks", {"url": PUBLIC}),
+        ("POST", "/syslog", {"url": "tls://192.0.2.1:6514"}),
+        ("PATCH", f"/webhooks/{webhook.id}", {}),
+        ("PATCH", f"/syslog/{syslog.id}", {}),
+    ):
+        answer = await root.ask(method, path, wish | {"ca": ca})
+        assert answer.status_code == 422 and answer.json()["code"] in ("bad_ca", "invalid_request"), answer.text

@@ -198,7 +198,7 @@ class Sinks:
                     created_at=now,
                     place=place,
                     sealed=sealed,
-                    ca=wish.ca,
+                    ca=wish.ca or None,
                     stream=wish.stream,
                     events=events,
                     after=first_kept(conn, wish.stream, last) - 1 if wish.backlog else last,
@@ -400,7 +400,7 @@ def _check_ca(ca: str | None) -> None:
         return
     try:
         ssl.create_default_context(cadata=ca)
-    except (ssl.SSLError, ValueError) as e:
+    except (ssl.SSLError, ValueError, TypeError) as e:  # TypeError: it isn't ASCII
         raise usage(
             "bad_ca", "the authorities aren't certificates in PEM", "give the file that the receiver has"
         ) from e
