@@ -132,7 +132,7 @@ async def test_who_waits_is_let_in_or_rejected_one_or_many(there: Site, home: Pa
     app = app_at(there, home)
     async with app.run_test(size=(120, 40), notifications=True) as pilot:
         shown = shows(app, pilot, until)
-        await shown("2 approvals 4")
+        await shown(" 2 4 ")  # who waits, beside the tab
         await pilot.press("2")
         await shown("fourth")
         await pilot.press("space", "space", "a")
@@ -154,7 +154,7 @@ async def test_one_that_somebody_else_let_in_is_no_error_to_look_at(there: Site,
     app = app_at(there, home)
     async with app.run_test(size=(120, 40), notifications=True) as pilot:
         shown = shows(app, pilot, until)
-        await shown("2 approvals 1")
+        await shown(" 2 1 ")
         await pilot.press("2")
         await shown("early")
         with there.api() as client:
