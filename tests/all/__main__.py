@@ -22,16 +22,8 @@ IN_TURN: Final = os.environ.get("IN_TURN", "") not in ("", "0")
 WORKERS: Final = os.environ.get("WORKERS", "3")
 LAB_WORKERS: Final = os.environ.get("WORKERS", "2" if IN_TURN else "3")
 PYTEST: Final = (sys.executable, "-m", "pytest", "-q", "--dist", "loadgroup")
-LAB: Final = (
-    *PYTEST,
-    "-n",
-    LAB_WORKERS,
-    "--no-loadscope-reorder",
-    "-m",
-    "lab or root",
-    "-o",
-    "cache_dir=.pytest_cache/lab",
-)
+LAB_CACHE: Final = ("-o", "cache_dir=.pytest_cache/lab")
+LAB: Final = (*PYTEST, "-n", LAB_WORKERS, "--no-loadscope-reorder", "-m", "lab or root", *LAB_CACHE)
 OTHERS: Final = (*PYTEST, "-n", WORKERS, "-m", "not lab and not root")
 SKIPPED: Final = "SKIPPED: the lab suite (pytest -m 'lab or root') needs root: run 'sudo make test'"
 
