@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
+import asyncio
 import time
 from pathlib import Path
 
 import pytest
 import tui_scenarios as scenarios
 from fake_daemon import FakeDaemon
+from textual.timer import Timer
 from textual.widgets import Input, Static
 from tuikit import Until, new_app
 
@@ -73,14 +74,17 @@ async def test_live_updates_keep_the_cursor_on_its_peer_whatever_the_rows_do(
         assert table(app).cursor_row == 1
 
 
+async def never(_: Timer) -> None:
+    await asyncio.get_running_loop().create_future()
+
+
 async def test_it_is_drawn_again_however_late_this_process_is(
     daemon: FakeDaemon, app: ShadowMeshApp, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with app.run_test() as pilot:
         await until(pilot, lambda: ready(app))
-        looks = itertools.count(time.monotonic(), 0.1)  # longer than until the next drawing, from one look to the next
         with monkeypatch.context() as late:
-            late.setattr("textual._time.get_time", lambda: next(looks))
+            late.setattr(Timer, "_run", never)  # as a timer of Textual's that is late before it sleeps
             app.changed()
             app.changed()
             assert app.is_redraw_due
