@@ -56,6 +56,7 @@ async def _once(
         ) from e  # fmt: skip
     outside = asyncio.create_task(mesh.ping(network.id, member.client_id, timeout))
     try:
+        await asyncio.sleep(0)  # it has asked before the echo goes: that may be answered before anything here waits
         latency = await echo.once(timeout)
         if latency is None:
             return _unanswered(seq, await outside)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemonkit import Controller, Machine, controller, refused
+from daemonkit import Controller, Machine, SimEcho, controller, refused
 
 from shadowmesh.dataplane.echo import EchoSocket, echo_request, is_reply
 from shadowmesh.dataplane.icmp import checksum
+from shadowmesh.engine.node import Node
 from shadowmesh.model.errors import Kind
 
 
@@ -52,6 +53,26 @@ async def test_a_dead_tunnel_is_told_though_the_daemon_outside_answers(there: Co
     for state in ("up", "direct"):
         error = await refused(a.client.call("wait", target="b", state=state, timeout_s=0.5))
         assert error.code == "not_reached"
+
+
+async def test_the_way_outside_is_asked_however_fast_the_echo_is(
+    there: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, _ = await there.member("a"), await there.member("b")
+    asked, ask = [], Node.ping
+
+    async def at_once(_echo: SimEcho, _timeout: float) -> float:
+        return 0.0001
+
+    def note(node: Node, *arguments: Any) -> None:
+        asked.append(arguments)
+        ask(node, *arguments)
+
+    monkeypatch.setattr(SimEcho, "once", at_once)
+    monkeypatch.setattr(Node, "ping", note)
+    (attempt,) = await ping(a, "b", count=1)
+    assert attempt["ok"] and attempt["latency_ms"] == 0.1
+    assert len(asked) == 1
 
 
 async def test_a_peer_that_isnt_there(there: Controller) -> None:

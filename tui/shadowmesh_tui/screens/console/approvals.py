@@ -14,7 +14,7 @@ from shadowmesh_tui.console.desk import Desk
 from shadowmesh_tui.console.table import Column, Order, in_order
 from shadowmesh_tui.notices import Notice
 from shadowmesh_tui.screens.console.base import CONSOLE_BINDINGS, Keys, ListScreen
-from shadowmesh_tui.screens.console.clientacts import Doing, approving, denying, do_each, named, removing
+from shadowmesh_tui.screens.console.clientacts import Doing, approving, by_name, denying, do_each, named, removing
 from shadowmesh_tui.screens.console.clientwindow import ClientWindow
 from shadowmesh_tui.screens.dialogs import ConfirmScreen
 from shadowmesh_tui.text import UNKNOWN
@@ -145,7 +145,7 @@ class ApprovalsScreen(ListScreen[_Waiting]):
         """The marked ones; without marks the one at the cursor. As they stand now: some may have been let in meanwhile."""
         waiting = {c.client_id: c for c in self.console.approvals()}
         if self._marked & waiting.keys():
-            return [waiting[c] for c in sorted(self._marked & waiting.keys())]
+            return by_name(waiting[c] for c in self._marked & waiting.keys())
         key = self.table.cursor_key
         return [waiting[key]] if key in waiting else []
 
@@ -178,5 +178,5 @@ class ApprovalsScreen(ListScreen[_Waiting]):
     @work(group="act")
     async def _each(self, clients: list[Client], function: Doing, done: str) -> None:
         await do_each(self, clients, function, done)
-        self._marked.clear()
+        self._marked -= {client.client_id for client in clients}
         self.show()

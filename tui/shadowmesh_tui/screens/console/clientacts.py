@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from shadowmesh.client_api.rest import ControllerClient
@@ -17,6 +17,11 @@ Doing = Callable[[ControllerClient, Client], Any]
 CUT_OFF = "It is cut off at once, and the network's key rotates. To come back it has to join again."
 _NAMES = 5  # in a question
 _CELLS = 40  # of a name in a sentence
+
+
+def by_name(clients: Iterable[Client]) -> list[Client]:
+    """In the order that they are dealt with, and told of."""
+    return sorted(clients, key=lambda c: (c.name.casefold(), c.client_id))
 
 
 def named(clients: Sequence[Client]) -> str:

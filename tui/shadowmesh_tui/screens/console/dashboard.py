@@ -14,7 +14,7 @@ from shadowmesh_tui.console.desk import Desk
 from shadowmesh_tui.console.rows import COLUMNS, ClientRow
 from shadowmesh_tui.notices import Notice
 from shadowmesh_tui.screens.console.base import CONSOLE_BINDINGS, Keys, ListScreen
-from shadowmesh_tui.screens.console.clientacts import CUT_OFF, Doing, do_each, named, removing
+from shadowmesh_tui.screens.console.clientacts import CUT_OFF, Doing, by_name, do_each, named, removing
 from shadowmesh_tui.screens.console.clientwindow import ClientWindow
 from shadowmesh_tui.screens.console.createwindow import CreateWindow
 from shadowmesh_tui.screens.console.joinwindow import JoinWindow
@@ -161,7 +161,7 @@ class ControllerDashboard(ListScreen[ClientRow]):
         network = self.console.network
         if network is not None and self.console.marked:
             known = self.console.clients.get(network.network_id, {})
-            return [known[c] for c in sorted(self.console.marked) if c in known]
+            return by_name(known[c] for c in self.console.marked & known.keys())
         client = self.client_at_cursor() if self.table.display else None
         return [] if client is None else [client]
 
