@@ -16,7 +16,7 @@ _OURS = str(Path(__file__).resolve().parents[1])
 
 
 class RareLog:
-    """`rare("accept_failed", why=…)` logs a warning, unless the same event was logged within the last minute."""
+    """`rare("accept_failed", why=…)` logs a warning, unless the same event was logged within the last minute; `rare.error` an error."""
 
     def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = structlog.get_logger(name)
@@ -26,17 +26,24 @@ class RareLog:
 
     def __call__(self, event: str, **fields: object) -> bool:
         """Whether it was logged."""
+        return self._tell(self._log.warning, event, event, fields)
+
+    def error(self, event: str, kind: str, **fields: object) -> bool:
+        """The same for what is the process's own trouble; events of another `kind` are told apart."""
+        return self._tell(self._log.error, event, f"{event}: {kind}", fields)
+
+    def _tell(self, log: Callable[..., object], event: str, kind: str, fields: dict[str, object]) -> bool:
         now = self._clock()
-        if now - self._said.get(event, -INTERVAL) < INTERVAL:
-            self._unsaid[event] = self._unsaid.get(event, 0) + 1
+        if now - self._said.get(kind, -INTERVAL) < INTERVAL:
+            self._unsaid[kind] = self._unsaid.get(kind, 0) + 1
             return False
-        if len(self._said) >= _MOST and event not in self._said:
+        if len(self._said) >= _MOST and kind not in self._said:
             self._said.clear()
             self._unsaid.clear()
-        self._said[event] = now
-        if unsaid := self._unsaid.pop(event, 0):
+        self._said[kind] = now
+        if unsaid := self._unsaid.pop(kind, 0):
             fields["unsaid"] = unsaid
-        self._log.warning(event, **fields)
+        log(event, **fields)
         return True
 
 

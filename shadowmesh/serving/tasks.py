@@ -8,26 +8,21 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import TypeVar
 
-import structlog
-
 from shadowmesh.model.errors import ShadowMeshError
 from shadowmesh.serving.rarelog import RareLog
 
 T = TypeVar("T")
 
-log = structlog.get_logger("shadowmesh.serving")
-
 
 async def repeat(every: float, what: Callable[[], Awaitable[object]]) -> None:
-    """Awaits `what()` every so many seconds until cancelled. A failure is logged, and the next turn tries again."""
+    """Awaits `what()` every so many seconds until cancelled. A failure is logged rarely, and the next turn tries again."""
+    rare, event = RareLog("shadowmesh.serving"), "a background task failed, and goes on"
     while True:
         await asyncio.sleep(every)
         try:
             await what()
-        except (OSError, ShadowMeshError) as e:  # the machine's or an operator's doing: no traceback is needed
-            log.error("a background task failed, and goes on", task=_name(what), why=str(e))
-        except Exception:
-            log.exception("a background task failed, and goes on", task=_name(what))
+        except Exception as e:
+            rare.error(event, type(e).__name__, task=_name(what), **_why(e))
 
 
 async def in_thread(work: Callable[[], T]) -> T:
@@ -114,8 +109,12 @@ class Turns:
 
 def tell_failure(rare: RareLog, event: str, error: Exception, of: str) -> None:
     """Logs it rarely; with a traceback unless it is the machine's or an operator's doing."""
+    rare(event, of=of, **_why(error))
+
+
+def _why(error: Exception) -> dict[str, object]:
     traceback = {} if isinstance(error, OSError | ShadowMeshError) else {"exc_info": error}
-    rare(event, of=of, why=f"{type(error).__name__}: {error}"[:300], **traceback)
+    return {"why": f"{type(error).__name__}: {error}"[:300], **traceback}
 
 
 def _name(what: Callable[..., object]) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from shadowmesh.model.addresses import source_of
 from shadowmesh.model.errors import ShadowMeshError
@@ -29,6 +30,8 @@ def test_a_line_comes_once_a_minute_with_how_often_it_happened(capsys: pytest.Ca
     now = 61.0
     assert rare("accept failed", why="x")
     assert "unsaid=999" in "".join(capsys.readouterr())
+    assert rare.error("request failed", "storage", code="storage")
+    assert rare.error("request failed", "internal_error") and not rare.error("request failed", "storage")
     for number in range(10_000):
         rare(f"event {number}")
     assert len(rare._said) <= 256
@@ -125,16 +128,21 @@ async def test_a_failing_task_goes_on() -> None:
     async def work() -> None:
         nonlocal turns
         turns += 1
-        if turns == 1:
+        if turns <= 50:
             raise ShadowMeshError("x", "the disk is full")
-        if turns == 2:
+        if turns <= 60:
             raise RuntimeError("nobody thought of this")
         done.set()
 
-    task = asyncio.create_task(repeat(0.001, work))
-    async with asyncio.timeout(5):
-        await done.wait()
-    task.cancel()
+    with capture_logs() as logs:
+        task = asyncio.create_task(repeat(0.001, work))
+        async with asyncio.timeout(5):
+            await done.wait()
+        task.cancel()
+    assert [(e["log_level"], e["why"], "exc_info" in e) for e in logs] == [
+        ("error", "ShadowMeshError: the disk is full", False),
+        ("error", "RuntimeError: nobody thought of this", True),
+    ], "each once, however often it fails"
 
 
 def test_the_limit_of_descriptors_is_raised_to_the_hard_one() -> None:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shadowmesh.controller.authz import LOCAL, Principal
 from shadowmesh.controller.clientcerts import identity_of
 from shadowmesh.controller.edge.connections import active, certificate
-from shadowmesh.controller.edge.problems import of_error, problem
+from shadowmesh.controller.edge.problems import note_failure, of_error, problem
 from shadowmesh.controller.refusals import not_allowed
 from shadowmesh.controller.service.services import Services
 from shadowmesh.model.addresses import source_of
@@ -89,9 +89,11 @@ class BodyLimit:
         """None if who asks may send so much."""
         if length > MAX_BODY:
             return problem(413, "body_too_large", f"a request has at most {MAX_BODY} bytes")
+        connection = HTTPConnection(scope)
         try:
-            await who_asks(HTTPConnection(scope))
+            await who_asks(connection)
         except ShadowMeshError as e:
+            note_failure(connection, e)
             return of_error(e)
         return None
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
-import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.routing import Match
 
 from shadowmesh.controller.service.limits import TooMany
@@ -18,8 +19,7 @@ from shadowmesh.controller.store.database import StorageFailed, StorageInDoubt
 from shadowmesh.model.api import Problem
 from shadowmesh.model.errors import Kind, MalformedError, ShadowMeshError
 from shadowmesh.model.text import escaped
-
-log = structlog.get_logger("shadowmesh.controller")
+from shadowmesh.serving.rarelog import RareLog
 
 _STATUS = {
     Kind.CONFLICT: 409,
@@ -84,6 +84,17 @@ def of_error(error: ShadowMeshError) -> JSONResponse:
     return problem(status, error.code, _safe(public(error)), public_remedy(error), errors=details, headers=headers)
 
 
+def note_failure(connection: HTTPConnection, error: ShadowMeshError) -> None:
+    """What failed at the controller is in its log; rarely, as anybody may ask again and again while it fails."""
+    if status_of(error) >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        _rare(connection).error("request failed", error.code, code=error.code, what=error.what)
+
+
+def _rare(connection: HTTPConnection) -> RareLog:
+    rare: RareLog = connection.app.state.services.context.rare
+    return rare
+
+
 def public(error: ShadowMeshError) -> str:
     """What happened, as far as it is anyone's business."""
     return error.PUBLIC if isinstance(error, StorageFailed) else error.what
@@ -108,9 +119,8 @@ def _safe(text: str) -> str:
 
 def install(app: FastAPI) -> None:
     @app.exception_handler(ShadowMeshError)
-    async def _known(_: Request, error: ShadowMeshError) -> JSONResponse:
-        if status_of(error) >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            log.error("request failed", code=error.code, what=error.what)
+    async def _known(request: Request, error: ShadowMeshError) -> JSONResponse:
+        note_failure(request, error)
         return of_error(error)
 
     @app.exception_handler(MalformedError)
@@ -132,7 +142,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def _unknown(request: Request, error: Exception) -> JSONResponse:
-        log.error("a request broke the controller", path=request.url.path, exc_info=error)
+        *_, raised = traceback.extract_tb(error.__traceback__)
+        kind = f"{type(error).__name__} at {raised.filename}:{raised.lineno}"
+        _rare(request).error("a request broke the controller", kind, path=request.url.path, exc_info=error)
         return problem(500, "internal_error", "the controller made a mistake", "see its log, and report it")
 
 

@@ -49,7 +49,7 @@ async def begin_second_factor(at: At, request: Request, who: Enrolling, form: Po
     factor = await at.second_factors.show(who)
     shown = {"factor": factor, "secret": secret, "qr": picture, "codes": None, "said": said}
     answer = page(request, "second_factor.html", status, **shown)
-    return answer if failed is None else noted(answer, failed)
+    return answer if failed is None else noted(request, answer, failed)
 
 
 @router.post("/second-factor/confirm")
@@ -64,4 +64,4 @@ async def confirm_second_factor(at: At, request: Request, who: Enrolling, form: 
         said, status, failed = f"{public(e)}. Begin again for a new QR code.", status_of(e), e
     factor = await at.second_factors.show(who)
     answer = page(request, "second_factor.html", status, factor=factor, secret=None, codes=codes, said=said)
-    return answer if failed is None else noted(answer, failed)
+    return answer if failed is None else noted(request, answer, failed)

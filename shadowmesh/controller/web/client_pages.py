@@ -78,7 +78,7 @@ async def rename(
     except ShadowMeshError as e:
         if e.code in {"not_allowed", "network_unknown", "client_unknown"}:
             raise
-        return noted(await _page(at, request, who, network, client, status_of(e), sentence(e), name), e)
+        return noted(request, await _page(at, request, who, network, client, status_of(e), sentence(e), name), e)
     return to(f"/web/networks/{network}/clients/{client}", "renamed")
 
 

@@ -47,7 +47,7 @@ async def create_network(at: At, request: Request, who: MayCreate, form: Posted)
         errors, status, failed = {"": sentence(e)}, status_of(e), e
     values = fields | {"approval": form.flag("approval")}
     answer = page(request, "network_new.html", status, values=values, errors=errors)
-    return answer if failed is None else noted(answer, failed)
+    return answer if failed is None else noted(request, answer, failed)
 
 
 @router.get("/networks/{network}/settings")
@@ -97,7 +97,7 @@ async def change_settings(at: At, request: Request, who: MayConfigure, network: 
             if not SettingsForm.of(now).changes(after):  # to the same
                 return to(f"/web/networks/{network}/settings", "saved")
             return _review(request, now, after, meanwhile=True)
-        return noted(await _form(at, request, who, shown, after, status_of(e), {"": sentence(e)}), e)
+        return noted(request, await _form(at, request, who, shown, after, status_of(e), {"": sentence(e)}), e)
     if made.warnings:
         return page(request, "settings_saved.html", network=made, warnings=made.warnings)
     return to(f"/web/networks/{network}/settings", "saved")

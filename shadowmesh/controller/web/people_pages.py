@@ -50,7 +50,7 @@ async def invite_user(at: At, request: Request, who: Administrator, form: Posted
         said, status, failed = sentence(e), status_of(e), e
     email = "" if made is not None else form.text("email")
     answer = page(request, "people.html", status, made=made, said=said, email=email, **await _people(at, who))
-    return answer if failed is None else noted(answer, failed)
+    return answer if failed is None else noted(request, answer, failed)
 
 
 @router.post("/people/invitations/{invitation}/revoke")
@@ -83,7 +83,9 @@ async def give_role(at: At, request: Request, who: MayConfigure, network: Networ
     except ShadowMeshError as e:
         if e.code == "network_unknown":
             raise
-        return noted(await _members(at, request, who, network, status_of(e), sentence(e), form.text("email")), e)
+        return noted(
+            request, await _members(at, request, who, network, status_of(e), sentence(e), form.text("email")), e
+        )
     return to(f"/web/networks/{network}/people", "role")
 
 

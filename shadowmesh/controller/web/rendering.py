@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from functools import cache
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import structlog
 from fastapi import Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from shadowmesh import __version__
 from shadowmesh.controller.authz import held_everywhere
+from shadowmesh.controller.edge.problems import note_failure
 from shadowmesh.controller.service.limits import TooMany
 from shadowmesh.controller.web import pagewords
 from shadowmesh.controller.web.visits import visit_of
 from shadowmesh.model import api
 from shadowmesh.model.api import Permission
 from shadowmesh.model.errors import ShadowMeshError
-
-log = structlog.get_logger("shadowmesh.controller")
 
 HERE = Path(__file__).parent
 HOME = "/web/"
@@ -89,10 +86,9 @@ def page(request: Request, template: str, status: int = 200, /, **shown: Any) ->
     return HTMLResponse(text, status)
 
 
-def noted(answer: Response, error: ShadowMeshError) -> Response:
+def noted(request: Request, answer: Response, error: ShadowMeshError) -> Response:
     """A page that says how a form failed: what failed at the controller is in its log, too, and who was too fast knows when to come again."""
-    if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.error("request failed", code=error.code, what=error.what)
+    note_failure(request, error)
     if isinstance(error, TooMany):
         answer.headers["Retry-After"] = str(error.retry_after)
     return answer

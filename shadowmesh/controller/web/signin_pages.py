@@ -43,7 +43,7 @@ async def sign_in(at: At, request: Request, form: PostedByVisitor, next: Next = 
     except ShadowMeshError as e:
         renewing = e.code in {"password_change_required", "weak_password", "same_password"}
         said = "This account asks for a code, too." if e.code == "code_required" else sentence(e)
-        return noted(_page(request, next, status_of(e), email=email, said=said, renewing=renewing), e)
+        return noted(request, _page(request, next, status_of(e), email=email, said=said, renewing=renewing), e)
     except ValidationError:
         return _page(
             request, next, 422, email=email, said="give an e-mail address and a password; a code has six digits"

@@ -109,7 +109,7 @@ def _refusals(app: FastAPI) -> None:
             return RedirectResponse(f"/web/sign-in?next={path}" if follows else "/web/sign-in", 303)
         if error.code == "mfa_required":
             return RedirectResponse("/web/second-factor", 303)
-        return noted(refused(request, status, public(error), public_remedy(error)), error)
+        return noted(request, refused(request, status, public(error), public_remedy(error)), error)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, _: RequestValidationError) -> Response:
