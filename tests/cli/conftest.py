@@ -16,11 +16,18 @@ from freeport import free_port
 NOBODY = "65534"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups, and tests/conftest.py
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On several workers, one of them has the controller that runs, and all tests that need it; the others go to whoever is free."""
     missing = "needs root, for namespaces, mounts and TUN devices" if os.geteuid() else ""
     for item in items:
-        if missing and "tests/cli/" in item.path.as_posix() and item.get_closest_marker("root"):
-            item.add_marker(pytest.mark.skip(reason=missing))
+        if "tests/cli/" not in item.path.as_posix():
+            continue
+        if item.get_closest_marker("root"):
+            if missing:
+                item.add_marker(pytest.mark.skip(reason=missing))
+        elif "controller" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("controller"))
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,6 @@ from shadowmesh.client_api.rest import ControllerClient
 if TYPE_CHECKING:
     from clikit import Command, Controller
 
-pytestmark = pytest.mark.xdist_group("controller")
-
 FAILED, USAGE, NOT_FOUND, CONFLICT, DIFFERS = 1, 2, 5, 6, 8
 
 FILE = """

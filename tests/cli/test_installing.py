@@ -34,7 +34,6 @@ def test_the_daemons_unit(sm: Command, tmp_path: Path) -> None:
     assert 'ExecStart="/a b" 100%% daemon run --state-dir /x\n' in quoted
 
 
-@pytest.mark.xdist_group("controller")
 def test_controller_and_relay_have_units_with_users_of_their_own(
     controller: Controller, sm: Command, tmp_path: Path
 ) -> None:
@@ -106,7 +105,6 @@ def test_a_service_is_not_started_with_a_file_that_its_user_cant_read(
     assert sm(*install).code == 0 and (open_path / "c").stat().st_uid == pwd.getpwnam("nobody").pw_uid
 
 
-@pytest.mark.xdist_group("controller")
 def test_a_controller_that_runs_is_not_given_to_another_user(controller: Controller) -> None:
     controller("controller", "install").refused(CONFLICT, "runs already")
 

@@ -13,8 +13,6 @@ from clikit import on_a_terminal
 if TYPE_CHECKING:
     from clikit import Command, Controller
 
-pytestmark = pytest.mark.xdist_group("controller")
-
 USAGE, UNREACHABLE, NOT_ALLOWED, NOT_FOUND, CONFLICT = 2, 3, 4, 5, 6
 
 

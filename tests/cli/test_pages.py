@@ -115,7 +115,6 @@ def test_a_shell_is_offered_what_the_daemon_knows(offered: Any, tmp_path: Path) 
     assert offered(f"shadowmesh ping {here} p") == [], "who can't be asked offers nothing"
 
 
-@pytest.mark.xdist_group("controller")
 def test_a_shell_is_offered_what_the_controller_knows(offered: Any, controller: Controller, tmp_path: Path) -> None:
     controller.network("offered", "198.18.50.0/24", "--approval")
     invite = controller.invite("offered")

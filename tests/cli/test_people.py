@@ -23,8 +23,6 @@ from shadowmesh.cli.base import visible
 if TYPE_CHECKING:
     from clikit import Command, Controller
 
-pytestmark = pytest.mark.xdist_group("controller")
-
 USAGE, NOT_ALLOWED, NOT_FOUND, CONFLICT = 2, 4, 5, 6
 SECRET = "the old system's password"
 HASH = bcrypt.hashpw(SECRET.encode(), bcrypt.gensalt(4)).decode()

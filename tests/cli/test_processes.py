@@ -17,8 +17,6 @@ from freeport import free_port
 
 from shadowmesh import __version__
 
-pytestmark = pytest.mark.xdist_group("controller")
-
 
 @pytest.mark.parametrize(
     ("arguments", "code"),

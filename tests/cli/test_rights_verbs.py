@@ -6,12 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 if TYPE_CHECKING:
     from clikit import Controller
-
-pytestmark = pytest.mark.xdist_group("controller")
 
 USAGE, NOT_FOUND, CONFLICT = 2, 5, 6
 ANN = "ann@rights.example"

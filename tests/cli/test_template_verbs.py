@@ -11,8 +11,6 @@ import pytest
 if TYPE_CHECKING:
     from clikit import Controller
 
-pytestmark = pytest.mark.xdist_group("controller")
-
 USAGE, NOT_FOUND, CONFLICT = 2, 5, 6
 
 

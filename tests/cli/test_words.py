@@ -109,7 +109,6 @@ def test_an_export_says_what_comes_next(sm: Command, monkeypatch: pytest.MonkeyP
 # secrets by redirection
 
 
-@pytest.mark.xdist_group("controller")
 def test_a_secret_in_a_file_that_others_can_read_is_warned_of(controller: Controller, tmp_path: Path) -> None:
     def written(mode: int, *words: str) -> str:
         file = tmp_path / "secret"
@@ -133,7 +132,6 @@ def test_a_secret_in_a_file_that_others_can_read_is_warned_of(controller: Contro
         assert "others can read" not in written(0o644, *words), f"{words} shows no secret"
 
 
-@pytest.mark.xdist_group("controller")
 def test_what_was_made_or_changed_is_said(controller: Controller) -> None:
     controller.network("said", "198.18.70.0/24")
     assert "one relay registers with it, until 20" in controller("relay", "token").err
@@ -150,7 +148,6 @@ def test_what_was_made_or_changed_is_said(controller: Controller) -> None:
     controller("network", "delete", "told", "--yes")
 
 
-@pytest.mark.xdist_group("controller")
 def test_the_audit_log_is_whole_in_a_pipe_and_may_be_short(controller: Controller) -> None:
     long = "d" * 300
     controller.network("audited", "198.18.71.0/24", "--description", long)

@@ -193,7 +193,6 @@ def test_two_daemons_on_one_state_directory(sm: Command, tmp_path: Path, monkeyp
 # the controller's directory
 
 
-@pytest.mark.xdist_group("controller")
 def test_init_twice_leaves_the_first_as_it_was(sm: Command, controller: Controller) -> None:
     files = {p: p.read_bytes() for p in controller.data_dir.rglob("*") if p.is_file() and "controller.db" not in p.name}
     again = sm("controller", "init", "--data-dir", controller.data_dir, "--public-url", "https://h:1", "--json")
@@ -201,7 +200,6 @@ def test_init_twice_leaves_the_first_as_it_was(sm: Command, controller: Controll
     assert {p: p.read_bytes() for p in files} == files
 
 
-@pytest.mark.xdist_group("controller")
 def test_one_controller_runs_in_a_directory(sm: Command, controller: Controller) -> None:
     sm("controller", "run", "--data-dir", controller.data_dir).refused(CONFLICT, "runs in")
 
@@ -215,7 +213,6 @@ def idle_controller(sm: Command, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return path
 
 
-@pytest.mark.xdist_group("controller")
 def test_ports_in_use_are_named(sm: Command, controller: Controller, idle_controller: Path, tmp_path: Path) -> None:
     port = controller.url.rpartition(":")[2]
     taken = f"127.0.0.1:{port}"

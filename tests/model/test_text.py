@@ -52,8 +52,10 @@ def test_what_shows_nothing_is_told_from_text(text: str, visible: bool) -> None:
 def test_the_pattern_for_descriptions_is_what_is_checked() -> None:
     safe, visible = re.compile(safe_pattern()), re.compile(safe_pattern(visible=True))
     for n in (*range(0xD800), *range(0xE000, sys.maxunicode + 1)):
-        assert (safe.fullmatch(chr(n)) is not None) is is_safe(chr(n)), hex(n)
-        assert (visible.fullmatch(chr(n)) is not None) is (is_safe(chr(n)) and is_visible(chr(n))), hex(n)
+        character = chr(n)
+        shows = is_safe(character)
+        assert (safe.fullmatch(character) is not None) is shows, hex(n)
+        assert (visible.fullmatch(character) is not None) is (shows and is_visible(character)), hex(n)
 
 
 def test_too_long_is_refused() -> None:

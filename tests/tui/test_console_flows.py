@@ -104,6 +104,7 @@ async def test_what_happens_shows_by_itself(there: Site, home: Path, until: Unti
         await until(pilot, lambda: all(n.name != "live" for n in app.desk.console.networks.values()))  # type: ignore[union-attr]
 
 
+@pytest.mark.whole
 async def test_a_controller_that_goes_away_is_told_of_and_found_again(
     tmp_path_factory: pytest.TempPathFactory, home: Path, until: Until
 ) -> None:
@@ -611,6 +612,8 @@ KEYS = [
 ]
 
 
+@pytest.mark.whole
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "keys", [200, pytest.param(10_000, marks=[pytest.mark.prove, pytest.mark.timeout(7200)], id="ten-thousand")]
 )
