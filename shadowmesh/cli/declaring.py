@@ -61,6 +61,7 @@ def diff(
     call.done("diff/1", _document(changes), lambda: _text(changes) or "nothing differs")
     if not (prune or desired.prune) and (left := left_alone(desired, found)):
         call.note(f"not in the file, and left as they are without --prune: {', '.join(left)}")
+    _note_overlaps(call, found, changes)
     if changes:
         raise SystemExit(DIFFERS)
 
@@ -77,11 +78,12 @@ def apply(
     """
     from shadowmesh.client_api.driftplan import look, plan
 
-    with _planned(call, file, prune=prune) as (controller, desired, _, changes):
+    with _planned(call, file, prune=prune) as (controller, desired, found, changes):
         if not changes:
             call.done("apply/1", _document(changes), "nothing differs: nothing was changed")
             return
         call.note(_text(changes))
+        _note_overlaps(call, found, changes)
         call.confirm(f"make these {len(changes)} changes?")
         with _turn(controller) as goes_on:
             now = plan(desired, look(controller, desired), prune=prune)
@@ -104,6 +106,13 @@ def apply(
                         kind=e.kind,
                     ) from e
     call.done("apply/1", _document(changes), f"{len(changes)} changes made")
+
+
+def _note_overlaps(call: Call, found: FoundState, changes: Sequence[Drift]) -> None:
+    from shadowmesh.client_api.overlaps import overlaps
+
+    for told in overlaps(found.networks, changes):
+        call.note(told)
 
 
 @contextlib.contextmanager

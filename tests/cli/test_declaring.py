@@ -416,3 +416,11 @@ def test_an_apply_that_stops_in_the_middle_says_where_and_goes_on_when_it_can(co
     fixed = text.replace("127.0.0.0", "10.78.0.0")
     done = controller("apply", "-", "--yes", "--json", stdin=fixed).document("apply/1")
     assert [c["kind"] for c in done["changes"]] == ["network"]
+
+
+def test_an_overlap_is_told_before_it_is_made(controller: Controller) -> None:
+    file = "networks:\n  decl-over: {subnet: 10.79.1.0/24}\n  decl-under: {subnet: 10.79.0.0/16}\n"
+    shown = controller("diff", "-", stdin=file)
+    assert shown.code == DIFFERS and "decl-over (10.79.1.0/24) would overlap decl-under (10.79.0.0/16)" in shown.err
+    asked = controller("apply", "-", stdin=file)
+    assert asked.code == USAGE and "would overlap" in asked.err
