@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import lru_cache
 from typing import Literal
 
 
@@ -38,6 +39,7 @@ class Reason(StrEnum):
 ConnectionType = Literal["p2p", "relay"]
 
 
+@lru_cache(256)
 def connection_type(reason: str) -> ConnectionType | None:
     """By which kind of way a peer is in use; None: it isn't. Also of reasons that a newer version added."""
     if reason.startswith("direct."):

@@ -12,7 +12,7 @@ import datetime as dt
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import sqlalchemy as sa
 import structlog
@@ -41,6 +41,8 @@ _NAT_TYPES = ("none", "full_cone", "restricted", "port_restricted", "symmetric",
 
 log = structlog.get_logger("shadowmesh.controller")
 
+K = TypeVar("K")
+_Bytes = tuple[int, int]
 ClientConnection = Literal["p2p", "relay", "hybrid"]
 
 
@@ -68,8 +70,8 @@ class _Batch:
     over: dict[str, dt.datetime] = field(default_factory=dict)  # what a client said before that isn't so any more
     away: dict[str, dt.datetime] = field(default_factory=dict)  # nor is it in use at all
     changes: list[dict[str, Any]] = field(default_factory=list)
-    traffic: dict[tuple[str, str, dt.datetime], Counter[str]] = field(default_factory=dict)
-    direct: dict[str, Counter[str]] = field(default_factory=dict)  # by client: what it got, and what others got of it
+    traffic: dict[tuple[str, str, dt.datetime], _Bytes] = field(default_factory=dict)  # got, sent
+    direct: dict[str, _Bytes] = field(default_factory=dict)  # by client: what it got, and what others got of it
 
     def __bool__(self) -> bool:
         return any((self.healths, self.pairs, self.over, self.away, self.changes, self.traffic))
@@ -85,12 +87,17 @@ class _Batch:
         self.over |= later.over
         self.away |= later.away
         self.changes = (self.changes + later.changes)[-_MOST_WAITING:]
-        for key, numbers in later.traffic.items():
-            self.traffic.setdefault(key, Counter()).update(numbers)
-        for client_id, numbers in later.direct.items():
-            self.direct.setdefault(client_id, Counter()).update(numbers)
+        for key, (got, sent) in later.traffic.items():
+            _add(self.traffic, key, got, sent)
+        for client_id, (got, sent) in later.direct.items():
+            _add(self.direct, client_id, got, sent)
         for table in (self.healths, self.pairs, self.over, self.away, self.traffic, self.direct):
             _shorten(table)
+
+
+def _add(table: dict[K, _Bytes], key: K, got: int, sent: int) -> None:
+    before = table.get(key)
+    table[key] = (got, sent) if before is None else (before[0] + got, before[1] + sent)
 
 
 def _shorten(table: dict[Any, Any]) -> None:
@@ -136,24 +143,22 @@ class Reports:
         if health.whole:
             batch.over[client_id] = now
         relays = {relay.name: relay.relay_id for relay in live.map.head.relays}
+        hour = now.replace(minute=0, second=0, microsecond=0)
         for peer in {p.peer: p for p in health.peers if p.peer in live.map.entries and p.peer != client_id}.values():
             in_use = connection_type(peer.now) is not None
             batch.pairs[client_id, peer.peer] = _pair(client_id, peer, relays, now) if in_use else None
             if wanted == "full" and (peer.rx_bytes or peer.tx_bytes):
-                hour = now.replace(minute=0, second=0, microsecond=0)
-                counted = Counter(rx_bytes=min(peer.rx_bytes, MOST_BYTES), tx_bytes=min(peer.tx_bytes, MOST_BYTES))
-                batch.traffic.setdefault((client_id, peer.peer, hour), Counter()).update(counted)
-                if _was_direct(
-                    peer
-                ):  # relayed bytes are the relays' to count; what was both, in one report, is nobody's
-                    got = counted["rx_bytes"]
-                    batch.direct.setdefault(client_id, Counter())["direct_received"] += got
-                    batch.direct.setdefault(peer.peer, Counter())["direct_sent"] += got
-            batch.changes += [
-                change | {"network_ref": live.ref}
-                for change in _changes(client_id, peer, now)
-                if self._changes.allows(client_id, now.timestamp())
-            ]
+                got, sent = min(peer.rx_bytes, MOST_BYTES), min(peer.tx_bytes, MOST_BYTES)
+                _add(batch.traffic, (client_id, peer.peer, hour), got, sent)
+                if _was_direct(peer):  # relayed bytes are the relays' to count; what was both is nobody's
+                    _add(batch.direct, client_id, got, 0)
+                    _add(batch.direct, peer.peer, 0, got)
+            if peer.changes:
+                batch.changes += [
+                    change | {"network_ref": live.ref}
+                    for change in _changes(client_id, peer, now)
+                    if self._changes.allows(client_id, now.timestamp())
+                ]
         self._soon()
 
     def went(self, client_id: ClientID) -> None:
@@ -365,9 +370,13 @@ def _write(conn: Connection, batch: _Batch, now: dt.datetime) -> tuple[list[Reac
         first = sequences.take(conn, sequences.CONNECTION_LOGS, len(batch.changes))
         rows = [row | {"log_id": first + i} for i, row in enumerate(batch.changes)]
         conn.execute(schema.connection_logs.insert(), rows)
-    sums = [{"client_id": c, "peer_id": p, "hour": at} | dict(n) for (c, p, at), n in batch.traffic.items()]
+    sums = [
+        {"client_id": client, "peer_id": peer, "hour": hour, "rx_bytes": got, "tx_bytes": sent}
+        for (client, peer, hour), (got, sent) in batch.traffic.items()
+    ]
     upsert(conn, schema.traffic, sums, added=("rx_bytes", "tx_bytes"))
-    return (add_usage(conn, now, batch.direct, now) if batch.direct else []), _owners_of_upgraded(conn, batch)
+    direct = {c: {"direct_received": got, "direct_sent": sent} for c, (got, sent) in batch.direct.items()}
+    return (add_usage(conn, now, direct, now) if direct else []), _owners_of_upgraded(conn, batch)
 
 
 def _owners_of_upgraded(conn: Connection, batch: _Batch) -> Mapping[str, str]:
