@@ -5,8 +5,8 @@ from __future__ import annotations
 import select
 import shutil
 import socket
-import struct
 from collections.abc import Callable
+from ipaddress import IPv4Address
 
 import pytest
 
@@ -14,6 +14,25 @@ from shadowmesh.lab.internet import Host, Lab
 from shadowmesh.lab.nat import NatType
 from shadowmesh.lab.plan import LabSpec, SiteSpec
 from shadowmesh.lab.probe import Filtering, Mapping, Verdict, probe
+from shadowmesh.protocol.natpmp import (
+    SERVER_PORT,
+    NatPmpAddress,
+    NatPmpMapping,
+    address_request,
+    mapping_request,
+    parse_nat_pmp,
+    restarted,
+)
+from shadowmesh.protocol.pcp import (
+    PcpAnnounce,
+    PcpMapping,
+    PcpRefused,
+    PcpVersionRefused,
+    announce_request,
+    map_request,
+    parse_pcp,
+    state_lost,
+)
 
 pytestmark = pytest.mark.lab
 
@@ -92,31 +111,59 @@ def test_a_site_changes_its_type_while_it_runs(lab_factory) -> None:
         assert look(lab, "h1") == EXPECTED[nat], nat
 
 
-def nat_pmp(host: Host, router: str, request: bytes) -> bytes:
-    """One NAT-PMP exchange with the router (RFC 6886), repeated as its section 3.1 says."""
-    with host.socket() as sock:
-        for patience in (0.25, 0.5, 1.0, 2.0):
-            sock.sendto(request, (router, 5351))
-            if select.select([sock], [], [], patience)[0]:
-                return sock.recv(64)
-    pytest.fail("the router doesn't speak NAT-PMP")
+def asked(sock: socket.socket, router: str, request: bytes) -> bytes:
+    """One exchange with the router, repeated as RFC 6886, section 3.1 says."""
+    for patience in (0.25, 0.5, 1.0, 2.0):
+        sock.sendto(request, (router, SERVER_PORT))
+        if select.select([sock], [], [], patience)[0]:
+            return sock.recv(1100)
+    pytest.fail("the router doesn't answer")
 
 
-def test_an_igd_opens_a_port_on_request(world: Lab) -> None:
-    host = host_behind(world, NatType.IGD)
-    router = str(world.state.lan(world.state.site(host.machine.site))[1])
-    with host.socket() as inside, world.host("public1").socket() as stranger:
+@pytest.mark.parametrize("protocol", ["nat-pmp", "pcp"])
+def test_an_igd_opens_a_port_on_request(world: Lab, protocol: str) -> None:
+    host, nonce = host_behind(world, NatType.IGD), b"twelve bytes"
+    me, router = IPv4Address(host.address), str(world.state.lan(world.state.site(host.machine.site))[1])
+
+    def mapping(port: int, lifetime: int) -> NatPmpMapping | PcpMapping:
+        if protocol == "pcp":
+            answer = parse_pcp(asked(asking, router, map_request(me, nonce, port, lifetime=lifetime)))
+        else:
+            answer = parse_nat_pmp(asked(asking, router, mapping_request(port, lifetime=lifetime)))
+        assert isinstance(answer, NatPmpMapping | PcpMapping)
+        assert answer.internal_port == port
+        return answer
+
+    with host.socket() as asking, host.socket() as inside, world.host("public1").socket() as stranger:
+        asking.bind((host.address, 0))
         inside.bind((host.address, 0))
-        answer = nat_pmp(
-            host, router, struct.pack("!BBH", 0, 1, 0) + struct.pack("!HHI", inside.getsockname()[1], 0, 60)
-        )
-        _, operation, result, _, _, public_port, lifetime = struct.unpack("!BBHIHHI", answer)
-        assert (operation, result) == (129, 0)
-        assert lifetime > 0
-        stranger.sendto(b"never asked for", (host.outer_address, public_port))
+        made = mapping(inside.getsockname()[1], 60)
+        assert made.lifetime > 0
+        if isinstance(made, PcpMapping):
+            assert (made.nonce, str(made.external_address)) == (nonce, host.outer_address)
+            announced = parse_pcp(asked(asking, router, announce_request(me)))
+            assert isinstance(announced, PcpAnnounce) and not state_lost(made.epoch, announced.epoch, 0.0)
+        else:
+            address = parse_nat_pmp(asked(asking, router, address_request()))
+            assert isinstance(address, NatPmpAddress) and str(address.address) == host.outer_address
+            assert not restarted(made.epoch, address.epoch, 0.0)
+        stranger.sendto(b"never asked for", (host.outer_address, made.external_port))
         assert select.select([inside], [], [], 1)[0], "the mapped port lets nobody in"
         assert inside.recv(64) == b"never asked for"
-    assert socket.inet_ntoa(nat_pmp(host, router, b"\x00\x00")[8:12]) == host.outer_address
+        assert mapping(inside.getsockname()[1], 0).lifetime == 0, "and it is taken away"
+        with world.host("public2").socket() as another:  # the router goes on with a conversation that it knows
+            another.sendto(b"too late", (host.outer_address, made.external_port))
+            assert not select.select([inside], [], [], 0.5)[0]
+
+
+def test_an_igd_that_speaks_pcp_says_so_to_who_asks_by_nat_pmp_of_another_version(world: Lab) -> None:
+    host = host_behind(world, NatType.IGD)
+    router = str(world.state.lan(world.state.site(host.machine.site))[1])
+    with host.socket() as asking:
+        asking.bind((host.address, 0))
+        request = announce_request(IPv4Address(host.address))
+        answer = parse_pcp(asked(asking, router, bytes([9]) + request[1:]))
+    assert isinstance(answer, PcpRefused | PcpVersionRefused)
 
 
 def test_hosts_of_one_hairpinning_router_meet_at_its_public_address(lab_factory) -> None:
