@@ -10,10 +10,12 @@ be mended by what the first run says of it, but none that holds up everything el
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,10 +27,14 @@ IN_TURN: Final = os.environ.get("IN_TURN", "") not in ("", "0")
 WORKERS: Final = os.environ.get("WORKERS", "3")
 LAB_WORKERS: Final = os.environ.get("WORKERS", "2" if IN_TURN else "3")
 PYTEST: Final = (sys.executable, "-m", "pytest", "-q", "--dist", "loadgroup")
-LAB_CACHE: Final = ("-o", "cache_dir=.pytest_cache/lab")
-LAB: Final = (*PYTEST, "-n", LAB_WORKERS, "--no-loadscope-reorder", "-m", "lab or root", *LAB_CACHE)
+CACHE: Final = ".pytest_cache"
+LAB_CACHE: Final = f"{CACHE}/lab"
+LAB: Final = (
+    *PYTEST, "-n", LAB_WORKERS, "--no-loadscope-reorder", "-m", "lab or root", "-o", f"cache_dir={LAB_CACHE}",
+)  # fmt: skip
 OTHERS: Final = (*PYTEST, "-n", WORKERS, "-m", "not lab and not root")
 PARTS: Final = {"not lab and not root": OTHERS, "lab or root": LAB}
+CACHES: Final = dict(zip(PARTS, (CACHE, LAB_CACHE), strict=True))
 FAILED: Final = 1  # pytest's exit code for failed tests, and for nothing else
 FEW: Final = 3
 SKIPPED: Final = "SKIPPED: the lab suite (pytest -m 'lab or root') needs root: run 'sudo make test'"
@@ -37,12 +43,12 @@ SKIPPED: Final = "SKIPPED: the lab suite (pytest -m 'lab or root') needs root: r
 def main(arguments: list[str]) -> int:
     """The exit code: 0 if nothing failed."""
     if os.geteuid():
-        code = again([*OTHERS, *arguments], subprocess.run([*OTHERS, *arguments], cwd=ROOT, check=False).returncode)
+        code = again(OTHERS, CACHE, subprocess.run([*OTHERS, *arguments], cwd=ROOT, check=False).returncode)
         print(SKIPPED)
         return code
     began = time.monotonic()
     codes = _in_turn(arguments) if IN_TURN else _beside_each_other(arguments)
-    codes = {name: again([*PARTS[name], *arguments], code) for name, code in codes.items()}
+    codes = {name: again(PARTS[name], CACHES[name], code) for name, code in codes.items()}
     for name, code in codes.items():
         print(f"{name}: {'passed' if code == 0 else 'FAILED'}")
     print(f"{time.monotonic() - began:.0f} s")
@@ -65,20 +71,24 @@ def _beside_each_other(arguments: list[str]) -> dict[str, int]:
     return codes
 
 
-def again(command: list[str], code: int) -> int:
-    """Runs the few tests that failed once more, one after the other; the exit code that counts."""
-    few = [*command, "-n", "0", "--last-failed", "--last-failed-no-failures", "none"]
+def again(part: Sequence[str], cache: str, code: int) -> int:
+    """Runs the few tests that failed once more, one after the other; the exit code that counts. `cache`: where pytest noted them."""
     if code != FAILED:
         return code
-    listed = subprocess.run([*few, "--collect-only"], cwd=ROOT, check=False, capture_output=True, text=True).stdout
-    tests = [line for line in listed.splitlines() if "::" in line]
+    tests = [_without_group(test) for test in json.loads((ROOT / cache / "v/cache/lastfailed").read_text())]
     if not 0 < len(tests) <= FEW:
         return code
     print(f"\n--- once more, alone: {', '.join(tests)}", flush=True)
-    code = subprocess.run(few, cwd=ROOT, check=False).returncode
+    code = subprocess.run([*part, "-n", "0", *tests], cwd=ROOT, check=False).returncode
     if code == 0:
         print(f"UNSTABLE, failed at first and passed alone: {', '.join(tests)}", flush=True)
     return code
+
+
+def _without_group(test: str) -> str:
+    """pytest-xdist puts @GROUP after the id of a test that has one."""
+    name, _, group = test.rpartition("@")
+    return name if name and "]" not in group else test
 
 
 if __name__ == "__main__":

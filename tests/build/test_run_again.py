@@ -12,11 +12,14 @@ import pytest
 
 UNSTABLE = """
 from pathlib import Path
+import pytest
 
 def test_good():
     pass
 
-def test_unstable():
+@pytest.mark.xdist_group("together")
+@pytest.mark.parametrize("who", ["anna@example.org"])
+def test_unstable(who):
     seen = Path(__file__).with_name("seen")
     was = seen.exists()
     seen.touch()
@@ -32,16 +35,16 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "ROOT", tmp_path)
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  lab: x\n")
     return module
 
 
 def first_and_again(runner: ModuleType, source: str) -> int:
     (runner.ROOT / "test_it.py").write_text(source)
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-m", "not lab"]
+    command = [sys.executable, "-m", "pytest", "-q", "--dist", "loadgroup", "-n", "2", "-m", "not lab"]
     done = subprocess.run(command, cwd=runner.ROOT, check=False, capture_output=True, text=True)
     assert done.returncode == runner.FAILED, done.stdout
-    code: int = runner.again(command, done.returncode)
+    code: int = runner.again(command, ".pytest_cache", done.returncode)
     return code
 
 
@@ -49,7 +52,10 @@ def test_what_passes_alone_is_named_and_holds_nothing_up(runner: ModuleType, cap
     assert first_and_again(runner, UNSTABLE) == 0
     said = capfd.readouterr().out
     assert "1 passed" in said, "the good one isn't run again"
-    assert said.splitlines()[-1] == "UNSTABLE, failed at first and passed alone: test_it.py::test_unstable"
+    assert (
+        said.splitlines()[-1]
+        == "UNSTABLE, failed at first and passed alone: test_it.py::test_unstable[anna@example.org]"
+    )
 
 
 def test_what_fails_again_has_failed(runner: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
@@ -58,11 +64,11 @@ def test_what_fails_again_has_failed(runner: ModuleType, capfd: pytest.CaptureFi
 
 
 def test_many_failures_are_no_accident(runner: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
-    many = UNSTABLE + "\nimport pytest\n@pytest.mark.parametrize('n', range(3))\ndef test_bad(n):\n    assert 0\n"
+    many = UNSTABLE + "\n@pytest.mark.parametrize('n', range(3))\ndef test_bad(n):\n    assert 0\n"
     assert first_and_again(runner, many) == runner.FAILED
     assert capfd.readouterr().out == ""
 
 
 @pytest.mark.parametrize("code", [0, 2, 5])
 def test_only_failed_tests_are_run_again(runner: ModuleType, code: int) -> None:
-    assert runner.again(["no-such-program"], code) == code
+    assert runner.again(["no-such-program"], "none", code) == code
