@@ -264,6 +264,7 @@ def _status_text(value: Status) -> str:
     nat = value.nat
     kind = "of a kind not known yet" if nat.type == "unknown" else nat.type
     seen = f", seen as {nat.public}" if nat.public else ""
+    seen += f", reachable at {nat.opened} (the router opened it)" if nat.opened else ""
     told = {f"{n.name}: {n.error}" for n in value.networks}  # with the network
     warnings = [f"warning: {w}" for w in value.warnings if w not in told]
     last = [f"NAT {kind}{seen}; {value.pump} pump; shadowmesh {value.version}", *warnings]

@@ -89,6 +89,9 @@ class ClientPaths:
     port: Annotated[
         int, Says("the UDP port, 0 for one that the system chooses and that is kept", check=between(0, 65534))
     ] = 0
+    port_mapping: Annotated[
+        bool, Says("true: the router is asked (PCP, NAT-PMP) to let that port in while a network is up", shown=True)
+    ] = False
     stun_servers: Annotated[
         tuple[str, ...],
         Says("STUN servers that are asked besides those of the network", example=["stun:stun.example.org:3478"],

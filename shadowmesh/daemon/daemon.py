@@ -24,6 +24,7 @@ from shadowmesh.daemon.network import LinkRefusal, Network
 from shadowmesh.daemon.options import DaemonOptions
 from shadowmesh.daemon.outeraddresses import PumpTraffic
 from shadowmesh.daemon.reporting import Reporting
+from shadowmesh.daemon.routerport import RouterPort, wish_for
 from shadowmesh.daemon.state import Ending, FormerNetwork, NetworkRecord, State
 from shadowmesh.daemon.streams import Streams
 from shadowmesh.daemon.stunservers import StunServers
@@ -97,6 +98,8 @@ class Daemon:
             may_run=self._may_run,
             changed=self._carried,
         )
+        self._port_wanted = options.p2p and options.port_mapping
+        self._router = RouterPort(self.environment, private, self._router_changed)
         self._next_net = 0
         self._enrolments = 0  # that are under way
         self._public: str | None = None
@@ -156,6 +159,18 @@ class Daemon:
     def _carried(self) -> None:
         """A network is up, or isn't any more; or its interface is another."""
         self.host.members_changed()
+        self._aim_at_router()
+        self.changed()
+
+    def _aim_at_router(self) -> None:
+        """A port is asked for while a network is up."""
+        wanted = self._port_wanted and any(n.interface is not None for n in self.networks.values())
+        self._router.aim(wish_for(self.host.gateway(), self.mesh.port) if wanted else None)
+
+    def _router_changed(self) -> None:
+        opened = self._router.open
+        self.mesh.node.set_mapped(() if opened is None else (opened,), self.environment.clock())
+        self.mesh.poke()
         self.changed()
 
     def _may_run(self, network: Network) -> bool:
@@ -180,6 +195,7 @@ class Daemon:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._watching.stop()
         self._reporting.stop()
+        self._router.stop()
         self.mesh.stop()
         for timer in (self._asked, self._clock_looked_at):
             if timer is not None:
@@ -190,6 +206,7 @@ class Daemon:
 
     def _mesh_started(self) -> None:
         self.mesh.node.set_host_addresses(self.host.addresses(), self.environment.clock())
+        self._router_changed()
         self.carrier.rejoin_mesh()
 
     def _mesh_stopped(self) -> None:
@@ -471,6 +488,7 @@ class Daemon:
             node.set_host_addresses(self.host.addresses(), moment)
         else:
             node.network_changed(moment)
+        self._aim_at_router()
         self.links.kick()
         self.mesh.poke()
 

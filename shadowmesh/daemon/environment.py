@@ -28,6 +28,7 @@ from shadowmesh.host.namespaces import inside
 from shadowmesh.model.addresses import IPAddress, IPNetwork
 from shadowmesh.model.clock import Now
 from shadowmesh.model.hostaddresses import HostAddresses
+from shadowmesh.protocol.natpmp import SERVER_PORT
 
 
 class AnyHostNet(Protocol):
@@ -44,6 +45,7 @@ class AnyHostNet(Protocol):
     def members_changed(self) -> None: ...
     def outer_within(self, subnet: IPNetwork) -> list[IPAddress]: ...
     def addresses(self) -> HostAddresses: ...
+    def gateway(self) -> tuple[IPv4Address, IPv4Address] | None: ...
     def overlaps(self, subnet: IPNetwork, ignore: Collection[str]) -> list[tuple[str, IPNetwork]]: ...
 
 
@@ -84,6 +86,16 @@ def _echo(netns: str | None, interface: str, source: IPv4Address, dest: IPv4Addr
     return inside(netns, lambda: EchoSocket(interface, source, dest))
 
 
+def _ask_router(client: IPv4Address, gateway: IPv4Address) -> socket.socket:
+    sock = OuterSockets(required=True).udp(client)
+    try:
+        sock.connect((str(gateway), SERVER_PORT))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
     """How to get each of them.
@@ -91,7 +103,7 @@ class Environment:
     `host` is told whom to tell of changes, and whom to ask which addresses are members'. `open_udp(address, port)` raises OSError; an address of zeros listens on all of its family.
     `connect(host, port, timeout, reaching)` is for TCP: `reaching` hears each address before it is tried; raises OSError.
     `open_tun(netns)` returns descriptor and name of a new device; ShadowMeshError. Where a network namespace is asked for, None is
-    the daemon's own.
+    the daemon's own. `ask_router(client, gateway)` is a connected UDP socket, non-blocking; raises OSError, ShadowMeshError.
     """
 
     clock: Callable[[], Now] = now
@@ -102,6 +114,7 @@ class Environment:
     open_tun: Callable[[str | None], tuple[int, str]] = _open_tun
     link: Callable[..., ControllerLink] = ControllerLink
     echo: Callable[[str | None, str, IPv4Address, IPv4Address], Echo] = _echo
+    ask_router: Callable[[IPv4Address, IPv4Address], socket.socket] = _ask_router
     resolve: Resolve = resolve
     stream: Callable[[str, Connect], Stream] = RelayStream
 

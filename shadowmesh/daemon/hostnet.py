@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Hashable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from typing import Final, TypeAlias
 
 import structlog
@@ -138,6 +138,14 @@ class HostNet:
         if self._looking is not None:
             self._looking.cancel()
         self._host.close()
+
+    def gateway(self) -> tuple[IPv4Address, IPv4Address] | None:
+        """The next hop to the internet by IPv4, and this host's address towards it; None without one."""
+        hop = self._next_hops.get(_ELSEWHERE[0])
+        if hop is None or hop.gateway is None or hop.source is None:
+            return None
+        gateway, source = ip_address(hop.gateway), ip_address(hop.source)
+        return (gateway, source) if isinstance(gateway, IPv4Address) and isinstance(source, IPv4Address) else None
 
     # interfaces
 

@@ -85,6 +85,11 @@ class Mesh:
         return self._driver.node
 
     @property
+    def port(self) -> int:
+        """The UDP port of this device."""
+        return self._port
+
+    @property
     def pump_name(self) -> PumpName:
         assert self._pump is not None
         return cast(PumpName, self._pump.name)

@@ -116,7 +116,7 @@ class Api:
         networks += [former_status(f) for f in self._ended()]
         nat = daemon.mesh.node.nat
         if caller.access < Access.READ:
-            nat = msgspec.structs.replace(nat, public=None)
+            nat = msgspec.structs.replace(nat, public=None, opened=None)
         networks.sort(key=lambda n: n.name)
         warnings = [*daemon.host.warnings, *(f"{n.name}: {n.error}" for n in networks if n.error)]
         warnings += [f"{n.name}: {n.trouble}" for n in daemon.networks.values() if n.trouble]

@@ -13,17 +13,18 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class DaemonOptions:
     """Without `p2p` this machine goes through relays alone. `port`: the UDP port, 0 for the one that was kept, or a free one.
-    `stun_servers`: HOST:PORT, asked besides those of the networks."""
+    `port_mapping`: the router is asked to open that port. `stun_servers`: HOST:PORT, asked besides those of the networks."""
 
     p2p: bool = True
     port: int = 0
+    port_mapping: bool = False
     stun_servers: tuple[str, ...] = ()
 
 
 def options_in(config: ClientConfig) -> DaemonOptions:
     paths = config.p2p
     servers = tuple(server.removeprefix("stun:") for server in paths.stun_servers)
-    return DaemonOptions(p2p=paths.enabled, port=paths.port, stun_servers=servers)
+    return DaemonOptions(p2p=paths.enabled, port=paths.port, port_mapping=paths.port_mapping, stun_servers=servers)
 
 
 def own_enrolment(config: ClientConfig) -> OwnEnrolment | None:

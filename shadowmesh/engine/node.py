@@ -82,6 +82,7 @@ class Node:
         self._reconnects = Reconnects(self._outbox, self._reconnect)
         self._recent: tuple[RecentPeer, ...] = ()  # of before our restart, or before their network was taken down
         self._host = HostAddresses()
+        self._mapped: tuple[SockAddr, ...] = ()
         self._gauge = LoadGauge()
         self._handlers: dict[type, Callable[..., None]] = {
             Datagram: self._datagram,
@@ -293,6 +294,12 @@ class Node:
         if moved:
             self._everything_anew(now)
 
+    def set_mapped(self, mapped: tuple[SockAddr, ...], now: Now) -> None:
+        """Addresses outside that lead to our socket, as routers opened them on request."""
+        if mapped != self._mapped:
+            self._mapped = mapped
+            self._refresh(now, moved=False)
+
     def network_changed(self, now: Now) -> None:
         """The host woke from sleep, or its routes changed: nothing that was proven before is to be relied on."""
         self._everything_anew(now)
@@ -452,9 +459,12 @@ class Node:
         filters_ports = verdict.type == "port_restricted"
         view = HostView(self._host, self._stun.reflexive, verdict.symmetric, filters_ports)
         around = self._surroundings
-        candidates = gather(view, around.sockets)
+        candidates = gather(view, around.sockets, self._mapped)
         nat = NatStatus(
-            type=verdict.type, mapping=verdict.mapping, public=str(verdict.public) if verdict.public else None
+            type=verdict.type,
+            mapping=verdict.mapping,
+            public=str(verdict.public) if verdict.public else None,
+            opened=str(self._mapped[0]) if self._mapped else None,
         )
         if nat != self.nat:
             self.nat = nat

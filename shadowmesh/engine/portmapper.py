@@ -89,9 +89,15 @@ _SCHEDULE: Final = (
 
 
 class PortMapper:
-    """Looks for a mapping while there is a wish, and keeps it. `rng`: unpredictable to others, for the nonce."""
+    """Looks for a mapping while there is a wish, and keeps it.
 
-    def __init__(self, rng: random.Random) -> None:
+    `nonce`: by which PCP tells whose a mapping is, NONCE_SIZE bytes that others can't guess; the same after a crash, or what was
+    left open would be another's. `rng`: for the moments of renewal.
+    """
+
+    def __init__(self, nonce: bytes, rng: random.Random) -> None:
+        assert len(nonce) == NONCE_SIZE
+        self._nonce = nonce
         self._rng = rng
         self._wish: PortWish | None = None
         self._requests: list[bytes] = []
@@ -100,7 +106,6 @@ class PortMapper:
     def _forget(self) -> None:
         self.mapping: PortMapping | None = None
         self.problem: MappingProblem | None = None
-        self._nonce = self._rng.randbytes(NONCE_SIZE)
         self._began = 0.0  # of the search
         self._step = len(_SCHEDULE)  # the next of it
         self._refused: set[MappingProtocol] = set()
@@ -138,6 +143,11 @@ class PortMapper:
                 self._pcp(parse_pcp(data), wish, now)
         except MalformedError:
             return
+
+    def closed(self, now: Now) -> None:
+        """The gateway says that nobody listens there (an ICMP error, which may be late, or made up)."""
+        if self._ends_at < inf and self.mapping is None and not self._refused:
+            self._give_up(MappingProblem.SILENT, RETRY, now)
 
     def on_timer(self, now: Now) -> None:
         """What is due."""

@@ -44,7 +44,7 @@ def ease(nat: NatType) -> Ease:
 
 
 def reach(a: NatType, b: NatType, *, same_lan: bool = False, same_carrier: bool = False) -> Reach:
-    """What is expected of two hosts in sites of these types, in whichever order, over IPv4 and without mapped ports.
+    """What is expected of two hosts in sites of these types, in whichever order, over IPv4 and where no router opens a port on request.
 
     `same_lan`: both are behind one router. `same_carrier`: one carrier's NAT is above both, and it doesn't hairpin.
     """

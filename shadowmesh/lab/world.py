@@ -76,6 +76,7 @@ class World:
         self.relay_certificate = relay_certificate
         self.running: dict[str, subprocess.Popen[Any]] = {}
         self.secrets: dict[str, str] = {}
+        self.settings: dict[str, str] = {}  # of roles that are started from now on, as environment variables
         self.fingerprint = ""
         self._abandoned = threading.Event()
 
@@ -222,7 +223,8 @@ class World:
 
     def _start(self, host: str, *arguments: str) -> None:
         machine = self.lab.host(host)
-        self.running[host] = machine.popen([*self.program, *arguments], log=self.log(host))
+        environment = {**machine.environment(), **self.settings}
+        self.running[host] = machine.popen([*self.program, *arguments], log=self.log(host), env=environment)
 
     def _asked(self, host: str) -> Status | None:
         """The daemon's status; None as long as nobody answers."""

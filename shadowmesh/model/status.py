@@ -62,6 +62,7 @@ class NatStatus(Struct, frozen=True, kw_only=True):
     )
     mapping: str = "unknown"  # endpoint-independent | address-and-port-dependent | unknown
     public: str | None = None
+    opened: str | None = None  # an address outside that the router opened on request, and that leads here
 
 
 class Status(Struct, frozen=True, kw_only=True):

@@ -777,7 +777,9 @@ class PeerPath:
         if probe is None:
             rank, reason = judge(self._view, path.remote, kind)
             probe = self.probes[path] = PathProbe(path, kind, rank, reason)
-        elif kind is not None and probe.kind is None:
+        elif (
+            kind is not None and probe.kind is not kind
+        ):  # as it was told last: a router may open what was only seen before
             probe.kind = kind
             self._judge(probe)
         return probe

@@ -291,6 +291,9 @@ class SimHost:
     def addresses(self) -> HostAddresses:
         return HostAddresses((ipaddress.IPv4Interface(f"{self._machine.address}/24"),))
 
+    def gateway(self) -> tuple[ipaddress.IPv4Address, ipaddress.IPv4Address] | None:
+        return self._machine.gateway
+
     def overlaps(self, subnet: IPNetwork, ignore: Collection[str]) -> list[tuple[str, IPNetwork]]:
         return [(name, lan) for name, lan in self.lans if name not in ignore and lan.overlaps(subnet)]
 
@@ -318,6 +321,8 @@ class Machine:
     options: DaemonOptions = field(default_factory=DaemonOptions)
     own: OwnEnrolment | None = None  # where it enrols itself
     answers_echo: bool = True
+    gateway: tuple[ipaddress.IPv4Address, ipaddress.IPv4Address] | None = None
+    to_router: socket.socket | None = None  # what asks it
     echoes: dict[bytes, asyncio.Future[None]] = field(default_factory=dict)  # that are waited for, by their payload
     cut_off: set[str] = field(default_factory=set)  # URLs to which nothing gets through
     methods: Api = field(init=False)
@@ -346,7 +351,12 @@ class Machine:
             open_tun=self._open_tun,
             link=self._link,
             echo=partial(SimEcho, self),
+            ask_router=self._ask_router,
         )
+
+    def _ask_router(self, _client: ipaddress.IPv4Address, _gateway: ipaddress.IPv4Address) -> socket.socket:
+        assert self.to_router is not None
+        return self.to_router.dup()
 
     def _open_tun(self, _netns: str | None) -> tuple[int, str]:
         self._tuns += 1
